@@ -1,0 +1,1 @@
+"""The program ``openvla``: one verb a command."""

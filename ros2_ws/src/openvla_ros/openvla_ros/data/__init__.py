@@ -1,0 +1,1 @@
+"""Demonstrations: bags, resampling, episodes, statistics, and the formats of other tools."""

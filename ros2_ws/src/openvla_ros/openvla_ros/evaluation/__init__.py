@@ -1,0 +1,1 @@
+"""Closed-loop and open-loop measurement of policies."""

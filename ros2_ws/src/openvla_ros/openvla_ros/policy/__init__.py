@@ -1,0 +1,1 @@
+"""What decides: observation in, action chunk out, behind one small protocol."""

@@ -1,0 +1,39 @@
+"""The protocol that every policy speaks: a local model, a remote one, a replay, a scripted expert."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from openvla_ros.action import ActionChunk, ActionSpace
+from openvla_ros.observation import Observation
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Turns one observation into a chunk of actions."""
+
+    @property
+    def space(self) -> ActionSpace:
+        """The meaning of the actions that ``infer`` returns."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """One line for people: what this policy is and where its weights come from."""
+        ...
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """Return the actions for ``observation``.
+
+        Raises ``PolicyError`` if the observation lacks what the policy needs and
+        ``ModelOutputError`` if no valid action came out; never returns a made-up action.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Forget everything that belongs to the instruction that just ended."""
+        ...
+
+    def close(self) -> None:
+        """Give back devices, files and connections. Safe to call twice."""
+        ...

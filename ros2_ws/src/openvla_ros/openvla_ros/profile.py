@@ -1,0 +1,295 @@
+"""The robot profile: the one description of a robot that every node, recording and checkpoint shares.
+
+A profile is a YAML file (``config/robots/*.yaml``). It holds what is true of the robot: cameras,
+joints, action space, limits, rates, and the topics that the robot's own software speaks. What an
+operator tunes while it runs are ROS parameters instead. This module knows nothing of ROS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from openvla_ros.action import ActionSpace, Frame, RotationConvention
+from openvla_ros.errors import InvalidValueError, ProfileError
+from openvla_ros.resources import share_path
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+Positive = Annotated[float, Field(gt=0)]
+Topic = Annotated[str, Field(pattern=r"^~?/?[A-Za-z_][A-Za-z0-9_/]*$")]
+Encoding = Literal["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "yuv422", "yuv422_yuy2", "compressed"]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CameraProfile:
+    """One camera: its stream, and how its picture must be turned before the policy sees it."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    topic: Topic  # the stream as the camera's own driver names it
+    width: Annotated[int, Field(gt=0)]
+    height: Annotated[int, Field(gt=0)]
+    rate_hz: Positive
+    max_age_s: Positive  # an older image stops the policy
+    frame_id: str
+    rotate_deg: Literal[0, 90, 180, 270] = 0  # clockwise
+    compressed: bool = False  # the topic carries sensor_msgs/CompressedImage
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ArmProfile:
+    """The arm's description and the joint names that its software uses, base to tip."""
+
+    urdf: str  # a file in ``urdf/`` or an absolute path
+    base_link: str
+    tool_link: str
+    joints: tuple[str, ...]
+    frame_prefix: str  # what tf puts before each link's name, "wx250s/" for Interbotix
+    neutral: tuple[float, ...]  # radians; where an instruction starts from
+    home: tuple[float, ...]
+    park: tuple[float, ...]
+    # Rotation (roll, pitch, yaw, radians) of the tool frame that counts as zero in recorded states:
+    # BridgeData V2 measures angles from "tool straight down".
+    state_rotation_offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class GripperProfile:
+    """The gripper's joint and the positions of its joint that count as open and closed."""
+
+    joint: str
+    open_m: float
+    closed_m: float
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5  # an opening above it opens
+
+
+@dataclass(frozen=True, config=_STRICT)
+class StateProfile:
+    """What the robot reports of itself."""
+
+    joint_states_topic: Topic
+    rate_hz: Positive
+    max_age_s: Positive  # an older state stops the policy and the controller
+    wrench_topic: Topic | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ActionProfile:
+    """The action space, as the profile's file spells it."""
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    frame: Frame
+    rotation: RotationConvention
+    gripper_open: Literal[0, 1]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    rate_hz: Positive
+
+
+@dataclass(frozen=True, config=_STRICT)
+class LimitsProfile:
+    """What the controller never commands beyond; radians, metres, seconds."""
+
+    joint_lower: tuple[float, ...]
+    joint_upper: tuple[float, ...]
+    joint_velocity: tuple[Positive, ...]  # rad/s
+    joint_acceleration: tuple[Positive, ...]  # rad/s²
+    joint_jerk: tuple[Positive, ...]  # rad/s³
+    workspace_lower: tuple[float, float, float]  # of the tool point in the base frame
+    workspace_upper: tuple[float, float, float]
+    tilt_rad: Positive  # largest angle between the tool axis and straight down
+    table_height_m: float | None = None  # no part of the arm may go below it
+    table_clearance_m: Annotated[float, Field(ge=0)] = 0.0
+    tracking_error_rad: Positive = 0.2  # commanded against measured, any joint
+    effort: tuple[Positive, ...] | None = None  # N m (or what the driver reports), absolute
+    wrench_n: Positive | None = None  # external force
+    wrench_nm: Positive | None = None  # external torque
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ControlProfile:
+    """How the controller turns actions into motion."""
+
+    rate_hz: Positive = 100.0
+    mode: Literal["streaming", "blocking"] = "streaming"
+    chunk_max_age_s: Positive = 0.6  # a chunk computed from an older observation is refused
+    hold_after_s: Positive = 0.5  # without a new chunk for so long, stop smoothly and hold
+    reanchor_error_m: Positive = 0.05  # commanded against measured tool point
+    reanchor_error_rad: Positive = 0.35
+    leash_m: Positive = 0.03  # how far the commanded tool point may run ahead of what was solved
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ArmBackend:
+    """Which commands the arm's own software takes, and where."""
+
+    kind: Literal["joint_trajectory", "forward_position", "interbotix", "cartesian_target", "servo_twist"]
+    topic: Topic
+
+
+@dataclass(frozen=True, config=_STRICT)
+class GripperBackend:
+    """Which commands the gripper's own software takes, and where."""
+
+    kind: Literal["joint_trajectory", "gripper_command", "interbotix_pwm", "franka"]
+    topic: Topic
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SimulationProfile:
+    """What the simulated robot is; only in the profiles of simulations."""
+
+    robot: Literal["widowx", "franka"]
+    task: str
+    physics_hz: Positive = 500.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class RecordingProfile:
+    """What a demonstration records besides what the policy needs, and how images are stored."""
+
+    image_format: Literal["raw", "jpeg"] = "jpeg"
+    jpeg_quality: Annotated[int, Field(ge=50, le=100)] = 95
+    extra_topics: tuple[Topic, ...] = ()
+
+
+@dataclass(frozen=True, config=_STRICT)
+class RobotProfile:
+    """Everything that the nodes must agree on about one robot."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    description: str
+    cameras: tuple[CameraProfile, ...]
+    arm: ArmProfile
+    gripper: GripperProfile
+    state: StateProfile
+    action_space: ActionProfile
+    limits: LimitsProfile
+    control: ControlProfile
+    arm_backend: ArmBackend
+    gripper_backend: GripperBackend
+    recording: RecordingProfile = RecordingProfile()
+    simulation: SimulationProfile | None = None
+
+    def __post_init__(self) -> None:
+        joints = len(self.arm.joints)
+        for part, keys in (
+            (self.arm, ("neutral", "home", "park")),
+            (
+                self.limits,
+                ("joint_lower", "joint_upper", "joint_velocity", "joint_acceleration", "joint_jerk"),
+            ),
+        ):
+            for key in keys:
+                if len(getattr(part, key)) != joints:
+                    raise ValueError(f"{key} has {len(getattr(part, key))} values for {joints} joints")
+        if not self.cameras:
+            raise ValueError("cameras must name at least one camera")
+        names = [camera.name for camera in self.cameras]
+        if len(set(names)) != len(names):
+            raise ValueError(f"camera names {names} must differ from each other")
+        for lower, upper in (
+            (self.limits.joint_lower, self.limits.joint_upper),
+            (self.limits.workspace_lower, self.limits.workspace_upper),
+        ):
+            if any(low >= high for low, high in zip(lower, upper, strict=True)):
+                raise ValueError(f"limits {lower} .. {upper} are empty or reversed")
+        try:
+            self.space()
+        except InvalidValueError as error:
+            raise ValueError(str(error)) from error
+
+    def space(self) -> ActionSpace:
+        """Return the action space that this robot's controller accepts."""
+        import numpy as np
+
+        a = self.action_space
+        return ActionSpace(
+            names=a.names,
+            units=a.units,
+            frame=a.frame,
+            rotation=a.rotation,
+            gripper_open=float(a.gripper_open),
+            lower=np.array(a.lower),
+            upper=np.array(a.upper),
+            rate_hz=a.rate_hz,
+        )
+
+    def camera(self, name: str) -> CameraProfile:
+        """Return the camera called ``name``; raises ``ProfileError`` listing the names there are."""
+        for camera in self.cameras:
+            if camera.name == name:
+                return camera
+        known = ", ".join(camera.name for camera in self.cameras)
+        raise ProfileError(f"robot {self.name!r} has no camera {name!r}; its cameras: {known}")
+
+    def action_frame_id(self) -> str:
+        """Return the tf frame along whose axes actions are given."""
+        link = self.arm.base_link if self.action_space.frame == "base" else self.arm.tool_link
+        return self.arm.frame_prefix + link
+
+
+_ADAPTER = TypeAdapter(RobotProfile)
+
+
+def available_profiles() -> list[str]:
+    """Return the names of the profiles that come with the package."""
+    return sorted(path.stem for path in (share_path() / "config" / "robots").glob("*.yaml"))
+
+
+def load_profile(name_or_path: str | Path) -> RobotProfile:
+    """Return the profile called ``name_or_path``, or the one in that YAML file.
+
+    Raises ``ProfileError`` naming the file, the key, the value and what is allowed.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = share_path() / "config" / "robots" / f"{name_or_path}.yaml"
+    if not path.is_file():
+        raise ProfileError(
+            f"no robot profile {str(name_or_path)!r}; the profiles are {', '.join(available_profiles())}, "
+            "or give the path of a .yaml file"
+        )
+    return parse_profile(path.read_text(encoding="utf-8"), source=str(path))
+
+
+def parse_profile(text: str, source: str) -> RobotProfile:
+    """Return the profile written in YAML ``text``; ``source`` names it in errors."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ProfileError(f"{source}: not valid YAML: {error}") from error
+    if not isinstance(data, Mapping):
+        raise ProfileError(f"{source}: a profile is a mapping of keys; this is {type(data).__name__}")
+    try:
+        return _ADAPTER.validate_python(data)
+    except ValidationError as error:
+        raise ProfileError("\n".join(_lines(source, error))) from error
+
+
+def dump_profile(profile: RobotProfile) -> str:
+    """Return ``profile`` as YAML that ``parse_profile`` reads back to an equal value."""
+    return yaml.safe_dump(_ADAPTER.dump_python(profile, mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _lines(source: str, error: ValidationError) -> list[str]:
+    return [
+        f"{source}: {'.'.join(str(part) for part in item['loc']) or 'profile'}: {_explain(item)}"
+        for item in error.errors(include_url=False)
+    ]
+
+
+def _explain(item: Any) -> str:
+    match item["type"]:
+        case "missing":
+            return "this key is missing"
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            return "this key is not known here"
+        case _:
+            return f"{item['msg']} (the value is {item['input']!r})"

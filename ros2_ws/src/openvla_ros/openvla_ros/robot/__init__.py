@@ -1,0 +1,1 @@
+"""The robot side of the path: kinematics, composition, limits, safety, trajectory. No ROS, no torch."""

@@ -1,0 +1,1 @@
+"""The simulated robots: MuJoCo behind the same topics as real ones."""

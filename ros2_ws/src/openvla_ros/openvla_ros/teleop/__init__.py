@@ -1,0 +1,1 @@
+"""Input devices turned into the robot's own action space."""

@@ -1,0 +1,80 @@
+"""Build file of the ament_python package; also what ``pip install`` reads on a machine without ROS."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGE = "openvla_ros"
+HERE = Path(__file__).parent
+SHARED = ("launch", "config", "urdf")  # folders that a user finds under share/openvla_ros
+
+# On a machine with ROS 2 installed these come from apt and the extra is not asked for.
+ROS_WHEELS = [
+    "ros-rclpy[fastrtps]",
+    *(
+        f"ros-{name}-msgs"
+        for name in ("sensor", "geometry", "std", "trajectory", "diagnostic", "visualization", "nav")
+    ),
+    "ros-std-srvs",
+    "ros-lifecycle-msgs",
+]
+
+
+def shared_files() -> list[tuple[str, list[str]]]:
+    """Return (destination, files) for each folder below the shared ones."""
+    files: dict[str, list[str]] = {}
+    for path in sorted(p for folder in SHARED for p in (HERE / folder).rglob("*") if p.is_file()):
+        relative = path.relative_to(HERE)
+        if "__pycache__" not in relative.parts:
+            files.setdefault(f"share/{PACKAGE}/{relative.parent}", []).append(str(relative))
+    return list(files.items())
+
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description="OpenVLA on physical robots with ROS 2: see, be told, move, learn",
+    license="Apache-2.0",
+    maintainer="openvla_ros maintainers",
+    maintainer_email="maintainers@example.com",
+    python_requires=">=3.10",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={PACKAGE: ["py.typed", "**/*.html", "**/*.json", "**/*.yaml", "**/*.xml"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        *shared_files(),
+    ],
+    install_requires=[
+        "numpy>=1.26",
+        "PyYAML",
+        "pydantic>=2",
+        "pillow>=10",
+        "opencv-python-headless>=4.8",
+        "torch>=2.5",
+        "transformers>=4.57",
+        "tokenizers",
+        "safetensors",
+        "huggingface_hub",
+        "peft>=0.15",
+        "mcap",
+        "rosbags",
+        "pyarrow",
+        "h5py",
+        "av",
+        "matplotlib",
+        "tensorboard",
+        "typer",
+        "rich",
+        "tqdm",
+    ],
+    extras_require={
+        "ros": ROS_WHEELS,
+        "sim": ["mujoco==3.8.1"],
+        "realsense": ["pyrealsense2"],
+        "quantization": ["bitsandbytes"],
+        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "xacro"],
+    },
+    entry_points={"console_scripts": ["openvla = openvla_ros.cli.main:main"]},
+    zip_safe=True,
+)

@@ -1,0 +1,60 @@
+"""Fixtures that several test files share: a DDS domain of one's own, and the shared reference data."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# One thread a process: two torch threads on busy cores can be five times slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("LP_NUM_THREADS", "0")
+# A wrong field type goes out silently unless the messages check their fields.
+os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
+os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+
+# The checkout's neighbour, or where OPENVLA_ROS_SHARED points.
+SHARED = Path(os.environ.get("OPENVLA_ROS_SHARED", Path(__file__).resolve().parents[4] / ".." / "shared"))
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def ros_domain() -> Iterator[int]:
+    """A ROS_DOMAIN_ID that no other test process on this machine uses, set in the environment."""
+    for domain in random.Random(os.getpid()).sample(range(1, 101), 100):
+        lock = (Path(tempfile.gettempdir()) / f"openvla_ros_domain_{domain}.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        os.environ["ROS_DOMAIN_ID"] = str(domain)
+        yield domain
+        lock.close()
+        return
+    raise RuntimeError("all 100 ROS domains are taken by other test processes")
+
+
+def shared_folder(name: str) -> Path:
+    """Return ``../shared/data/<name>``, or skip the test with the reason."""
+    folder = SHARED / "data" / name
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared data folder {name!r}, which is not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference_folder() -> Path:
+    """The golden numbers of the original OpenVLA implementation."""
+    return shared_folder("openvla_reference")
+
+
+@pytest.fixture(scope="session")
+def bridge_folder() -> Path:
+    """25 real BridgeData V2 episodes as TFRecord."""
+    return shared_folder("bridge_debug")

@@ -1,0 +1,50 @@
+"""The profiles that come with the package load, and wrong ones say what is wrong."""
+
+import pytest
+
+from openvla_ros.errors import ProfileError
+from openvla_ros.profile import available_profiles, dump_profile, load_profile, parse_profile
+
+
+def text_of(name: str) -> str:
+    return dump_profile(load_profile(name))
+
+
+@pytest.mark.parametrize("name", ["sim_widowx", "widowx", "sim_franka", "franka"])
+def test_profiles_load_and_round_trip(name):
+    profile = load_profile(name)
+    assert profile.name == name
+    assert parse_profile(dump_profile(profile), "copy") == profile
+    assert profile.space().width == 7
+
+
+def test_all_four_profiles_are_shipped():
+    assert {"sim_widowx", "widowx", "sim_franka", "franka"} <= set(available_profiles())
+
+
+def test_unknown_profile_lists_the_choices():
+    with pytest.raises(ProfileError, match="sim_widowx"):
+        load_profile("sawyer")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("frame: base", "frame: world", "action_space.frame.*'base' or 'tool'.*'world'"),
+        ("max_age_s: 0.5", "max_age_s: -1.0", "cameras.0.max_age_s.*greater than 0.*-1.0"),
+        ("physics_hz: 500.0", "fysics_hz: 500.0", "simulation.fysics_hz.*not known"),
+        ("description:", "# description:", "description: this key is missing"),
+        ("rotate_deg: 0", "rotate_deg: 45", "rotate_deg.*0, 90, 180 or 270.*45"),
+    ],
+)
+def test_errors_name_file_key_value_and_choices(old, new, expected):
+    text = text_of("sim_widowx")
+    assert old in text
+    with pytest.raises(ProfileError, match=f"(?s)bad.yaml: .*{expected}"):
+        parse_profile(text.replace(old, new, 1), "bad.yaml")
+
+
+def test_wrong_number_of_joint_limits_is_named():
+    text = text_of("sim_widowx").replace("  joint_jerk:\n  - 80.0\n", "  joint_jerk:\n", 1)
+    with pytest.raises(ProfileError, match="joint_jerk has 5 values for 6 joints"):
+        parse_profile(text, "bad.yaml")
