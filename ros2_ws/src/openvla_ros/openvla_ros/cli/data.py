@@ -1,4 +1,4 @@
-"""Verbs of ``openvla`` that record, look at and convert demonstrations. Heavy imports stay inside the verbs."""
+"""Verbs of ``openvla`` that record, look at and convert demonstrations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verbs of ``openvla`` that inspect, predict with and convert checkpoints. Heavy imports stay inside the verbs."""
+"""Verbs of ``openvla`` that inspect, predict with and convert checkpoints."""
 
 from __future__ import annotations
 

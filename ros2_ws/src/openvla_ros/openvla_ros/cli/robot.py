@@ -1,4 +1,4 @@
-"""Verbs of ``openvla`` that check, replay on and move the robot. Heavy imports stay inside the verbs."""
+"""Verbs of ``openvla`` that check, replay on and move the robot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verbs of ``openvla`` that start, stop and instruct the running robot. Heavy imports stay inside the verbs."""
+"""Verbs of ``openvla`` that start, stop and instruct the running robot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verbs of ``openvla`` that fine-tune, evaluate and compare policies. Heavy imports stay inside the verbs."""
+"""Verbs of ``openvla`` that fine-tune, evaluate and compare policies."""
 
 from __future__ import annotations
 
