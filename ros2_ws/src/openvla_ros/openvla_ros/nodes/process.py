@@ -1,0 +1,98 @@
+"""One process, one node: start, spin on a single thread, and stop in order with exit code 0.
+
+Signals set a flag instead of tearing the context down, so that on stop the node can end its work
+first and still send the safe command last. A second signal while stopping is ignored: launch
+forwards Ctrl-C on top of the terminal's own.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Protocol
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.logging import get_logger
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from openvla_ros.errors import OpenVLARosError
+from openvla_ros.nodes.transport import warn_about_transport
+
+# How long a signal may go unnoticed while no message and no timer wakes the executor.
+WAKE_S = 0.1
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stoppable(Protocol):
+    """What ``run`` needs of a node besides being one."""
+
+    def stop(self) -> None:
+        """End the work, then send the safe command. Called once, with the context still valid."""
+        ...
+
+
+def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
+    """Run one node until SIGINT or SIGTERM; return the process's exit code.
+
+    A lifecycle node whose parameter ``autostart`` is true is configured and activated first.
+    An ``OpenVLARosError`` at start is one line in the log and exit code 1: nothing has moved yet.
+    """
+    stopping = False
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, on_signal)
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node: Node | None = None
+    executor = SingleThreadedExecutor()
+    try:
+        node = make_node()
+        executor.add_node(node)
+        warn_about_transport(node)
+        _autostart(node)
+        while not stopping and rclpy.ok():
+            executor.spin_once(timeout_sec=WAKE_S)
+        return 0
+    except OpenVLARosError as error:
+        (node.get_logger() if node else get_logger("openvla_ros")).fatal(str(error))
+        return 1
+    finally:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        _stop(node, executor)
+
+
+def main(make_node: Callable[[], Node]) -> None:
+    """Run one node as a program."""
+    sys.exit(run(make_node))
+
+
+def _autostart(node: Node) -> None:
+    if not isinstance(node, LifecycleNode):
+        return
+    if not node.has_parameter("autostart") or not node.get_parameter("autostart").value:
+        return
+    for transition in (node.trigger_configure, node.trigger_activate):
+        if transition() != TransitionCallbackReturn.SUCCESS:
+            raise OpenVLARosError(f"{node.get_name()} could not {transition.__name__[8:]}; the log says why")
+
+
+def _stop(node: Node | None, executor: SingleThreadedExecutor) -> None:
+    try:
+        if node is not None:
+            stop: Callable[[], None] | None = getattr(node, "stop", None)
+            if stop is not None:
+                stop()
+    finally:
+        executor.shutdown()
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()

@@ -1,0 +1,31 @@
+"""The quality of service of every stream, chosen once, here.
+
+A publisher offers and a subscription asks; they match when the offer is at least as strong. So
+publishers here are reliable (a recorder or RViz may ask for that), and subscriptions that want
+the newest value are best effort with a queue of one: they match any driver and nothing queues.
+"""
+
+from __future__ import annotations
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+
+def _profile(reliability: ReliabilityPolicy, depth: int, latched: bool = False) -> QoSProfile:
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=reliability,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+# Images and states: offered reliably, asked for best effort and newest only.
+STREAM_OUT = _profile(ReliabilityPolicy.RELIABLE, depth=5)
+NEWEST_IN = _profile(ReliabilityPolicy.BEST_EFFORT, depth=1)
+# Every message of a stream in order, as a recorder wants it; matches best-effort drivers too.
+EVERY_IN = _profile(ReliabilityPolicy.BEST_EFFORT, depth=100)
+# Commands: must arrive, in order.
+COMMAND = _profile(ReliabilityPolicy.RELIABLE, depth=10)
+# What a late subscriber must still learn: the instruction, camera info, the verdict in force.
+LATCHED = _profile(ReliabilityPolicy.RELIABLE, depth=1, latched=True)
+DIAGNOSTICS = _profile(ReliabilityPolicy.RELIABLE, depth=10)

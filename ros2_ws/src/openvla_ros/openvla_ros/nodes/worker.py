@@ -1,0 +1,92 @@
+"""Work beside the executor's thread: a slot that holds the newest value, and a thread that empties it.
+
+A callback puts, the worker takes; what was not taken in time is replaced, so nothing queues and
+the newest always wins. Knows nothing of ROS.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class LatestValue(Generic[T]):
+    """A slot for one value. ``replaced`` counts the values that nobody took."""
+
+    def __init__(self) -> None:
+        self._value: T | None = None
+        self._ready = threading.Condition()
+        self._closed = False
+        self.replaced = 0
+
+    def put(self, value: T) -> None:
+        """Offer ``value``; an older one that was not taken is dropped."""
+        with self._ready:
+            self.replaced += self._value is not None
+            self._value = value
+            self._ready.notify()
+
+    def take(self, timeout_s: float) -> T | None:
+        """Return the newest value, or ``None`` after ``timeout_s`` seconds or once closed."""
+        with self._ready:
+            self._ready.wait_for(lambda: self._value is not None or self._closed, timeout_s)
+            value, self._value = self._value, None
+            return value
+
+    def clear(self) -> None:
+        """Drop a value that is waiting."""
+        with self._ready:
+            self._value = None
+
+    def close(self) -> None:
+        """Wake whoever waits; from now on ``take`` returns at once."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+
+
+class Worker(Generic[T]):
+    """A thread that calls ``work`` with the newest value offered through ``put``.
+
+    ``failed`` receives any exception of ``work``, on the worker's thread; the worker goes on.
+    """
+
+    def __init__(self, name: str, work: Callable[[T], None], failed: Callable[[Exception], None]) -> None:
+        self._work, self._failed = work, failed
+        self._slot: LatestValue[T] = LatestValue()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=False)
+        self._thread.start()
+
+    @property
+    def replaced(self) -> int:
+        """How many offered values were replaced by newer ones before the worker was free."""
+        return self._slot.replaced
+
+    def put(self, value: T) -> None:
+        """Offer ``value`` to the worker; it replaces one that is still waiting."""
+        self._slot.put(value)
+
+    def clear(self) -> None:
+        """Drop a value that is waiting; one that is being worked on goes on."""
+        self._slot.clear()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """Let the call in progress end; return whether the thread ended within ``timeout_s``."""
+        self._stopping.set()
+        self._slot.close()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            value = self._slot.take(timeout_s=1.0)
+            if value is None:
+                continue
+            try:
+                self._work(value)
+            except Exception as error:  # noqa: BLE001 - handed on, never dropped
+                self._failed(error)

@@ -1,0 +1,51 @@
+"""What DDS needs so that camera images cross between processes: the environment of every process.
+
+Fast DDS gives a participant 512 KB of shared memory by default; one 640x480 image is 921,600
+bytes, so it is cut into UDP fragments and, best effort, almost always lost. The profile in
+``config/dds/fastdds.xml`` gives it room. Knows nothing of rclpy; launch files and ``openvla up``
+set the environment, the nodes check it at start.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from openvla_ros.resources import share_path
+
+# Fast DDS renamed its variable; Humble reads the older name, Kilted both.
+PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+# Room for the largest image of the profiles (1280x720 rgb8, 2.8 MB) with one more in flight.
+NEEDED_SEGMENT_BYTES = 4 << 20
+
+
+def dds_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables to add to ``environment`` for a node's process.
+
+    A profile that the user chose already is left alone.
+    """
+    if any(environment.get(name) for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")):
+        return {}
+    path = str(share_path() / "config" / "dds" / "fastdds.xml")
+    return dict.fromkeys(PROFILE_VARIABLES, path)
+
+
+def transport_problem(environment: Mapping[str, str], rmw: str) -> str | None:
+    """Return why images would be lost under ``environment``, with the remedy; ``None`` if they are not."""
+    if "fastrtps" not in rmw or environment.get("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT") != "DEFAULT":
+        return None
+    remedy = (
+        "start the camera driver and these nodes with FASTDDS_DEFAULT_PROFILES_FILE and "
+        f"FASTRTPS_DEFAULT_PROFILES_FILE set to {share_path() / 'config' / 'dds' / 'fastdds.xml'}"
+    )
+    chosen = next((environment[name] for name in PROFILE_VARIABLES if environment.get(name)), None)
+    if chosen is None:
+        return f"Fast DDS has 512 KB of shared memory: images over that are mostly lost; {remedy}"
+    path = Path(chosen)
+    if not path.is_file():
+        return f"the Fast DDS profile {chosen} does not exist; {remedy}"
+    sizes = [int(n) for n in re.findall(r"<segment_size>\s*(\d+)", path.read_text(encoding="utf-8"))]
+    if sizes and max(sizes) < NEEDED_SEGMENT_BYTES:
+        return f"{chosen} gives {max(sizes)} bytes of shared memory, fewer than an image needs; {remedy}"
+    return None
