@@ -1,0 +1,95 @@
+"""Pictures of one camera that are decoded only when they are looked at.
+
+Compressed pictures keep their bytes, so that a conversion passes them on unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from openvla_ros.arrays import Image, image_array, read_only
+from openvla_ros.episode import ImageSequence
+from openvla_ros.errors import DatasetError, InvalidValueError
+
+
+def decode_image(data: bytes, origin: str) -> Image:
+    """Return a JPEG or PNG as uint8 (H, W, 3) RGB; ``origin`` names it in errors.
+
+    Raises ``DatasetError`` if the bytes are not a whole picture.
+    """
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if pixels is None:
+        raise DatasetError(f"{origin}: {len(data)} bytes are not a readable JPEG or PNG")
+    return read_only(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False))
+
+
+def encode_png(image: Image) -> bytes:
+    """Return ``image`` uint8 (H, W, 3) RGB as a PNG: lossless."""
+    return _encode(image, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def encode_jpeg(image: Image, quality: int) -> bytes:
+    """Return ``image`` uint8 (H, W, 3) RGB as a JPEG of ``quality`` 50..100."""
+    if not 50 <= quality <= 100:
+        raise InvalidValueError(f"JPEG quality is {quality}; it must lie within 50 .. 100")
+    return _encode(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def _encode(image: Image, suffix: str, options: list[int]) -> bytes:
+    done, data = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), options)
+    if not done:
+        raise DatasetError(f"an image of shape {image.shape} could not be written as {suffix}")
+    return data.tobytes()
+
+
+def image_format(data: bytes) -> str:
+    """Return "jpeg" or "png" from the first bytes of a compressed picture, or "unknown"."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    return "png" if data.startswith(b"\x89PNG\r\n\x1a\n") else "unknown"
+
+
+class EncodedFrames:
+    """Pictures held as JPEG or PNG bytes."""
+
+    def __init__(self, frames: Sequence[bytes], origin: str) -> None:
+        self._frames = frames
+        self._origin = origin
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int) -> Image:
+        return decode_image(self._frames[index], f"{self._origin}[{index}]")
+
+    def encoded(self, index: int) -> bytes:
+        """Return picture ``index`` as it is stored."""
+        return self._frames[index]
+
+
+class ArrayFrames:
+    """Pictures held as one array uint8 (T, H, W, 3), in memory or mapped from a file."""
+
+    def __init__(self, frames: NDArray[np.uint8]) -> None:
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
+            raise InvalidValueError(
+                f"frames are {frames.dtype} {frames.shape}; they must be uint8 (T, H, W, 3)"
+            )
+        self._frames = frames
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int) -> Image:
+        return image_array("frame", self._frames[index])
+
+
+def encoded_frame(pictures: ImageSequence, index: int) -> bytes | None:
+    """Return picture ``index`` as its source stores it, or None where the source holds pixels."""
+    encoded = getattr(pictures, "encoded", None)
+    return None if encoded is None else cast("bytes | None", encoded(index))
