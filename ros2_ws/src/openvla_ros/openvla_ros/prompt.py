@@ -1,0 +1,67 @@
+"""The one prompt: what the model is asked, spelled exactly as in training.
+
+Text only; turning it into ids is the tokenizer's work. ``openvla`` is the format of openvla-7b and
+its fine-tunes, ``vicuna_v01`` that of the first release (openvla-v01-7b, on Vicuna 1.5).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from openvla_ros.errors import InvalidValueError
+
+PromptStyle = Literal["openvla", "vicuna_v01"]
+PROMPT_STYLES: tuple[PromptStyle, ...] = get_args(PromptStyle)
+
+_VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+_IMAGE_PLACEHOLDER = "<image>"
+
+
+def build_prompt(instruction: str, style: PromptStyle = "openvla") -> str:
+    """Return the prompt that asks for an action, without a trailing space.
+
+    The instruction is put in lower case and keeps its own white space. Raises ``InvalidValueError``
+    for an empty instruction or an unknown style.
+    """
+    if not instruction.strip():
+        raise InvalidValueError("the instruction is empty")
+    return build_question_prompt(_action_question(instruction), style)
+
+
+def build_training_prompt(instruction: str, style: PromptStyle = "openvla") -> str:
+    """Return the prompt that a training example starts with.
+
+    It differs from ``build_prompt`` as the original's prompt builder does: image placeholders are
+    taken out of the turn and white space around the whole turn is stripped. The action tokens
+    follow one space, then the end-of-sequence token.
+    """
+    if not instruction.strip():
+        raise InvalidValueError("the instruction is empty")
+    turn = _action_question(instruction).replace(_IMAGE_PLACEHOLDER, "").strip()
+    return build_question_prompt(turn, style)
+
+
+def build_question_prompt(question: str, style: PromptStyle = "openvla") -> str:
+    """Return the prompt for one free turn, as Prismatic's language side is asked."""
+    match style:
+        case "openvla":
+            return f"In: {question}\nOut:"
+        case "vicuna_v01":
+            return f"{_VICUNA_SYSTEM} USER: {question} ASSISTANT:"
+        case _:
+            raise InvalidValueError(f"prompt style {style!r}; the choices are {', '.join(PROMPT_STYLES)}")
+
+
+def parse_prompt_style(value: str, origin: str) -> PromptStyle:
+    """Return ``value`` as a prompt style; raises ``InvalidValueError`` naming ``origin``."""
+    for style in PROMPT_STYLES:
+        if value == style:
+            return style
+    raise InvalidValueError(f"{origin}: prompt style {value!r}; the choices are {', '.join(PROMPT_STYLES)}")
+
+
+def _action_question(instruction: str) -> str:
+    return f"What action should the robot take to {instruction.lower()}?"
