@@ -1,0 +1,48 @@
+"""Everything for one robot: cameras, policy, controller, and the simulation for a simulated one.
+
+ros2 launch openvla_ros bringup.launch.py robot:=widowx policy:=openvla checkpoint:=/path/to/checkpoint
+"""
+
+import os
+
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, SetEnvironmentVariable
+from launch.events import Shutdown
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from launch import LaunchContext, LaunchDescription
+from openvla_ros.graph import LAUNCH_ARGUMENTS, Graph, NodeSpec, build_graph, options_from_arguments
+
+
+def node_action(spec: NodeSpec, graph: Graph) -> Node:
+    """Return the launch action of one process of the graph."""
+    restart = spec.on_exit == "restart"
+    return Node(
+        package="openvla_ros",
+        executable=spec.executable,
+        name=spec.name,
+        namespace=graph.namespace,
+        parameters=[dict(spec.parameters)],
+        remappings=list(spec.remappings.items()),
+        respawn=restart,
+        respawn_delay=1.0,
+        output="screen",
+        on_exit=None if restart else [EmitEvent(event=Shutdown(reason=f"{spec.name} ended"))],
+    )
+
+
+def start(context: LaunchContext) -> list:
+    """Return the actions for the arguments that were given."""
+    values = {name: LaunchConfiguration(name).perform(context) for name in LAUNCH_ARGUMENTS}
+    graph = build_graph(options_from_arguments(values), os.environ)
+    environment = [SetEnvironmentVariable(name, text) for name, text in graph.environment.items()]
+    return [*environment, *(node_action(spec, graph) for spec in graph.nodes)]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Return the description that ``ros2 launch`` runs."""
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in LAUNCH_ARGUMENTS.items()
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=start)])

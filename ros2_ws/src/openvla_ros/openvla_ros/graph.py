@@ -1,0 +1,231 @@
+"""The node graph, described once: which processes run for a robot, with which parameters and names.
+
+The launch files turn a ``Graph`` into launch actions, ``openvla up`` into supervised processes.
+Nodes use the same relative topic names on every robot; the remappings to what a robot's own
+software calls them come from its profile, here. Knows nothing of ROS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.profile import RobotProfile, load_profile
+from openvla_ros.transport import dds_environment
+
+ParameterValue = str | int | float | bool
+OnExit = Literal["shutdown", "restart"]
+
+POLICIES = ("openvla", "expert", "replay", "remote", "hold")
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One process: a node of this package with its parameters and names."""
+
+    name: str
+    executable: str  # the program's name, and the module's in ``openvla_ros.nodes``
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    remappings: Mapping[str, str] = field(default_factory=dict)
+    on_exit: OnExit = "shutdown"  # what happens to the rest when this process ends by itself
+    stop_order: int = 0  # lower numbers are stopped first; the robot itself is stopped last
+
+    @property
+    def module(self) -> str:
+        """The module that ``python -m`` runs."""
+        return f"openvla_ros.nodes.{self.executable}"
+
+    def ros_arguments(self, namespace: str) -> list[str]:
+        """Return the command-line arguments after ``--ros-args``."""
+        arguments = ["-r", f"__node:={self.name}"]
+        if namespace:
+            arguments += ["-r", f"__ns:=/{namespace.strip('/')}"]
+        for source, target in self.remappings.items():
+            arguments += ["-r", f"{source}:={target}"]
+        for key, value in self.parameters.items():
+            arguments += ["-p", f"{key}:={_yaml(value)}"]
+        return arguments
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The processes of one robot, in the order in which they are started."""
+
+    namespace: str
+    nodes: tuple[NodeSpec, ...]
+    environment: Mapping[str, str]  # what is added to each process's environment
+
+    def node(self, name: str) -> NodeSpec:
+        """Return the node called ``name``; raises ``InvalidValueError`` listing the names there are."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise InvalidValueError(f"no node {name!r}; there are {', '.join(n.name for n in self.nodes)}")
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """What the person who starts the robot chooses."""
+
+    robot: str = "sim_widowx"
+    namespace: str = ""
+    policy: str = "openvla"
+    policy_parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    cameras: bool = True  # start this package's camera node for the profile's cameras
+    camera_parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    controller_parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    simulation_parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    record: bool = False
+    recorder_parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    teleop: str = ""  # a teleoperation device, or none
+    use_sim_time: bool = False
+
+
+# What ``ros2 launch`` and ``openvla up`` take: name → (default, what it means).
+LAUNCH_ARGUMENTS = {
+    "robot": ("sim_widowx", "robot profile: a name from config/robots or a YAML file"),
+    "namespace": ("", "namespace of every node and topic, to run two robots on one machine"),
+    "policy": ("openvla", f"what decides: {', '.join(POLICIES)}"),
+    "checkpoint": ("", "model folder or hub id, for policy openvla"),
+    "unnorm_key": ("", "dataset statistics to use where the checkpoint has more than one"),
+    "adapter": ("", "LoRA adapter folder, for policy openvla"),
+    "cameras": ("true", "start this package's camera nodes; false if the cameras' own drivers run"),
+    "record": ("false", "start the recorder"),
+    "teleop": ("", "teleoperation device: keyboard, gamepad, spacemouse, leader"),
+    "task": ("", "task of the simulation"),
+    "use_sim_time": ("false", "take the time from /clock"),
+}
+
+
+def options_from_arguments(values: Mapping[str, str]) -> GraphOptions:
+    """Return the options for launch arguments given as text, every name of ``LAUNCH_ARGUMENTS`` present.
+
+    Raises ``InvalidValueError`` for a switch that is neither ``true`` nor ``false``.
+    """
+    model = {key: values[key] for key in ("checkpoint", "unnorm_key", "adapter") if values[key]}
+    return GraphOptions(
+        robot=values["robot"],
+        namespace=values["namespace"],
+        policy=values["policy"],
+        policy_parameters=model,
+        cameras=_switch("cameras", values),
+        simulation_parameters={"task": values["task"]} if values["task"] else {},
+        record=_switch("record", values),
+        teleop=values["teleop"],
+        use_sim_time=_switch("use_sim_time", values),
+    )
+
+
+def build_graph(options: GraphOptions, environment: Mapping[str, str]) -> Graph:
+    """Return the processes for ``options``; ``environment`` is that of the process which starts them.
+
+    Raises ``ProfileError`` for a robot and ``InvalidValueError`` for a policy that do not exist.
+    """
+    profile = load_profile(options.robot)
+    if options.policy not in POLICIES:
+        raise InvalidValueError(f"policy {options.policy!r} is not one of {', '.join(POLICIES)}")
+    nodes = [*_robot_nodes(profile, options), _controller(profile, options), _policy(profile, options)]
+    if options.record:
+        nodes.append(_recorder(profile, options))
+    if options.teleop:
+        nodes.append(_teleop(profile, options))
+    return Graph(options.namespace, tuple(nodes), dds_environment(environment))
+
+
+def _robot_nodes(profile: RobotProfile, options: GraphOptions) -> list[NodeSpec]:
+    """The simulated robot, or the cameras of a real one: the arm's own driver is started by its maker."""
+    if profile.simulation is not None:
+        return [
+            NodeSpec(
+                "simulation",
+                "simulation_node",
+                {"robot": options.robot, **options.simulation_parameters},
+                _remappings(profile),
+                stop_order=3,
+            )
+        ]
+    if not options.cameras:
+        return []
+    return [
+        NodeSpec(
+            f"camera_{camera.name}",
+            "camera_node",
+            {
+                "robot": options.robot,
+                "camera": camera.name,
+                "use_sim_time": options.use_sim_time,
+                **options.camera_parameters,
+            },
+            _remappings(profile),
+            on_exit="restart",
+            stop_order=1,
+        )
+        for camera in profile.cameras
+    ]
+
+
+def _controller(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
+    parameters = {
+        "robot": options.robot,
+        "use_sim_time": options.use_sim_time,
+        **options.controller_parameters,
+    }
+    return NodeSpec("controller", "controller_node", parameters, _remappings(profile), stop_order=2)
+
+
+def _policy(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
+    parameters = {
+        "robot": options.robot,
+        "policy": options.policy,
+        "use_sim_time": options.use_sim_time,
+        **options.policy_parameters,
+    }
+    return NodeSpec("policy", "policy_node", parameters, _remappings(profile), stop_order=0)
+
+
+def _recorder(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
+    parameters = {
+        "robot": options.robot,
+        "use_sim_time": options.use_sim_time,
+        **options.recorder_parameters,
+    }
+    return NodeSpec("recorder", "recorder_node", parameters, _remappings(profile), stop_order=1)
+
+
+def _teleop(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
+    parameters: dict[str, ParameterValue] = {
+        "robot": options.robot,
+        "device": options.teleop,
+        "use_sim_time": options.use_sim_time,
+    }
+    return NodeSpec("teleop", "teleop_node", parameters, _remappings(profile), stop_order=0)
+
+
+def _remappings(profile: RobotProfile) -> dict[str, str]:
+    """Return canonical name → the robot's own, for the names that differ."""
+    pairs = {"joint_states": profile.state.joint_states_topic}
+    for camera in profile.cameras:
+        canonical = f"camera/{camera.name}/image_raw"
+        pairs[canonical] = camera.topic
+        folder, _, _ = camera.topic.rpartition("/")
+        pairs[f"camera/{camera.name}/camera_info"] = f"{folder}/camera_info"
+    return {source: target for source, target in pairs.items() if source != target}
+
+
+def _switch(name: str, values: Mapping[str, str]) -> bool:
+    text = values[name].lower()
+    if text not in ("true", "false"):
+        raise InvalidValueError(f"{name} is {values[name]!r}; it must be true or false")
+    return text == "true"
+
+
+def _yaml(value: ParameterValue) -> str:
+    """Return ``value`` as the YAML scalar that rcl reads back with the same type."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,65 @@
+"""The node graph: what runs for which robot, and that its names and parameters survive the command line."""
+
+import pytest
+import yaml
+
+from openvla_ros.errors import InvalidValueError, ProfileError
+from openvla_ros.graph import (
+    LAUNCH_ARGUMENTS,
+    GraphOptions,
+    NodeSpec,
+    build_graph,
+    options_from_arguments,
+)
+from openvla_ros.transport import PROFILE_VARIABLES
+
+
+def names(options: GraphOptions) -> list[str]:
+    return [node.name for node in build_graph(options, {}).nodes]
+
+
+def test_a_simulated_robot_brings_its_simulation_and_a_real_one_its_cameras():
+    assert names(GraphOptions(robot="sim_widowx")) == ["simulation", "controller", "policy"]
+    assert names(GraphOptions(robot="widowx")) == ["camera_primary", "controller", "policy"]
+    assert names(GraphOptions(robot="widowx", cameras=False, record=True, teleop="keyboard")) == [
+        "controller",
+        "policy",
+        "recorder",
+        "teleop",
+    ]
+
+
+def test_the_policy_stops_first_and_the_robot_last():
+    graph = build_graph(GraphOptions(robot="sim_widowx"), {})
+    ranks = {node.name: node.stop_order for node in graph.nodes}
+    assert ranks["policy"] < ranks["controller"] < ranks["simulation"]
+
+
+def test_foreign_topics_are_remapped_from_the_canonical_names():
+    remappings = build_graph(GraphOptions(robot="widowx"), {}).node("policy").remappings
+    assert remappings["joint_states"] == "/wx250s/joint_states"
+    assert remappings["camera/primary/image_raw"] == "/camera/camera/color/image_raw"
+    assert remappings["camera/primary/camera_info"] == "/camera/camera/color/camera_info"
+    assert not build_graph(GraphOptions(robot="sim_widowx"), {}).node("policy").remappings
+
+
+def test_the_dds_profile_is_set_unless_the_user_chose_one():
+    assert set(build_graph(GraphOptions(), {}).environment) == set(PROFILE_VARIABLES)
+    assert not build_graph(GraphOptions(), {PROFILE_VARIABLES[0]: "/mine.xml"}).environment
+
+
+@pytest.mark.parametrize("value", [True, 3, 2.5, "plain", 'quo"te', "y", "back\\slash", "1"])
+def test_parameter_values_keep_their_type_on_the_command_line(value):
+    (text,) = (a for a in NodeSpec("n", "x", {"p": value}).ros_arguments("") if a.startswith("p:="))
+    assert yaml.safe_load(text.removeprefix("p:=")) == value
+
+
+def test_wrong_choices_are_named():
+    with pytest.raises(InvalidValueError, match="'magic' is not one of openvla, expert"):
+        build_graph(GraphOptions(policy="magic"), {})
+    with pytest.raises(ProfileError, match="sim_franka"):
+        build_graph(GraphOptions(robot="nobody"), {})
+    defaults = {name: default for name, (default, _) in LAUNCH_ARGUMENTS.items()}
+    assert options_from_arguments(defaults) == GraphOptions()
+    with pytest.raises(InvalidValueError, match="record is 'maybe'"):
+        options_from_arguments({**defaults, "record": "maybe"})
