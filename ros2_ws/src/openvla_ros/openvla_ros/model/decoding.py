@@ -1,0 +1,129 @@
+"""The plain greedy decoder: the reference that every faster one is held against.
+
+One prefill over [BOS, patches, text], then one pass a token through a growing key-value cache. The
+argmax runs over the whole vocabulary, as in the original. Also here: how sure the model was, over
+the action bins alone, and text generation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from openvla_ros.arrays import Float, Int, float_array, read_only
+from openvla_ros.errors import ModelOutputError
+from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.tokenizer import EOS_ID
+
+
+@dataclass(frozen=True, eq=False)
+class ActionTokens:
+    """The tokens of one action (or of several in a row), and how sure the model was of each."""
+
+    token_ids: Int  # (N,)
+    probability: Float  # (N,) of the chosen bin, among the action bins, 0..1
+    entropy: Float  # (N,) of the distribution over the action bins, nats
+
+
+def prefill(model: OpenVLA, embeddings: Tensor) -> tuple[Tensor, DynamicCache]:
+    """Return the next token's logits (B, vocabulary) after ``embeddings`` (B, N, H), and the cache."""
+    cache = DynamicCache(config=model.language_model.config)
+    return _advance(model, embeddings, cache), cache
+
+
+def step(model: OpenVLA, token_ids: Tensor, cache: DynamicCache) -> Tensor:
+    """Append ``token_ids`` (B, 1) to ``cache`` and return the next token's logits (B, vocabulary)."""
+    return _advance(model, model.text_embeddings(token_ids), cache)
+
+
+def _advance(model: OpenVLA, embeddings: Tensor, cache: DynamicCache) -> Tensor:
+    output = model.language_model.model(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
+    logits: Tensor = model.language_model.lm_head(output.last_hidden_state[:, -1])
+    return logits
+
+
+@torch.inference_mode()
+def decode_greedily(
+    model: OpenVLA, embeddings: Tensor, count: int, *, only_action_tokens: bool = False
+) -> ActionTokens:
+    """Return ``count`` tokens for one embedded prompt (1, N, H).
+
+    ``only_action_tokens`` takes the argmax over the action bins instead of the whole vocabulary; the
+    result then always is an action, but no longer always the original's.
+    Raises ``ModelOutputError`` on logits that are not finite and on an end of sequence before the
+    last token.
+    """
+    logits, cache = prefill(model, embeddings)
+    rows, chosen = [logits], [choose(model, logits, only_action_tokens)]
+    while len(chosen) < count:
+        logits = step(model, chosen[-1][:, None], cache)
+        rows.append(logits)
+        chosen.append(choose(model, logits, only_action_tokens))
+    return action_tokens(model, torch.cat(rows), torch.cat(chosen))
+
+
+def choose(model: OpenVLA, logits: Tensor, only_action_tokens: bool) -> Tensor:
+    """Return the likeliest token id (B,) of each row of ``logits`` (B, vocabulary)."""
+    if not only_action_tokens:
+        return logits.argmax(dim=-1)
+    ids = model.config.action_ids
+    return logits[:, ids.start : ids.stop].argmax(dim=-1) + ids.start
+
+
+def action_tokens(model: OpenVLA, logits: Tensor, chosen: Tensor) -> ActionTokens:
+    """Check ``chosen`` (N,) ids and their ``logits`` (N, vocabulary); return them with their certainty.
+
+    All numbers come from the device in one transfer.
+    """
+    probability, entropy = certainty(model, logits, chosen)
+    finite = logits.amax(dim=-1).isfinite()  # a NaN anywhere in a row becomes its maximum
+    table = (
+        torch.stack([chosen.double(), finite.double(), probability.double(), entropy.double()]).cpu().numpy()
+    )
+    token_ids = table[0].astype("int64")
+    for position in range(len(token_ids)):
+        if not table[1, position] or table[2:, position].sum() != table[2:, position].sum():
+            raise ModelOutputError(f"the logits of action token {position} are not finite")
+        if token_ids[position] == EOS_ID and position < len(token_ids) - 1:
+            raise ModelOutputError(
+                f"the model ended its sequence at action token {position} of {len(token_ids)}; "
+                "this prompt or image is unlike what it was trained on"
+            )
+    return ActionTokens(
+        read_only(token_ids),
+        float_array("probability", table[2], (None,)),
+        float_array("entropy", table[3], (None,)),
+    )
+
+
+def certainty(model: OpenVLA, logits: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return probability (N,) of the chosen bins and entropy (N,), nats, over the action bins alone.
+
+    An id outside the bins counts as the end bin that it decodes to.
+    """
+    ids = model.config.action_ids
+    log_probability = logits[:, ids.start : ids.stop].float().log_softmax(dim=-1)
+    bins = chosen.clamp(ids.start, ids.stop - 1) - ids.start
+    probability = log_probability.gather(1, bins[:, None])[:, 0].exp()
+    # xlogy keeps a bin of probability 0 at 0 instead of NaN.
+    entropy = -(log_probability.exp() * log_probability.clamp_min(-1e4)).sum(dim=-1)
+    return probability, entropy
+
+
+@torch.inference_mode()
+def generate_text(model: OpenVLA, embeddings: Tensor, max_tokens: int) -> list[int]:
+    """Return the greedy continuation of one embedded prompt (1, N, H) up to the end of sequence."""
+    logits, cache = prefill(model, embeddings)
+    token_ids: list[int] = []
+    while len(token_ids) < max_tokens:
+        if not bool(logits.amax().isfinite()):
+            raise ModelOutputError(f"the logits of token {len(token_ids)} are not finite")
+        token = logits.argmax(dim=-1)
+        if int(token) == EOS_ID:
+            break
+        token_ids.append(int(token))
+        logits = step(model, token[:, None], cache)
+    return token_ids
