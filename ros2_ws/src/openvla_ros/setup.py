@@ -8,6 +8,15 @@ PACKAGE = "openvla_ros"
 HERE = Path(__file__).parent
 SHARED = ("launch", "config", "urdf")  # folders that a user finds under share/openvla_ros
 
+NODES = (
+    "simulation_node",
+    "camera_node",
+    "policy_node",
+    "controller_node",
+    "recorder_node",
+    "teleop_node",
+)
+
 # On a machine with ROS 2 installed these come from apt and the extra is not asked for.
 ROS_WHEELS = [
     "ros-rclpy[fastrtps]",
@@ -75,6 +84,11 @@ setup(
         "quantization": ["bitsandbytes"],
         "test": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "xacro"],
     },
-    entry_points={"console_scripts": ["openvla = openvla_ros.cli.main:main"]},
+    entry_points={
+        "console_scripts": [
+            "openvla = openvla_ros.cli.main:main",
+            *(f"{node} = openvla_ros.nodes.{node}:main" for node in NODES),
+        ]
+    },
     zip_safe=True,
 )

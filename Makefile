@@ -1,0 +1,34 @@
+# Every target sets up what it needs first; a second run starts in seconds.
+PYTHON ?= python3
+SHELL := /bin/bash
+VENV := .venv/bin
+# One thread a process: several processes share the cores.
+export OMP_NUM_THREADS ?= 1
+export LP_NUM_THREADS ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
+
+setup:  ## make .venv with pinned versions and the program openvla
+	@$(PYTHON) tools/setup_environment.py
+
+demo: setup  ## the whole live loop in simulation: an arm is told what to do, and does it
+	@$(VENV)/openvla demo
+
+test: setup  ## the tests (about ten minutes on 2 cores)
+	@$(VENV)/python -m pytest
+
+test-all: setup  ## the tests with the long ones: kills x 50, a million chunks
+	@$(VENV)/python -m pytest -m "not gpu"
+
+lint: setup  ## ruff, and mypy in strict mode
+	@$(VENV)/ruff check . && $(VENV)/ruff format --check . && $(VENV)/mypy
+
+bench-%: setup  ## one claim against its peer: bench-transport, bench-model, bench-record, …
+	@$(VENV)/python benchmarks/bench_$*.py $(ARGS)
+
+clean:  ## remove the environment and everything that runs left behind
+	rm -rf .venv runs
