@@ -18,7 +18,8 @@ from PIL import Image as PILImage
 
 from openvla_ros.arrays import Image, image_array
 from openvla_ros.errors import CheckpointError, InvalidValueError
-from openvla_ros.image_resampling import crop_center
+from openvla_ros.image_resampling import MODEL_SIZE, crop_center, resize_lanczos
+from openvla_ros.jpeg_round_trip import jpeg_round_trip
 
 ResizeStrategy = Literal["resize-naive", "letterbox", "resize-crop"]
 RESIZE_STRATEGIES: tuple[ResizeStrategy, ...] = get_args(ResizeStrategy)
@@ -156,6 +157,15 @@ def rotate(image: Image, degrees: int) -> Image:
         raise InvalidValueError(f"rotation is {degrees} degrees; the choices are 0, 90, 180 and 270")
     turned: Image = np.ascontiguousarray(np.rot90(image_array("image", image), -(degrees // 90) % 4))
     return turned
+
+
+def libero_image(image: Image, size: tuple[int, int] = MODEL_SIZE) -> Image:
+    """Return a LIBERO camera image (H, W, 3) as OpenVLA's LIBERO evaluation prepares it.
+
+    Turned by 180 degrees, through JPEG as its training data, then Lanczos-3 to ``size``; the centre
+    crop and the ``ImageTransform`` follow.
+    """
+    return resize_lanczos(jpeg_round_trip(rotate(image, 180)), size)
 
 
 def _resize(
