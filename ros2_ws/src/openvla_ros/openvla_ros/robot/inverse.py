@@ -147,7 +147,7 @@ class InverseKinematics:
         target, best = pose.matrix, (math.inf, math.inf)
         random = np.random.default_rng(0).uniform(self.lower, self.upper, (RANDOM_SEEDS, len(self.lower)))
         for seed in (np.asarray(q, dtype=np.float64), self.posture, *random):
-            current = np.clip(seed, self.lower, self.upper)
+            current: Float = np.clip(seed, self.lower, self.upper)
             for _ in range(300):
                 step = self.step(current, target, dt=0.1)
                 errors = (step.position_error_m, step.rotation_error_rad)
