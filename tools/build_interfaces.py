@@ -70,7 +70,9 @@ def build_wheel(source: Path, output: Path) -> Path:
     if not wheel.is_file():
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            prefix = compile_package(source, Path(folder))
+            work = Path(folder)
+            prefix = work / "install"
+            compile_package(source, make_tools(work / "tools"), work / "build", prefix)
             write_wheel(prefix, wheel, name, local)
     return wheel
 
@@ -83,25 +85,28 @@ def content_hash(source: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def compile_package(source: Path, work: Path) -> Path:
-    """Compile ``source`` with CMake; return the install prefix."""
-    tools = work / "tools"
-    venv.create(tools, with_pip=True)
-    python = tools / "bin" / "python"
+def make_tools(folder: Path) -> Path:
+    """Install the generators into a Python environment of their own in ``folder``, and return it."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
     quiet = {"check": True, "stdout": subprocess.DEVNULL}
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, *GENERATORS], env=clean_environment(), **quiet)  # type: ignore[call-overload]
-    correct_exported_paths(tools, python)
+    correct_exported_paths(folder, python)
+    return folder
+
+
+def compile_package(source: Path, tools: Path, build: Path, prefix: Path) -> None:
+    """Compile ``source`` with CMake in ``build`` and install it into ``prefix``; exits on failure."""
     environment = {
         **clean_environment(),
         "AMENT_PREFIX_PATH": str(tools),
         "CMAKE_PREFIX_PATH": str(tools),
         "PATH": f"{tools / 'bin'}:{os.environ['PATH']}",
     }
-    build, prefix = work / "build", work / "install"
     configure = ["cmake", "-S", str(source.resolve()), "-B", str(build), "-G", "Ninja"]
     configure += ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_TESTING=OFF", f"-DCMAKE_INSTALL_PREFIX={prefix}"]
-    configure += [f"-DPython3_EXECUTABLE={python}"]
+    configure += [f"-DPython3_EXECUTABLE={tools / 'bin' / 'python'}"]
     for command in (
         configure,
         ["cmake", "--build", str(build)],
@@ -111,7 +116,6 @@ def compile_package(source: Path, work: Path) -> Path:
         if done.returncode:
             sys.stderr.write(done.stdout[-4000:] + done.stderr[-4000:])
             sys.exit(f"build_interfaces: {' '.join(command[:3])} failed with code {done.returncode}")
-    return prefix
 
 
 def clean_environment() -> dict[str, str]:

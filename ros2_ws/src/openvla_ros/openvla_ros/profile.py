@@ -66,6 +66,14 @@ class GripperProfile:
     closed_m: float
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5  # an opening above it opens
 
+    def position_m(self, opening: float) -> float:
+        """Return the joint's position for an opening of 0 (closed) .. 1 (open)."""
+        return self.closed_m + opening * (self.open_m - self.closed_m)
+
+    def opening(self, position_m: float) -> float:
+        """Return the opening 0 (closed) .. 1 (open) at a position of the joint, clipped to that range."""
+        return min(1.0, max(0.0, (position_m - self.closed_m) / (self.open_m - self.closed_m)))
+
 
 @dataclass(frozen=True, config=_STRICT)
 class StateProfile:
@@ -130,6 +138,8 @@ class ArmBackend:
 
     kind: Literal["joint_trajectory", "forward_position", "interbotix", "cartesian_target", "servo_twist"]
     topic: Topic
+    group: str = "arm"  # the joint group's name; only for ``interbotix``
+    recovery_action: Topic | None = None  # franka_msgs/action/ErrorRecovery, where the arm has it
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -137,7 +147,11 @@ class GripperBackend:
     """Which commands the gripper's own software takes, and where."""
 
     kind: Literal["joint_trajectory", "gripper_command", "interbotix_pwm", "franka"]
-    topic: Topic
+    topic: Topic  # for ``franka`` the folder that holds the actions grasp and move
+    speed_m_s: Positive = 0.1  # of the gripper's joint
+    force_n: Positive = 40.0  # the most force that a grasp may take
+    pwm_limit: Positive = 350.0  # only for ``interbotix_pwm``, as bridge_data_robot drives it
+    motor: str = "gripper"  # the motor's name; only for ``interbotix_pwm``
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -1,0 +1,31 @@
+"""Streams tool poses to a Cartesian impedance controller (crisp_controllers' ``target_pose``).
+
+The controller holds the last pose: if this process is killed, the arm rests there.
+"""
+
+from __future__ import annotations
+
+from geometry_msgs.msg import PoseStamped
+from rclpy.node import Node
+
+from openvla_ros.nodes.backends.command import ArmCommand
+from openvla_ros.nodes.backends.subscribers import missing_subscriber
+from openvla_ros.nodes.messages import to_pose
+from openvla_ros.nodes.qos import COMMAND
+from openvla_ros.profile import ArmBackend, RobotProfile
+
+
+class CartesianTargetArm:
+    """One pose a period, of the tool link in the base link."""
+
+    def __init__(self, node: Node, profile: RobotProfile, backend: ArmBackend) -> None:
+        self._node, self._frame_id = node, profile.arm.frame_prefix + profile.arm.base_link
+        self._publisher = node.create_publisher(PoseStamped, backend.topic, COMMAND)
+
+    def connect(self) -> str | None:
+        """Return ``None`` once a controller subscribes."""
+        return missing_subscriber(self._node, self._publisher, "Cartesian controller")
+
+    def send(self, command: ArmCommand) -> None:
+        """Publish the pose."""
+        self._publisher.publish(to_pose(command.pose, command.stamp_ns, self._frame_id))

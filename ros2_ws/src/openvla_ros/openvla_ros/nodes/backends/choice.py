@@ -1,0 +1,54 @@
+"""Which adapter a profile asks for: the one place that knows all of them."""
+
+from __future__ import annotations
+
+from rclpy.node import Node
+
+from openvla_ros.nodes.backends.cartesian_target import CartesianTargetArm
+from openvla_ros.nodes.backends.command import ArmAdapter, GripperAdapter
+from openvla_ros.nodes.backends.forward_position import ForwardPositionArm
+from openvla_ros.nodes.backends.franka import FrankaGripper, FrankaRecovery
+from openvla_ros.nodes.backends.gripper_action import GripperAction
+from openvla_ros.nodes.backends.interbotix import InterbotixArm, InterbotixGripper
+from openvla_ros.nodes.backends.joint_trajectory import JointTrajectoryArm, JointTrajectoryGripper
+from openvla_ros.nodes.backends.servo_twist import ServoTwistArm
+from openvla_ros.profile import RobotProfile
+
+
+def make_arm(node: Node, profile: RobotProfile) -> ArmAdapter:
+    """Return the adapter for the profile's arm.
+
+    Raises ``MissingDependencyError`` if the messages that it speaks are not installed.
+    """
+    backend = profile.arm_backend
+    match backend.kind:
+        case "joint_trajectory":
+            return JointTrajectoryArm(node, profile, backend)
+        case "forward_position":
+            return ForwardPositionArm(node, backend)
+        case "interbotix":
+            return InterbotixArm(node, backend)
+        case "cartesian_target":
+            return CartesianTargetArm(node, profile, backend)
+        case "servo_twist":
+            return ServoTwistArm(node, profile, backend)
+
+
+def make_gripper(node: Node, profile: RobotProfile) -> GripperAdapter:
+    """Return the adapter for the profile's gripper; raises as ``make_arm``."""
+    backend = profile.gripper_backend
+    match backend.kind:
+        case "joint_trajectory":
+            return JointTrajectoryGripper(node, profile, backend)
+        case "gripper_command":
+            return GripperAction(node, profile, backend)
+        case "interbotix_pwm":
+            return InterbotixGripper(node, profile, backend)
+        case "franka":
+            return FrankaGripper(node, profile, backend)
+
+
+def make_recovery(node: Node, profile: RobotProfile) -> FrankaRecovery | None:
+    """Return what takes the arm out of an error state, for arms that have such a thing."""
+    action = profile.arm_backend.recovery_action
+    return FrankaRecovery(node, action) if action is not None else None

@@ -1,0 +1,63 @@
+"""What adapters take: one sample of the commanded motion, and one opening of the gripper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from openvla_ros.arrays import Float
+from openvla_ros.geometry import Pose
+
+
+@dataclass(frozen=True, eq=False)
+class ArmCommand:
+    """Where the arm shall be one period from now; every value lies within the profile's limits."""
+
+    stamp_ns: int  # ROS clock, nanoseconds
+    period_s: float  # until the next command is due
+    positions: Float  # (J,) rad
+    velocities: Float  # (J,) rad/s
+    accelerations: Float  # (J,) rad/s²
+    pose: Pose  # of the tool at ``positions``, in the base frame
+    twist: Float  # (6,) m/s and rad/s of the tool along the base's axes
+    measured_pose: Pose  # of the tool now
+    active: bool  # false while holding still
+
+
+@dataclass(frozen=True)
+class GripperCommand:
+    """How far the gripper shall open, beside how far it is open now."""
+
+    stamp_ns: int  # ROS clock, nanoseconds
+    opening: float  # 0 closed .. 1 open
+    measured_m: float | None  # of the gripper's joint; None where the robot does not report it
+
+
+class ArmAdapter(Protocol):
+    """Speaks to the arm's own software."""
+
+    def connect(self) -> str | None:
+        """Bring the connection up as far as possible now; return what is still missing, or ``None``.
+
+        Never blocks. Called about once a second on the executor's thread, before and while running.
+        """
+        ...
+
+    def send(self, command: ArmCommand) -> None:
+        """Send one command. Called at the control rate, on the control thread."""
+        ...
+
+
+class GripperAdapter(Protocol):
+    """Speaks to the gripper's own software."""
+
+    def connect(self) -> str | None:
+        """As ``ArmAdapter.connect``."""
+        ...
+
+    def send(self, command: GripperCommand) -> None:
+        """Send one command. Called 50 times a second on the executor's thread.
+
+        An adapter leaves out what changes nothing.
+        """
+        ...

@@ -1,0 +1,30 @@
+"""Streams positions to a ros2_control forward command controller (``JointGroupPositionController``).
+
+Such a controller holds its last command: if this process is killed, the arm rests there.
+"""
+
+from __future__ import annotations
+
+from rclpy.node import Node
+from std_msgs.msg import Float64MultiArray
+
+from openvla_ros.nodes.backends.command import ArmCommand
+from openvla_ros.nodes.backends.subscribers import missing_subscriber
+from openvla_ros.nodes.qos import COMMAND
+from openvla_ros.profile import ArmBackend
+
+
+class ForwardPositionArm:
+    """One message a period: the joints' positions in the profile's order."""
+
+    def __init__(self, node: Node, backend: ArmBackend) -> None:
+        self._node = node
+        self._publisher = node.create_publisher(Float64MultiArray, backend.topic, COMMAND)
+
+    def connect(self) -> str | None:
+        """Return ``None`` once a controller subscribes."""
+        return missing_subscriber(self._node, self._publisher, "forward position controller")
+
+    def send(self, command: ArmCommand) -> None:
+        """Publish the positions."""
+        self._publisher.publish(Float64MultiArray(data=[float(q) for q in command.positions]))

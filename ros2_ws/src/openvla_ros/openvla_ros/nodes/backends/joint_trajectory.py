@@ -1,0 +1,77 @@
+"""Streams to a ros2_control joint trajectory controller, for the arm and for the gripper.
+
+Every message of the arm carries the next samples and then a stop within the limits. The controller
+on the robot replaces a trajectory by the next message; if there is no next message, because this
+process was killed or the network is gone, the robot brakes by itself and rests.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from rclpy.node import Node
+from trajectory_msgs.msg import JointTrajectory
+
+from openvla_ros.nodes.backends.command import ArmCommand, GripperCommand
+from openvla_ros.nodes.backends.subscribers import missing_subscriber
+from openvla_ros.nodes.messages import NS_PER_S, to_joint_trajectory
+from openvla_ros.nodes.qos import COMMAND
+from openvla_ros.profile import ArmBackend, GripperBackend, RobotProfile
+from openvla_ros.robot.trailing_stop import Braking
+
+# Periods for which motion goes on if the next message is late: with one, jitter of the network or of
+# this process would make the arm brake a little at every late message.
+LATE_PERIODS = 3
+
+
+class JointTrajectoryArm:
+    """One message a period: the next sample, a short continuation, and a stop."""
+
+    def __init__(self, node: Node, profile: RobotProfile, backend: ArmBackend) -> None:
+        self._node, self._joints = node, profile.arm.joints
+        self._braking = Braking.from_profile(profile)
+        self._publisher = node.create_publisher(JointTrajectory, backend.topic, COMMAND)
+
+    def connect(self) -> str | None:
+        """Return ``None`` once a controller subscribes."""
+        return missing_subscriber(self._node, self._publisher, "joint trajectory controller")
+
+    def send(self, command: ArmCommand) -> None:
+        """Publish ``command``, what follows from it, and the stop, to be started at once (stamp 0)."""
+        late_s = LATE_PERIODS * command.period_s if command.active else 0.0
+        plan = self._braking.stop_after(command.positions, command.velocities, command.accelerations, late_s)
+        times = command.period_s + plan.times_s
+        self._publisher.publish(
+            to_joint_trajectory(self._joints, plan.positions, list(times), 0, velocities=plan.velocities)
+        )
+
+
+class JointTrajectoryGripper:
+    """A trajectory of one point: the gripper's joint at the wanted position."""
+
+    # Repeated, so that a gripper controller that was restarted takes up the command again.
+    REPEAT_S = 1.0
+
+    def __init__(self, node: Node, profile: RobotProfile, backend: GripperBackend) -> None:
+        self._node, self._gripper, self._speed_m_s = node, profile.gripper, backend.speed_m_s
+        self._publisher = node.create_publisher(JointTrajectory, backend.topic, COMMAND)
+        self._last: GripperCommand | None = None
+
+    def connect(self) -> str | None:
+        """Return ``None`` once a controller subscribes."""
+        return missing_subscriber(self._node, self._publisher, "gripper trajectory controller")
+
+    def send(self, command: GripperCommand) -> None:
+        """Publish the wanted position when it changed, and about once a second."""
+        last = self._last
+        fresh = last and command.stamp_ns - last.stamp_ns < self.REPEAT_S * NS_PER_S
+        if last and fresh and last.opening == command.opening:
+            return
+        self._last = command
+        target_m = self._gripper.position_m(command.opening)
+        travel_m = abs(self._gripper.open_m - self._gripper.closed_m)
+        if command.measured_m is not None:
+            travel_m = abs(target_m - command.measured_m)
+        duration_s = max(0.05, travel_m / self._speed_m_s)
+        self._publisher.publish(
+            to_joint_trajectory([self._gripper.joint], np.array([[target_m]]), [duration_s], 0)
+        )

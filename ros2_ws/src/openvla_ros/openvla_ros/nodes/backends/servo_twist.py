@@ -1,0 +1,85 @@
+"""Streams tool velocities to MoveIt Servo, after starting it by the services of its generation.
+
+Servo stops the arm when no command came for ``incoming_command_timeout`` (0.1 s by default), so a
+twist goes out every control period while the arm is active; if this process is killed, Servo stops
+the arm. Servo must be configured for ``speed_units`` (m/s, rad/s) and the profile's base frame.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from geometry_msgs.msg import TwistStamped, Vector3
+from rclpy.node import Node
+from std_msgs.msg import Header
+from std_srvs.srv import SetBool, Trigger
+
+from openvla_ros.arrays import Float
+from openvla_ros.geometry import Pose, transform_matrix_to_rotvec
+from openvla_ros.nodes.backends.command import ArmCommand
+from openvla_ros.nodes.backends.packages import interface
+from openvla_ros.nodes.backends.service_sequence import Call, ServiceSequence
+from openvla_ros.nodes.backends.subscribers import missing_subscriber
+from openvla_ros.nodes.messages import to_stamp
+from openvla_ros.nodes.qos import COMMAND
+from openvla_ros.profile import ArmBackend, RobotProfile
+
+# Velocities alone would let the arm drift from the commanded pose: a part of the error is added.
+CORRECTION_PER_S = 2.0
+# An error below which a resting arm is left alone, metres and radians.
+REST_M, REST_RAD = 1e-3, 5e-3
+
+
+def correction(commanded: Pose, measured: Pose) -> Float:
+    """Return the twist (6,) along the base's axes that takes the tool from measured to commanded."""
+    turn = transform_matrix_to_rotvec(commanded.rotation @ measured.rotation.T)
+    return CORRECTION_PER_S * np.concatenate([commanded.position - measured.position, turn])
+
+
+class ServoTwistArm:
+    """One twist a period while active; nothing while the arm rests where it should."""
+
+    def __init__(self, node: Node, profile: RobotProfile, backend: ArmBackend) -> None:
+        self._node, self._frame_id = node, profile.arm.frame_prefix + profile.arm.base_link
+        self._publisher = node.create_publisher(TwistStamped, backend.topic, COMMAND)
+        self._folder = self._publisher.topic_name.rpartition("/")[0]
+        self._start: ServiceSequence | None = None
+        self._resting = True
+
+    def connect(self) -> str | None:
+        """Start Servo once its services are there; return ``None`` when it has started."""
+        if self._start is None:
+            calls = self._calls()
+            if not calls:
+                return f"no MoveIt Servo at {self._folder}: neither start_servo nor switch_command_type"
+            self._start = ServiceSequence(self._node, calls)
+        return self._start.progress() or missing_subscriber(self._node, self._publisher, "MoveIt Servo")
+
+    def send(self, command: ArmCommand) -> None:
+        """Publish the commanded velocity plus the correction; one zero when the arm comes to rest."""
+        twist = correction(command.pose, command.measured_pose)
+        off_m, off_rad = (float(np.linalg.norm(part)) / CORRECTION_PER_S for part in (twist[:3], twist[3:]))
+        rest = not command.active and off_m < REST_M and off_rad < REST_RAD
+        if rest and self._resting:
+            return
+        self._resting = rest
+        self._publish(np.zeros(6) if rest else command.twist + twist, command.stamp_ns)
+
+    def _publish(self, twist: Float, stamp_ns: int) -> None:
+        message = TwistStamped(header=Header(stamp=to_stamp(stamp_ns), frame_id=self._frame_id))
+        x, y, z, rx, ry, rz = map(float, twist)
+        message.twist.linear, message.twist.angular = Vector3(x=x, y=y, z=z), Vector3(x=rx, y=ry, z=rz)
+        self._publisher.publish(message)
+
+    def _calls(self) -> list[Call]:
+        """Return what starts the Servo that is running: Humble's generation, or Jazzy's and later."""
+        services = dict(self._node.get_service_names_and_types())
+        if f"{self._folder}/start_servo" in services:
+            return [Call(f"{self._folder}/start_servo", Trigger, Trigger.Request())]
+        if f"{self._folder}/switch_command_type" in services:
+            command_type = interface("moveit_msgs/srv/ServoCommandType", "the arm back end 'servo_twist'")
+            twist = command_type.Request(command_type=command_type.Request.TWIST)
+            return [
+                Call(f"{self._folder}/switch_command_type", command_type, twist),
+                Call(f"{self._folder}/pause_servo", SetBool, SetBool.Request(data=False)),
+            ]
+        return []

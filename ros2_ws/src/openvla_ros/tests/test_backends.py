@@ -1,0 +1,246 @@
+"""Each back end against a stand-in that speaks the same topics and actions, over DDS, in two processes."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
+
+import foreign_interfaces
+from child_process import Child, python_child
+
+from openvla_ros.errors import MissingDependencyError
+from openvla_ros.nodes.backends.interbotix import gripper_pwm
+from openvla_ros.nodes.backends.packages import interface
+from openvla_ros.nodes.backends.servo_twist import CORRECTION_PER_S
+from openvla_ros.profile import load_profile
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(600)]  # the first run builds message packages
+
+WIDOWX = load_profile("widowx")
+Q = [0.1, -0.5, 0.4, 0.0, 1.2, -0.1]
+
+
+@dataclass
+class Pair:
+    robot: Child
+    driver: Child
+
+    def make(self, robot: str, part: str, **backend) -> None:
+        self.driver.say(do="make", robot=robot, part=part, backend=backend)
+        made = self.driver.expect(lambda e: "made" in e or "error" in e)
+        assert "made" in made, made
+
+    def connect(self, timeout_s: float = 15.0) -> str | None:
+        self.driver.say(do="connect", timeout_s=timeout_s)
+        return self.driver.expect(lambda e: "missing" in e, timeout_s + 15)["missing"]
+
+    def topic(self, name: str) -> dict:
+        return self.robot.expect(lambda e: e.get("topic") == name)
+
+    def action(self, name: str) -> dict:
+        return self.robot.expect(lambda e: e.get("action") == name)
+
+
+@pytest.fixture(scope="module")
+def pair(ros_domain) -> Iterator[Pair]:
+    env = foreign_interfaces.environment()
+    env["ROS_DOMAIN_ID"] = str(ros_domain)
+    with (
+        python_child("stand_in_robot.py", env=env) as robot,
+        python_child("backend_driver.py", env=env) as driver,
+    ):
+        for child in (robot, driver):
+            child.expect(lambda e: "ready" in e, 60)
+        yield Pair(robot, driver)
+        driver.say(do="quit")
+
+
+def test_joint_trajectory_arm_sends_the_next_sample_and_a_stop_within_limits(pair):
+    pair.make("sim_widowx", "arm", kind="joint_trajectory", topic="arm_controller/joint_trajectory")
+    assert pair.connect() is None
+    velocity = [0.5, -0.4, 0.3, 0.0, 0.2, -0.6]
+    pair.driver.say(do="arm", q=Q, v=velocity)
+    got = pair.topic("arm")
+    assert got["names"] == list(WIDOWX.arm.joints)
+    assert got["stamp"] == 0.0  # start now
+    times, positions, velocities = (np.array(got[key]) for key in ("times", "positions", "velocities"))
+    assert times[0] == pytest.approx(0.01)
+    assert np.all(np.diff(times) > 0)
+    assert positions[0] == pytest.approx(Q)
+    assert velocities[0] == pytest.approx(velocity)
+    assert velocities[-1] == pytest.approx([0.0] * 6)
+    average = np.diff(velocities, axis=0) / np.diff(times)[:, None]
+    assert np.all(np.abs(average) <= np.array(WIDOWX.limits.joint_acceleration) + 1e-6)
+    # Positions and velocities tell the same motion: the mean velocity lies between those at the ends.
+    mean = np.diff(positions, axis=0) / np.diff(times)[:, None]
+    assert np.allclose(mean, (velocities[1:] + velocities[:-1]) / 2, atol=0.05)
+
+
+def test_joint_trajectory_arm_at_rest_sends_one_point(pair):
+    pair.make("sim_widowx", "arm", kind="joint_trajectory", topic="arm_controller/joint_trajectory")
+    assert pair.connect() is None
+    pair.driver.say(do="arm", q=Q, active=False)
+    got = pair.topic("arm")
+    assert got["positions"] == [pytest.approx(Q)]
+    assert got["velocities"] == [[0.0] * 6]
+
+
+def test_joint_trajectory_gripper_sends_changes_only(pair):
+    pair.make(
+        "sim_widowx", "gripper", kind="joint_trajectory", topic="gripper_controller/joint_trajectory",
+        speed_m_s=0.1,
+    )  # fmt: skip
+    assert pair.connect() is None
+    pair.driver.say(do="gripper", opening=1.0, measured=0.015, count=20)
+    got = pair.topic("gripper")
+    assert got["names"] == ["left_finger"]
+    assert got["positions"] == [[pytest.approx(0.037)]]
+    assert got["times"] == [pytest.approx(0.22)]
+    pair.driver.say(do="gripper", opening=0.0, measured=0.037)
+    assert pair.topic("gripper")["positions"] == [[pytest.approx(0.015)]]
+
+
+def test_forward_position(pair):
+    pair.make("sim_widowx", "arm", kind="forward_position", topic="forward/commands")
+    assert pair.connect() is None
+    pair.driver.say(do="arm", q=Q)
+    assert pair.topic("forward")["data"] == pytest.approx(Q)
+
+
+def test_a_topic_of_another_type_and_one_without_subscriber_are_named(pair):
+    pair.make("sim_widowx", "arm", kind="forward_position", topic="other/commands")
+    assert "trajectory_msgs/msg/JointTrajectory, which does not match" in pair.connect(3.0)
+    pair.make("sim_widowx", "arm", kind="forward_position", topic="nowhere/commands")
+    assert "no forward position controller subscribes to /nowhere/commands" in pair.connect(0.5)
+
+
+def test_interbotix_arm(pair):
+    pair.make("widowx", "arm", kind="interbotix", topic="/wx250s/commands/joint_group")
+    assert pair.connect() is None
+    pair.driver.say(do="arm", q=Q)
+    got = pair.topic("group")
+    assert got["name"] == "arm"
+    assert got["cmd"] == pytest.approx(Q, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("opening", "measured", "pwm"),
+    [(1.0, 0.015, 350.0), (0.0, 0.037, -350.0), (1.0, 0.0365, 300 * 0.0005 * 350), (0.0, 0.015, 0.0)],
+)
+def test_interbotix_gripper_pwm_opens_with_positive_sign(pair, opening, measured, pwm):
+    pair.make("widowx", "gripper", kind="interbotix_pwm", topic="/wx250s/commands/joint_single")
+    assert pair.connect() is None
+    pair.driver.say(do="gripper", opening=opening, measured=measured)
+    got = pair.topic("single")
+    assert got["name"] == "gripper"
+    assert got["cmd"] == pytest.approx(pwm, rel=1e-4, abs=1e-3)
+
+
+def test_interbotix_gripper_needs_the_finger_measured(pair):
+    pair.make("widowx", "gripper", kind="interbotix_pwm", topic="/wx250s/commands/joint_single")
+    pair.driver.say(do="gripper", opening=1.0, measured=None)
+    assert "joint states lack 'left_finger'" in pair.connect(0.5)
+
+
+def test_gripper_law_never_exceeds_its_limit():
+    for error_m in np.linspace(-0.1, 0.1, 41):
+        assert abs(gripper_pwm(0.02 + error_m, 0.02, 350.0)) <= 350.0
+    assert gripper_pwm(0.021, 0.02, 350.0) == pytest.approx(105.0)
+
+
+def test_cartesian_target(pair):
+    pair.make("franka", "arm", kind="cartesian_target", topic="target_pose")
+    assert pair.connect() is None
+    pair.driver.say(do="arm", q=[0.0] * 7, position=[0.5, 0.1, 0.3])
+    got = pair.topic("target_pose")
+    assert got["frame"] == "fr3_link0"
+    assert got["position"] == pytest.approx([0.5, 0.1, 0.3])
+    assert got["quaternion"] == pytest.approx([0.0, math.sin(0.5), 0.0, math.cos(0.5)])
+
+
+def test_servo_of_humble_is_started_by_trigger_and_asked_again_after_a_refusal(pair):
+    pair.make("franka", "arm", kind="servo_twist", topic="/humble_servo/delta_twist_cmds")
+    assert pair.connect() is None
+    assert pair.robot.expect(lambda e: e.get("service") == "start_servo")["success"] is False
+    assert pair.robot.expect(lambda e: e.get("service") == "start_servo")["success"] is True
+
+
+def test_servo_of_jazzy_twists_come_above_10_hz_and_end_with_a_zero(pair):
+    pair.make("franka", "arm", kind="servo_twist", topic="/jazzy_servo/delta_twist_cmds")
+    assert pair.connect() is None
+    assert pair.robot.expect(lambda e: e.get("service") == "switch_command_type")["command_type"] == 1
+    assert pair.robot.expect(lambda e: e.get("service") == "pause_servo")["data"] is False
+    twist = [0.1, 0.0, -0.05, 0.0, 0.2, 0.0]
+    pair.driver.say(do="arm", q=[0.0] * 7, twist=twist, count=50, measured=[0.29, 0.0, 0.2])
+    first = pair.topic("jazzy_servo")
+    assert first["frame"] == "fr3_link0"
+    # 10 mm behind in x: the correction adds its share.
+    assert first["twist"] == pytest.approx([0.1 + CORRECTION_PER_S * 0.01, *twist[1:]], abs=1e-9)
+    pair.driver.say(do="arm", q=[0.0] * 7, count=5, active=False)
+    pair.driver.say(do="connect")
+    pair.driver.expect(lambda e: "missing" in e)
+    twists = [e["twist"] for e in pair.robot.drain() if e.get("topic") == "jazzy_servo"]
+    assert len(twists) > 25  # 0.5 s of activity: over 10 a second with a wide margin
+    assert twists[-1] == [0.0] * 6
+    assert [0.0] * 6 not in twists[:-1]
+
+
+def test_gripper_command_is_told_from_parallel_gripper_command_by_the_server(pair):
+    pair.make("franka", "gripper", kind="gripper_command", topic="/old_gripper/gripper_cmd", force_n=20.0)
+    assert pair.connect() is None
+    pair.driver.say(do="gripper", opening=0.5, count=5)
+    old = pair.action("/old_gripper/gripper_cmd")
+    assert (old["position"], old["effort"]) == (pytest.approx(0.02), 20.0)
+    pair.make("franka", "gripper", kind="gripper_command", topic="/new_gripper/gripper_cmd", force_n=20.0)
+    assert pair.connect() is None
+    pair.driver.say(do="gripper", opening=1.0, count=5)
+    new = pair.action("/new_gripper/gripper_cmd")
+    assert new["names"] == ["fr3_finger_joint1"]
+    assert (new["position"], new["effort"]) == ([pytest.approx(0.04)], [20.0])
+
+
+def test_a_refused_goal_and_a_wrong_server_are_problems(pair):
+    pair.make("franka", "gripper", kind="gripper_command", topic="/refusing_gripper/gripper_cmd")
+    assert pair.connect() is None
+    pair.driver.say(do="gripper", opening=1.0, count=20)
+    assert pair.connect(1.0) == "/refusing_gripper/gripper_cmd refused the goal"
+    pair.make("franka", "gripper", kind="gripper_command", topic="/franka_gripper/grasp")
+    assert "but franka_msgs/action/Grasp" in pair.connect(2.0)
+
+
+def test_franka_hand_moves_to_open_and_grasps_to_close(pair):
+    pair.make("franka", "gripper", kind="franka", topic="/franka_gripper", force_n=30.0, speed_m_s=0.05)
+    assert pair.connect() is None
+    pair.driver.say(do="gripper", opening=1.0, count=5)
+    move = pair.action("/franka_gripper/move")
+    assert (move["width"], move["speed"]) == (pytest.approx(0.08), 0.05)
+    pair.driver.say(do="gripper", opening=0.0, count=5)
+    grasp = pair.action("/franka_gripper/grasp")
+    assert (grasp["width"], grasp["force"], grasp["speed"]) == (0.0, 30.0, 0.05)
+    assert grasp["epsilon"] == pytest.approx([0.08, 0.08])
+
+
+def test_a_failed_grasp_is_reported_with_the_robots_reason(pair):
+    pair.make("franka", "gripper", kind="franka", topic="/franka_gripper", force_n=140.0)
+    assert pair.connect() is None
+    pair.driver.say(do="gripper", opening=0.0, count=30)
+    assert pair.connect(1.0) == "/franka_gripper/grasp: too much force"
+
+
+def test_franka_error_recovery(pair):
+    pair.make("franka", "recovery")
+    pair.driver.say(do="recover")
+    assert pair.driver.expect(lambda e: "problem" in e, 20)["problem"] is None
+    pair.action("/action_server/error_recovery")
+
+
+def test_a_missing_package_names_its_apt_package(monkeypatch):
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    with pytest.raises(MissingDependencyError, match="sudo apt install ros-jazzy-no-such-msgs"):
+        interface("no_such_msgs/msg/Thing", "the test")
+    with pytest.raises(MissingDependencyError, match="needs sensor_msgs/msg/Nothing"):
+        interface("sensor_msgs/msg/Nothing", "the test")
