@@ -185,19 +185,17 @@ class Episode:
         """Return what the arm did in each step, in the action space's terms, (T-1, D).
 
         Translation and rotation between consecutive measured poses, along the axes of
-        ``space.frame``, and the measured gripper after the step in the sign of the space. The last
-        step has no successor and no delta. Raises ``InvalidValueError`` without poses and gripper.
+        ``space.frame``. The gripper stays the commanded one: a measured gripper stalls on what it
+        grasps. The last step has no successor and no delta. Raises ``InvalidValueError`` without
+        poses.
         """
-        if self.poses is None or self.gripper is None:
-            raise InvalidValueError(f"{self._name} has no measured poses and gripper to take differences of")
-        opening = self.gripper[1:]
-        command = opening if self.space.gripper_open == 1.0 else 1.0 - opening
-        return np.concatenate([pose_deltas(self.poses, self.space), command[:, None]], axis=1)
+        if self.poses is None:
+            raise InvalidValueError(f"{self._name} has no measured poses to take differences of")
+        return np.concatenate([pose_deltas(self.poses, self.space), self.actions[:-1, 6:]], axis=1)
 
     def with_measured_actions(self) -> Episode:
         """Return the episode with ``measured_deltas`` as its actions; one step shorter."""
-        deltas = self.measured_deltas()
-        return replace(self.slice(0, len(self) - 1), actions=deltas)
+        return replace(self.slice(0, len(self) - 1), actions=self.measured_deltas())
 
     def slice(self, start: int, stop: int) -> Episode:
         """Return steps ``start`` .. ``stop`` (exclusive) as an episode; pictures stay lazy."""

@@ -112,7 +112,7 @@ def test_commanded_and_measured_actions_can_both_be_had():
     measured = episode.with_measured_actions()
     assert len(measured) == len(episode) - 1
     np.testing.assert_array_equal(measured.actions, episode.measured_deltas())
-    np.testing.assert_array_equal(measured.actions[:, 6], episode.gripper[1:])
+    np.testing.assert_array_equal(measured.actions[:, 6], episode.actions[:-1, 6])
     assert_same_episode(measured.slice(0, 5), measured)
 
 

@@ -39,10 +39,18 @@ class RecordPlace:
         return f"{self.path} at byte {self.offset}"
 
 
-def index_records(path: Path) -> list[RecordPlace]:
-    """Return where each record of ``path`` lies, reading only the headers.
+@dataclass(frozen=True)
+class RecordIndex:
+    """The whole records of a file, and what ends it too early, if anything does."""
 
-    Raises ``DatasetError`` naming the byte offset at which the file is damaged or ends too early.
+    places: tuple[RecordPlace, ...]
+    damage: str | None = None
+
+
+def index_records(path: Path) -> RecordIndex:
+    """Return where each whole record of ``path`` lies, reading only the headers.
+
+    ``damage`` names the byte offset from which a damaged or truncated file cannot be read.
     """
     size = path.stat().st_size
     places: list[RecordPlace] = []
@@ -50,16 +58,17 @@ def index_records(path: Path) -> list[RecordPlace]:
     with path.open("rb") as file:
         while offset < size:
             file.seek(offset)
-            length = _read_header(file, path, offset)
+            try:
+                length = _read_header(file, path, offset)
+            except DatasetError as error:
+                return RecordIndex(tuple(places), str(error))
             end = offset + _HEADER.size + length + _FOOTER.size
             if end > size:
-                raise DatasetError(
-                    f"{path}: the record at byte {offset} should end at byte {end}, but the file ends at "
-                    f"byte {size}; it is truncated after {len(places)} whole records"
-                )
+                damage = f"{path}: truncated: the record at byte {offset} ends at byte {end} of {size}"
+                return RecordIndex(tuple(places), damage)
             places.append(RecordPlace(path, offset, length))
             offset = end
-    return places
+    return RecordIndex(tuple(places))
 
 
 def read_record(place: RecordPlace) -> bytes:
@@ -89,9 +98,15 @@ def _read_header(file: BinaryIO, path: Path, offset: int) -> int:
 
 
 def iterate_records(path: Path) -> Iterator[bytes]:
-    """Yield the data of every record of ``path`` in order."""
-    for place in index_records(path):
+    """Yield the data of every record of ``path`` in order.
+
+    Raises ``DatasetError`` at the first damaged record, after the whole ones before it.
+    """
+    index = index_records(path)
+    for place in index.places:
         yield read_record(place)
+    if index.damage:
+        raise DatasetError(index.damage)
 
 
 def write_record(file: BinaryIO, data: bytes) -> None:

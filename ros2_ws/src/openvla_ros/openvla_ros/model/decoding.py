@@ -8,12 +8,14 @@ the action bins alone, and text generation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from openvla_ros.arrays import Float, Int, float_array, read_only
+from openvla_ros.arrays import Float, Int, read_only
 from openvla_ros.errors import ModelOutputError
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.tokenizer import EOS_ID
@@ -26,6 +28,31 @@ class ActionTokens:
     token_ids: Int  # (N,)
     probability: Float  # (N,) of the chosen bin, among the action bins, 0..1
     entropy: Float  # (N,) of the distribution over the action bins, nats
+
+
+class Decoder(Protocol):
+    """Turns one transformed image and one tokenised prompt into action tokens."""
+
+    def decode(self, pixels: Tensor, token_ids: Tensor, count: int) -> ActionTokens:
+        """Return ``count`` tokens for pixels (1, 3 a tower, H, W) and prompt ids (1, L).
+
+        Raises ``ModelOutputError`` if what came out is not an action.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class GreedyDecoder:
+    """The reference decoder: embed, prefill, one pass a token."""
+
+    model: OpenVLA
+    only_action_tokens: bool = False  # see decode_greedily
+
+    @torch.inference_mode()
+    def decode(self, pixels: Tensor, token_ids: Tensor, count: int) -> ActionTokens:
+        """Return ``count`` tokens for one image and prompt."""
+        embeddings = self.model.embed(pixels, token_ids)
+        return decode_greedily(self.model, embeddings, count, only_action_tokens=self.only_action_tokens)
 
 
 def prefill(model: OpenVLA, embeddings: Tensor) -> tuple[Tensor, DynamicCache]:
@@ -79,24 +106,20 @@ def action_tokens(model: OpenVLA, logits: Tensor, chosen: Tensor) -> ActionToken
     All numbers come from the device in one transfer.
     """
     probability, entropy = certainty(model, logits, chosen)
-    finite = logits.amax(dim=-1).isfinite()  # a NaN anywhere in a row becomes its maximum
-    table = (
-        torch.stack([chosen.double(), finite.double(), probability.double(), entropy.double()]).cpu().numpy()
-    )
-    token_ids = table[0].astype("int64")
-    for position in range(len(token_ids)):
-        if not table[1, position] or table[2:, position].sum() != table[2:, position].sum():
+    highest = logits.amax(dim=-1)  # a NaN anywhere in a row becomes its maximum
+    columns = torch.stack([value.double() for value in (chosen, probability, entropy, highest)])
+    table = columns.cpu().numpy()
+    for position, column in enumerate(table.T):
+        if not np.isfinite(column).all():
             raise ModelOutputError(f"the logits of action token {position} are not finite")
-        if token_ids[position] == EOS_ID and position < len(token_ids) - 1:
-            raise ModelOutputError(
-                f"the model ended its sequence at action token {position} of {len(token_ids)}; "
-                "this prompt or image is unlike what it was trained on"
-            )
-    return ActionTokens(
-        read_only(token_ids),
-        float_array("probability", table[2], (None,)),
-        float_array("entropy", table[3], (None,)),
-    )
+    token_ids = table[0].astype(np.int64)
+    early = np.flatnonzero(token_ids[:-1] == EOS_ID)
+    if early.size:
+        raise ModelOutputError(
+            f"the model ended its sequence at action token {early[0]} of {len(token_ids)}; "
+            "this prompt or image is unlike what it was trained on"
+        )
+    return ActionTokens(read_only(token_ids), read_only(table[1]), read_only(table[2]))
 
 
 def certainty(model: OpenVLA, logits: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

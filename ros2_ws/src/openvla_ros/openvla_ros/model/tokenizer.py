@@ -14,9 +14,12 @@ from openvla_ros.errors import CheckpointError
 
 BOS_ID = 1
 EOS_ID = 2
-# "▁", a bare word boundary. Training put it between "Out:" and the first action token, so a prompt
-# without it gives other actions.
-SPACE_ID = 29871
+# A bare word boundary. Training put it between "Out:" and the first action token, so a prompt without
+# it gives other actions.
+SPACE = "▁"
+# Its id in Llama-2's vocabulary of 32000 pieces, which every published checkpoint has. A small model
+# with a vocabulary of its own has it elsewhere.
+LLAMA_SIZE, LLAMA_SPACE_ID = 32000, 29871
 
 
 class PromptTokenizer:
@@ -25,11 +28,7 @@ class PromptTokenizer:
     def __init__(self, tokenizer: Tokenizer, source: str) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        if tokenizer.id_to_token(SPACE_ID) != "▁":
-            raise CheckpointError(
-                f"{source}: token {SPACE_ID} is {tokenizer.id_to_token(SPACE_ID)!r}; in a Llama-2 "
-                "vocabulary it is '▁', which ends every action prompt"
-            )
+        self.space_id = _space_id(tokenizer, source)
         if tokenizer.encode("a").ids[:1] != [BOS_ID]:
             raise CheckpointError(f"{source}: the tokenizer does not put the BOS id {BOS_ID} first")
         self._tokenizer = tokenizer
@@ -56,10 +55,22 @@ class PromptTokenizer:
         return list(self._tokenizer.encode(text).ids)
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """Return the ids of an action prompt: BOS first, ``SPACE_ID`` last."""
+        """Return the ids of an action prompt: BOS first, ``space_id`` last."""
         ids = self.encode(prompt)
-        return ids if ids[-1] == SPACE_ID else [*ids, SPACE_ID]
+        return ids if ids[-1] == self.space_id else [*ids, self.space_id]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of generated ids, without special tokens."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+
+def _space_id(tokenizer: Tokenizer, source: str) -> int:
+    space_id = tokenizer.token_to_id(SPACE)
+    if space_id is None:
+        raise CheckpointError(f"{source}: no token is {SPACE!r}, which ends every action prompt")
+    if tokenizer.get_vocab_size(with_added_tokens=False) >= LLAMA_SIZE and space_id != LLAMA_SPACE_ID:
+        raise CheckpointError(
+            f"{source}: {SPACE!r}, which ends every action prompt, is token {space_id}; in Llama-2's "
+            f"vocabulary it is {LLAMA_SPACE_ID}"
+        )
+    return int(space_id)

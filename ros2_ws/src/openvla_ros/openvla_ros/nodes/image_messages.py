@@ -1,4 +1,4 @@
-"""Camera messages to arrays, whatever the driver's encoding.
+"""Camera messages to arrays, whatever the driver's encoding, and our own camera's messages.
 
 The encodings that cameras for robots use are decoded by ``image_encoding``, the same everywhere.
 One that it does not know goes to cv_bridge where that is installed, which knows more of them;
@@ -7,13 +7,16 @@ where it is not, the error names the encoding and those that can be read.
 
 from __future__ import annotations
 
+import array
 from typing import Any
 
 import numpy as np
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 
 from openvla_ros.arrays import Image as ImageArray
 from openvla_ros.arrays import read_only
+from openvla_ros.cameras.protocol import Intrinsics
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.image_encoding import (
     COLOUR_ENCODINGS,
@@ -23,6 +26,7 @@ from openvla_ros.image_encoding import (
     decode_compressed,
     decode_depth,
 )
+from openvla_ros.nodes.messages import to_stamp
 
 try:
     from cv_bridge import CvBridge, CvBridgeError
@@ -55,6 +59,41 @@ def from_depth_image(message: Image) -> Depth:
 def from_compressed_image(message: CompressedImage) -> ImageArray:
     """Return the JPEG or PNG in ``message`` as uint8 (H, W, 3) RGB, read-only."""
     return decode_compressed(message.format, message.data)
+
+
+def to_depth_image(depth: Depth, stamp_ns: int, frame_id: str) -> Image:
+    """Return depth (H, W) in metres as a ``16UC1`` message of millimetres, 0 where nothing was measured.
+
+    The encoding of RealSense and OpenNI drivers; beyond 65.535 m it says 0.
+    """
+    millimetres = np.round(np.nan_to_num(depth, nan=0.0, posinf=0.0, neginf=0.0) * 1e3)
+    counts = np.where((millimetres >= 0) & (millimetres <= 65535), millimetres, 0).astype("<u2")
+    height, width = counts.shape
+    message = Image(height=height, width=width, encoding="16UC1", is_bigendian=0, step=2 * width)
+    message.header = Header(stamp=to_stamp(stamp_ns), frame_id=frame_id)
+    message.data = array.array("B", counts.tobytes())
+    return message
+
+
+def to_compressed_image(data: bytes, format_name: str, stamp_ns: int, frame_id: str) -> CompressedImage:
+    """Return a JPEG or PNG file in memory as a message."""
+    header = Header(stamp=to_stamp(stamp_ns), frame_id=frame_id)
+    return CompressedImage(header=header, format=format_name, data=array.array("B", data))
+
+
+def to_camera_info(
+    intrinsics: Intrinsics | None, width: int, height: int, stamp_ns: int, frame_id: str
+) -> CameraInfo:
+    """Return the lens as a message; all zeros, which is ROS for "not calibrated", where none is known."""
+    message = CameraInfo(header=Header(stamp=to_stamp(stamp_ns), frame_id=frame_id))
+    message.width, message.height = width, height
+    if intrinsics is not None:
+        message.distortion_model = intrinsics.distortion_model
+        message.d = [float(v) for v in intrinsics.distortion]
+        message.k = [float(v) for v in intrinsics.matrix.ravel()]
+        message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+        message.p = [float(v) for row in intrinsics.matrix for v in (*row, 0.0)]
+    return message
 
 
 def _from_image_with_cv_bridge(message: Image) -> ImageArray:

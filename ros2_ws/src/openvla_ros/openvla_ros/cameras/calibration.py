@@ -1,0 +1,41 @@
+"""The lens calibration file of ROS's camera_calibration, for cameras that don't know their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from openvla_ros.cameras.protocol import Intrinsics
+from openvla_ros.errors import InvalidValueError, ProfileError
+
+
+def read_calibration(path: Path) -> Intrinsics:
+    """Return the lens described in a YAML file as camera_calibration writes it.
+
+    Raises ``ProfileError`` naming the file and the key.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ProfileError(f"{path}: the calibration cannot be read: {error}") from error
+    try:
+        return Intrinsics(
+            width=int(_get(data, "image_width")),
+            height=int(_get(data, "image_height")),
+            matrix=np.array(_get(data, "camera_matrix", "data"), dtype=np.float64).reshape(3, 3),
+            distortion_model=str(_get(data, "distortion_model")),
+            distortion=np.array(_get(data, "distortion_coefficients", "data"), dtype=np.float64),
+        )
+    except (InvalidValueError, TypeError, ValueError) as error:
+        raise ProfileError(f"{path}: {error}") from error
+
+
+def _get(data: Any, *keys: str) -> Any:
+    for depth, key in enumerate(keys):
+        if not isinstance(data, dict) or key not in data:
+            raise InvalidValueError(f"{'.'.join(keys[: depth + 1])}: this key is missing")
+        data = data[key]
+    return data

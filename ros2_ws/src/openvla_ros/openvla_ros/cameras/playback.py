@@ -1,0 +1,22 @@
+"""The pace of a recording: when each picture is due, and the stamp that it gets."""
+
+from __future__ import annotations
+
+NS_PER_S = 1_000_000_000
+
+
+class Playback:
+    """Picture ``i`` is due ``i / rate_hz`` after the start, whatever happened to the ones before.
+
+    Stamps lie on that grid exactly, so that a recording played at 5 Hz has stamps 0.2 s apart.
+    """
+
+    def __init__(self, rate_hz: float, start_ns: int) -> None:
+        self.rate_hz, self.start_ns = rate_hz, start_ns
+        self._count = 0
+
+    def next_stamp_ns(self) -> int:
+        """Return the stamp of the next picture, in the clock of ``start_ns``, and step on."""
+        stamp = self.start_ns + round(self._count * NS_PER_S / self.rate_hz)
+        self._count += 1
+        return stamp

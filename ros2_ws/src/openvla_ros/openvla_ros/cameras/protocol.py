@@ -1,0 +1,78 @@
+"""The protocol that every source of pictures speaks, and the values that it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from openvla_ros.arrays import Float, Image, float_array, image_array, read_only
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.image_encoding import Depth
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture."""
+
+    rgb: Image  # (H, W, 3) uint8 RGB
+    stamp_ns: int | None  # when light fell on the sensor, ns since the epoch; None for recordings
+    depth: Depth | None = None  # (H, W) float32 metres on the colour picture's grid, NaN: nothing measured
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rgb", image_array("frame", self.rgb))
+        if self.depth is not None:
+            if self.depth.shape != self.rgb.shape[:2]:
+                raise InvalidValueError(
+                    f"depth of shape {self.depth.shape} is not aligned with colour of {self.rgb.shape}"
+                )
+            object.__setattr__(self, "depth", read_only(self.depth))
+
+
+@dataclass(frozen=True, eq=False)
+class Intrinsics:
+    """A calibrated lens: pinhole and distortion, as sensor_msgs/CameraInfo has them."""
+
+    width: int
+    height: int
+    matrix: Float  # (3, 3) pixels
+    distortion_model: str  # "plumb_bob", "rational_polynomial" or "equidistant"
+    distortion: Float  # (N,) coefficients of that model
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "matrix", float_array("camera matrix", self.matrix, (3, 3)))
+        object.__setattr__(self, "distortion", float_array("distortion", self.distortion, (None,)))
+
+
+@runtime_checkable
+class Camera(Protocol):
+    """A device or a recording that gives one picture after another."""
+
+    @property
+    def description(self) -> str:
+        """One line for people: what this is and where it is plugged in or stored."""
+        ...
+
+    @property
+    def playback_rate_hz(self) -> float | None:
+        """Pictures a second that a recording was made with; None for a device, which sets its own pace."""
+        ...
+
+    @property
+    def intrinsics(self) -> Intrinsics | None:
+        """The lens, where the source knows it. Asked after ``open``."""
+        ...
+
+    def open(self) -> None:
+        """Take the device, or go to the beginning of the recording; raises ``DeviceError``."""
+        ...
+
+    def read(self, timeout_s: float) -> Frame | None:
+        """Return the next picture, or None at the end of a recording.
+
+        Raises ``DeviceError`` if the device gives none within ``timeout_s`` seconds.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the device back. Safe to call twice, and after a failed ``open``."""
+        ...

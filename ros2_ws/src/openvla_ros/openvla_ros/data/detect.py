@@ -1,0 +1,62 @@
+"""Which format a dataset on disk has, and opening it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from openvla_ros.data.hdf5 import SUFFIXES, Hdf5Source
+from openvla_ros.data.rlds import RldsSource, find_dataset_folder
+from openvla_ros.data.source import EpisodeSource
+from openvla_ros.errors import DatasetError
+
+Format = Literal["bag", "rlds", "lerobot", "hdf5"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+_SIGNS = (
+    "bag: a folder with metadata.yaml and .mcap files, or a folder of such folders; "
+    "rlds: a folder with dataset_info.json and features.json; "
+    "lerobot: a folder with meta/info.json; "
+    "hdf5: a .hdf5 or .h5 file"
+)
+
+
+def detect_format(path: Path) -> Format:
+    """Return the format of the dataset at ``path``; raises ``DatasetError`` listing the known ones."""
+    if not path.exists():
+        raise DatasetError(f"{path} does not exist")
+    if path.is_file():
+        if path.suffix in SUFFIXES:
+            return "hdf5"
+        if path.suffix == ".mcap":
+            return "bag"
+    elif (path / "meta" / "info.json").is_file():
+        return "lerobot"
+    elif find_dataset_folder(path) is not None:
+        return "rlds"
+    elif any(path.glob("*.mcap")) or any(path.glob("*/*.mcap")):
+        return "bag"
+    raise DatasetError(f"{path}: of no known format; the formats are {_SIGNS}")
+
+
+@dataclass(frozen=True)
+class SourceRequest:
+    """What to open and how; small enough to send to another process."""
+
+    path: Path
+    split: str | None = None  # of an RLDS dataset
+    convention: str | None = None  # entry of the table of conventions for an RLDS dataset
+
+    def open(self) -> EpisodeSource:
+        """Return the dataset; raises ``DatasetError`` if it cannot be opened or an option does not fit."""
+        found = detect_format(self.path)
+        if found != "rlds" and (self.split or self.convention):
+            raise DatasetError(f"{self.path}: split and convention are for RLDS datasets; this is {found}")
+        match found:
+            case "rlds":
+                return RldsSource(self.path, split=self.split, convention=self.convention)
+            case "hdf5":
+                return Hdf5Source(self.path)
+            case _:
+                raise DatasetError(f"{self.path}: reading {found} is not possible here")

@@ -1,0 +1,233 @@
+"""One camera as a ROS 2 node: a device, or a recording played at its rate.
+
+Publishes ``camera/<name>/image_raw`` and ``camera/<name>/camera_info`` of the profile's camera,
+and depth aligned to the colour picture where the device has it. A thread waits for the device; the
+executor only serves parameters, transitions and diagnostics.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from openvla_ros.cameras.calibration import read_calibration
+from openvla_ros.cameras.load import SOURCES, CameraOptions, load_camera
+from openvla_ros.cameras.playback import Playback
+from openvla_ros.cameras.protocol import Camera, Frame, Intrinsics
+from openvla_ros.cameras.reconnecting import ReconnectingCamera
+from openvla_ros.errors import OpenVLARosError
+from openvla_ros.health import Health, Level, StreamHealth
+from openvla_ros.image_encoding import encode_jpeg
+from openvla_ros.nodes import process, qos
+from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
+from openvla_ros.nodes.image_messages import to_camera_info, to_compressed_image, to_depth_image
+from openvla_ros.nodes.messages import to_image
+from openvla_ros.nodes.parameters import declare, parameter, watch
+from openvla_ros.profile import load_profile
+
+# A device counts as gone after so many periods without a picture, and at least so many seconds.
+SILENT_PERIODS, SILENT_S = 10, 1.0
+# How long the capture thread may take to notice that it should end.
+POLL_S = 0.25
+# From the first matched subscriber to the first picture: the other side's matching takes as long.
+SETTLE_S = 0.5
+
+
+@dataclass(frozen=True)
+class CameraParameters:
+    """What an operator sets; the picture's size, rate and frame come from the profile."""
+
+    robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
+    camera: str = parameter("primary", "which camera of the profile", read_only=True)
+    source: str = parameter("usb", "where the pictures come from", read_only=True, choices=SOURCES)
+    device: str = parameter("", "USB: device path or number; RealSense: serial number", read_only=True)
+    path: str = parameter("", "video file, folder of images, or dataset to play", read_only=True)
+    pixel_format: str = parameter("", "USB: four-letter pixel format, such as MJPG", read_only=True)
+    depth: bool = parameter(True, "RealSense: publish depth aligned to the colour", read_only=True)
+    episode: int = parameter(0, "which episode of the dataset", read_only=True, low=0, high=10_000_000)
+    episode_camera: str = parameter(
+        "", "which of the episode's cameras; empty: the same name", read_only=True
+    )
+    calibration: str = parameter("", "lens calibration, as camera_calibration writes it", read_only=True)
+    playback_rate_hz: float = parameter(
+        0.0, "recordings: pictures a second; 0: the recording's own", low=0.0, high=1000.0
+    )
+    loop: bool = parameter(False, "recordings: begin again at the end")
+    wait_for_subscribers: int = parameter(
+        0, "recordings: play once so many subscribe", read_only=True, low=0, high=100
+    )
+    jpeg_quality: int = parameter(95, "quality where the profile's camera is compressed", low=50, high=100)
+    autostart: bool = parameter(True, "configure and activate at start", read_only=True)
+
+
+class CameraNode(LifecycleNode):
+    """Publishes one camera of the robot's profile."""
+
+    def __init__(self) -> None:
+        super().__init__("camera")
+        self._settings = declare(self, CameraParameters)
+        watch(self, CameraParameters, self._settings_changed)
+        self._profile = load_profile(self._settings.robot).camera(self._settings.camera)
+        self._health = StreamHealth("pictures", self._profile.rate_hz, self._profile.max_age_s)
+        self._camera: Camera | None = None
+        self._calibration: Intrinsics | None = None
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._state = Health("source", "ok", "not open yet", {})
+        self._diagnostics = DiagnosticsPublisher(self, self._collect_health)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Choose the source and create the publishers."""
+        p = self._settings
+        options = CameraOptions(
+            p.source, p.device, p.path, p.pixel_format, p.depth, p.episode, p.episode_camera
+        )
+        try:
+            self._camera = load_camera(options, self._profile)
+            self._calibration = read_calibration(Path(p.calibration)) if p.calibration else None
+        except OpenVLARosError as error:
+            self.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        kind = CompressedImage if self._profile.compressed else Image
+        prefix = f"camera/{self._profile.name}"
+        self._images = self.create_publisher(kind, f"{prefix}/image_raw", qos.STREAM_OUT)
+        self._infos = self.create_publisher(CameraInfo, f"{prefix}/camera_info", qos.STREAM_OUT)
+        self._depths = self.create_publisher(
+            Image, f"{prefix}/aligned_depth_to_color/image_raw", qos.STREAM_OUT
+        )
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Open the source and start to publish."""
+        assert self._camera is not None
+        try:
+            self._camera.open()
+        except OpenVLARosError as error:
+            self.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        self.get_logger().info(f"{self._profile.name}: {self._camera.description}")
+        self._stopping.clear()
+        target = self._capture if self._camera.playback_rate_hz is None else self._play
+        self._thread = threading.Thread(target=target, args=(self._camera,), name="camera")
+        self._thread.start()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop to publish and give the source back."""
+        self._end_thread()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget the source and the publishers."""
+        self._camera = None
+        for publisher in (self._images, self._infos, self._depths):
+            self.destroy_publisher(publisher)
+        return TransitionCallbackReturn.SUCCESS
+
+    def stop(self) -> None:
+        """End the thread and give the source back."""
+        self._end_thread()
+
+    def _end_thread(self) -> None:
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._camera is not None:
+            self._camera.close()
+
+    def _settings_changed(self, parameters: CameraParameters) -> None:
+        self._settings = parameters
+
+    def _capture(self, camera: Camera) -> None:
+        """Publish what a device gives until told to stop; the thread of a live camera."""
+        silence_s = max(SILENT_S, SILENT_PERIODS / self._profile.rate_hz)
+        while not self._stopping.is_set():
+            try:
+                frame = camera.read(silence_s)
+            except OpenVLARosError as error:
+                self._report("error", str(error))
+                self._stopping.wait(POLL_S)
+                continue
+            if frame is not None:
+                self._report("ok", camera.description)
+                self._publish(frame, frame.stamp_ns or self._now_ns())
+
+    def _play(self, camera: Camera) -> None:
+        """Publish a recording at its rate until its end; the thread of a recording."""
+        if not self._wait_for_subscribers():
+            return
+        rate_hz = self._settings.playback_rate_hz or camera.playback_rate_hz or self._profile.rate_hz
+        playback, begun = Playback(rate_hz, self._now_ns()), time.monotonic_ns()
+        try:
+            while not self._stopping.is_set():
+                frame = camera.read(SILENT_S)
+                if frame is None and self._settings.loop:
+                    camera.open()
+                    continue
+                if frame is None:
+                    self._report("ok", f"{camera.description}: played to its end")
+                    self.get_logger().info(self._state.message)
+                    return
+                stamp_ns = playback.next_stamp_ns()
+                due = begun + stamp_ns - playback.start_ns
+                self._stopping.wait(max(0, due - time.monotonic_ns()) * 1e-9)
+                self._report("ok", camera.description)
+                self._publish(frame, stamp_ns)
+        except OpenVLARosError as error:
+            self._report("error", str(error))
+            self.get_logger().error(str(error))
+
+    def _wait_for_subscribers(self) -> bool:
+        """Wait as long as the parameter asks; return whether to go on."""
+        wanted = self._settings.wait_for_subscribers
+        while self._images.get_subscription_count() < wanted:
+            self._report("warn", f"waiting for {wanted} subscribers")
+            if self._stopping.wait(POLL_S):
+                return False
+        return not (wanted and self._stopping.wait(SETTLE_S))
+
+    def _publish(self, frame: Frame, stamp_ns: int) -> None:
+        frame_id = self._profile.frame_id
+        if self._profile.compressed:
+            data = encode_jpeg(frame.rgb, self._settings.jpeg_quality)
+            self._images.publish(to_compressed_image(data, "jpeg", stamp_ns, frame_id))
+        else:
+            self._images.publish(to_image(frame.rgb, stamp_ns, frame_id))
+        height, width = frame.rgb.shape[:2]
+        assert self._camera is not None
+        intrinsics = self._calibration or self._camera.intrinsics
+        self._infos.publish(to_camera_info(intrinsics, width, height, stamp_ns, frame_id))
+        if frame.depth is not None:
+            self._depths.publish(to_depth_image(frame.depth, stamp_ns, frame_id))
+        self._health.received(stamp_ns, self._now_ns())
+
+    def _report(self, level: Level, message: str) -> None:
+        values = {}
+        if isinstance(self._camera, ReconnectingCamera):
+            values = {"state": self._camera.state, "reconnected": str(self._camera.reconnected_count)}
+        if level == "error" and self._state.level != "error":
+            self.get_logger().warning(message)
+        elif level == "ok" and self._state.level == "error":
+            self.get_logger().info(f"it is back: {message}")
+        self._state = Health("source", level, message, values)
+
+    def _collect_health(self) -> list[Health]:
+        return [self._state, self._health.health(self._now_ns())]
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+
+def main() -> None:
+    """Run the node as a program."""
+    process.main(CameraNode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The verbs about checkpoints, as a user runs them."""
+
+import json
+
+import numpy as np
+import pytest
+from model_reference import REFERENCE, case_id, cases
+from typer.testing import CliRunner
+
+from openvla_ros.cli.main import app
+from openvla_ros.errors import OpenVLARosError
+
+CHECKPOINT = str(REFERENCE / "checkpoint")
+PICTURE = str(REFERENCE / "images" / "02.png")
+
+
+def openvla(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.parametrize("case", cases(), ids=case_id)
+def test_predict_prints_the_golden_action(case):
+    arguments = ["--unnorm-key", case.unnorm_key, "--dtype", "fp32", "--json", "--prompt-style", case.style]
+    picture = case.folder / "images" / case.image
+    crop = ["--center-crop"] if case.center_crop else []
+    out = json.loads(openvla("predict", case.checkpoint, picture, case.instruction, *arguments, *crop))
+    numbers = case.numbers()
+    assert out["token_ids"] == numbers["action_token_ids"].tolist()
+    np.testing.assert_allclose(out["actions"], numbers["actions"][None], rtol=0, atol=1e-12)
+    assert len(out["confidence"]) == len(out["entropy"]) == len(out["token_ids"])
+    assert out["seconds"] > 0
+
+
+def test_predict_says_what_is_wrong(tmp_path):
+    with pytest.raises(OpenVLARosError, match="give an unnorm_key"):
+        openvla("predict", CHECKPOINT, PICTURE, "lift")
+    with pytest.raises(OpenVLARosError, match="not a picture"):
+        openvla("predict", CHECKPOINT, tmp_path / "none.png", "lift", "--unnorm-key", "bridge_orig")
+    with pytest.raises(OpenVLARosError, match="the instruction is empty"):
+        openvla("predict", CHECKPOINT, PICTURE, " ", "--unnorm-key", "bridge_orig")
+    with pytest.raises(OpenVLARosError, match="device 'tpu'"):
+        openvla("predict", CHECKPOINT, PICTURE, "lift", "--unnorm-key", "bridge_orig", "--device", "tpu")
+
+
+def test_predict_in_words():
+    out = openvla("predict", CHECKPOINT, PICTURE, "lift", "--unnorm-key", "bridge_orig")
+    assert len(out.splitlines()[0].split()) == 7
+    assert "probability" in out
+
+
+def test_ask_prints_text():
+    out = openvla("ask", PICTURE, "what is it?", "--checkpoint", CHECKPOINT, "--max-tokens", "4")
+    assert out.strip()
