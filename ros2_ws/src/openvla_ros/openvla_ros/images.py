@@ -121,6 +121,7 @@ class ImageTransform:
     def from_description(cls, data: Mapping[str, Any], origin: str) -> ImageTransform:
         """Return the transform that ``describe`` wrote; raises ``CheckpointError``."""
         reader = _Reader(data, origin)
+        reader.only("strategy", "letterbox_fill", "towers")
         fill = reader.get("letterbox_fill")
         return cls(
             strategy=_strategy(reader.get("strategy"), reader, "strategy"),
@@ -221,6 +222,11 @@ class _Reader:
                 f"{self.origin}: {key} is missing; it has {', '.join(self.data) or 'no keys'}"
             )
         return self.data[key]
+
+    def only(self, *keys: str) -> None:
+        unknown = [key for key in self.data if key not in keys]
+        if unknown:
+            raise self.error(unknown[0], f"this key is not known here; the keys are {', '.join(keys)}")
 
     def rows(self, key: str) -> Sequence[Any]:
         value = self.get(key)

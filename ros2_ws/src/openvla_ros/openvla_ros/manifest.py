@@ -1,0 +1,253 @@
+"""The checkpoint manifest: what a checkpoint was trained for, and whether a robot is that.
+
+``openvla_manifest.json`` lies beside the weights or the adapter. Training writes it; the policy node
+checks it against the robot's profile before it loads anything and refuses to run on a difference.
+Knows nothing of weights beyond their hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from openvla_ros.action import ActionSpace, Frame, RotationConvention
+from openvla_ros.errors import CheckpointError, InvalidValueError, ManifestError, StatisticsError
+from openvla_ros.images import ImageTransform
+from openvla_ros.profile import RobotProfile
+from openvla_ros.prompt import PROMPT_STYLES, PromptStyle
+from openvla_ros.statistics import DatasetStatistics, parse_norm_stats
+
+MANIFEST_NAME = "openvla_manifest.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MANIFEST_VERSION = 1
+
+# The bounds are left out: what a robot allows is its own affair and is enforced by its controller.
+_MEANING = ("names", "units", "frame", "rotation", "gripper_open", "rate_hz")
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """Everything besides the weights that must agree between training and deployment."""
+
+    base_model: str  # hub id or folder name of the model that was trained further
+    base_revision: str | None  # commit of that hub repository; None for a local folder
+    adapter_sha256: str | None  # of the adapter's weights; None where the checkpoint is whole
+    dataset_key: str  # the unnorm_key under which the model's statistics stand
+    statistics: DatasetStatistics
+    action_space: ActionSpace
+    prompt_style: PromptStyle
+    image_transform: ImageTransform
+    center_crop: bool  # whether inference cuts the middle 90% first (trained with random crops)
+    cameras: tuple[str, ...]  # names in the profile, in the order that the model sees them
+    robot: str  # name of the profile that the demonstrations came from
+
+    def __post_init__(self) -> None:
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise ManifestError(f"cameras {self.cameras} must be at least one name, each different")
+        if self.prompt_style not in PROMPT_STYLES:
+            raise ManifestError(
+                f"prompt_style {self.prompt_style!r}; the choices are {', '.join(PROMPT_STYLES)}"
+            )
+        if self.adapter_sha256 is not None and not _is_sha256(self.adapter_sha256):
+            raise ManifestError(f"adapter_sha256 {self.adapter_sha256!r} must be 64 lower-case hex digits")
+        try:
+            self.statistics.action.check_space(self.action_space, "manifest")
+        except StatisticsError as error:
+            raise ManifestError(str(error)) from error
+
+    @property
+    def rate_hz(self) -> float:
+        """Actions a second that the model was trained for."""
+        return self.action_space.rate_hz
+
+    def differences(self, profile: RobotProfile) -> list[str]:
+        """Return one line for each field in which ``profile`` is another robot; empty if it fits.
+
+        A robot may have cameras that the checkpoint does not look at, and bounds of its own.
+        """
+        space = profile.space()
+        lines = [
+            f"action_space.{name}: checkpoint {mine!r}, robot {profile.name} {theirs!r}"
+            for name in _MEANING
+            if (mine := getattr(self.action_space, name)) != (theirs := getattr(space, name))
+        ]
+        known = tuple(camera.name for camera in profile.cameras)
+        if not set(self.cameras) <= set(known):
+            lines.append(f"cameras: checkpoint {self.cameras!r}, robot {profile.name} {known!r}")
+        return lines
+
+    def check(self, profile: RobotProfile) -> None:
+        """Raise ``ManifestError`` with every line of ``differences`` unless the checkpoint fits."""
+        lines = self.differences(profile)
+        if lines:
+            raise ManifestError(
+                f"this checkpoint (trained on {self.robot}) does not fit robot {profile.name}:\n"
+                + "\n".join(f"  {line}" for line in lines)
+            )
+
+    def check_adapter(self, folder: str | Path) -> None:
+        """Raise ``ManifestError`` unless the adapter in ``folder`` is the one described here."""
+        path = Path(folder) / ADAPTER_WEIGHTS
+        if self.adapter_sha256 is None:
+            if path.exists():
+                raise ManifestError(f"adapter_sha256: checkpoint None, but {path} is an adapter")
+            return
+        if (found := sha256_of_file(path)) != self.adapter_sha256:
+            raise ManifestError(f"adapter_sha256: checkpoint {self.adapter_sha256!r}, file {path} {found!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as JSON values."""
+        space = self.action_space
+        return {
+            "version": MANIFEST_VERSION,
+            "base_model": self.base_model,
+            "base_revision": self.base_revision,
+            "adapter_sha256": self.adapter_sha256,
+            "robot": self.robot,
+            "cameras": list(self.cameras),
+            "prompt_style": self.prompt_style,
+            "action_space": {
+                "names": list(space.names),
+                "units": list(space.units),
+                "frame": space.frame,
+                "rotation": space.rotation,
+                "gripper_open": space.gripper_open,
+                "lower": space.lower.tolist(),
+                "upper": space.upper.tolist(),
+                "rate_hz": space.rate_hz,
+            },
+            "image_transform": {**self.image_transform.describe(), "center_crop": self.center_crop},
+            "dataset_key": self.dataset_key,
+            "statistics": self.statistics.to_json(),
+        }
+
+
+def manifest_path(folder: str | Path) -> Path:
+    """Return where the manifest of the checkpoint or adapter in ``folder`` lies."""
+    return Path(folder) / MANIFEST_NAME
+
+
+def write_manifest(folder: str | Path, manifest: Manifest) -> Path:
+    """Write ``manifest`` into ``folder`` and return the file."""
+    path = manifest_path(folder)
+    path.write_text(json.dumps(manifest.to_json(), indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Return the manifest of the checkpoint or adapter in ``folder``.
+
+    Raises ``ManifestError`` if there is none or it is wrong, naming the file, the key and the value.
+    """
+    path = manifest_path(folder)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ManifestError(f"no manifest: {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ManifestError(f"{path}: not valid JSON: {error}") from error
+    return parse_manifest(data, str(path))
+
+
+def parse_manifest(data: Any, origin: str) -> Manifest:
+    """Return the manifest in JSON values ``data``; raises ``ManifestError`` naming ``origin``."""
+    try:
+        file = _File.model_validate(data, strict=True)
+    except ValidationError as error:
+        raise ManifestError("\n".join(_lines(origin, error))) from error
+    transform = {name: value for name, value in file.image_transform.items() if name != "center_crop"}
+    center_crop = file.image_transform.get("center_crop")
+    if not isinstance(center_crop, bool):
+        raise ManifestError(
+            f"{origin}: image_transform.center_crop is {center_crop!r}; it must be true or false"
+        )
+    try:
+        return Manifest(
+            base_model=file.base_model,
+            base_revision=file.base_revision,
+            adapter_sha256=file.adapter_sha256,
+            dataset_key=file.dataset_key,
+            statistics=parse_norm_stats({file.dataset_key: file.statistics}, origin)[file.dataset_key],
+            action_space=file.action_space.value(),
+            prompt_style=file.prompt_style,
+            image_transform=ImageTransform.from_description(transform, f"{origin}: image_transform"),
+            center_crop=center_crop,
+            cameras=tuple(file.cameras),
+            robot=file.robot,
+        )
+    except (CheckpointError, StatisticsError, InvalidValueError) as error:
+        message = str(error)
+        raise ManifestError(message if message.startswith(origin) else f"{origin}: {message}") from error
+
+
+def sha256_of_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file as 64 hex digits; raises ``CheckpointError`` if it can't be read."""
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def sha256_of_adapter(folder: str | Path) -> str:
+    """Return the SHA-256 of the weights of the LoRA adapter in ``folder``."""
+    return sha256_of_file(Path(folder) / ADAPTER_WEIGHTS)
+
+
+class _ActionSpaceFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    names: list[str]
+    units: list[str]
+    frame: Frame
+    rotation: RotationConvention
+    gripper_open: float
+    lower: list[float]
+    upper: list[float]
+    rate_hz: float
+
+    def value(self) -> ActionSpace:
+        data = self.model_dump()
+        return ActionSpace(**{**data, "names": tuple(self.names), "units": tuple(self.units)})
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    version: Literal[1]
+    base_model: Annotated[str, Field(min_length=1)]
+    base_revision: str | None
+    adapter_sha256: str | None
+    robot: Annotated[str, Field(min_length=1)]
+    cameras: list[str]
+    prompt_style: PromptStyle
+    action_space: _ActionSpaceFile
+    image_transform: dict[str, Any]
+    dataset_key: Annotated[str, Field(min_length=1)]
+    statistics: dict[str, Any]
+
+
+def _is_sha256(value: str) -> bool:
+    return len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _lines(origin: str, error: ValidationError) -> list[str]:
+    return [
+        f"{origin}: {'.'.join(str(part) for part in item['loc']) or 'manifest'}: {_explain(item)}"
+        for item in error.errors(include_url=False)
+    ]
+
+
+def _explain(item: Any) -> str:
+    match item["type"]:
+        case "missing":
+            return "this key is missing"
+        case "extra_forbidden":
+            return "this key is not known here"
+        case _:
+            return f"{item['msg']} (the value is {item['input']!r})"
