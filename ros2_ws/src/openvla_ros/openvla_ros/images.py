@@ -296,9 +296,9 @@ def _tower_from_config(reader: _Reader, index: int) -> TowerTransform:
 
 
 def _tower_from_description(reader: _Reader) -> TowerTransform:
-    return _tower(
-        reader, **{name: reader.get(name) for name in ("size", "crop", "resampling", "mean", "std")}
-    )
+    keys = ("size", "crop", "resampling", "mean", "std")
+    reader.only(*keys)
+    return _tower(reader, **{name: reader.get(name) for name in keys})
 
 
 def _tower(reader: _Reader, *, size: Any, crop: Any, resampling: Any, mean: Any, std: Any) -> TowerTransform:

@@ -189,7 +189,10 @@ def sha256_of_file(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hex digits; raises ``CheckpointError`` if it can't be read."""
     try:
         with Path(path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.sha256()
+            while part := stream.read(1 << 20):
+                digest.update(part)
+            return digest.hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -20,7 +20,9 @@ COMMITTED = DATA / "openvla_reference"
 ALL = SHARED / "data" / "openvla_reference"
 # The whole set where it is beside the checkout, otherwise the part that travels with it.
 REFERENCE = ALL if ALL.is_dir() else COMMITTED
-SETS = [folder for folder in (REFERENCE, REFERENCE / "v01") if (folder / "checkpoint").is_dir()]
+SETS = [
+    folder for folder in (REFERENCE, REFERENCE / "v01") if (folder / "checkpoint" / "config.json").is_file()
+]
 
 
 @dataclass(frozen=True)
