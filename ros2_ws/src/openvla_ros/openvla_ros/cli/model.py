@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
     """Add this module's verbs to ``app``."""
     app.command()(predict)
     app.command()(ask)
+    app.command()(merge)
 
 
 def predict(
@@ -46,6 +47,7 @@ def predict(
     center_crop: Annotated[
         bool, typer.Option("--center-crop", help="For models trained with random crops.")
     ] = False,
+    adapter: Annotated[Path | None, typer.Option(help="Folder of a LoRA adapter.")] = None,
     prompt_style: StyleOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
@@ -60,6 +62,7 @@ def predict(
     where = select_device(device)
     predictor = load_predictor(
         checkpoint,
+        adapter=adapter,
         unnorm_key=unnorm_key,
         center_crop=center_crop,
         prompt_style=prompt_style,
@@ -94,6 +97,20 @@ def ask(
         offline=offline,
     )
     typer.echo(model.answer(picture, question, max_tokens))
+
+
+def merge(
+    base: CheckpointArgument,
+    adapter: Annotated[Path, typer.Argument(help="Folder of a LoRA adapter.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the merged checkpoint.")],
+    offline: OfflineOption = False,
+) -> None:
+    """Add a LoRA adapter to its base's weights and write a checkpoint."""
+    from openvla_ros.model.checkpoint import resolve
+    from openvla_ros.model.merging import merge_adapter
+
+    merge_adapter(resolve(base, offline=offline), adapter, out)
+    typer.echo(f"merged checkpoint: {out}")
 
 
 def _read_image(path: Path) -> Image:

@@ -25,6 +25,7 @@ class OpenVLA(nn.Module):
     def __init__(self, config: OpenVLAConfig) -> None:
         super().__init__()
         self.config = config
+        self.active_adapter: str | None = None  # set by AdapterSet; not in the weights themselves
         self.vision_backbone = VisionBackbone(config.towers())
         self.projector = Projector(
             self.vision_backbone.width, config.text_config.hidden_size, config.use_fused_vision_backbone

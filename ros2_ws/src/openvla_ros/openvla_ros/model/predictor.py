@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,7 @@ import torch
 from openvla_ros.action_codec import ActionCodec, unnormalise
 from openvla_ros.arrays import Float, Image, Int
 from openvla_ros.errors import CheckpointError, InvalidValueError
+from openvla_ros.model.adapters import Adapter, read_adapter
 from openvla_ros.model.checkpoint import STATISTICS, resolve
 from openvla_ros.model.config import OpenVLAConfig, read_config
 from openvla_ros.model.decoding import Decoder, GreedyDecoder
@@ -67,6 +68,7 @@ class OpenVLAPredictor:
     decoder: Decoder
     statistics: FieldStatistics
     center_crop: bool = False  # for checkpoints that were trained with random crops
+    adapter: str | None = None  # the loaded adapter to predict with; None is the base model
     image_count: int = 1
 
     def predict(self, images: Sequence[Image], instruction: str, proprio: Float | None = None) -> Prediction:
@@ -74,6 +76,7 @@ class OpenVLAPredictor:
         if len(images) != 1 or proprio is not None:
             raise InvalidValueError(f"this model takes one image and no proprioception; got {len(images)}")
         began = time.perf_counter()
+        self.model.adapters.activate(self.adapter)
         tokens = self.decoder.decode(
             self.model.pixels(images[0], center_crop=self.center_crop),
             self.model.prompt_ids(instruction),
@@ -91,13 +94,16 @@ class OpenVLAPredictor:
         )
 
 
-def read_checkpoint_statistics(folder: Path, config: OpenVLAConfig) -> dict[str, DatasetStatistics]:
-    """Return the statistics of each dataset; ``dataset_statistics.json`` replaces the config's.
+def read_checkpoint_statistics(
+    folder: Path, config: OpenVLAConfig, adapter: str | Path | None = None
+) -> dict[str, DatasetStatistics]:
+    """Return the statistics of each dataset: the adapter's, else the checkpoint's, else its config's.
 
     Raises ``StatisticsError`` or, where there are none, ``CheckpointError``.
     """
-    if (folder / STATISTICS).is_file():
-        return read_statistics(folder / STATISTICS)
+    for place in (folder,) if adapter is None else (Path(adapter), folder):
+        if (place / STATISTICS).is_file():
+            return read_statistics(place / STATISTICS)
     if not config.norm_stats:
         raise CheckpointError(f"{folder} has neither {STATISTICS} nor norm_stats in its config.json")
     return parse_norm_stats(config.norm_stats, str(folder / "config.json"))
@@ -106,6 +112,7 @@ def read_checkpoint_statistics(folder: Path, config: OpenVLAConfig) -> dict[str,
 def load_predictor(
     source: str | Path,
     *,
+    adapter: str | Path | None = None,
     unnorm_key: str | None = None,
     center_crop: bool = False,
     prompt_style: PromptStyle | None = None,
@@ -117,12 +124,24 @@ def load_predictor(
 ) -> OpenVLAPredictor:
     """Return a checkpoint ready to predict with the statistics of ``unnorm_key``.
 
-    ``statistics`` replace the checkpoint's own. Raises ``CheckpointError`` and ``StatisticsError``.
+    ``adapter`` is the folder of a LoRA adapter, which may bring its own statistics; ``statistics``
+    replace both. Raises ``CheckpointError`` and ``StatisticsError``.
     """
     folder = resolve(source, offline=offline)
-    found = statistics if statistics is not None else read_checkpoint_statistics(folder, read_config(folder))
-    _, dataset = select_statistics(found, unnorm_key)
+    if statistics is None:
+        statistics = read_checkpoint_statistics(folder, read_config(folder), adapter)
+    _, dataset = select_statistics(statistics, unnorm_key)
+    update = None if adapter is None else read_adapter(adapter)
     model = load_vision_language(
         folder, prompt_style=prompt_style, dtype=dtype, device=device, offline=offline, progress=progress
     )
-    return OpenVLAPredictor(model, GreedyDecoder(model.network), dataset.action, center_crop)
+    predictor = OpenVLAPredictor(model, GreedyDecoder(model.network), dataset.action, center_crop)
+    return predictor if update is None else with_adapter(predictor, "adapter", update, dataset.action)
+
+
+def with_adapter(
+    predictor: OpenVLAPredictor, name: str, adapter: Adapter, statistics: FieldStatistics
+) -> OpenVLAPredictor:
+    """Return a second predictor on the same weights, with ``adapter`` loaded as ``name``."""
+    predictor.model.adapters.add(name, adapter)
+    return replace(predictor, adapter=name, statistics=statistics)

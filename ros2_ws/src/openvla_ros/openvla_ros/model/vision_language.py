@@ -15,6 +15,7 @@ from torch import Tensor
 from openvla_ros.arrays import Image
 from openvla_ros.errors import CheckpointError, InvalidValueError
 from openvla_ros.images import ImageTransform
+from openvla_ros.model.adapters import AdapterSet
 from openvla_ros.model.checkpoint import DTYPES, load_model, resolve
 from openvla_ros.model.config import OpenVLAConfig, read_config, read_json
 from openvla_ros.model.decoding import generate_text, prefill
@@ -31,6 +32,7 @@ class VisionLanguageModel:
     tokenizer: PromptTokenizer
     transform: ImageTransform
     prompt_style: PromptStyle
+    adapters: AdapterSet
 
     def pixels(self, image: Image, *, center_crop: bool = False) -> Tensor:
         """Return the network's view (1, 3 a tower, H, W) float32 of an RGB picture."""
@@ -87,7 +89,7 @@ def load_vision_language(
     check_sizes(config, tokenizer, transform, str(folder))
     network = load_model(folder, dtype=dtype, device=device, offline=offline, progress=progress)
     style = prompt_style or default_prompt_style(config)
-    loaded = VisionLanguageModel(network, tokenizer, transform, style)
+    loaded = VisionLanguageModel(network, tokenizer, transform, style, AdapterSet(network))
     loaded.check_image_is_used()
     return loaded
 

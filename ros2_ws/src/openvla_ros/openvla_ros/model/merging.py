@@ -1,0 +1,60 @@
+"""Merging an adapter into its base: a new checkpoint, shard by shard, never whole in memory."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from openvla_ros.errors import CheckpointError
+from openvla_ros.model.adapters import Adapter, check_fits, read_adapter
+from openvla_ros.model.checkpoint import INDEX, STATISTICS, checked_tensors, read_tensor, skeleton
+from openvla_ros.model.config import read_config
+
+# What belongs to the fine-tuned model and therefore replaces the base's.
+FROM_ADAPTER = (STATISTICS, "manifest.json")
+
+
+def merge_adapter(base: Path, adapter_folder: Path, out: Path) -> None:
+    """Write ``base`` with the adapter added to its weights into the new folder ``out``.
+
+    The sum is taken in float32 and stored in each weight's own type. Raises ``CheckpointError`` if
+    the adapter does not fit or ``out`` exists.
+    """
+    network = skeleton(read_config(base))
+    stored = checked_tensors(base, network)
+    adapter = read_adapter(adapter_folder)
+    check_fits(adapter, network)
+    out = new_folder(out)
+    for path in sorted({tensor.path for tensor in stored.values()}):
+        keys = [key for key, tensor in stored.items() if tensor.path == path]
+        tensors = {key: _merged(adapter, key, read_tensor(stored[key], key)) for key in keys}
+        save_file(tensors, out / path.name, metadata={"format": "pt"})
+    copy_small_files(base, out)
+    for name in FROM_ADAPTER:
+        if (adapter_folder / name).is_file():
+            shutil.copyfile(adapter_folder / name, out / name)
+
+
+def new_folder(out: Path) -> Path:
+    """Create ``out``; raises ``CheckpointError`` if something is there already."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists already; give a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def copy_small_files(source: Path, out: Path) -> None:
+    """Copy everything of a checkpoint but its weights and code."""
+    for path in sorted(source.glob("*.json")):
+        if path.name == INDEX or not path.name.endswith(".index.json"):
+            shutil.copyfile(path, out / path.name)
+
+
+def _merged(adapter: Adapter, key: str, weight: Tensor) -> Tensor:
+    update = adapter.updates.get(key.removesuffix(".weight")) if key.endswith(".weight") else None
+    if update is None:
+        return weight.contiguous()
+    return (weight.float() + update.weight()).to(weight.dtype).contiguous()
