@@ -65,6 +65,7 @@ class GripperProfile:
     open_m: float
     closed_m: float
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5  # an opening above it opens
+    hysteresis: Annotated[float, Field(ge=0, lt=0.5)] = 0.1  # by so much it must be passed to change
 
     def position_m(self, opening: float) -> float:
         """Return the joint's position for an opening of 0 (closed) .. 1 (open)."""
@@ -111,6 +112,8 @@ class LimitsProfile:
     workspace_lower: tuple[float, float, float]  # of the tool point in the base frame
     workspace_upper: tuple[float, float, float]
     tilt_rad: Positive  # largest angle between the tool axis and straight down
+    # Targets are kept within the box; the tool itself may pass it by this much while it follows them.
+    workspace_tolerance_m: Positive = 0.01
     table_height_m: float | None = None  # no part of the arm may go below it
     table_clearance_m: Annotated[float, Field(ge=0)] = 0.0
     tracking_error_rad: Positive = 0.2  # commanded against measured, any joint
@@ -130,6 +133,10 @@ class ControlProfile:
     reanchor_error_m: Positive = 0.05  # commanded against measured tool point
     reanchor_error_rad: Positive = 0.35
     leash_m: Positive = 0.03  # how far the commanded tool point may run ahead of what was solved
+    blend_s: Positive = 0.2  # over which one action's motion blends into the next
+    stretch_max: Annotated[float, Field(ge=1)] = 2.0  # a step may last so much longer for a slower policy
+    homing_share: Annotated[float, Field(gt=0, le=1)] = 0.3  # of the joint limits, on the way to a named pose
+    dead_man_s: Positive = 0.3  # without a chunk from the operator's hand for so long, stop
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -23,7 +23,7 @@ class Reason(str, Enum):
     NOT_FINITE = "not_finite"
     WIDTH = "width"
     SPACE = "space"
-    TIMING = "timing"  # the steps' duration is not the action space's
+    TIMING = "timing"  # the steps' duration is not the action space's, or the clock went back
     STALE = "stale"  # computed from too old an observation
     FUTURE = "future"  # stamped ahead of the controller's clock
     OUT_OF_ORDER = "out_of_order"
@@ -35,6 +35,7 @@ class Reason(str, Enum):
     HELD = "held"  # the operator asked for a hold
     E_STOP = "e_stop"
     DEAD_MAN = "dead_man"
+    WAITING = "waiting"  # nothing has been asked for
     STARVED = "starved"  # no new chunk in time
     SHUT_DOWN = "shut_down"
     # Where the motion would lead.
