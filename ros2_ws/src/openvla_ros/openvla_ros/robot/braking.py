@@ -232,8 +232,17 @@ class MotionLimiter:
             raise InvalidValueError(f"the period is {period_s} s; it must be above 0")
         self.limits = limits
         self.period_s = period_s
-        rows = zip(limits.lower, limits.upper, limits.velocity, limits.acceleration, limits.jerk, strict=True)
-        self._joints = [_Joint(*(float(x) for x in row), period=period_s) for row in rows]
+        self._joints = [
+            _Joint(
+                float(limits.lower[i]),
+                float(limits.upper[i]),
+                float(limits.velocity[i]),
+                float(limits.acceleration[i]),
+                float(limits.jerk[i]),
+                period_s,
+            )
+            for i in range(len(limits.lower))
+        ]
 
     def follow(self, motion: JointMotion, target: JointMotion) -> JointMotion:
         """Return the motion one tick later, on its way to ``target`` as it will be one tick from now.

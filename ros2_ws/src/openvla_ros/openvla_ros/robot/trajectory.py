@@ -113,7 +113,7 @@ class ToolPath:
         cosine = min(1.0, float(self._from_q @ self._to_q))
         angle = np.arccos(cosine)
         if angle < 1e-6:
-            return self._to_q
+            return np.array(self._to_q)
         start, end = np.sin((1.0 - share) * angle), np.sin(share * angle)
         between: Float = (start * self._from_q + end * self._to_q) / np.sin(angle)
         return between
