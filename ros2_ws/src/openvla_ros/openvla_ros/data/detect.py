@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from openvla_ros.action import ActionSpace
 from openvla_ros.data.hdf5 import SUFFIXES, Hdf5Source
+from openvla_ros.data.lerobot import LerobotSource
 from openvla_ros.data.rlds import RldsSource, find_dataset_folder
 from openvla_ros.data.source import EpisodeSource
 from openvla_ros.errors import DatasetError
@@ -47,6 +49,7 @@ class SourceRequest:
     path: Path
     split: str | None = None  # of an RLDS dataset
     convention: str | None = None  # entry of the table of conventions for an RLDS dataset
+    space: ActionSpace | None = None  # what the actions of a LeRobot dataset mean
 
     def open(self) -> EpisodeSource:
         """Return the dataset; raises ``DatasetError`` if it cannot be opened or an option does not fit."""
@@ -58,5 +61,7 @@ class SourceRequest:
                 return RldsSource(self.path, split=self.split, convention=self.convention)
             case "hdf5":
                 return Hdf5Source(self.path)
+            case "lerobot":
+                return LerobotSource(self.path, space=self.space)
             case _:
                 raise DatasetError(f"{self.path}: reading {found} is not possible here")
