@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from conftest import DATA, SHARED
+from safetensors.torch import save_file
 
-from openvla_ros.model.checkpoint import load_model
+from openvla_ros.model.checkpoint import load_model, skeleton
+from openvla_ros.model.config import read_config
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.tokenizer import PromptTokenizer
 
@@ -20,6 +22,7 @@ COMMITTED = DATA / "openvla_reference"
 ALL = SHARED / "data" / "openvla_reference"
 # The whole set where it is beside the checkout, otherwise the part that travels with it.
 REFERENCE = ALL if ALL.is_dir() else COMMITTED
+RANK = 4  # of the adapters below
 SETS = [
     folder for folder in (REFERENCE, REFERENCE / "v01") if (folder / "checkpoint" / "config.json").is_file()
 ]
@@ -72,3 +75,22 @@ def case_id(case: Case) -> str:
 @cache
 def model_of(folder: Path, dtype: torch.dtype = torch.float32) -> OpenVLA:
     return load_model(folder / "checkpoint", dtype=dtype, progress=False)
+
+
+def write_adapter(path, folder, modules, seed=0, **config):
+    """Write an adapter of peft's format on ``modules``, with random factors."""
+    weights = skeleton(read_config(folder / "checkpoint")).state_dict()
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for module in modules:
+        out, *inside = weights[f"{module}.weight"].shape
+        ones = [1] * (len(inside) - 1)
+        key = f"base_model.model.{module}.lora_"
+        tensors[f"{key}A.weight"] = torch.randn((RANK, *inside), generator=generator) * 0.05
+        tensors[f"{key}B.weight"] = torch.randn((out, RANK, *ones), generator=generator) * 0.05
+    path.mkdir()
+    save_file(tensors, path / "adapter_model.safetensors")
+    values = {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "bias": "none", "fan_in_fan_out": False}
+    values |= {"target_modules": list(modules), "modules_to_save": None, "use_dora": False, **config}
+    (path / "adapter_config.json").write_text(json.dumps(values))
+    return path

@@ -7,40 +7,18 @@ import numpy as np
 import peft
 import pytest
 import torch
-from model_reference import REFERENCE, SETS, cases
+from model_reference import RANK, REFERENCE, SETS, cases, write_adapter
 from safetensors.torch import load_file, save_file
 
 from openvla_ros.errors import CheckpointError
 from openvla_ros.model.adapters import AdapterSet, read_adapter
-from openvla_ros.model.checkpoint import load_model, skeleton, stored_tensors
-from openvla_ros.model.config import read_config
+from openvla_ros.model.checkpoint import load_model, stored_tensors
 from openvla_ros.model.merging import merge_adapter
 from openvla_ros.model.predictor import load_predictor
-
-RANK = 4
 
 
 def old_all_linear_modules(folder):
     return json.loads((folder / "lora_all_linear.json").read_text())["lora_modules"]
-
-
-def write_adapter(path, folder, modules, seed=0, **config):
-    """Write an adapter of peft's format on ``modules``, with random factors."""
-    weights = skeleton(read_config(folder / "checkpoint")).state_dict()
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for module in modules:
-        out, *inside = weights[f"{module}.weight"].shape
-        ones = [1] * (len(inside) - 1)
-        key = f"base_model.model.{module}.lora_"
-        tensors[f"{key}A.weight"] = torch.randn((RANK, *inside), generator=generator) * 0.05
-        tensors[f"{key}B.weight"] = torch.randn((out, RANK, *ones), generator=generator) * 0.05
-    path.mkdir()
-    save_file(tensors, path / "adapter_model.safetensors")
-    values = {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "bias": "none", "fan_in_fan_out": False}
-    values |= {"target_modules": list(modules), "modules_to_save": None, "use_dora": False, **config}
-    (path / "adapter_config.json").write_text(json.dumps(values))
-    return path
 
 
 def logits_of(network, case):

@@ -5,16 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from model_reference import cases
+from model_reference import cases, write_adapter
 from PIL import Image
 
-from openvla_ros.errors import PolicyError, StatisticsError
+from openvla_ros.errors import CheckpointError, ManifestError, PolicyError, StatisticsError
 from openvla_ros.images import to_rgb
+from openvla_ros.manifest import Manifest, sha256_of_adapter, write_manifest
+from openvla_ros.model.merging import merge_adapter
 from openvla_ros.model.predictor import load_predictor
+from openvla_ros.model.vision_language import check_sizes, read_transform
 from openvla_ros.observation import Observation
-from openvla_ros.policy.openvla import OpenVLAPolicy
+from openvla_ros.policy.openvla import OpenVLAPolicy, PolicyChoices, load_policy
 from openvla_ros.policy.protocol import Policy
 from openvla_ros.profile import load_profile
+from openvla_ros.statistics import read_statistics
 
 CASE = next(case for case in cases() if case.prompt == "normal")
 
@@ -80,10 +84,78 @@ def test_a_closed_policy_says_so(policy):
 
 
 def test_the_files_of_a_checkpoint_must_fit_each_other(predictor):
-    from openvla_ros.errors import CheckpointError
-    from openvla_ros.model.vision_language import check_sizes
-
     model = predictor.model
     one_tower = dataclasses.replace(model.transform, towers=model.transform.towers[:1])
     with pytest.raises(CheckpointError, match="makes 1 x"):
         check_sizes(model.network.config, model.tokenizer, one_tower, "test")
+
+
+PROFILE = load_profile("sim_widowx")
+
+
+def write_fine_tune(path, **changes):
+    """Write a LoRA adapter with its manifest."""
+    folder = write_adapter(path, CASE.folder, ["language_model.lm_head", "projector.fc1"])
+    values = {
+        "base_model": str(CASE.checkpoint),
+        "base_revision": None,
+        "adapter_sha256": sha256_of_adapter(folder),
+        "dataset_key": "bridge_orig",
+        "statistics": read_statistics(CASE.checkpoint / "dataset_statistics.json")["bridge_orig"],
+        "action_space": PROFILE.space(),
+        "prompt_style": "openvla",
+        "image_transform": read_transform(CASE.checkpoint),
+        "center_crop": True,
+        "cameras": ("primary",),
+        "robot": PROFILE.name,
+    }
+    write_manifest(folder, Manifest(**(values | changes)))
+    return folder
+
+
+def test_a_fine_tune_with_its_manifest(tmp_path):
+    folder = write_fine_tune(tmp_path / "adapter")
+    policy = load_policy(CASE.checkpoint, PROFILE, adapter=folder, dtype=torch.float32)
+    chunk = policy.infer(observation())
+    same = load_predictor(
+        CASE.checkpoint, adapter=folder, unnorm_key="bridge_orig", center_crop=True, dtype=torch.float32
+    )
+    expected = same.predict([observation().images["primary"]], CASE.instruction)
+    np.testing.assert_array_equal(chunk.actions, expected.actions)
+    assert str(folder) in policy.description
+
+
+def test_a_merged_fine_tune_keeps_its_manifest(tmp_path):
+    merge_adapter(CASE.checkpoint, write_fine_tune(tmp_path / "adapter"), tmp_path / "merged")
+    policy = load_policy(tmp_path / "merged", PROFILE, dtype=torch.float32)
+    assert policy.infer(observation()).actions.shape == (1, 7)
+
+
+def test_a_fine_tune_for_another_robot_is_refused_before_any_weights_are_read(tmp_path):
+    space = dataclasses.replace(PROFILE.space(), frame="tool", rate_hz=10.0)
+    folder = write_fine_tune(tmp_path / "adapter", action_space=space)
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(ManifestError, match=r"(?s)action_space\.frame: .*action_space\.rate_hz: "):
+        load_policy(CASE.checkpoint, PROFILE, adapter=folder)
+
+
+def test_what_contradicts_the_manifest_is_refused(tmp_path):
+    folder = write_fine_tune(tmp_path / "adapter")
+    choices = PolicyChoices(center_crop=False)
+    with pytest.raises(ManifestError, match="center_crop is True; False was asked for"):
+        load_policy(CASE.checkpoint, PROFILE, adapter=folder, choices=choices)
+    other = write_fine_tune(tmp_path / "other", adapter_sha256="ab" * 32)
+    with pytest.raises(ManifestError, match="adapter_sha256"):
+        load_policy(CASE.checkpoint, PROFILE, adapter=other)
+    transform = dataclasses.replace(read_transform(CASE.checkpoint), strategy="letterbox")
+    third = write_fine_tune(tmp_path / "third", image_transform=transform)
+    with pytest.raises(ManifestError, match="image_transform is not that of"):
+        load_policy(CASE.checkpoint, PROFILE, adapter=third)
+
+
+def test_a_published_checkpoint_without_a_manifest():
+    choices = PolicyChoices(unnorm_key=CASE.unnorm_key, center_crop=CASE.center_crop)
+    policy = load_policy(CASE.checkpoint, PROFILE, choices=choices, dtype=torch.float32)
+    np.testing.assert_allclose(policy.infer(observation()).actions[0], CASE.numbers()["actions"], atol=1e-12)
+    with pytest.raises(StatisticsError, match="give an unnorm_key"):
+        load_policy(CASE.checkpoint, PROFILE)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from openvla_ros.errors import CheckpointError
+from openvla_ros.manifest import manifest_path, read_manifest, write_manifest
 from openvla_ros.model.adapters import Adapter, check_fits, read_adapter
 from openvla_ros.model.checkpoint import INDEX, STATISTICS, checked_tensors, read_tensor, skeleton
 from openvla_ros.model.config import read_config
-
-# What belongs to the fine-tuned model and therefore replaces the base's.
-FROM_ADAPTER = (STATISTICS, "manifest.json")
 
 
 def merge_adapter(base: Path, adapter_folder: Path, out: Path) -> None:
@@ -33,9 +32,10 @@ def merge_adapter(base: Path, adapter_folder: Path, out: Path) -> None:
         tensors = {key: _merged(adapter, key, read_tensor(stored[key], key)) for key in keys}
         save_file(tensors, out / path.name, metadata={"format": "pt"})
     copy_small_files(base, out)
-    for name in FROM_ADAPTER:
-        if (adapter_folder / name).is_file():
-            shutil.copyfile(adapter_folder / name, out / name)
+    if (adapter_folder / STATISTICS).is_file():
+        shutil.copyfile(adapter_folder / STATISTICS, out / STATISTICS)
+    if manifest_path(adapter_folder).is_file():
+        write_manifest(out, replace(read_manifest(adapter_folder), adapter_sha256=None))
 
 
 def new_folder(out: Path) -> Path:

@@ -7,12 +7,22 @@ space. Everything about the network is in ``model``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from openvla_ros.action import ActionChunk, ActionSpace
 from openvla_ros.arrays import Image
-from openvla_ros.errors import PolicyError
-from openvla_ros.model.predictor import ActionPredictor
+from openvla_ros.errors import ManifestError, PolicyError
+from openvla_ros.manifest import Manifest, manifest_path, read_manifest
+from openvla_ros.model.checkpoint import resolve
+from openvla_ros.model.predictor import ActionPredictor, load_predictor
+from openvla_ros.model.vision_language import read_transform
 from openvla_ros.observation import Observation
+from openvla_ros.profile import RobotProfile
+from openvla_ros.prompt import PromptStyle
 
 
 class OpenVLAPolicy:
@@ -75,3 +85,86 @@ class OpenVLAPolicy:
                 f"{', '.join(observation.images)}"
             )
         return [observation.images[name] for name in self._cameras]
+
+
+@dataclass(frozen=True)
+class PolicyChoices:
+    """How a checkpoint is used; ``None`` leaves it to the checkpoint's manifest or, without one, the default.
+
+    The defaults are the checkpoint's only dataset, no center crop, the profile's first cameras and the
+    prompt of the checkpoint's language model.
+    """
+
+    unnorm_key: str | None = None
+    center_crop: bool | None = None
+    cameras: tuple[str, ...] | None = None
+    prompt_style: PromptStyle | None = None
+
+
+def load_policy(
+    checkpoint: str | Path,
+    profile: RobotProfile,
+    *,
+    adapter: str | Path | None = None,
+    choices: PolicyChoices | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str | torch.device = "cpu",
+    offline: bool = False,
+) -> OpenVLAPolicy:
+    """Return the policy of a local folder or hub id, and of a LoRA adapter on top, for one robot.
+
+    If there is a manifest beside the adapter or the checkpoint it is checked before any weights are
+    read. Raises ``ManifestError`` naming every line that differs, ``CheckpointError`` and
+    ``StatisticsError``.
+    """
+    folder = resolve(checkpoint, offline=offline)
+    described = folder if adapter is None else Path(adapter)
+    choices = choices or PolicyChoices()
+    statistics = None
+    if manifest_path(described).is_file():
+        manifest = read_manifest(described)
+        manifest.check(profile)
+        manifest.check_adapter(described)
+        _check_transform(manifest, folder, described)
+        choices = _agreed(choices, manifest, str(manifest_path(described)))
+        statistics = {manifest.dataset_key: manifest.statistics}
+    predictor = load_predictor(
+        folder,
+        adapter=adapter,
+        unnorm_key=choices.unnorm_key,
+        center_crop=bool(choices.center_crop),
+        prompt_style=choices.prompt_style,
+        statistics=statistics,
+        dtype=dtype,
+        device=device,
+        offline=offline,
+    )
+    names = tuple(camera.name for camera in profile.cameras)
+    return OpenVLAPolicy(
+        predictor,
+        profile.space(),
+        cameras=choices.cameras or names[: predictor.image_count],
+        description=str(checkpoint) if adapter is None else f"{checkpoint} with {adapter}",
+    )
+
+
+def _check_transform(manifest: Manifest, folder: Path, described: Path) -> None:
+    if manifest.image_transform != read_transform(folder):
+        raise ManifestError(
+            f"{manifest_path(described)}: image_transform is not that of "
+            f"{folder / 'preprocessor_config.json'}"
+        )
+
+
+def _agreed(choices: PolicyChoices, manifest: Manifest, origin: str) -> PolicyChoices:
+    """Return the manifest's choices; raises ``ManifestError`` if others were asked for."""
+    stated: dict[str, Any] = {
+        "unnorm_key": manifest.dataset_key,
+        "center_crop": manifest.center_crop,
+        "cameras": manifest.cameras,
+        "prompt_style": manifest.prompt_style,
+    }
+    for name, value in stated.items():
+        if getattr(choices, name) not in (None, value):
+            raise ManifestError(f"{origin}: {name} is {value!r}; {getattr(choices, name)!r} was asked for")
+    return replace(choices, **stated)
