@@ -104,7 +104,7 @@ class Augmentation:
 
 def adjust_contrast(pixels: Pixels, factor: float) -> Pixels:
     """Return pixels (H, W, C) spread by ``factor`` about each channel's mean."""
-    mean = pixels.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    mean = _channel_mean(pixels)
     out: Pixels = (pixels - mean) * np.float32(factor) + mean
     return out
 
@@ -115,12 +115,10 @@ def adjust_saturation(pixels: Pixels, factor: float) -> Pixels:
     value, chroma = pixels.max(axis=-1), pixels.max(axis=-1) - pixels.min(axis=-1)
     grey = chroma <= 0.0
     norm = np.float32(1.0) / (np.float32(6.0) * np.where(grey, np.float32(1.0), chroma))
-    third = np.float32(1.0 / 3.0)
-    hue = np.where(
-        r == value,
-        norm * (g - b),
-        np.where(g == value, norm * (b - r) + third, norm * (r - g) + np.float32(2.0) * third),
-    )
+    # The thirds of a turn are added in double precision, as TensorFlow's kernel does.
+    after_green = (norm * (b - r) + np.float64(2.0 / 6.0)).astype(np.float32)
+    after_blue = (norm * (r - g) + np.float64(4.0 / 6.0)).astype(np.float32)
+    hue = np.where(r == value, norm * (g - b), np.where(g == value, after_green, after_blue))
     hue = np.where(grey, np.float32(0.0), np.where(hue < 0.0, hue + np.float32(1.0), hue))
     saturation = np.where(
         value > 0.0, chroma / np.where(value > 0.0, value, np.float32(1.0)), np.float32(0.0)
@@ -146,6 +144,19 @@ def adjust_hue(pixels: Pixels, turn: float) -> Pixels:
     ratio = moved - sector.astype(np.float32)
     ratio = np.where(sector % 2 == 0, ratio, np.float32(1.0) - ratio)
     return _arrange(sector, high, (low + ratio * (high - low)).astype(np.float32), low)
+
+
+def _channel_mean(pixels: Pixels) -> Pixels:
+    """Return the mean (C,) of pixels (H, W, C), folding the picture in halves as TensorFlow does."""
+    total = pixels.reshape(-1, pixels.shape[-1])
+    count = np.float32(len(total))
+    while len(total) > 1:
+        left = (len(total) + 1) // 2
+        folded = total[:left].copy()
+        folded[: len(total) - left] += total[left:]
+        total = folded
+    mean: Pixels = total[0] * (np.float32(1.0) / count)
+    return mean
 
 
 def _clip(pixels: Pixels) -> Pixels:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from openvla_ros.arrays import Image, image_array
-from openvla_ros.errors import CheckpointError, InvalidValueError
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.image_config import ConfigFields
 from openvla_ros.image_resampling import MODEL_SIZE, crop_center, resize_lanczos
 from openvla_ros.jpeg_round_trip import jpeg_round_trip
 
@@ -73,7 +74,7 @@ class ImageTransform:
         do in the original: the published ones are rounded to bfloat16. Raises
         ``CheckpointError`` naming ``origin``, the key, its value and the choices.
         """
-        reader = _Reader(config, origin)
+        reader = ConfigFields(config, origin)
         towers = tuple(_tower_from_config(reader, index) for index in range(_tower_count(reader)))
         if len({tower.crop for tower in towers}) > 1:
             raise reader.error("input_sizes", "the towers must agree on the size of their pixels")
@@ -120,13 +121,13 @@ class ImageTransform:
     @classmethod
     def from_description(cls, data: Mapping[str, Any], origin: str) -> ImageTransform:
         """Return the transform that ``describe`` wrote; raises ``CheckpointError``."""
-        reader = _Reader(data, origin)
+        reader = ConfigFields(data, origin)
         reader.only("strategy", "letterbox_fill", "towers")
         fill = reader.get("letterbox_fill")
         return cls(
             strategy=_strategy(reader.get("strategy"), reader, "strategy"),
             towers=tuple(
-                _tower_from_description(_Reader(tower, f"{origin}: towers[{index}]"))
+                _tower_from_description(ConfigFields(tower, f"{origin}: towers[{index}]"))
                 for index, tower in enumerate(reader.rows("towers"))
             ),
             letterbox_fill=None if fill is None else _fill(reader, "letterbox_fill", fill),
@@ -202,64 +203,7 @@ def _letterbox(image: PILImage.Image, fill: tuple[int, int, int]) -> PILImage.Im
     return padded
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """A JSON mapping whose errors name the file and the key."""
-
-    data: Mapping[str, Any]
-    origin: str
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.data, Mapping):
-            raise CheckpointError(f"{self.origin}: expected a mapping, got {self.data!r}")
-
-    def error(self, key: str, problem: str) -> CheckpointError:
-        return CheckpointError(f"{self.origin}: {key}: {problem}; the value is {self.data.get(key)!r}")
-
-    def get(self, key: str) -> Any:
-        if key not in self.data:
-            raise CheckpointError(
-                f"{self.origin}: {key} is missing; it has {', '.join(self.data) or 'no keys'}"
-            )
-        return self.data[key]
-
-    def only(self, *keys: str) -> None:
-        unknown = [key for key in self.data if key not in keys]
-        if unknown:
-            raise self.error(unknown[0], f"this key is not known here; the keys are {', '.join(keys)}")
-
-    def rows(self, key: str) -> Sequence[Any]:
-        value = self.get(key)
-        if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-            raise self.error(key, "expected a list with one entry for each vision tower")
-        return value
-
-    def saved(self, key: str, index: int, name: str) -> Any:
-        """Return ``key[index][name]`` of the parameters that the processor saved, or None."""
-        if self.data.get(key) is None:
-            return None
-        rows = self.rows(key)
-        if index >= len(rows) or not isinstance(rows[index], Mapping):
-            raise self.error(key, f"expected a mapping for vision tower {index}")
-        return rows[index].get(name)
-
-    def numbers(self, key: str, value: Any, count: int) -> tuple[float, ...]:
-        valid = isinstance(value, Sequence) and len(value) == count and all(map(_is_number, value))
-        if not valid:
-            raise self.error(key, f"expected {count} finite numbers, got {value!r}")
-        return tuple(float(number) for number in value)
-
-    def pixels(self, key: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.error(key, f"expected a whole number of pixels, got {value!r}")
-        return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
-
-
-def _tower_count(reader: _Reader) -> int:
+def _tower_count(reader: ConfigFields) -> int:
     count = len(reader.rows("input_sizes"))
     for key in (
         "interpolations",
@@ -274,7 +218,7 @@ def _tower_count(reader: _Reader) -> int:
     return count
 
 
-def _tower_from_config(reader: _Reader, index: int) -> TowerTransform:
+def _tower_from_config(reader: ConfigFields, index: int) -> TowerTransform:
     shape = reader.numbers("input_sizes", reader.rows("input_sizes")[index], 3)
     default_crop = (int(shape[1]), int(shape[2]))
     if default_crop[0] != default_crop[1]:
@@ -295,13 +239,15 @@ def _tower_from_config(reader: _Reader, index: int) -> TowerTransform:
     )
 
 
-def _tower_from_description(reader: _Reader) -> TowerTransform:
+def _tower_from_description(reader: ConfigFields) -> TowerTransform:
     keys = ("size", "crop", "resampling", "mean", "std")
     reader.only(*keys)
     return _tower(reader, **{name: reader.get(name) for name in keys})
 
 
-def _tower(reader: _Reader, *, size: Any, crop: Any, resampling: Any, mean: Any, std: Any) -> TowerTransform:
+def _tower(
+    reader: ConfigFields, *, size: Any, crop: Any, resampling: Any, mean: Any, std: Any
+) -> TowerTransform:
     height, width = _pair(reader, "crop", crop)
     shorter = min(_pair(reader, "size", size))
     if max(height, width) > shorter:
@@ -321,13 +267,13 @@ def _tower(reader: _Reader, *, size: Any, crop: Any, resampling: Any, mean: Any,
     )
 
 
-def _pair(reader: _Reader, key: str, value: Any) -> tuple[int, int]:
+def _pair(reader: ConfigFields, key: str, value: Any) -> tuple[int, int]:
     if isinstance(value, Sequence) and len(value) == 2:
         return reader.pixels(key, value[0]), reader.pixels(key, value[1])
     return reader.pixels(key, value), reader.pixels(key, value)
 
 
-def _resampling(reader: _Reader, value: Any) -> PILImage.Resampling:
+def _resampling(reader: ConfigFields, value: Any) -> PILImage.Resampling:
     for name, resampling in _RESAMPLING.items():
         if value == resampling.value or (isinstance(value, str) and value.lower() == name):
             return resampling
@@ -335,14 +281,14 @@ def _resampling(reader: _Reader, value: Any) -> PILImage.Resampling:
     raise reader.error("interpolations", f"unknown interpolation {value!r}; the choices are {names}")
 
 
-def _strategy(value: Any, reader: _Reader, key: str = "image_resize_strategy") -> ResizeStrategy:
+def _strategy(value: Any, reader: ConfigFields, key: str = "image_resize_strategy") -> ResizeStrategy:
     for strategy in RESIZE_STRATEGIES:
         if value == strategy:
             return strategy
     raise reader.error(key, f"unknown resize strategy; the choices are {', '.join(RESIZE_STRATEGIES)}")
 
 
-def _letterbox_fill(reader: _Reader, towers: tuple[TowerTransform, ...]) -> tuple[int, int, int] | None:
+def _letterbox_fill(reader: ConfigFields, towers: tuple[TowerTransform, ...]) -> tuple[int, int, int] | None:
     saved = reader.data.get("tvf_do_letterbox")
     strategy = reader.get("image_resize_strategy")
     if not (strategy == "letterbox" if saved is None else saved):
@@ -356,7 +302,7 @@ def _letterbox_fill(reader: _Reader, towers: tuple[TowerTransform, ...]) -> tupl
     return _fill(reader, "tvf_letterbox_fill", fill)
 
 
-def _fill(reader: _Reader, key: str, value: Any) -> tuple[int, int, int]:
+def _fill(reader: ConfigFields, key: str, value: Any) -> tuple[int, int, int]:
     r, g, b = reader.numbers(key, value, 3)
     if any(level != int(level) or not 0 <= level <= 255 for level in (r, g, b)):
         raise reader.error(key, "a colour has three whole numbers within 0 .. 255")
