@@ -22,9 +22,10 @@ from openvla_ros.errors import InvalidValueError, PolicyError
 from openvla_ros.geometry import Pose
 from openvla_ros.images import rotate
 from openvla_ros.observation import Observation
-from openvla_ros.profile import CameraProfile, GripperProfile, RobotProfile
+from openvla_ros.profile import CameraProfile, RobotProfile
 
 T = TypeVar("T")
+OVERTAKEN_NS = 1_000_000_000  # a stamp this much older than the newest means that the clock was set
 Forward = Callable[[Float], Pose]  # joint positions (J,) radians → the tool's pose in the base frame
 
 
@@ -82,22 +83,26 @@ def observe(profile: RobotProfile, streams: Streams, stamp_ns: int, forward: For
     if found is None:
         raise PolicyError(f"no joint state of {profile.state.joint_states_topic} yet")
     _check_age(profile.state.joint_states_topic, stamp_ns - found[0], profile.state.max_age_s)
-    positions = found[1].select(profile.arm.joints)
-    (finger,) = found[1].select((profile.gripper.joint,))
+    positions, gripper = proprioception(profile, found[1])
     return Observation(
         stamp_ns=stamp_ns,
         images=images,
         instruction=instruction,
         joint_positions=positions,
         pose=forward(positions),
-        gripper=opening(profile.gripper, float(finger)),
+        gripper=gripper,
     )
 
 
-def opening(gripper: GripperProfile, position: float) -> float:
-    """Return how far the gripper is open, 0 .. 1, at ``position`` of its joint."""
-    fraction = (position - gripper.closed_m) / (gripper.open_m - gripper.closed_m)
-    return float(np.clip(fraction, 0.0, 1.0))
+def proprioception(profile: RobotProfile, sample: JointSample) -> tuple[Float, float]:
+    """Return the arm's joint positions (J,) in the profile's order and the gripper's opening 0 .. 1."""
+    *positions, finger = sample.select((*profile.arm.joints, profile.gripper.joint))
+    return np.array(positions), profile.gripper.opening(float(finger))
+
+
+def upright(camera: CameraProfile, image: Image) -> Image:
+    """Return a picture as the policy sees it: turned as the profile says."""
+    return rotate(image, camera.rotate_deg) if camera.rotate_deg else image
 
 
 def _picture(camera: CameraProfile, streams: Streams, stamp_ns: int) -> Image:
@@ -105,7 +110,7 @@ def _picture(camera: CameraProfile, streams: Streams, stamp_ns: int) -> Image:
     if found is None:
         raise PolicyError(f"no image of camera {camera.name!r} ({camera.topic}) yet")
     _check_age(f"camera {camera.name!r}", stamp_ns - found[0], camera.max_age_s)
-    return rotate(found[1], camera.rotate_deg) if camera.rotate_deg else found[1]
+    return upright(camera, found[1])
 
 
 def _check_age(name: str, age_ns: int, max_age_s: float) -> None:
@@ -116,8 +121,9 @@ def _check_age(name: str, age_ns: int, max_age_s: float) -> None:
 class StreamBuffer(Generic[T]):
     """The last samples of one live stream, by header stamp; safe between threads.
 
-    A stamp that goes back (a clock was set, a simulation restarted) empties it: what came before
-    belongs to another time.
+    A sample that was overtaken on the way is put in its place. A stamp that goes back further
+    (a clock was set, a simulation restarted) empties the buffer: what came before belongs to
+    another time.
     """
 
     def __init__(self, length: int) -> None:
@@ -127,12 +133,16 @@ class StreamBuffer(Generic[T]):
     def put(self, stamp_ns: int, value: T) -> None:
         """Add the sample that arrived last."""
         with self._lock:
-            if self._samples and stamp_ns < self._samples[-1][0]:
+            if self._samples and self._samples[-1][0] - stamp_ns > OVERTAKEN_NS:
                 self._samples.clear()
+            overtaken = []
+            while self._samples and self._samples[-1][0] > stamp_ns:
+                overtaken.append(self._samples.pop())
             self._samples.append((stamp_ns, value))
+            self._samples.extend(reversed(overtaken))
 
     def newest(self) -> tuple[int, T] | None:
-        """Return the sample that arrived last, with its stamp."""
+        """Return the sample with the latest stamp, and that stamp."""
         with self._lock:
             return self._samples[-1] if self._samples else None
 

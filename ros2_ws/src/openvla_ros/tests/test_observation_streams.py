@@ -5,7 +5,7 @@ import pytest
 
 from openvla_ros.errors import InvalidValueError, PolicyError
 from openvla_ros.geometry import Pose
-from openvla_ros.observation_streams import JointSample, StreamBuffer, observe, opening
+from openvla_ros.observation_streams import JointSample, StreamBuffer, observe
 from openvla_ros.profile import load_profile
 
 PROFILE = load_profile("sim_widowx")
@@ -98,16 +98,18 @@ def test_a_joint_that_is_not_reported_is_named(buffers):
 
 def test_a_clock_that_goes_back_empties_the_buffer():
     buffer = StreamBuffer(10)
-    buffer.put(5, "a")
-    buffer.put(9, "b")
-    buffer.put(3, "c")
-    assert buffer.newest() == (3, "c")
-    assert buffer.at(10) == (3, "c")
+    second = 1000 * MS
+    buffer.put(5 * second, "a")
+    buffer.put(9 * second, "b")
+    buffer.put(3 * second, "c")
+    assert buffer.newest() == (3 * second, "c")
+    assert buffer.at(10 * second) == (3 * second, "c")
     assert buffer.at(2) is None
 
 
-@pytest.mark.parametrize(
-    ("position", "fraction"), [(0.037, 1.0), (0.015, 0.0), (0.05, 1.0), (0.0, 0.0), (0.026, 0.5)]
-)
-def test_the_gripper_opens_between_its_two_positions(position, fraction):
-    assert opening(PROFILE.gripper, position) == pytest.approx(fraction)
+def test_a_sample_that_was_overtaken_is_put_in_its_place():
+    buffer = StreamBuffer(3)
+    for stamp, value in ((1, "a"), (4, "d"), (3, "c"), (2, "b")):
+        buffer.put(stamp, value)
+    assert [buffer.at(stamp)[1] for stamp in (2, 3, 4)] == ["b", "c", "d"]
+    assert buffer.newest() == (4, "d")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from openvla_ros.action import ActionSpace
+from openvla_ros.data.bag_reader import BagSource
 from openvla_ros.data.hdf5 import SUFFIXES, Hdf5Source
 from openvla_ros.data.lerobot import LerobotSource
 from openvla_ros.data.rlds import RldsSource, find_dataset_folder
@@ -63,5 +64,7 @@ class SourceRequest:
                 return Hdf5Source(self.path)
             case "lerobot":
                 return LerobotSource(self.path, space=self.space)
+            case "bag":
+                return BagSource(self.path)
             case _:
                 raise DatasetError(f"{self.path}: reading {found} is not possible here")
