@@ -11,10 +11,11 @@ import numpy as np
 import rclpy
 
 from openvla_ros.errors import OpenVLARosError
-from openvla_ros.geometry import Pose
 from openvla_ros.nodes.backends.choice import make_arm, make_gripper, make_recovery
 from openvla_ros.nodes.backends.command import ArmCommand, GripperCommand
 from openvla_ros.profile import ArmBackend, GripperBackend, load_profile
+from openvla_ros.robot.braking import JointMotion
+from openvla_ros.robot.kinematics import KinematicChain
 
 PERIOD_S = 0.01
 
@@ -30,6 +31,7 @@ class Driver:
 
     def make(self, robot, part, backend=None) -> None:
         profile = load_profile(robot)
+        self.chain = KinematicChain.from_profile(profile.arm)
         if part == "arm":
             profile = dataclasses.replace(profile, arm_backend=ArmBackend(**backend))
             self.adapter = make_arm(self.node, profile)
@@ -46,21 +48,16 @@ class Driver:
             self.spin(0.1)
         say(missing=missing)
 
-    def arm(self, count=1, active=True, **state) -> None:
-        twist = np.array(state.get("twist", np.zeros(6)))
-        pose = Pose.from_euler(state.get("position", [0.3, 0.0, 0.2]), [0.0, 1.0, 0.0])
-        measured = Pose.from_euler(
-            state.get("measured", state.get("position", [0.3, 0.0, 0.2])), [0.0, 1.0, 0.0]
-        )
+    def arm(self, q, v=None, a=None, off=0.0, count=1) -> None:
+        """Send the same motion ``count`` times; the measured joints are ``off`` rad from it."""
+        q = np.array(q)
+        motion = JointMotion(q, np.array(v or 0 * q), np.array(a or 0 * q))
+        pose = self.chain.forward(q)
         for _ in range(count):
-            q = np.array(state["q"])
-            command = ArmCommand(
-                stamp_ns=self.node.get_clock().now().nanoseconds, period_s=PERIOD_S, positions=q,
-                velocities=np.array(state.get("v", 0 * q)), accelerations=np.array(state.get("a", 0 * q)),
-                pose=pose, twist=twist, measured_pose=measured, active=active,
-            )  # fmt: skip
-            self.adapter.send(command)
+            now = self.node.get_clock().now().nanoseconds
+            self.adapter.send(ArmCommand(now, PERIOD_S, motion, pose, q - off))
             self.spin(PERIOD_S)
+        say(sent=count, pose=[*pose.position.tolist(), *pose.quaternion.tolist()])
 
     def gripper(self, opening, measured=None, count=1) -> None:
         for _ in range(count):

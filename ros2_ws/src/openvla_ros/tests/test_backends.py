@@ -1,6 +1,5 @@
 """Each back end against a stand-in that speaks the same topics and actions, over DDS, in two processes."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,12 +14,14 @@ from child_process import Child, python_child
 from openvla_ros.errors import MissingDependencyError
 from openvla_ros.nodes.backends.interbotix import gripper_pwm
 from openvla_ros.nodes.backends.packages import interface
-from openvla_ros.nodes.backends.servo_twist import CORRECTION_PER_S
+from openvla_ros.nodes.backends.servo_twist import CORRECTION_PER_S, correction
 from openvla_ros.profile import load_profile
+from openvla_ros.robot.kinematics import KinematicChain
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(600)]  # the first run builds message packages
 
 WIDOWX = load_profile("widowx")
+FRANKA = load_profile("franka")
 Q = [0.1, -0.5, 0.4, 0.0, 1.2, -0.1]
 
 
@@ -63,7 +64,7 @@ def test_joint_trajectory_arm_sends_the_next_sample_and_a_stop_within_limits(pai
     pair.make("sim_widowx", "arm", kind="joint_trajectory", topic="arm_controller/joint_trajectory")
     assert pair.connect() is None
     velocity = [0.5, -0.4, 0.3, 0.0, 0.2, -0.6]
-    pair.driver.say(do="arm", q=Q, v=velocity)
+    pair.driver.say(do="arm", q=Q, v=velocity, a=[1.0, 0.0, -2.0, 0.0, 0.5, 0.0])
     got = pair.topic("arm")
     assert got["names"] == list(WIDOWX.arm.joints)
     assert got["stamp"] == 0.0  # start now
@@ -72,7 +73,7 @@ def test_joint_trajectory_arm_sends_the_next_sample_and_a_stop_within_limits(pai
     assert np.all(np.diff(times) > 0)
     assert positions[0] == pytest.approx(Q)
     assert velocities[0] == pytest.approx(velocity)
-    assert velocities[-1] == pytest.approx([0.0] * 6)
+    assert np.all(velocities[-1] == 0.0)
     average = np.diff(velocities, axis=0) / np.diff(times)[:, None]
     assert np.all(np.abs(average) <= np.array(WIDOWX.limits.joint_acceleration) + 1e-6)
     # Positions and velocities tell the same motion: the mean velocity lies between those at the ends.
@@ -83,7 +84,7 @@ def test_joint_trajectory_arm_sends_the_next_sample_and_a_stop_within_limits(pai
 def test_joint_trajectory_arm_at_rest_sends_one_point(pair):
     pair.make("sim_widowx", "arm", kind="joint_trajectory", topic="arm_controller/joint_trajectory")
     assert pair.connect() is None
-    pair.driver.say(do="arm", q=Q, active=False)
+    pair.driver.say(do="arm", q=Q)
     got = pair.topic("arm")
     assert got["positions"] == [pytest.approx(Q)]
     assert got["velocities"] == [[0.0] * 6]
@@ -155,11 +156,11 @@ def test_gripper_law_never_exceeds_its_limit():
 def test_cartesian_target(pair):
     pair.make("franka", "arm", kind="cartesian_target", topic="target_pose")
     assert pair.connect() is None
-    pair.driver.say(do="arm", q=[0.0] * 7, position=[0.5, 0.1, 0.3])
+    pair.driver.say(do="arm", q=list(FRANKA.arm.home))
     got = pair.topic("target_pose")
+    sent = pair.driver.expect(lambda e: "sent" in e)["pose"]
     assert got["frame"] == "fr3_link0"
-    assert got["position"] == pytest.approx([0.5, 0.1, 0.3])
-    assert got["quaternion"] == pytest.approx([0.0, math.sin(0.5), 0.0, math.cos(0.5)])
+    assert [*got["position"], *got["quaternion"]] == pytest.approx(sent)
 
 
 def test_servo_of_humble_is_started_by_trigger_and_asked_again_after_a_refusal(pair):
@@ -174,13 +175,17 @@ def test_servo_of_jazzy_twists_come_above_10_hz_and_end_with_a_zero(pair):
     assert pair.connect() is None
     assert pair.robot.expect(lambda e: e.get("service") == "switch_command_type")["command_type"] == 1
     assert pair.robot.expect(lambda e: e.get("service") == "pause_servo")["data"] is False
-    twist = [0.1, 0.0, -0.05, 0.0, 0.2, 0.0]
-    pair.driver.say(do="arm", q=[0.0] * 7, twist=twist, count=50, measured=[0.29, 0.0, 0.2])
+    home, velocity = np.array(FRANKA.arm.home), np.array([0.1, 0.2, 0.0, -0.1, 0.0, 0.3, 0.0])
+    off = 0.01
+    pair.driver.say(do="arm", q=home.tolist(), v=velocity.tolist(), off=off, count=50)
     first = pair.topic("jazzy_servo")
+    chain = KinematicChain.from_profile(FRANKA.arm)
+    behind = correction(chain.forward(home), chain.forward(home - off))
     assert first["frame"] == "fr3_link0"
-    # 10 mm behind in x: the correction adds its share.
-    assert first["twist"] == pytest.approx([0.1 + CORRECTION_PER_S * 0.01, *twist[1:]], abs=1e-9)
-    pair.driver.say(do="arm", q=[0.0] * 7, count=5, active=False)
+    assert first["twist"] == pytest.approx(chain.jacobian(home) @ velocity + behind, abs=1e-9)
+    # The correction points along the error: its share of 10 ms brings the tool closer.
+    assert np.allclose(behind[:3] / CORRECTION_PER_S, (chain.jacobian(home) @ np.full(7, off))[:3], atol=2e-4)
+    pair.driver.say(do="arm", q=home.tolist(), count=5)
     pair.driver.say(do="connect")
     pair.driver.expect(lambda e: "missing" in e)
     twists = [e["twist"] for e in pair.robot.drain() if e.get("topic") == "jazzy_servo"]

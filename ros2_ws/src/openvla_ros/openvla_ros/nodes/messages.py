@@ -21,6 +21,7 @@ from openvla_ros.arrays import Float
 from openvla_ros.arrays import Image as ImageArray
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.geometry import Pose
+from openvla_ros.robot.safety import ReceivedChunk
 
 NS_PER_S = 1_000_000_000
 PROBABILITY, ENTROPY = "probability/", "entropy/"
@@ -142,6 +143,28 @@ def from_chunk_message(message: JointTrajectory, space: ActionSpace, frame_id: s
         raise InvalidValueError(f"the chunk has dimensions that mean nothing here: {rest}")
     return ActionChunk(
         actions=values[:, :width], observation_stamp_ns=from_stamp(message.header.stamp), space=space, **extra
+    )
+
+
+def to_received_chunk(message: JointTrajectory, space: ActionSpace) -> ReceivedChunk:
+    """Return what ``message`` holds, right or wrong: the controller's checks say what is wrong with it.
+
+    Dimensions of probability and entropy are left out. Points of different length give an array
+    that fails the check of the width, steps of different length a duration of NaN.
+    """
+    names = [n for n in message.joint_names if not n.startswith((PROBABILITY, ENTROPY))]
+    keep = [i for i, n in enumerate(message.joint_names) if n in names]
+    rows = [list(point.positions) for point in message.points]
+    if all(len(row) == len(message.joint_names) for row in rows):
+        values = np.array([[row[i] for i in keep] for row in rows], dtype=np.float64).reshape(len(rows), -1)
+    else:
+        values = np.zeros((len(rows), 0))
+    times = np.array([from_duration(point.time_from_start) for point in message.points])
+    step_s = float(times[0]) if len(times) else float("nan")
+    if not np.allclose(times, step_s * np.arange(1, len(times) + 1), rtol=0.02):
+        step_s = float("nan")
+    return ReceivedChunk(
+        tuple(names), message.header.frame_id, from_stamp(message.header.stamp), step_s, values
     )
 
 

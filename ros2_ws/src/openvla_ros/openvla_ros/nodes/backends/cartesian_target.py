@@ -22,9 +22,11 @@ class CartesianTargetArm:
         self._node, self._frame_id = node, profile.arm.frame_prefix + profile.arm.base_link
         self._publisher = node.create_publisher(PoseStamped, backend.topic, COMMAND)
 
-    def connect(self) -> str | None:
+    def missing(self) -> str | None:
         """Return ``None`` once a controller subscribes."""
         return missing_subscriber(self._node, self._publisher, "Cartesian controller")
+
+    connect = missing
 
     def send(self, command: ArmCommand) -> None:
         """Publish the pose."""

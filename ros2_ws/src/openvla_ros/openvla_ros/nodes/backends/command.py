@@ -7,21 +7,23 @@ from typing import Protocol
 
 from openvla_ros.arrays import Float
 from openvla_ros.geometry import Pose
+from openvla_ros.robot.braking import JointMotion
 
 
 @dataclass(frozen=True, eq=False)
 class ArmCommand:
-    """Where the arm shall be one period from now; every value lies within the profile's limits."""
+    """Where the arm shall be one period from now; the motion lies within the profile's limits."""
 
     stamp_ns: int  # ROS clock, nanoseconds
     period_s: float  # until the next command is due
-    positions: Float  # (J,) rad
-    velocities: Float  # (J,) rad/s
-    accelerations: Float  # (J,) rad/s²
-    pose: Pose  # of the tool at ``positions``, in the base frame
-    twist: Float  # (6,) m/s and rad/s of the tool along the base's axes
-    measured_pose: Pose  # of the tool now
-    active: bool  # false while holding still
+    motion: JointMotion  # (J,) rad, rad/s, rad/s²
+    pose: Pose  # of the tool at ``motion``, in the base frame
+    measured: Float  # (J,) rad, the joints as last reported
+
+    @property
+    def active(self) -> bool:
+        """Whether the arm is being moved rather than held still."""
+        return not self.motion.is_at_rest
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,10 @@ class GripperCommand:
 
 class ArmAdapter(Protocol):
     """Speaks to the arm's own software."""
+
+    def missing(self) -> str | None:
+        """Return what the robot does not offer at this moment, or ``None``. Asks it for nothing."""
+        ...
 
     def connect(self) -> str | None:
         """Bring the connection up as far as possible now; return what is still missing, or ``None``.
@@ -50,6 +56,10 @@ class ArmAdapter(Protocol):
 
 class GripperAdapter(Protocol):
     """Speaks to the gripper's own software."""
+
+    def missing(self) -> str | None:
+        """As ``ArmAdapter.missing``."""
+        ...
 
     def connect(self) -> str | None:
         """As ``ArmAdapter.connect``."""

@@ -21,10 +21,12 @@ class ForwardPositionArm:
         self._node = node
         self._publisher = node.create_publisher(Float64MultiArray, backend.topic, COMMAND)
 
-    def connect(self) -> str | None:
+    def missing(self) -> str | None:
         """Return ``None`` once a controller subscribes."""
         return missing_subscriber(self._node, self._publisher, "forward position controller")
 
+    connect = missing
+
     def send(self, command: ArmCommand) -> None:
         """Publish the positions."""
-        self._publisher.publish(Float64MultiArray(data=[float(q) for q in command.positions]))
+        self._publisher.publish(Float64MultiArray(data=[float(q) for q in command.motion.position]))

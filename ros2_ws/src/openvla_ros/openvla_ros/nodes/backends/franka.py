@@ -29,12 +29,16 @@ class FrankaGripper:
         self._move = ActionGoal(node, self._move_type, node.resolve_service_name(f"{folder}/move"))
         self._sent: float | None = None
 
-    def connect(self) -> str | None:
-        """Return ``None`` once both actions are there and the last goal was not refused."""
+    def missing(self) -> str | None:
+        """Return ``None`` if both actions are there."""
         for action in (self._grasp, self._move):
             if not action.is_there():
                 return f"no action server at {action.name}: is franka_gripper running?"
-        return self._grasp.problem or self._move.problem
+        return None
+
+    def connect(self) -> str | None:
+        """Return ``None`` once both actions are there and the last goal was not refused."""
+        return self.missing() or self._grasp.problem or self._move.problem
 
     def send(self, command: GripperCommand) -> None:
         """Send a goal if the wanted opening changed since the last one."""

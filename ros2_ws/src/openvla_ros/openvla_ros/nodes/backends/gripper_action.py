@@ -34,14 +34,20 @@ class GripperAction:
         self._action: ActionGoal | None = None
         self._sent: float | None = None
 
+    def missing(self) -> str | None:
+        """Return ``None`` if there is a server of a type that can be spoken to."""
+        offered = self._offered()
+        if any(name in TYPES for name in offered):
+            return None
+        have = f" but {', '.join(offered)}" if offered else ""
+        return f"{self._name} offers neither {' nor '.join(TYPES)}{have}"
+
     def connect(self) -> str | None:
         """Find the server and its type; return ``None`` once goals can be sent and none was refused."""
         if self._action is None or not self._action.is_there():
-            offered = dict(get_action_names_and_types(self._node)).get(self._name, [])
-            known = [name for name in offered if name in TYPES]
+            known = [name for name in self._offered() if name in TYPES]
             if not known:
-                have = f" but {', '.join(offered)}" if offered else ""
-                return f"{self._name} offers neither {' nor '.join(TYPES)}{have}"
+                return self.missing()
             self._use(known[0])
         if self._action is None or not self._action.is_there():
             return f"{self._name} is not answering"
@@ -53,6 +59,9 @@ class GripperAction:
             return
         self._sent = command.opening
         self._action.send(self._goal(self._gripper.position_m(command.opening)))
+
+    def _offered(self) -> list[str]:
+        return dict(get_action_names_and_types(self._node)).get(self._name, [])
 
     def _use(self, name: str) -> None:
         if name == self._type:

@@ -37,13 +37,15 @@ class InterbotixArm:
         self._node, self._group = node, backend.group
         self._publisher = node.create_publisher(self._type, backend.topic, COMMAND)
 
-    def connect(self) -> str | None:
+    def missing(self) -> str | None:
         """Return ``None`` once the driver subscribes."""
         return missing_subscriber(self._node, self._publisher, "Interbotix driver (xs_sdk)")
 
+    connect = missing
+
     def send(self, command: ArmCommand) -> None:
         """Publish the positions of the group."""
-        self._publisher.publish(self._type(name=self._group, cmd=[float(q) for q in command.positions]))
+        self._publisher.publish(self._type(name=self._group, cmd=[float(q) for q in command.motion.position]))
 
 
 class InterbotixGripper:
@@ -58,11 +60,13 @@ class InterbotixGripper:
         self._next_ns = 0
         self._unmeasured = False
 
-    def connect(self) -> str | None:
+    def missing(self) -> str | None:
         """Return ``None`` once the driver subscribes and reports the finger."""
         if self._unmeasured:
             return f"joint states lack {self._gripper.joint!r}, which the gripper's PWM is computed from"
         return missing_subscriber(self._node, self._publisher, "Interbotix driver (xs_sdk)")
+
+    connect = missing
 
     def send(self, command: GripperCommand) -> None:
         """Publish the PWM of bridge_data_robot's law, at its rate."""

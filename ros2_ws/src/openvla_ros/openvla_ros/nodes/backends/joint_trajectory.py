@@ -1,6 +1,6 @@
 """Streams to a ros2_control joint trajectory controller, for the arm and for the gripper.
 
-Every message of the arm carries the next samples and then a stop within the limits. The controller
+Every message of the arm carries the next sample and then a stop within the limits. The controller
 on the robot replaces a trajectory by the next message; if there is no next message, because this
 process was killed or the network is gone, the robot brakes by itself and rests.
 """
@@ -16,32 +16,30 @@ from openvla_ros.nodes.backends.subscribers import missing_subscriber
 from openvla_ros.nodes.messages import NS_PER_S, to_joint_trajectory
 from openvla_ros.nodes.qos import COMMAND
 from openvla_ros.profile import ArmBackend, GripperBackend, RobotProfile
-from openvla_ros.robot.trailing_stop import Braking
-
-# Periods for which motion goes on if the next message is late: with one, jitter of the network or of
-# this process would make the arm brake a little at every late message.
-LATE_PERIODS = 3
+from openvla_ros.robot.braking import MotionLimits
+from openvla_ros.robot.trailing_stop import trailing_stop
 
 
 class JointTrajectoryArm:
-    """One message a period: the next sample, a short continuation, and a stop."""
+    """One message a period: where the arm shall be when the next one is due, and a stop."""
 
     def __init__(self, node: Node, profile: RobotProfile, backend: ArmBackend) -> None:
         self._node, self._joints = node, profile.arm.joints
-        self._braking = Braking.from_profile(profile)
+        self._limits = MotionLimits.from_profile(profile.limits)
         self._publisher = node.create_publisher(JointTrajectory, backend.topic, COMMAND)
 
-    def connect(self) -> str | None:
-        """Return ``None`` once a controller subscribes."""
+    def missing(self) -> str | None:
+        """Return ``None`` if a controller subscribes."""
         return missing_subscriber(self._node, self._publisher, "joint trajectory controller")
 
+    connect = missing
+
     def send(self, command: ArmCommand) -> None:
-        """Publish ``command``, what follows from it, and the stop, to be started at once (stamp 0)."""
-        late_s = LATE_PERIODS * command.period_s if command.active else 0.0
-        plan = self._braking.stop_after(command.positions, command.velocities, command.accelerations, late_s)
-        times = command.period_s + plan.times_s
+        """Publish the command and the stop after it, to be started at once (stamp 0)."""
+        stop = trailing_stop(command.motion, self._limits)
+        times = list(command.period_s + stop.times_s)
         self._publisher.publish(
-            to_joint_trajectory(self._joints, plan.positions, list(times), 0, velocities=plan.velocities)
+            to_joint_trajectory(self._joints, stop.positions, times, 0, velocities=stop.velocities)
         )
 
 
@@ -56,9 +54,11 @@ class JointTrajectoryGripper:
         self._publisher = node.create_publisher(JointTrajectory, backend.topic, COMMAND)
         self._last: GripperCommand | None = None
 
-    def connect(self) -> str | None:
-        """Return ``None`` once a controller subscribes."""
+    def missing(self) -> str | None:
+        """Return ``None`` if a controller subscribes."""
         return missing_subscriber(self._node, self._publisher, "gripper trajectory controller")
+
+    connect = missing
 
     def send(self, command: GripperCommand) -> None:
         """Publish the wanted position when it changed, and about once a second."""

@@ -22,6 +22,7 @@ from openvla_ros.nodes.backends.subscribers import missing_subscriber
 from openvla_ros.nodes.messages import to_stamp
 from openvla_ros.nodes.qos import COMMAND
 from openvla_ros.profile import ArmBackend, RobotProfile
+from openvla_ros.robot.kinematics import KinematicChain
 
 # Velocities alone would let the arm drift from the commanded pose: a part of the error is added.
 CORRECTION_PER_S = 2.0
@@ -42,27 +43,36 @@ class ServoTwistArm:
         self._node, self._frame_id = node, profile.arm.frame_prefix + profile.arm.base_link
         self._publisher = node.create_publisher(TwistStamped, backend.topic, COMMAND)
         self._folder = self._publisher.topic_name.rpartition("/")[0]
+        self._chain = KinematicChain.from_profile(profile.arm)
         self._start: ServiceSequence | None = None
         self._resting = True
 
+    def missing(self) -> str | None:
+        """Return ``None`` if Servo's services are there and it subscribes."""
+        if not self._calls():
+            return f"no MoveIt Servo at {self._folder}: neither start_servo nor switch_command_type"
+        return missing_subscriber(self._node, self._publisher, "MoveIt Servo")
+
     def connect(self) -> str | None:
         """Start Servo once its services are there; return ``None`` when it has started."""
+        missing = self.missing()
+        if missing is not None:
+            return missing
         if self._start is None:
-            calls = self._calls()
-            if not calls:
-                return f"no MoveIt Servo at {self._folder}: neither start_servo nor switch_command_type"
-            self._start = ServiceSequence(self._node, calls)
-        return self._start.progress() or missing_subscriber(self._node, self._publisher, "MoveIt Servo")
+            self._start = ServiceSequence(self._node, self._calls())
+        return self._start.progress()
 
     def send(self, command: ArmCommand) -> None:
         """Publish the commanded velocity plus the correction; one zero when the arm comes to rest."""
-        twist = correction(command.pose, command.measured_pose)
+        twist = correction(command.pose, self._chain.forward(command.measured))
         off_m, off_rad = (float(np.linalg.norm(part)) / CORRECTION_PER_S for part in (twist[:3], twist[3:]))
         rest = not command.active and off_m < REST_M and off_rad < REST_RAD
         if rest and self._resting:
             return
         self._resting = rest
-        self._publish(np.zeros(6) if rest else command.twist + twist, command.stamp_ns)
+        if not rest:
+            twist = twist + self._chain.jacobian(command.motion.position) @ command.motion.velocity
+        self._publish(np.zeros(6) if rest else twist, command.stamp_ns)
 
     def _publish(self, twist: Float, stamp_ns: int) -> None:
         message = TwistStamped(header=Header(stamp=to_stamp(stamp_ns), frame_id=self._frame_id))

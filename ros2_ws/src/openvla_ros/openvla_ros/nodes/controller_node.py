@@ -1,0 +1,341 @@
+"""The controller as a ROS 2 node: chunks in, joint commands out, and every refusal with its reason.
+
+What is decided is decided in ``robot.controller.ArmController``. Here the messages become values,
+a thread beside the executor ticks at the control rate, and the profile's back ends speak to the
+robot. The node outlives the policy and the cameras; it commands nothing until something was asked
+of it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import PoseStamped, WrenchStamped
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from openvla_ros.arrays import Float
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.health import Health, Level, StreamHealth
+from openvla_ros.nodes import process, qos
+from openvla_ros.nodes.backends.choice import make_arm, make_gripper, make_recovery
+from openvla_ros.nodes.backends.command import ArmCommand, GripperCommand
+from openvla_ros.nodes.control_loop import ControlLoop
+from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
+from openvla_ros.nodes.messages import NS_PER_S, from_stamp, joint_values, to_pose, to_received_chunk
+from openvla_ros.nodes.parameters import declare, parameter
+from openvla_ros.nodes.verdict_message import ORDINARY, VerdictReport, state_report, to_verdict_message
+from openvla_ros.profile import RobotProfile, load_profile
+from openvla_ros.robot.braking import JointMotion
+from openvla_ros.robot.controller import ArmController, ControllerOutput, Owner
+from openvla_ros.verdict import Reason, SafetyVerdict
+
+GRIPPER_PERIOD_S = 0.02  # bridge_data_robot drives its gripper 50 times a second
+REPORT_PERIOD_S = 0.02  # poses, and changes of the verdict
+VERDICT_PERIOD_S = 0.5  # an unchanged verdict is repeated so often
+REFUSAL_PERIOD_S = 0.1  # the same refusal is published so often at most
+CONNECT_PERIOD_S = 0.5
+# How long the last stop may take: the slowest joint from full speed, with a wide margin.
+STOP_S = 3.0
+
+
+@dataclass(frozen=True)
+class ControllerParameters:
+    """What an operator sets; limits, rates and topics come from the profile."""
+
+    robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
+    mode: str = parameter(
+        "profile", "how chunks are executed", read_only=True, choices=("profile", "streaming", "blocking")
+    )
+
+
+class ControllerNode(Node):
+    """Moves one arm, within its limits, for one owner at a time."""
+
+    def __init__(self) -> None:
+        super().__init__("controller")
+        settings = declare(self, ControllerParameters)
+        self._profile = _with_mode(load_profile(settings.robot), settings.mode)
+        self._core = ArmController(self._profile)
+        self._lock = threading.Lock()  # of the core, and of what the control thread reads
+        self._arm = make_arm(self, self._profile)
+        self._gripper = make_gripper(self, self._profile)
+        self._recovery = make_recovery(self, self._profile)
+        self._problems: dict[str, str | None] = {"arm": "not looked for yet", "gripper": "not looked for yet"}
+        self._output = self._core.tick(self._now_ns())
+        self._measured: Float | None = None  # (J,) rad
+        self._finger_m: float | None = None
+        self._e_stop_asked = False  # the topic's last word
+        self._reported: tuple[VerdictReport, int] | None = None
+        self._refused: tuple[Reason, int] | None = None
+        self._streams = self._make_streams()
+        self._make_interface()
+        simulated = bool(self.get_parameter("use_sim_time").value)
+        self._loop = ControlLoop(self._core.period_s, self._tick, self.get_clock(), simulated)
+        self._loop.start()
+
+    def stop(self) -> None:
+        """Bring the arm to rest, send the hold, and end the control thread. Called once."""
+        with self._lock:
+            self._output = self._core.shutdown()
+        deadline = time.monotonic() + STOP_S
+        while not self._output.at_rest and self._loop.failure is None and time.monotonic() < deadline:
+            time.sleep(self._core.period_s)
+        if not self._loop.stop():
+            self.get_logger().error("the control thread did not end")
+        self._send(self._output)
+        self._publish_verdict(self._output)
+
+    # Messages in
+
+    def _joint_state(self, message: JointState) -> None:
+        now_ns, stamp_ns = self._now_ns(), from_stamp(message.header.stamp)
+        finger = self._profile.gripper.joint
+        if finger in message.name:
+            self._finger_m = float(joint_values(message, [finger])[0])
+        if not set(self._profile.arm.joints) & set(message.name):
+            return  # a driver that reports the gripper by itself
+        self._streams["joint states"].received(stamp_ns, now_ns)
+        try:
+            positions, velocities, effort = self._arm_values(message)
+        except InvalidValueError as error:
+            self._report_refusal(SafetyVerdict.hold(Reason.STATE_INVALID, str(error)))
+            return
+        with self._lock:
+            verdict = self._core.observe(positions, velocities, effort, stamp_ns, now_ns)
+            if verdict.commands:
+                self._measured = positions
+        self._report_refusal(verdict)
+
+    def _arm_values(self, message: JointState) -> tuple[Float, Float | None, Float | None]:
+        names = self._profile.arm.joints
+        velocities = joint_values(message, names, "velocity") if message.velocity else None
+        wants_effort = self._profile.limits.effort is not None and message.effort
+        effort = joint_values(message, names, "effort") if wants_effort else None
+        return joint_values(message, names), velocities, effort
+
+    def _wrench(self, message: WrenchStamped) -> None:
+        f, t = message.wrench.force, message.wrench.torque
+        with self._lock:
+            verdict = self._core.observe_wrench([f.x, f.y, f.z], [t.x, t.y, t.z])
+        self._report_refusal(verdict)
+
+    def _chunk(self, source: Owner, message: JointTrajectory) -> None:
+        now_ns = self._now_ns()
+        self._streams[f"chunks of {source}"].received(from_stamp(message.header.stamp), now_ns)
+        chunk = to_received_chunk(message, self._core_space)
+        with self._lock:
+            verdict = self._core.accept(chunk, source, now_ns)
+        self._report_refusal(verdict)
+
+    def _e_stop_topic(self, message: Bool) -> None:
+        if message.data and not self._e_stop_asked:
+            with self._lock:
+                self._core.e_stop("the topic e_stop")
+        self._e_stop_asked = message.data
+
+    # Services
+
+    def _reset_e_stop(self) -> SafetyVerdict:
+        if self._e_stop_asked:
+            return SafetyVerdict.hold(Reason.E_STOP, "the topic e_stop still says true")
+        return self._core.reset_e_stop()
+
+    def _recover(self) -> SafetyVerdict:
+        if self._recovery is None:
+            return SafetyVerdict.hold(
+                Reason.WAITING, f"the profile {self._profile.name!r} names no arm_backend.recovery_action"
+            )
+        problem = self._recovery.recover()
+        return SafetyVerdict.hold(Reason.WAITING, problem) if problem else SafetyVerdict.command()
+
+    def _serve(
+        self, act: Callable[[], SafetyVerdict], asked_to_hold: bool
+    ) -> Callable[..., Trigger.Response]:
+        """Return the callback of a service; a service that asks for a hold succeeds by getting one."""
+
+        def callback(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+            with self._lock:
+                verdict = act()
+            granted = verdict.commands or (asked_to_hold and verdict.reason in (Reason.HELD, Reason.E_STOP))
+            response.success, response.message = granted, str(verdict)
+            if not granted:
+                self._report_refusal(verdict)
+            return response
+
+        return callback
+
+    # The control thread
+
+    def _tick(self) -> None:
+        with self._lock:
+            self._output = output = self._core.tick(self._now_ns())
+        self._send(output)
+
+    def _send(self, output: ControllerOutput) -> None:
+        positions, velocities = output.joint_positions, output.joint_velocities
+        accelerations, measured = output.joint_accelerations, self._measured
+        if positions is None or velocities is None or accelerations is None or measured is None:
+            return
+        assert output.tool is not None
+        motion = JointMotion(positions, velocities, accelerations)
+        self._arm.send(ArmCommand(output.stamp_ns, self._core.period_s, motion, output.tool, measured))
+
+    # Timers
+
+    def _drive_gripper(self) -> None:
+        opening = self._output.gripper_opening
+        if opening is not None:
+            self._gripper.send(GripperCommand(self._now_ns(), opening, self._finger_m))
+
+    def _connect(self) -> None:
+        for part, adapter in (("arm", self._arm), ("gripper", self._gripper)):
+            problem = adapter.connect()
+            if problem != self._problems[part]:
+                self._problems[part] = problem
+                text = f"{part}: {problem or 'connected'}"
+                # One call site a severity: rclpy refuses the same line with another.
+                if problem:
+                    self.get_logger().warning(text)
+                else:
+                    self.get_logger().info(text)
+
+    def _report(self) -> None:
+        if self._loop.failure is not None:
+            raise self._loop.failure  # the process ends: the trajectory sent last brings the arm to rest
+        output = self._output
+        frame = self._profile.arm.frame_prefix + self._profile.arm.base_link
+        if output.target is not None:
+            self._target_pose.publish(to_pose(output.target, output.stamp_ns, frame))
+        with self._lock:
+            measured = self._measured
+        if measured is not None:
+            pose = self._core.chain.forward(measured)
+            self._current_pose.publish(to_pose(pose, output.stamp_ns, frame))
+        reported = self._reported
+        if (
+            reported is None
+            or reported[0] != state_report(output)
+            or self._is_past(reported[1], VERDICT_PERIOD_S)
+        ):
+            self._publish_verdict(output)
+
+    def _publish_verdict(self, output: ControllerOutput) -> None:
+        report = state_report(output)
+        self._reported = (report, self._now_ns())
+        self._verdict.publish(to_verdict_message(report))
+
+    def _report_refusal(self, verdict: SafetyVerdict) -> None:
+        """Publish a refusal, unless the same reason was published a moment ago."""
+        if verdict.commands:
+            return
+        same = self._refused is not None and self._refused[0] is verdict.reason
+        if self._refused is not None and same and not self._is_past(self._refused[1], REFUSAL_PERIOD_S):
+            return
+        self._refused = (verdict.reason, self._now_ns())
+        output = self._output
+        report = VerdictReport("refusal", verdict, str(output.state), output.owner, output.settled)
+        self._verdict.publish(to_verdict_message(report))
+
+    # What it is made of
+
+    def _is_past(self, since_ns: int, period_s: float) -> bool:
+        """Whether ``period_s`` have passed, or the clock was set back."""
+        return not 0 <= self._now_ns() - since_ns < period_s * NS_PER_S
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+    def _make_streams(self) -> dict[str, StreamHealth]:
+        state, control = self._profile.state, self._profile.control
+        rate_hz = self._profile.action_space.rate_hz
+        self._core_space = self._profile.space()
+        return {
+            "joint states": StreamHealth("joint states", state.rate_hz, state.max_age_s),
+            **{
+                f"chunks of {owner}": StreamHealth(f"chunks of {owner}", rate_hz, control.hold_after_s)
+                for owner in ("policy", "teleoperation")
+            },
+        }
+
+    def _make_interface(self) -> None:
+        self._verdict = self.create_publisher(DiagnosticStatus, "controller/verdict", qos.VERDICT)
+        self._target_pose = self.create_publisher(PoseStamped, "controller/target_pose", qos.STREAM_OUT)
+        self._current_pose = self.create_publisher(PoseStamped, "controller/current_pose", qos.STREAM_OUT)
+        self.create_subscription(JointState, "joint_states", self._joint_state, qos.NEWEST_IN)
+        chunks: tuple[tuple[str, Owner], ...] = (("policy", "policy"), ("teleop", "teleoperation"))
+        for folder, owner in chunks:
+            callback = partial(self._chunk, owner)
+            self.create_subscription(JointTrajectory, f"{folder}/action_chunk", callback, qos.COMMAND)
+        # Twice: a latched subscription does not hear a volatile publisher, a volatile one not the past.
+        for profile in (qos.LATCHED, qos.COMMAND):
+            self.create_subscription(Bool, "e_stop", self._e_stop_topic, profile)
+        wrench = self._profile.state.wrench_topic
+        if wrench is not None:
+            self.create_subscription(WrenchStamped, wrench, self._wrench, qos.NEWEST_IN)
+        self._make_services()
+        self.create_timer(GRIPPER_PERIOD_S, self._drive_gripper)
+        self.create_timer(REPORT_PERIOD_S, self._report)
+        self.create_timer(CONNECT_PERIOD_S, self._connect)
+        self._diagnostics = DiagnosticsPublisher(self, self._healths)
+
+    def _make_services(self) -> None:
+        core = self._core
+        for name, act, asked_to_hold in (
+            ("hold", core.hold, True),
+            ("e_stop", lambda: core.e_stop("the service e_stop"), True),
+            ("reset_e_stop", self._reset_e_stop, True),
+            ("home", lambda: core.go_to("home"), False),
+            ("neutral", lambda: core.go_to("neutral"), False),
+            ("park", lambda: core.go_to("park"), False),
+            ("give_to_policy", lambda: core.give_to("policy"), False),
+            ("give_to_teleop", lambda: core.give_to("teleoperation"), False),
+            ("recover", self._recover, False),
+        ):
+            self.create_service(Trigger, f"controller/{name}", self._serve(act, asked_to_hold))
+
+    def _healths(self) -> list[Health]:
+        now_ns = self._now_ns()
+        healths = [self._streams["joint states"].health(now_ns), self._loop.health(), self._safety()]
+        for part, problem in self._problems.items():
+            kind = getattr(self._profile, f"{part}_backend").kind
+            level: Level = "error" if problem else "ok"
+            healths.append(Health(f"{part} back end", level, problem or "connected", {"kind": kind}))
+        return healths
+
+    def _safety(self) -> Health:
+        output = self._output
+        verdict = output.verdict
+        level: Level = "ok" if verdict.reason in ORDINARY else "warn" if verdict.commands else "error"
+        values = {"state": str(output.state), "owner": output.owner, "reason": str(verdict.reason)}
+        values |= {f"count/{reason}": str(count) for reason, count in sorted(output.counters.items())}
+        for owner in ("policy", "teleoperation"):
+            values[f"chunks of {owner}"] = str(self._streams[f"chunks of {owner}"].received_count)
+        return Health("safety", level, str(verdict), values)
+
+
+def _with_mode(profile: RobotProfile, mode: str) -> RobotProfile:
+    match mode:
+        case "streaming":
+            return replace(profile, control=replace(profile.control, mode="streaming"))
+        case "blocking":
+            return replace(profile, control=replace(profile.control, mode="blocking"))
+        case _:
+            return profile
+
+
+def main() -> None:
+    """Run the node."""
+    process.main(ControllerNode)
+
+
+if __name__ == "__main__":
+    main()
