@@ -8,12 +8,13 @@ from pathlib import Path
 from openvla_ros.cameras.protocol import Camera
 from openvla_ros.cameras.realsense import RealSenseCamera
 from openvla_ros.cameras.reconnecting import ReconnectingCamera
-from openvla_ros.cameras.recordings import ImageFolderCamera, VideoFileCamera
+from openvla_ros.cameras.recordings import EpisodeCamera, ImageFolderCamera, VideoFileCamera
 from openvla_ros.cameras.usb import UsbCamera
+from openvla_ros.data.detect import SourceRequest
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.profile import CameraProfile
 
-SOURCES = ("usb", "realsense", "video", "images")
+SOURCES = ("usb", "realsense", "video", "images", "episode")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def load_camera(options: CameraOptions, profile: CameraProfile) -> Camera:
     """Return the camera that ``options`` ask for, not yet open; devices reconnect by themselves.
 
     Raises ``InvalidValueError`` for a source that does not exist, ``MissingDependencyError`` for
-    one whose library is not installed.
+    one whose library is not installed, ``DatasetError`` for an episode that cannot be read.
     """
     match options.source:
         case "usb":
@@ -50,6 +51,13 @@ def load_camera(options: CameraOptions, profile: CameraProfile) -> Camera:
             return VideoFileCamera(_path(options))
         case "images":
             return ImageFolderCamera(_path(options), profile.rate_hz)
+        case "episode":
+            source = SourceRequest(_path(options)).open()
+            if not 0 <= options.episode < len(source):
+                raise InvalidValueError(
+                    f"{source.path} has no episode {options.episode}; it has {len(source)}, from 0"
+                )
+            return EpisodeCamera(source[options.episode], options.episode_camera or profile.name)
         case _:
             raise InvalidValueError(f"camera source {options.source!r} is not one of {', '.join(SOURCES)}")
 

@@ -1,0 +1,437 @@
+"""The policy as a ROS 2 node: pictures, joint states and an instruction in, action chunks out.
+
+The executor's thread only notes messages; a worker thread decodes, infers and publishes, always
+from the newest moment. Without an instruction, or with a stream that is older than the profile
+allows, nothing is published and the reason is counted in ``/diagnostics``. What may move the robot
+is decided by the controller, in another process.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.task import Future
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Bool, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from openvla_ros.action import ActionChunk
+from openvla_ros.assignment import Assignment, Outcome, StepReport
+from openvla_ros.errors import MissingDependencyError, OpenVLARosError, PolicyError
+from openvla_ros.health import Health, LatencyHealth, ReasonCounter, StreamHealth
+from openvla_ros.nodes import process, qos
+from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
+from openvla_ros.nodes.image_messages import from_compressed_image, from_image
+from openvla_ros.nodes.instruction_server import InstructionServer
+from openvla_ros.nodes.messages import from_stamp, to_chunk_message
+from openvla_ros.nodes.parameters import declare, parameter, watch
+from openvla_ros.nodes.worker import Worker
+from openvla_ros.observation_buffer import Moment, ObservationBuffer, Refusal
+from openvla_ros.pacing import Pacer
+from openvla_ros.policy.load import POLICIES, PolicyOptions, load_policy
+from openvla_ros.policy.protocol import Policy
+from openvla_ros.profile import load_profile
+from openvla_ros.robot.kinematics import KinematicChain
+from openvla_ros.scene import Scene
+
+# How often the limits of an assignment are looked at, and whether pictures come at all.
+TICK_S = 0.1
+# What the controller says where it will not take chunks again by itself.
+FINAL_REASONS = ("e_stop", "shut_down")
+# How long the last command of a stopping node may take to be answered.
+LAST_WORD_S = 0.5
+
+
+@dataclass(frozen=True)
+class PolicyParameters:
+    """What an operator sets."""
+
+    robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
+    policy: str = parameter("openvla", "what decides", read_only=True, choices=POLICIES)
+    checkpoint: str = parameter("", "openvla: model folder or hub id", read_only=True)
+    unnorm_key: str = parameter("", "openvla: dataset whose statistics apply", read_only=True)
+    device: str = parameter("auto", "openvla: auto, cpu, cuda or cuda:N", read_only=True)
+    dtype: str = parameter(
+        "auto",
+        "openvla: type of the weights; auto is bf16 on CUDA and fp32 on a CPU",
+        read_only=True,
+        choices=("auto", "bf16", "fp16", "fp32"),
+    )
+    center_crop: bool = parameter(False, "openvla: for models trained with random crops", read_only=True)
+    offline: bool = parameter(False, "openvla: never reach for the hub", read_only=True)
+    dataset: str = parameter("", "replay: the dataset", read_only=True)
+    episode: int = parameter(0, "replay: which episode", read_only=True, low=0, high=10_000_000)
+    rate_hz: float = parameter(
+        0.0, "inferences a second; 0: the profile's action rate", read_only=True, low=0.0, high=1000.0
+    )
+    steps_between_inferences: int = parameter(
+        1, "how many steps of a chunk are carried out before the next inference", low=1, high=100
+    )
+    time_limit_s: float = parameter(60.0, "time limit of an action goal that has none", low=0.1, high=86400.0)
+    give_up_s: float = parameter(
+        5.0, "an action goal ends after so long without a step", low=0.1, high=86400.0
+    )
+    autostart: bool = parameter(True, "configure and activate at start", read_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    assignment: Assignment
+    moment: Moment
+
+
+class PolicyNode(LifecycleNode):
+    """Carries out instructions with one policy."""
+
+    def __init__(self) -> None:
+        super().__init__("policy")
+        self._settings = declare(self, PolicyParameters)
+        watch(self, PolicyParameters, self._settings_changed)
+        self._profile = load_profile(self._settings.robot)
+        self._buffer = ObservationBuffer(self._profile)
+        self._forward = KinematicChain.from_profile(self._profile.arm).forward
+        self._policy: Policy | None = None
+        self._worker: Worker[_Work] | None = None
+        self._server: InstructionServer | None = None
+        self._server_problem = ""
+        self._active = False
+        self._assigned = threading.RLock()  # held while a chunk goes out: none goes out after an ending
+        self._assignment: Assignment | None = None
+        self._begun_ns = 0  # a picture from before the instruction is not acted on
+        self._served: Assignment | None = None  # of the worker's thread: whose steps the policy remembers
+        self._verdict = ("", "")
+        self._scene: Scene | None = None
+        self._considered_s = 0.0
+        self._watch_health()
+        self._diagnostics = DiagnosticsPublisher(self, self._collect_health)
+
+    # Transitions
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the policy, check that it fits the robot, and connect."""
+        s = self._settings
+        options = PolicyOptions(
+            s.policy, s.checkpoint, s.unnorm_key, s.device, s.dtype, s.center_crop, s.offline, s.dataset,
+            s.episode,
+        )  # fmt: skip
+        try:
+            self._policy = load_policy(options, self._profile, self._newest_scene)
+        except OpenVLARosError as error:
+            self.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        self.get_logger().info(f"{self._profile.name}: {self._policy.description}")
+        self._worker = Worker("inference", self._infer, self._broke)
+        self._connect()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin to act on instructions."""
+        self._active = True
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop to act."""
+        self._active = False
+        self._end_current(Outcome.ABORTED, "the policy node was deactivated")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of the policy and disconnect."""
+        self._release()
+        for item in self._inputs:
+            self.destroy_subscription(item)
+        for publisher in (self._chunks, self._current):
+            self.destroy_publisher(publisher)
+        self.destroy_timer(self._timer)
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        return TransitionCallbackReturn.SUCCESS
+
+    def stop(self) -> None:
+        """End the work; the controller's hold is the last thing that is said."""
+        self._active = False
+        acting = self._assignment is not None
+        hold = self._end_current(Outcome.ABORTED, "the policy node is shutting down")
+        self._release()
+        if acting and hold is not None and self.executor is not None:
+            self.executor.spin_until_future_complete(hold, LAST_WORD_S)
+
+    def _release(self) -> None:
+        if self._worker is not None and not self._worker.stop():
+            self.get_logger().error("the inference in progress did not end in time")
+        if self._policy is not None:
+            self._policy.close()
+        self._worker = self._policy = None
+
+    def _connect(self) -> None:
+        self._chunks = self.create_publisher(JointTrajectory, "policy/action_chunk", qos.COMMAND)
+        self._current = self.create_publisher(String, "policy/instruction", qos.LATCHED)
+        self._hold = self.create_client(Trigger, "controller/hold")
+        self._take_over = self.create_client(Trigger, "controller/give_to_policy")
+        subscribe = self.create_subscription
+        self._inputs = [
+            subscribe(JointState, "joint_states", self._joint_state, qos.EVERY_IN),
+            # A latched publisher is heard late, a plain one (ros2 topic pub) at all.
+            subscribe(String, "instruction", self._instruction, qos.LATCHED),
+            subscribe(String, "instruction", self._instruction, qos.COMMAND),
+            subscribe(DiagnosticStatus, "controller/verdict", self._said, qos.COMMAND),
+            subscribe(Bool, "task/success", self._success, qos.COMMAND),
+        ]
+        leader = self._profile.cameras[0]
+        rate_hz = self._settings.rate_hz or self._profile.action_space.rate_hz
+        self._pacer = Pacer(self._settings.steps_between_inferences / rate_hz, 1.0 / leader.rate_hz)
+        for camera in self._profile.cameras:
+            kind, decode = (
+                (CompressedImage, from_compressed_image) if camera.compressed else (Image, from_image)
+            )
+            receive = partial(self._picture, camera.name, camera is leader, decode)
+            topic = f"camera/{camera.name}/image_raw"
+            self._inputs.append(subscribe(kind, topic, receive, qos.NEWEST_IN))
+        self._timer = self.create_timer(TICK_S, self._tick)
+        self._server_problem = ""
+        try:
+            self._server = InstructionServer(self, self._begin, self._end, self._limits)
+        except MissingDependencyError as error:
+            self._server_problem = str(error)
+            self.get_logger().warning(self._server_problem)
+
+    # Messages: the executor's thread
+
+    def _newest_scene(self) -> Scene:
+        """Return the simulator's ground truth; only the scripted expert asks for it."""
+        scene = self._scene
+        if scene is None:
+            raise PolicyError("no simulation/scene yet: the scripted expert works in simulation only")
+        return scene
+
+    def _picture(self, camera: str, leads: bool, decode: Any, message: Any) -> None:
+        stamp_ns, now_ns = from_stamp(message.header.stamp), self._now_ns()
+        self._cameras[camera].received(stamp_ns, now_ns)
+        self._buffer.put_picture(camera, stamp_ns, partial(decode, message))
+        if (
+            leads
+            and stamp_ns >= self._begun_ns
+            and self._assignment is not None
+            and self._pacer.due(stamp_ns)
+        ):
+            self._consider(self._assignment)
+
+    def _joint_state(self, message: JointState) -> None:
+        stamp_ns = from_stamp(message.header.stamp)
+        self._states.received(stamp_ns, self._now_ns())
+        try:
+            self._buffer.put_joint_state(stamp_ns, message.name, message.position)
+        except OpenVLARosError as error:
+            self._refusals.add("bad_state", str(error))
+
+    def _instruction(self, message: String) -> None:
+        """Begin what the topic says; an empty instruction means "stop"."""
+        current = self._assignment
+        if not message.data.strip():
+            self._end_current(Outcome.ABORTED, "an empty instruction came in by topic")
+        elif current is not None and current.give_up_s is not None:
+            self.get_logger().warning(
+                f"instruction {message.data!r} ignored: the goal {current.instruction!r} is being carried out"
+            )
+        elif self._active and (current is None or current.instruction != message.data):
+            self._begin(Assignment(message.data, time.monotonic()))
+
+    def _said(self, message: DiagnosticStatus) -> None:
+        reason = next((v.value for v in message.values if v.key == "reason"), message.message)
+        self._verdict = (reason, message.message)
+        if reason in FINAL_REASONS:
+            self._end_current(Outcome.ABORTED, f"the controller says {reason}: {message.message}")
+
+    def _success(self, message: Bool) -> None:
+        current = self._assignment
+        if message.data and current is not None and current.give_up_s is not None and current.steps:
+            self._end(current, Outcome.SUCCEEDED, "task/success says so")
+
+    def _tick(self) -> None:
+        current, now_s = self._assignment, time.monotonic()
+        if current is None:
+            return
+        if now_s - self._considered_s > 2.0 / self._profile.action_space.rate_hz + TICK_S:
+            # No picture came: say why nothing happens.
+            self._considered_s = now_s
+            moment = self._buffer.moment(current.instruction, self._now_ns())
+            if isinstance(moment, Refusal):
+                self._refuse(current, moment)
+        ending = current.overdue(now_s)
+        if ending is not None:
+            self._end(current, *ending)
+
+    def _consider(self, assignment: Assignment) -> None:
+        """Offer the newest moment to the worker, or note why that cannot be."""
+        assert self._worker is not None
+        self._considered_s = time.monotonic()
+        moment = self._buffer.moment(assignment.instruction, self._now_ns())
+        if isinstance(moment, Moment) and not self._chunks.get_subscription_count():
+            moment = Refusal("no_controller", "nobody listens to policy/action_chunk")
+        if isinstance(moment, Refusal):
+            self._refuse(assignment, moment)
+            return
+        self._worker.put(_Work(assignment, moment))
+
+    # Assignments
+
+    def _begin(self, assignment: Assignment) -> None:
+        """Put ``assignment`` in force; it replaces the one before."""
+        now_s = time.monotonic()
+        if not self._active:
+            assignment.end(Outcome.REFUSED, "the policy node is not active", now_s)
+            return
+        if not assignment.instruction.strip():
+            assignment.end(Outcome.REFUSED, "the instruction is empty", now_s)
+            return
+        with self._assigned:
+            before, self._assignment = self._assignment, assignment
+            self._begun_ns, self._considered_s = self._now_ns(), now_s
+            self._pacer.reset()
+        if before is not None:
+            before.end(Outcome.PREEMPTED, f"replaced by {assignment.instruction!r}", now_s)
+        self._current.publish(String(data=assignment.instruction))
+        self.get_logger().info(f"begins: {assignment.instruction!r}")
+        if self._take_over.service_is_ready():
+            future = self._take_over.call_async(Trigger.Request())
+            future.add_done_callback(partial(self._taken_over, assignment))
+
+    def _taken_over(self, assignment: Assignment, future: Future) -> None:
+        answer = future.result()
+        if answer is not None and not answer.success:
+            self._end(assignment, Outcome.REFUSED, f"the controller refuses: {answer.message}")
+
+    def _end_current(self, outcome: Outcome, message: str) -> Future | None:
+        current = self._assignment
+        return None if current is None else self._end(current, outcome, message)
+
+    def _end(self, assignment: Assignment, outcome: Outcome, message: str) -> Future | None:
+        """End ``assignment`` and, if it is the one in force, hold; return the answer to come."""
+        with self._assigned:
+            in_force = assignment is self._assignment
+            if in_force:
+                self._assignment = None
+        hold = None
+        if in_force:
+            if self._worker is not None:
+                self._worker.clear()
+            self._current.publish(String(data=""))
+            self.get_logger().info(f"{outcome}: {assignment.instruction!r}: {message}")
+            hold = self._hold.call_async(Trigger.Request()) if self._hold.service_is_ready() else None
+        assignment.end(outcome, message, time.monotonic())
+        return hold
+
+    def _limits(self) -> tuple[float, float]:
+        return self._settings.time_limit_s, self._settings.give_up_s
+
+    # Inference: the worker's thread
+
+    def _infer(self, work: _Work) -> None:
+        assert self._policy is not None
+        if work.assignment is not self._served:
+            self._policy.reset()
+            self._served = work.assignment
+        began = time.perf_counter()
+        try:
+            chunk = self._policy.infer(work.moment.observe(self._forward))
+        except OpenVLARosError as error:
+            self._refuse(work.assignment, Refusal(_reason(error), str(error)))
+            return
+        self._publish(work.assignment, chunk, time.perf_counter() - began)
+
+    def _publish(self, assignment: Assignment, chunk: ActionChunk, inference_s: float) -> None:
+        message = to_chunk_message(chunk, self._profile.action_frame_id())
+        with self._assigned:
+            if assignment is not self._assignment:
+                return
+            self._chunks.publish(message)
+            age_s = (self._now_ns() - chunk.observation_stamp_ns) * 1e-9
+            assignment.steps += 1
+            self._inference.add(inference_s)
+            self._age.add(age_s)
+            report = StepReport(assignment.steps, inference_s, age_s, *self._verdict)
+            assignment.stepped(time.monotonic(), report)
+
+    def _broke(self, error: Exception) -> None:
+        """A policy that raises what it should not: stop, and say what it was."""
+        message = f"the policy failed: {type(error).__name__}: {error}"
+        self.get_logger().error(message)
+        self._refusals.add("failure", message)
+        self._end_current(Outcome.ABORTED, message)
+
+    def _refuse(self, assignment: Assignment, refusal: Refusal) -> None:
+        self._refusals.add(refusal.reason, refusal.detail)
+        with self._assigned:
+            if assignment is self._assignment:
+                assignment.refused(refusal)
+
+    # Diagnostics
+
+    def _watch_health(self) -> None:
+        profile = self._profile
+        self._cameras = {
+            c.name: StreamHealth(f"camera {c.name}", c.rate_hz, c.max_age_s) for c in profile.cameras
+        }
+        self._states = StreamHealth("joint states", profile.state.rate_hz, profile.state.max_age_s)
+        step_s, limit_s = 1.0 / profile.action_space.rate_hz, profile.control.chunk_max_age_s
+        self._inference = LatencyHealth("inference", step_s)
+        self._age = LatencyHealth("camera to chunk", limit_s)
+        self._refusals = ReasonCounter("refusals")
+
+    def _collect_health(self) -> list[Health]:
+        now_ns = self._now_ns()
+        streams = [stream.health(now_ns) for stream in (*self._cameras.values(), self._states)]
+        return [
+            self._task_health(),
+            *streams,
+            self._inference.health(),
+            self._age.health(),
+            self._refusals.health(),
+        ]
+
+    def _task_health(self) -> Health:
+        current = self._assignment
+        values = {
+            "policy": "" if self._policy is None else self._policy.description,
+            "instruction": "" if current is None else current.instruction,
+            "steps": "" if current is None else str(current.steps),
+            "superseded": "" if self._worker is None else str(self._worker.replaced),
+            "action_server": self._server_problem or "ready",
+        }
+        if not self._active:
+            return Health("task", "warn", "not active", values)
+        if current is None:
+            return Health("task", "ok", "does not act: nobody has said what to do", values)
+        if current.refusal is not None:
+            return Health("task", "error", f"does not act: {current.refusal}", values)
+        return Health("task", "ok", f"step {current.steps} of {current.instruction!r}", values)
+
+    def _settings_changed(self, settings: PolicyParameters) -> None:
+        self._settings = settings
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+
+def _reason(error: OpenVLARosError) -> str:
+    """Return the key under which an error of a policy is counted: ``ModelOutputError`` → ``model_output``."""
+    words = re.findall("[A-Z][a-z]+", type(error).__name__.removesuffix("Error"))
+    return "_".join(words).lower()
+
+
+def main() -> None:
+    """Run the node as a program."""
+    process.main(PolicyNode)
+
+
+if __name__ == "__main__":
+    main()

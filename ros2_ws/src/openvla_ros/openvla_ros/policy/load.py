@@ -1,0 +1,91 @@
+"""Chooses the policy for its name, in one visible place, and checks that it fits the robot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from openvla_ros.errors import InvalidValueError, PolicyError
+from openvla_ros.policy.hold import HoldPolicy
+from openvla_ros.policy.protocol import Policy
+from openvla_ros.policy.replay import ReplayPolicy
+from openvla_ros.profile import RobotProfile
+from openvla_ros.scene import Scene
+
+POLICIES = ("openvla", "replay", "hold")
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """What the person who starts a policy chooses; each policy reads what concerns it."""
+
+    policy: str  # one of POLICIES
+    checkpoint: str = ""  # openvla: model folder or hub id
+    unnorm_key: str = ""  # openvla: dataset statistics, where the checkpoint has more than one
+    device: str = "auto"  # openvla: auto, cpu, cuda or cuda:N
+    dtype: str = "auto"  # openvla: auto, bf16, fp16, fp32
+    center_crop: bool = False  # openvla: for models trained with random crops
+    offline: bool = False  # openvla: never reach for the hub
+    dataset: str = ""  # replay: the dataset
+    episode: int = 0  # replay: which of its episodes
+
+
+def load_policy(options: PolicyOptions, profile: RobotProfile, scene: Callable[[], Scene]) -> Policy:
+    """Return the policy that ``options`` ask for; ``scene`` gives simulator ground truth to the expert.
+
+    Raises ``InvalidValueError`` for a policy that does not exist, ``PolicyError`` if its actions
+    mean something else than this robot's, and whatever its own loading raises.
+    """
+    policy = _choose(options, profile, scene)
+    lines = profile.space().differences(policy.space)
+    if lines:
+        policy.close()
+        raise PolicyError(f"{policy.description} does not fit robot {profile.name}: " + "; ".join(lines))
+    return policy
+
+
+def _choose(options: PolicyOptions, profile: RobotProfile, scene: Callable[[], Scene]) -> Policy:
+    match options.policy:
+        case "openvla":
+            return _openvla(options, profile)
+        case "replay":
+            return _replay(options, profile)
+        case "hold":
+            return HoldPolicy(profile.space())
+        case _:
+            raise InvalidValueError(f"policy {options.policy!r} is not one of {', '.join(POLICIES)}")
+
+
+def _openvla(options: PolicyOptions, profile: RobotProfile) -> Policy:
+    if not options.checkpoint:
+        raise InvalidValueError("policy 'openvla' needs a checkpoint: a model folder or a hub id")
+    # Importing torch takes seconds: only for the policy that needs it.
+    from openvla_ros.model.predictor import load_predictor
+    from openvla_ros.model.vision_language import select_device, select_dtype
+    from openvla_ros.policy.openvla import OpenVLAPolicy
+
+    device = select_device(options.device)
+    predictor = load_predictor(
+        options.checkpoint,
+        unnorm_key=options.unnorm_key or None,
+        center_crop=options.center_crop,
+        dtype=select_dtype(None if options.dtype == "auto" else options.dtype, device),
+        device=device,
+        offline=options.offline,
+    )
+    cameras = [camera.name for camera in profile.cameras[: predictor.image_count]]
+    return OpenVLAPolicy(predictor, profile.space(), cameras=cameras, description=options.checkpoint)
+
+
+def _replay(options: PolicyOptions, profile: RobotProfile) -> Policy:
+    if not options.dataset:
+        raise InvalidValueError("policy 'replay' needs a dataset")
+    from openvla_ros.data.detect import SourceRequest
+
+    source = SourceRequest(Path(options.dataset).expanduser()).open()
+    if not 0 <= options.episode < len(source):
+        raise InvalidValueError(
+            f"{source.path} has no episode {options.episode}; it has {len(source)}, from 0"
+        )
+    return ReplayPolicy(source[options.episode], profile.space())

@@ -1,0 +1,334 @@
+"""The policy node over DDS, between a stand-in for cameras and arm and a stand-in for the controller."""
+
+import signal
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from ros_harness import Listener, NodeProcess
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Bool, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from openvla_ros.nodes import qos
+from openvla_ros.nodes.messages import from_chunk_message, from_duration, from_stamp, to_duration, to_image
+from openvla_ros.profile import load_profile
+
+pytestmark = pytest.mark.ros
+
+MODULE = "openvla_ros.nodes.policy_node"
+PROFILE = load_profile("sim_widowx")
+PICTURE = np.zeros((48, 64, 3), np.uint8)
+JOINTS = [*PROFILE.arm.joints, PROFILE.gripper.joint]
+
+
+class Robot(Listener):
+    """Publishes pictures and joint states, answers as the controller, and listens to the policy."""
+
+    def __init__(self, namespace="", camera_hz=10.0):
+        super().__init__("robot", namespace)
+        node = self.node
+        self.images = node.create_publisher(Image, "camera/primary/image_raw", qos.STREAM_OUT)
+        self.states = node.create_publisher(JointState, "joint_states", qos.STREAM_OUT)
+        self.words = node.create_publisher(String, "instruction", qos.LATCHED)
+        self.verdicts = node.create_publisher(DiagnosticStatus, "controller/verdict", qos.COMMAND)
+        self.successes = node.create_publisher(Bool, "task/success", qos.COMMAND)
+        self.chunks = self.collect(JointTrajectory, "policy/action_chunk", qos.COMMAND)
+        self.reports = self.collect(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+        self.current = self.collect(String, "policy/instruction", qos.LATCHED)
+        self.calls, self.grants = [], True
+        node.create_service(Trigger, "controller/hold", self._service("hold"))
+        node.create_service(Trigger, "controller/give_to_policy", self._service("give_to_policy"))
+        self.sees = self.feels = True
+        node.create_timer(1.0 / camera_hz, self._see)
+        node.create_timer(0.02, self._feel)
+
+    def _service(self, name):
+        def answer(request, response):
+            self.calls.append(name)
+            response.success, response.message = self.grants, "" if self.grants else "the e-stop is latched"
+            return response
+
+        return answer
+
+    def now_ns(self):
+        return self.node.get_clock().now().nanoseconds
+
+    def _see(self):
+        if self.sees:
+            self.images.publish(to_image(PICTURE, self.now_ns(), "lens"))
+
+    def _feel(self):
+        if self.feels:
+            state = JointState(name=JOINTS, position=[0.1] * 6 + [0.037])
+            state.header.stamp = self.node.get_clock().now().to_msg()
+            self.states.publish(state)
+
+    def say(self, words):
+        self.words.publish(String(data=words))
+
+    def status(self, name):
+        """The newest status whose name ends so."""
+        found = [s for r in self.reports for s in r.status if s.name.endswith(": " + name)]
+        return found[-1] if found else DiagnosticStatus()
+
+    def until_task_says(self, words, timeout_s=20.0):
+        return self.spin_until(lambda: words in self.status("task").message, timeout_s)
+
+
+def policy(**parameters):
+    return NodeProcess(MODULE, {"policy": "hold", **parameters})
+
+
+def test_it_acts_on_the_instruction_topic_and_on_nothing_without_one(ros_domain):
+    with Robot() as robot, policy() as node:
+        assert robot.until_task_says("nobody has said what to do"), node.output
+        assert robot.chunks == []
+        robot.say("lift the cube")
+        assert robot.spin_until(lambda: len(robot.chunks) >= 5), node.output
+        chunk = from_chunk_message(robot.chunks[-1], PROFILE.space(), PROFILE.action_frame_id())
+        np.testing.assert_array_equal(chunk.actions, [[0, 0, 0, 0, 0, 0, 1]])
+        stamps = np.diff([from_stamp(c.header.stamp) for c in robot.chunks]) * 1e-9
+        assert abs(np.median(stamps) - 0.2) < 0.03  # 5 Hz of a 10 Hz camera
+        assert "give_to_policy" in robot.calls
+        assert robot.current[-1].data == "lift the cube"
+        robot.say("")
+        assert robot.spin_until(lambda: robot.calls[-1] == "hold")
+        robot.spin_for(0.3)
+        count = len(robot.chunks)
+        robot.spin_for(0.6)
+        assert len(robot.chunks) == count
+        robot.say("put it down")
+        assert robot.spin_until(lambda: len(robot.chunks) > count)
+        assert node.stop(signal.SIGINT) == 0
+    assert "Traceback" not in node.output
+
+
+@pytest.mark.parametrize(
+    ("stream", "reason"), [("sees", "stale_image: camera 'primary'"), ("feels", "stale_state: joint state")]
+)
+def test_a_stream_that_stops_stops_the_policy_which_says_why(ros_domain, stream, reason):
+    with Robot() as robot, policy() as node:
+        robot.say("lift the cube")
+        assert robot.spin_until(lambda: len(robot.chunks) >= 2), node.output
+        setattr(robot, stream, False)
+        assert robot.until_task_says(reason), node.output
+        count = len(robot.chunks)
+        robot.spin_for(0.6)
+        assert len(robot.chunks) == count
+        key = reason.split(":")[0]
+        assert robot.spin_until(lambda: any(v.key == key for v in robot.status("refusals").values), 3)
+        setattr(robot, stream, True)
+        assert robot.spin_until(lambda: len(robot.chunks) > count), node.output
+
+
+class Client:
+    """Sends goals to the policy node and keeps what comes back."""
+
+    def __init__(self, robot):
+        from openvla_interfaces.action import ExecuteInstruction
+        from rclpy.action import ActionClient
+
+        self.robot, self.action = robot, ExecuteInstruction
+        self.client = ActionClient(robot.node, ExecuteInstruction, "execute_instruction")
+        assert robot.spin_until(self.client.server_is_ready)
+
+    def send(self, instruction, limit_s=0.0):
+        goal = self.action.Goal(instruction=instruction, time_limit=to_duration(limit_s))
+        feedback = []
+        future = self.client.send_goal_async(goal, feedback_callback=lambda m: feedback.append(m.feedback))
+        assert self.robot.spin_until(future.done)
+        assert future.result().accepted
+        return future.result(), future.result().get_result_async(), feedback
+
+    def result(self, future, timeout_s=20.0):
+        assert self.robot.spin_until(future.done, timeout_s)
+        return future.result().result
+
+    def destroy(self):
+        self.client.destroy()
+
+
+@pytest.fixture
+def live(ros_domain):
+    pytest.importorskip("openvla_interfaces", reason="the package openvla_interfaces is not built")
+    with Robot() as robot, policy(give_up_s=1.5) as node:
+        client = Client(robot)
+        assert robot.spin_until(lambda: "Hz" in robot.status("camera primary").message)
+        yield robot, client, node
+        client.destroy()
+        assert node.stop() == 0, node.output
+        assert "Traceback" not in node.output
+
+
+def test_a_goal_reports_every_step_and_succeeds_when_the_robot_says_so(live):
+    robot, client, node = live
+    _, future, feedback = client.send("lift the cube")
+    robot.verdicts.publish(
+        DiagnosticStatus(message="beyond the table", values=[KeyValue(key="reason", value="workspace")])
+    )
+    assert robot.spin_until(lambda: sum(f.step > 0 for f in feedback) >= 5), node.output
+    robot.successes.publish(Bool(data=False))
+    robot.successes.publish(Bool(data=True))
+    result = client.result(future)
+    assert (result.outcome, result.message) == ("succeeded", "task/success says so")
+    steps = [f.step for f in feedback if f.step]
+    assert steps == list(range(1, len(steps) + 1))
+    assert result.steps == steps[-1] == len(robot.chunks)
+    assert feedback[-1].verdict == "workspace"
+    assert 0.0 < feedback[-1].inference_latency_s < feedback[-1].observation_age_s < 1.0
+    assert robot.calls == ["give_to_policy", "hold"]
+    robot.spin_for(0.5)
+    assert len(robot.chunks) == result.steps  # nothing after the end
+
+
+def test_cancel_time_limit_pre_emption_and_the_empty_instruction(live):
+    robot, client, _node = live
+    handle, future, feedback = client.send("first")
+    assert robot.spin_until(lambda: len(feedback) >= 1)
+    cancelled = handle.cancel_goal_async()
+    assert robot.spin_until(cancelled.done)
+    assert client.result(future).outcome == "canceled"
+    assert future.result().status == 5  # GoalStatus.STATUS_CANCELED
+
+    began = time.monotonic()
+    _, future, _ = client.send("second", limit_s=1.0)
+    result = client.result(future)
+    assert (result.outcome, future.result().status) == ("time_limit", 6)
+    assert 0.9 < time.monotonic() - began < 2.5
+    assert 1.0 <= from_duration(result.duration) < 1.5
+
+    _, older, _ = client.send("third")
+    _, newer, feedback = client.send("fourth")
+    result = client.result(older)
+    assert (result.outcome, result.message) == ("preempted", "replaced by 'fourth'")
+    assert robot.spin_until(lambda: len(feedback) >= 2)
+    assert robot.current[-1].data == "fourth"
+    robot.say("another one by topic")
+    robot.spin_for(0.3)
+    assert not newer.done()
+    robot.say("")
+    assert client.result(newer).outcome == "aborted"
+
+    _, future, _ = client.send("  ")
+    assert client.result(future).message == "the instruction is empty"
+
+
+def test_a_goal_that_cannot_be_carried_out_is_refused_or_aborted_with_the_reason(live):
+    robot, client, _ = live
+    robot.sees = False
+    robot.spin_for(0.7)
+    _, future, feedback = client.send("lift the cube")
+    result = client.result(future)
+    assert (result.outcome, result.steps) == ("refused", 0)
+    assert "stale_image: camera 'primary'" in result.message
+    assert feedback[-1].verdict == "stale_image"
+
+    robot.sees = True
+    robot.spin_for(0.3)
+    _, future, feedback = client.send("lift the cube")
+    assert robot.spin_until(lambda: feedback and feedback[-1].step >= 2)
+    robot.feels = False
+    result = client.result(future)
+    assert result.outcome == "aborted"
+    assert "stale_state" in result.message
+    robot.feels = True
+
+    robot.spin_for(0.3)
+    _, future, feedback = client.send("lift the cube")
+    assert robot.spin_until(lambda: feedback and feedback[-1].step >= 2)
+    robot.verdicts.publish(
+        DiagnosticStatus(message="the button", values=[KeyValue(key="reason", value="e_stop")])
+    )
+    assert client.result(future).message == "the controller says e_stop: the button"
+
+    robot.grants = False
+    _, future, _ = client.send("lift the cube")
+    result = client.result(future)
+    assert (result.outcome, result.message) == ("refused", "the controller refuses: the e-stop is latched")
+
+
+def test_a_stopped_node_ends_its_goal_and_holds_as_its_last_word(live):
+    robot, client, node = live
+    _, _future, feedback = client.send("lift the cube")
+    assert robot.spin_until(lambda: len(feedback) >= 2)
+    robot.calls.clear()
+    node.process.send_signal(signal.SIGTERM)
+    assert robot.spin_until(lambda: robot.calls == ["hold"]), node.output
+    assert node.stop() == 0
+
+
+def test_two_robots_on_one_machine_do_not_hear_each_other(ros_domain):
+    def start(name):
+        return NodeProcess(MODULE, {"policy": "hold"}, [f"__ns:=/{name}"])
+
+    with Robot("left") as left, Robot("right") as right, start("left") as one, start("right") as two:
+        assert left.until_task_says("nobody has said"), one.output
+        assert right.spin_until(lambda: right.node.count_subscribers("instruction") == 2), two.output
+        left.say("lift the cube")
+        assert left.spin_until(lambda: len(left.chunks) >= 3), one.output
+        right.spin_for(0.5)
+        assert right.chunks == []
+
+
+BAD_POLICY = """
+from openvla_ros.nodes import policy_node
+from openvla_ros.policy.hold import HoldPolicy
+
+class Broken(HoldPolicy):
+    def infer(self, observation):
+        raise RuntimeError("index out of range")
+
+policy_node.load_policy = lambda options, profile, scene: Broken(profile.space())
+policy_node.main()
+"""
+
+
+def test_a_policy_that_fails_in_an_unforeseen_way_ends_the_goal_and_not_the_node(ros_domain):
+    pytest.importorskip("openvla_interfaces", reason="the package openvla_interfaces is not built")
+    with Robot() as robot, NodeProcess(BAD_POLICY) as node:
+        client = Client(robot)
+        _, future, _ = client.send("lift the cube")
+        result = client.result(future)
+        assert result.outcome == "aborted"
+        assert result.message == "the policy failed: RuntimeError: index out of range"
+        client.destroy()
+        assert node.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"policy": "openvla"}, "needs a checkpoint"),
+        ({"policy": "openvla", "checkpoint": "/nowhere", "offline": "true"}, "/nowhere"),
+        ({"policy": "wish"}, "'wish'; it must be one of openvla"),
+        ({"policy": "replay", "dataset": "/nowhere"}, "/nowhere does not exist"),
+        ({"robot": "r2d2"}, "no robot profile 'r2d2'"),
+    ],
+)
+def test_a_policy_that_cannot_start_says_why_and_ends_with_1(ros_domain, parameters, message):
+    with NodeProcess(MODULE, parameters) as node:
+        assert node.process.wait(60) == 1
+        node.stop()
+    assert message in node.output
+    assert "Traceback" not in node.output
+
+
+NO_INTERFACES = """
+import sys
+sys.modules["openvla_interfaces"] = None
+from openvla_ros.nodes import policy_node
+policy_node.main()
+"""
+
+
+def test_without_the_interfaces_everything_but_the_action_works_and_says_so(ros_domain):
+    with Robot() as robot, NodeProcess(NO_INTERFACES, {"policy": "hold"}) as node:
+        robot.say("lift the cube")
+        assert robot.spin_until(lambda: len(robot.chunks) >= 2), node.output
+    assert "the topic 'instruction' does the same without feedback and result" in node.output
