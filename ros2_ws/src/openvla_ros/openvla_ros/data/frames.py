@@ -16,12 +16,18 @@ from openvla_ros.arrays import Image, image_array, read_only
 from openvla_ros.episode import ImageSequence
 from openvla_ros.errors import DatasetError, InvalidValueError
 
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_JPEG_TAIL = 64  # bytes: some cameras pad a picture behind its end marker
+
 
 def decode_image(data: bytes, origin: str) -> Image:
     """Return a JPEG or PNG as uint8 (H, W, 3) RGB; ``origin`` names it in errors.
 
-    Raises ``DatasetError`` if the bytes are not a whole picture.
+    Raises ``DatasetError`` if the bytes are not a whole picture: a JPEG that was cut off still
+    decodes, to grey below the cut, so its end marker is looked for.
     """
+    if data.startswith(_JPEG_START) and _JPEG_END not in data[-_JPEG_TAIL:]:
+        raise DatasetError(f"{origin}: a JPEG of {len(data)} bytes that was cut off")
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if pixels is None:
         raise DatasetError(f"{origin}: {len(data)} bytes are not a readable JPEG or PNG")
@@ -49,7 +55,7 @@ def _encode(image: Image, suffix: str, options: list[int]) -> bytes:
 
 def image_format(data: bytes) -> str:
     """Return "jpeg" or "png" from the first bytes of a compressed picture, or "unknown"."""
-    if data.startswith(b"\xff\xd8\xff"):
+    if data.startswith(_JPEG_START):
         return "jpeg"
     return "png" if data.startswith(b"\x89PNG\r\n\x1a\n") else "unknown"
 

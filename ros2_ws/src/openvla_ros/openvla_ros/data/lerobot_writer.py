@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from openvla_ros.data.frames import encode_png, encoded_frame
 from openvla_ros.data.layout import Layout
 from openvla_ros.data.lerobot import EXACT, IMAGE_PREFIX, MOTION_NAMES
+from openvla_ros.data.placing import place
 from openvla_ros.data.rlds_writer import observation_state
 from openvla_ros.data.table import episode_columns, episode_metadata
 from openvla_ros.data.video import Codec, VideoWriter
@@ -158,7 +159,7 @@ class _Merge:
         self._frames = 0
 
     def take(self, part: Path, index: int) -> None:
-        """Number the rows of ``part`` through and move its videos into place."""
+        """Number the rows of ``part`` through and put its videos in place."""
         chunk, file = divmod(index, CHUNK_SIZE)
         entries = json.loads((part / EPISODES).read_text(encoding="utf-8"))
         path = self._destination / DATA_PATH.format(chunk_index=chunk, file_index=file)
@@ -173,8 +174,7 @@ class _Merge:
             if self._storage != "image":
                 key = IMAGE_PREFIX + camera
                 target = VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file)
-                (self._destination / target).parent.mkdir(parents=True, exist_ok=True)
-                (part / f"{camera}.mp4").rename(self._destination / target)
+                place(part / f"{camera}.mp4", self._destination / target)
 
     def _number(self, rows: pa.Table, entry: Mapping[str, Any]) -> pa.Table:
         task = self._tasks.setdefault(entry["instruction"], len(self._tasks))
