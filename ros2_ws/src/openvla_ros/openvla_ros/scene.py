@@ -7,13 +7,18 @@ the success detectors read it; learned policies never see it. Knows nothing of M
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+import numpy as np
 
 from openvla_ros.arrays import Float, float_array
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.geometry import Pose
 
 Shape = Literal["cube", "plate", "bowl"]
+SHAPES: tuple[Shape, ...] = get_args(Shape)
+BOWL_FLOOR_M = 0.003  # height of a bowl's inside above what it stands on
+RESTING_TOLERANCE_M = 0.008  # between an object's lower face and what it rests on
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,3 +69,11 @@ class Scene:
         raise InvalidValueError(
             f"no object {name!r} in the scene; there are {', '.join(o.name for o in self.objects)}"
         )
+
+    def stands_on(self, name: str, place: str) -> bool:
+        """Return whether object ``name`` rests on object ``place``, or inside it if that is a bowl."""
+        item, below = self[name], self[place]
+        aside = float(np.linalg.norm(item.position[:2] - below.position[:2]))
+        floor = self.table_m + BOWL_FLOOR_M if below.shape == "bowl" else below.top_m
+        above = float(item.position[2] - item.size[2] / 2.0) - floor
+        return aside < below.size[0] / 2.0 and abs(above) < RESTING_TOLERANCE_M

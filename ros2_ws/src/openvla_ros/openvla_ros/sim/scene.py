@@ -8,9 +8,7 @@ properties, the table, and the objects, whose poses and colours are set when an 
 from __future__ import annotations
 
 import math
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -21,11 +19,14 @@ from openvla_ros.arrays import Float
 from openvla_ros.errors import ProfileError
 from openvla_ros.geometry import transform_matrix_to_quaternion
 from openvla_ros.profile import RobotProfile
-from openvla_ros.resources import share_path
+from openvla_ros.robot.description import find_urdf, read_urdf
+from openvla_ros.scene import BOWL_FLOOR_M
 
 PLATE_RADIUS_M, PLATE_HEIGHT_M = 0.045, 0.004
 BOWL_RADIUS_M, BOWL_HEIGHT_M, BOWL_SIDES = 0.048, 0.024, 10
 CUBE_DENSITY = 1000.0  # kg/m³, beech to acrylic
+# Keep what is only seen, and the links without mass: the tool and the cameras are such.
+URDF_EXTENSION = '<mujoco><compiler discardvisual="false" fusestatic="false"/></mujoco>'
 SKY = (0.70, 0.76, 0.82)
 
 
@@ -123,11 +124,12 @@ def build_model(profile: RobotProfile, cubes: int, receptacle: str) -> Any:
     Bodies of objects are called ``cube_0``, ``cube_1``, …, ``plate`` or ``bowl``.
     """
     robot = robot_model(profile)
-    spec, mimics = _load_urdf(profile)
+    spec = _load_urdf(profile)
     spec.modelname = profile.name
     _configure(spec, profile)
     _add_arm_properties(spec, profile, robot)
-    _add_servos(spec, profile, robot, mimics)
+    _add_servos(spec, profile, robot)
+    _add_mimics(spec, profile)
     _add_surroundings(spec, table_height(profile))
     for index in range(cubes):
         _add_cube(spec, f"cube_{index}", robot.cube_m)
@@ -140,20 +142,10 @@ def build_model(profile: RobotProfile, cubes: int, receptacle: str) -> Any:
     return spec.compile()
 
 
-def _load_urdf(profile: RobotProfile) -> tuple[Any, list[tuple[str, str, float]]]:
-    """Return the ``MjSpec`` of the URDF and its mimic joints as (joint, imitated joint, multiplier)."""
-    path = Path(profile.arm.urdf)
-    path = path if path.is_absolute() else share_path() / "urdf" / path
-    root = ElementTree.parse(path).getroot()
-    # Keep what is only seen, and keep links without mass: the tool and the cameras are such.
-    extension = ElementTree.SubElement(root, "mujoco")
-    ElementTree.SubElement(extension, "compiler", {"discardvisual": "false", "fusestatic": "false"})
-    mimics = [
-        (joint.attrib["name"], mimic.attrib["joint"], float(mimic.attrib.get("multiplier", "1")))
-        for joint in root.iter("joint")
-        for mimic in joint.iter("mimic")
-    ]
-    return mujoco.MjSpec.from_string(ElementTree.tostring(root, encoding="unicode")), mimics
+def _load_urdf(profile: RobotProfile) -> Any:
+    """Return the ``MjSpec`` of the profile's URDF, its visual shapes and massless links kept."""
+    text = find_urdf(profile.arm.urdf).read_text(encoding="utf-8")
+    return mujoco.MjSpec.from_string(text.replace("</robot>", f"{URDF_EXTENSION}</robot>"))
 
 
 def _configure(spec: Any, profile: RobotProfile) -> None:
@@ -200,20 +192,23 @@ def _add_arm_properties(spec: Any, profile: RobotProfile, robot: RobotModel) -> 
             joint.armature, joint.damping = 0.1, np.array([10.0, 0.0, 0.0])
 
 
-def _add_servos(
-    spec: Any, profile: RobotProfile, robot: RobotModel, mimics: list[tuple[str, str, float]]
-) -> None:
+def _add_servos(spec: Any, profile: RobotProfile, robot: RobotModel) -> None:
     for name, stiffness in zip(profile.arm.joints, robot.stiffness, strict=True):
         _add_servo(spec, name, stiffness, stiffness * robot.lag_s, spec.joint(name).actfrcrange[1])
     _add_servo(
         spec, profile.gripper.joint, robot.gripper_stiffness, robot.gripper_damping, robot.gripper_force
     )
-    for name, imitated, multiplier in mimics:
-        equality = spec.add_equality()
-        equality.type = mujoco.mjtEq.mjEQ_JOINT
-        equality.name1, equality.name2 = name, imitated
-        equality.data[:5] = (0.0, multiplier, 0.0, 0.0, 0.0)
-        equality.solref = (0.004, 1.0)
+
+
+def _add_mimics(spec: Any, profile: RobotProfile) -> None:
+    for joint in read_urdf(find_urdf(profile.arm.urdf)).joints.values():
+        if joint.mimic is not None:
+            imitated, multiplier, offset = joint.mimic
+            equality = spec.add_equality()
+            equality.type = mujoco.mjtEq.mjEQ_JOINT
+            equality.name1, equality.name2 = joint.name, imitated
+            equality.data[:5] = (offset, multiplier, 0.0, 0.0, 0.0)
+            equality.solref = (0.004, 1.0)
 
 
 def _add_servo(spec: Any, joint: str, stiffness: float, damping: float, force: float) -> None:
@@ -276,8 +271,8 @@ def _add_plate(spec: Any) -> None:
 def _add_bowl(spec: Any) -> None:
     body = _add_receptacle(spec, "bowl")
     floor = body.add_geom()
-    floor.type, floor.size = mujoco.mjtGeom.mjGEOM_CYLINDER, (BOWL_RADIUS_M, 0.0015, 0.0)
-    floor.pos = (0.0, 0.0, 0.0015 - BOWL_HEIGHT_M / 2.0)
+    floor.type, floor.size = mujoco.mjtGeom.mjGEOM_CYLINDER, (BOWL_RADIUS_M, BOWL_FLOOR_M / 2.0, 0.0)
+    floor.pos = (0.0, 0.0, (BOWL_FLOOR_M - BOWL_HEIGHT_M) / 2.0)
     _make_solid(floor)
     for side in range(BOWL_SIDES):
         angle = 2.0 * math.pi * side / BOWL_SIDES

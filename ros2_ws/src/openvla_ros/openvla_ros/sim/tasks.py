@@ -195,7 +195,6 @@ def _is_feasible(task: Task, index: int, spots: Float, area: WorkArea) -> bool:
 REACH_HEIGHT_M, REACH_TOLERANCE_M = 0.035, 0.025  # above the object's centre
 LIFT_HEIGHT_M = 0.05
 PUSH_DISTANCE_M = 0.05
-PUT_TOLERANCE_M = 0.008  # between the object's lower face and what it should stand on
 RELEASED_OPENING = 0.6
 HOLD_S = 0.4
 
@@ -227,7 +226,9 @@ class SuccessDetector:
                 raised = scene[self.goal.object].position[2] - self.start[self.goal.object].position[2]
                 return bool(raised >= LIFT_HEIGHT_M)
             case Verb.PUT:
-                return self._stands_on_destination(scene)
+                assert self.goal.destination is not None
+                released = scene.gripper > RELEASED_OPENING
+                return released and scene.stands_on(self.goal.object, self.goal.destination)
             case Verb.PUSH:
                 return self._pushed(scene)
 
@@ -238,12 +239,3 @@ class SuccessDetector:
     def _pushed(self, scene: Scene) -> bool:
         moved = scene[self.goal.object].position - self.start[self.goal.object].position
         return bool(moved[0] >= PUSH_DISTANCE_M and abs(moved[1]) < moved[0] and abs(moved[2]) < 0.01)
-
-    def _stands_on_destination(self, scene: Scene) -> bool:
-        assert self.goal.destination is not None
-        item, place = scene[self.goal.object], scene[self.goal.destination]
-        aside = np.linalg.norm(item.position[:2] - place.position[:2])
-        radius = place.size[0] / 2.0
-        floor = scene.table_m + 0.003 if place.shape == "bowl" else place.top_m
-        above = item.position[2] - item.size[2] / 2.0 - floor
-        return bool(aside < radius and abs(above) < PUT_TOLERANCE_M and scene.gripper > RELEASED_OPENING)

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from openvla_ros.arrays import Float, Image, float_array, read_only
 from openvla_ros.errors import InvalidValueError, ProfileError
 from openvla_ros.geometry import Pose, transform_euler_to_matrix, transform_matrix_to_quaternion
+from openvla_ros.goal import Goal
 from openvla_ros.profile import RobotProfile
 from openvla_ros.scene import Scene, SceneObject, Shape
 from openvla_ros.sim.renderer import Kind, Renderer, focal_lengths, make_renderer
@@ -30,7 +31,7 @@ from openvla_ros.sim.scene import (
 )
 from openvla_ros.sim.tasks import Layout, Placement, SuccessDetector, Task, WorkArea, sample_layout
 
-DETECTION_PERIOD_S = 0.02
+DETECTION_PERIOD_S = 0.05
 SETTLE_S = 0.1  # objects are placed a hair above the table
 PLACE_GAP_M = 0.0005
 OVERVIEW_SIZE = (640, 480)  # the largest picture that is drawn besides the profile's
@@ -64,33 +65,49 @@ class SimulatedRobot:
             i for i in range(self._model.njnt) if self._model.jnt_type[i] == mujoco.mjtJoint.mjJNT_SLIDE
         ]
         self._tool = self._model.body(profile.arm.tool_link).id
+        for camera in profile.cameras:
+            self._camera_id(camera.name)
         self._lamp = np.array(self._model.light("lamp").diffuse)
         self.reset(seed)
 
     # -- episodes
 
     def reset(self, seed: int, start: ArrayLike | None = None) -> None:
-        """Start episode ``seed``: the arm at ``start`` (J,) radians or at neutral, gripper open."""
+        """Start episode ``seed`` at time 0: the arm at ``start`` (J,) radians or at neutral, gripper open."""
         joints = float_array("start joints", self.profile.arm.neutral if start is None else start,
                              (len(self.profile.arm.joints),))  # fmt: skip
-        self._layout = sample_layout(self.task, self._area, seed)
         mujoco.mj_resetData(self._model, self._data)
         self._data.qpos[self._joint_qpos] = joints
         for finger in self._fingers:
-            adr = self._model.jnt_qposadr[finger]
-            side = np.sign(self._model.jnt_range[finger].sum())  # the mimic joint may run backwards
-            self._data.qpos[adr] = side * abs(self.profile.gripper.open_m)
+            address = self._model.jnt_qposadr[finger]
+            side = np.sign(self._model.jnt_range[finger].sum())  # a mimic joint may run backwards
+            self._data.qpos[address] = side * abs(self.profile.gripper.open_m)
         self.command_joints(joints)
         self.command_gripper(1.0)
-        self._place_objects()
-        self._steps = 0
-        mujoco.mj_forward(self._model, self._data)
+        self._arrange(seed)
         for _ in range(round(SETTLE_S / self._model.opt.timestep)):
             mujoco.mj_step(self._model, self._data)
-        self._data.time = 0.0
+        self._data.time, self._steps = 0.0, 0
         mujoco.mj_forward(self._model, self._data)
-        self._detector = SuccessDetector(self._layout.goal, self.scene())
-        self._success = False
+        self.pursue(self._layout.goal)
+
+    def rearrange(self, seed: int) -> None:
+        """Lay the table anew for episode ``seed``; time, arm and gripper go on, as on a real robot."""
+        self._arrange(seed)
+        mujoco.mj_forward(self._model, self._data)
+        self.pursue(self._layout.goal)
+
+    def pursue(self, goal: Goal) -> None:
+        """Judge success by ``goal`` from now on; raises ``InvalidValueError`` if its objects are not there."""
+        start = self.scene()
+        for name in (goal.object, goal.destination):
+            if name is not None:
+                start[name]
+        self._goal, self._detector, self._success = goal, SuccessDetector(goal, start), False
+
+    def _arrange(self, seed: int) -> None:
+        self._layout = sample_layout(self.task, self._area, seed)
+        self._place_objects()
 
     def _place_objects(self) -> None:
         for index, placement in enumerate(self._layout.placements):
@@ -99,6 +116,8 @@ class SimulatedRobot:
                 address = self._model.joint(f"cube_{index}").qposadr[0]
                 lifted = placement.position + np.array([0.0, 0.0, PLACE_GAP_M])
                 self._data.qpos[address : address + 7] = [*lifted, w, x, y, z]
+                velocity = self._model.joint(f"cube_{index}").dofadr[0]
+                self._data.qvel[velocity : velocity + 6] = 0.0
                 self._model.geom(f"cube_{index}").rgba[:3] = placement.colour
             else:
                 body = self._model.body(placement.shape)
@@ -132,8 +151,13 @@ class SimulatedRobot:
         return self._layout.instruction
 
     @property
+    def goal(self) -> Goal:
+        """What success is judged by."""
+        return self._goal
+
+    @property
     def success(self) -> bool:
-        """Whether the running episode's goal has been reached."""
+        """Whether the goal has been reached."""
         return self._success
 
     # -- commands

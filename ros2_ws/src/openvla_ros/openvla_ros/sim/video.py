@@ -1,0 +1,51 @@
+"""An MP4 of what a camera of the simulation saw, with the instruction written on it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+
+from openvla_ros.arrays import Image
+
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+class VideoWriter:
+    """Writes RGB pictures of one size at ``rate_hz`` as H.264."""
+
+    def __init__(self, path: str | Path, width: int, height: int, rate_hz: float) -> None:
+        """Create ``path``; ``width`` and ``height`` must be even."""
+        self._path = Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # A fragmented file can be played up to the last fragment even if the process was killed.
+        self._container: Any = av.open(str(self._path), "w", options={"movflags": "frag_keyframe+empty_moov"})
+        self._stream = self._container.add_stream("libx264", rate=Fraction(rate_hz).limit_denominator(1000))
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        self._stream.options = {"preset": "ultrafast", "crf": "23"}
+        self._stream.codec_context.thread_count = 1
+        self._stream.codec_context.gop_size = round(rate_hz)
+        self._closed = False
+
+    def write(self, image: Image, caption: str = "") -> None:
+        """Append ``image``, uint8 (H, W, 3) RGB of the writer's size, with ``caption`` below."""
+        picture = np.array(image)
+        if caption:
+            at, scale = (10, picture.shape[0] - 14), picture.shape[0] / 800.0
+            for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+                cv2.putText(picture, caption, at, FONT, scale, colour, thickness, cv2.LINE_AA)
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for packet in self._stream.encode(frame):
+            self._container.mux(packet)
+
+    def close(self) -> None:
+        """Finish the file. Safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            for packet in self._stream.encode():
+                self._container.mux(packet)
+            self._container.close()
