@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from openvla_ros.arrays import Float, Image, float_array, read_only
+from openvla_ros.cameras.protocol import Intrinsics
 from openvla_ros.errors import InvalidValueError, ProfileError
 from openvla_ros.geometry import Pose, transform_euler_to_matrix, transform_matrix_to_quaternion
 from openvla_ros.goal import Goal
@@ -98,7 +99,7 @@ class SimulatedRobot:
         self.pursue(self._layout.goal)
 
     def pursue(self, goal: Goal) -> None:
-        """Judge success by ``goal`` from now on; raises ``InvalidValueError`` if its objects are not there."""
+        """Judge success by ``goal`` from now on; raises ``InvalidValueError`` if its objects are missing."""
         start = self.scene()
         for name in (goal.object, goal.destination):
             if name is not None:
@@ -254,6 +255,11 @@ class SimulatedRobot:
         return SceneObject(placement.name, shape, pose, np.array(self._size(placement)), placement.colour)
 
     @property
+    def renderer_in_use(self) -> Kind | None:
+        """How pictures have been drawn so far; None before the first one."""
+        return None if self._renderer is None else self._renderer.kind
+
+    @property
     def renderer_kind(self) -> Kind:
         """How pictures are drawn here: "egl", "osmesa" or "rays"."""
         return self._open_renderer().kind
@@ -268,6 +274,14 @@ class SimulatedRobot:
     def focal_lengths(self, camera: str, width: int, height: int) -> tuple[float, float]:
         """Return fx, fy in pixels of ``camera``'s pictures of that size."""
         return focal_lengths(self._model, self._camera_id(camera), width, height)
+
+    def intrinsics(self, camera: str) -> Intrinsics:
+        """Return the lens of ``camera`` for pictures of its profile's size: a pinhole without distortion."""
+        of_profile = self.profile.camera(camera)
+        width, height = of_profile.width, of_profile.height
+        fx, fy = self.focal_lengths(camera, width, height)
+        matrix = np.array([[fx, 0.0, width / 2.0], [0.0, fy, height / 2.0], [0.0, 0.0, 1.0]])
+        return Intrinsics(width, height, matrix, "plumb_bob", np.zeros(5))
 
     def project(self, camera: str, points: ArrayLike) -> Float:
         """Return where ``points`` (N, 3) of the base frame appear: (N, 3) u, v in 0..1 and depth in metres.

@@ -1,0 +1,319 @@
+"""The simulated robot as a ROS 2 node: the topics of a robot under ros2_control with its cameras.
+
+Publishes ``joint_states``, ``camera/<name>/image_raw`` and ``camera_info``; follows
+``arm_controller/joint_trajectory`` and ``gripper_controller/joint_trajectory``. Beyond what a robot
+has, it publishes the ground truth (``simulation/scene``) and whether the task is done
+(``task/success``), judged by the newest instruction. ``simulation/reset`` lays the table anew and
+answers with the new instruction; arm and gripper stay where they are, as on a real robot.
+
+One thread runs the physics, draws and publishes; the executor only takes commands.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rclpy.node import Node
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_msgs.msg import Bool, Header, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+from visualization_msgs.msg import MarkerArray
+
+from openvla_ros.errors import DeviceError, InvalidValueError, ProfileError
+from openvla_ros.goal import parse_goal
+from openvla_ros.health import Health, LatencyHealth, ReasonCounter
+from openvla_ros.nodes import process, qos
+from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
+from openvla_ros.nodes.image_messages import to_camera_info
+from openvla_ros.nodes.messages import NS_PER_S, from_duration, from_stamp, to_image, to_stamp
+from openvla_ros.nodes.parameters import declare, parameter, watch
+from openvla_ros.nodes.scene_messages import to_markers
+from openvla_ros.profile import CameraProfile, RobotProfile, load_profile
+from openvla_ros.sim.follower import TrajectoryFollower
+from openvla_ros.sim.pacing import Pacer
+from openvla_ros.sim.tasks import find_task
+from openvla_ros.sim.video import VideoWriter
+from openvla_ros.sim.world import OVERVIEW_SIZE, SimulatedRobot
+
+SCENE_RATE_HZ = 20.0  # of the ground truth and the success flag
+VIDEO_RATE_HZ = 20.0
+# The clock starts here: a time of 0 means "no clock yet" in ROS.
+FIRST_STAMP_NS = NS_PER_S
+SLOW = 0.95  # share of the wanted speed below which the simulation warns
+
+
+@dataclass(frozen=True)
+class SimulationParameters:
+    """What an operator sets; the robot itself comes from its profile."""
+
+    robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
+    task: str = parameter("", "task from the next reset on; empty: the profile's")
+    seed: int = parameter(
+        -1, "seed of the next reset, counted up by each; -1: the profile's", low=-1, high=2**31 - 1
+    )
+    real_time_factor: float = parameter(1.0, "simulated seconds a second", low=0.01, high=100.0)
+    publish_clock: bool = parameter(
+        False, "publish /clock, for nodes with use_sim_time; stamps are simulated time", read_only=True
+    )
+    record_video: str = parameter("", "MP4 file to write; empty: none", read_only=True)
+    video_camera: str = parameter("overview", "camera of the video", read_only=True)
+
+
+class SimulationNode(Node):
+    """Runs one simulated robot in real time, or at a multiple of it."""
+
+    def __init__(self) -> None:
+        super().__init__("simulation")
+        self._settings = declare(self, SimulationParameters)
+        self._profile = _simulated(load_profile(self._settings.robot))
+        self._next_seed = self._first_seed()
+        self._robot = SimulatedRobot(self._profile, find_task(self._task_name()), self._take_seed())
+        watch(self, SimulationParameters, self._settings_changed)
+        self._retired: list[SimulatedRobot] = []  # to be closed by the thread that drew with them
+        self._arm = TrajectoryFollower(self._profile.arm.joints, self._robot.joint_positions)
+        gripper = self._profile.gripper
+        self._gripper = TrajectoryFollower([gripper.joint], [gripper.open_m])
+        self._refusals = ReasonCounter("commands")
+        self._tick_times = LatencyHealth("physics tick", 1.0 / self._profile.state.rate_hz)
+        self._pacer = Pacer()
+        self._elapsed_s = 0.0  # simulated, since the node started
+        self._reported = (0.0, time.monotonic())
+        self._guard = threading.Lock()  # over all of the above
+        self._create_publishers()
+        self._create_subscriptions()
+        self._diagnostics = DiagnosticsPublisher(self, self._collect_health)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="physics")
+        self._thread.start()
+        self._announce()
+
+    def stop(self) -> None:
+        """End the physics; the picture of the arm stays where it is."""
+        self._stopping.set()
+        self._thread.join()
+
+    # -- set-up
+
+    def _create_publishers(self) -> None:
+        self._states = self.create_publisher(JointState, "joint_states", qos.STREAM_OUT)
+        self._scenes = self.create_publisher(MarkerArray, "simulation/scene", qos.STREAM_OUT)
+        self._successes = self.create_publisher(Bool, "task/success", qos.STREAM_OUT)
+        self._clocks = (
+            self.create_publisher(Clock, "/clock", qos.STREAM_OUT) if self._settings.publish_clock else None
+        )
+        self._images, self._infos = (
+            {
+                camera.name: self.create_publisher(kind, f"camera/{camera.name}/{topic}", qos.STREAM_OUT)
+                for camera in self._profile.cameras
+            }
+            for kind, topic in ((Image, "image_raw"), (CameraInfo, "camera_info"))
+        )
+
+    def _create_subscriptions(self) -> None:
+        for topic, follower in (("arm_controller", self._arm), ("gripper_controller", self._gripper)):
+            self.create_subscription(
+                JointTrajectory, f"{topic}/joint_trajectory", partial(self._command, follower), qos.COMMAND
+            )
+        self.create_subscription(String, "instruction", self._instruct, qos.LATCHED)
+        self.create_service(Trigger, "simulation/reset", self._reset)
+
+    def _first_seed(self) -> int:
+        assert self._profile.simulation is not None
+        return self._settings.seed if self._settings.seed >= 0 else self._profile.simulation.seed
+
+    def _task_name(self) -> str:
+        assert self._profile.simulation is not None
+        return self._settings.task or self._profile.simulation.task
+
+    def _take_seed(self) -> int:
+        seed = self._next_seed
+        self._next_seed += 1
+        return seed
+
+    def _announce(self) -> None:
+        self.get_logger().info(
+            f"{self._profile.name}, task {self._robot.task.name!r}, seed {self._robot.layout.seed}: "
+            f"{self._robot.instruction}"
+        )
+
+    # -- what comes in, on the executor's thread
+
+    def _command(self, follower: TrajectoryFollower, message: JointTrajectory) -> None:
+        stamp_ns = from_stamp(message.header.stamp)
+        with self._guard:
+            start_s = self._elapsed_s
+            if stamp_ns:
+                start_s += (stamp_ns - self._now_ns()) / NS_PER_S
+            velocities = [list(point.velocities) for point in message.points]
+            try:
+                follower.follow(
+                    list(message.joint_names),
+                    [from_duration(point.time_from_start) for point in message.points],
+                    [list(point.positions) for point in message.points],
+                    velocities if any(velocities) else None,
+                    start_s,
+                    self._elapsed_s,
+                )
+            except (InvalidValueError, ValueError) as error:
+                self._refusals.add("refused", str(error))
+
+    def _instruct(self, message: String) -> None:
+        if not message.data.strip():
+            return
+        with self._guard:
+            try:
+                self._robot.pursue(parse_goal(message.data))
+            except InvalidValueError as error:
+                self._refusals.add("instruction", str(error))
+
+    def _reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        with self._guard:
+            seed, task = self._take_seed(), find_task(self._task_name())
+            if task is self._robot.task:
+                self._robot.rearrange(seed)
+            else:
+                self._retired.append(self._robot)
+                before, self._robot = self._robot, SimulatedRobot(self._profile, task, seed)
+                self._robot.reset(seed, before.joint_positions)
+            response.success, response.message = True, self._robot.instruction
+        self._announce()
+        return response
+
+    def _settings_changed(self, settings: SimulationParameters) -> None:
+        if settings.task:
+            find_task(settings.task)
+        with self._guard:
+            if settings.seed >= 0 and settings.seed != self._settings.seed:
+                self._next_seed = settings.seed
+            self._settings = settings
+
+    # -- the physics, on its own thread
+
+    def _run(self) -> None:
+        due = dict.fromkeys(("scene", "video", *self._images), 0.0)
+        video = self._open_video()
+        try:
+            while not self._stopping.is_set():
+                started = time.monotonic()
+                with self._guard:
+                    self._tick(due, video)
+                    self._tick_times.add(time.monotonic() - started)
+                    period_s = 1.0 / self._profile.state.rate_hz / self._settings.real_time_factor
+                self._pacer.wait(period_s)
+        finally:
+            if video is not None:
+                video.close()
+            for robot in (*self._retired, self._robot):
+                robot.close()
+
+    def _open_video(self) -> VideoWriter | None:
+        if not self._settings.record_video:
+            return None
+        return VideoWriter(self._settings.record_video, *OVERVIEW_SIZE, VIDEO_RATE_HZ)
+
+    def _tick(self, due: dict[str, float], video: VideoWriter | None) -> None:
+        while self._retired:
+            self._retired.pop().close()
+        period_s = 1.0 / self._profile.state.rate_hz
+        self._elapsed_s += period_s
+        self._robot.command_joints(self._arm.sample(self._elapsed_s))
+        self._robot.command_gripper_joint(float(self._gripper.sample(self._elapsed_s)[0]))
+        self._robot.step(period_s)
+        now_ns = self._now_ns()
+        if self._clocks is not None:
+            self._clocks.publish(Clock(clock=to_stamp(now_ns)))
+        self._publish_state(now_ns)
+        self._when_due(due, "scene", SCENE_RATE_HZ, partial(self._publish_scene, now_ns))
+        for camera in self._profile.cameras:
+            self._when_due(due, camera.name, camera.rate_hz, partial(self._publish_image, camera, now_ns))
+        if video is not None:
+            self._when_due(due, "video", VIDEO_RATE_HZ, partial(self._write_frame, video))
+
+    def _when_due(self, due: dict[str, float], name: str, rate_hz: float, act: Callable[[], None]) -> None:
+        if self._elapsed_s >= due[name] - 1e-9:
+            due[name] += 1.0 / rate_hz
+            act()
+
+    def _now_ns(self) -> int:
+        if self._settings.publish_clock:
+            return FIRST_STAMP_NS + round(self._elapsed_s * NS_PER_S)
+        now: int = self.get_clock().now().nanoseconds
+        return now
+
+    def _publish_state(self, now_ns: int) -> None:
+        message = JointState(header=Header(stamp=to_stamp(now_ns)))
+        position, velocity, effort = self._robot.gripper_joint
+        message.name = [*self._profile.arm.joints, self._profile.gripper.joint]
+        message.position = [*self._robot.joint_positions.tolist(), position]
+        message.velocity = [*self._robot.joint_velocities.tolist(), velocity]
+        message.effort = [*self._robot.joint_efforts.tolist(), effort]
+        self._states.publish(message)
+
+    def _publish_scene(self, now_ns: int) -> None:
+        arm = self._profile.arm
+        self._scenes.publish(to_markers(self._robot.scene(), now_ns, arm.frame_prefix + arm.base_link))
+        self._successes.publish(Bool(data=self._robot.success))
+
+    def _publish_image(self, camera: CameraProfile, now_ns: int) -> None:
+        image = self._robot.render(camera.name)
+        self._images[camera.name].publish(to_image(image, now_ns, camera.frame_id))
+        lens = self._robot.intrinsics(camera.name)
+        info = to_camera_info(lens, camera.width, camera.height, now_ns, camera.frame_id)
+        self._infos[camera.name].publish(info)
+
+    def _write_frame(self, video: VideoWriter) -> None:
+        done = "  [done]" if self._robot.success else ""
+        image = self._robot.render(self._settings.video_camera, *OVERVIEW_SIZE)
+        video.write(image, self._robot.goal.instruction + done)
+
+    # -- diagnostics
+
+    def _collect_health(self) -> Iterable[Health]:
+        if not self._thread.is_alive():
+            raise DeviceError("the physics thread has ended; its traceback is above")
+        with self._guard:
+            return [self._speed_health(), self._tick_times.health(), self._refusals.health()]
+
+    def _speed_health(self) -> Health:
+        (simulated_before, before), now = self._reported, time.monotonic()
+        self._reported = (self._elapsed_s, now)
+        factor = (self._elapsed_s - simulated_before) / max(now - before, 1e-6)
+        wanted = self._settings.real_time_factor
+        values: dict[str, Any] = {
+            "real_time_factor": f"{factor:.3f}",
+            "wanted_real_time_factor": f"{wanted:.3f}",
+            "given_up_s": f"{self._pacer.slipped_s:.2f}",
+            "task": self._robot.task.name,
+            "seed": str(self._robot.layout.seed),
+            "instruction": self._robot.goal.instruction,
+            "success": str(self._robot.success).lower(),
+            "renderer": self._robot.renderer_in_use or "none yet",
+        }
+        slow = factor < SLOW * wanted
+        return Health("speed", "warn" if slow else "ok", f"{factor:.2f} x real time", values)
+
+
+def _simulated(profile: RobotProfile) -> RobotProfile:
+    """Return ``profile`` if this node can be that robot; raises ``ProfileError`` saying why not."""
+    if profile.simulation is None:
+        raise ProfileError(f"robot {profile.name!r} is not simulated: its profile has no 'simulation' entry")
+    for camera in profile.cameras:
+        if camera.compressed:
+            raise ProfileError(f"the simulation publishes raw images; camera {camera.name!r} is compressed")
+    return profile
+
+
+def main() -> None:
+    """Run the node."""
+    process.main(SimulationNode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Demonstrations without a person: the scripted expert, disturbed, as episodes to learn from.
+
+The arm starts anywhere near neutral, and what is executed is the expert's action plus noise, while
+what is recorded is the expert's own action; so an episode also shows how to come back from where the
+expert would never go (DART, arXiv 1703.09327). ``Labels`` hold where tool and objects really were:
+privileged, for auxiliary losses, and never part of the episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from openvla_ros.action import ActionChunk
+from openvla_ros.arrays import Float, Image, float_array
+from openvla_ros.episode import Episode
+from openvla_ros.observation import Observation
+from openvla_ros.policy.expert import ScriptedExpert
+from openvla_ros.profile import RobotProfile
+from openvla_ros.scene import Scene
+from openvla_ros.sim.rollout import ActionExecutor, observe
+from openvla_ros.sim.tasks import MAX_STEPS, Task
+from openvla_ros.sim.world import SimulatedRobot
+
+POINTS = ("tool", "object", "destination")
+# A step that moves the tool by less than this, and not the gripper, teaches to stand still.
+IDLE_M, IDLE_RAD = 0.002, 0.01
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """How far demonstrations stray from the expert's own way. All zero: the expert undisturbed."""
+
+    start_rad: float = 0.12  # standard deviation of each joint at the start
+    position_m: float = 0.006  # standard deviation of the noise on each executed step
+    rotation_rad: float = 0.02
+    push_probability: float = 0.06  # of a step that is knocked off by a push
+    push_m: float = 0.025  # standard deviation of such a push
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Where things really were at each of T steps: ``POINTS`` in metres and in the picture.
+
+    Where a goal has no destination, that point is the object's.
+    """
+
+    camera: str
+    metres: Float  # (T, 3, 3) step, point, xyz in the base frame
+    picture: Float  # (T, 3, 2) step, point, u right and v down, 0..1 within the picture
+    targets: Float  # (T, 4, 4) commanded tool pose before each step's action
+
+    def __post_init__(self) -> None:
+        for name, shape in (("metres", (None, 3, 3)), ("picture", (None, 3, 2)), ("targets", (None, 4, 4))):
+            object.__setattr__(self, name, float_array(f"labels: {name}", getattr(self, name), shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Demonstration:
+    """One episode with the ground truth beside it."""
+
+    episode: Episode
+    labels: Labels
+
+    @property
+    def success(self) -> bool:
+        """Whether the expert reached the goal in spite of the disturbance."""
+        return self.episode.outcome == "success"
+
+
+def generate_demonstrations(
+    profile: RobotProfile,
+    task: Task,
+    seeds: Iterable[int],
+    disturbance: Disturbance | None = None,
+    keep_idle: bool = False,
+) -> Iterator[Demonstration]:
+    """Yield one demonstration for each seed, failures too; the same seed gives the same one.
+
+    Steps that do not move anything are left out unless ``keep_idle``.
+    """
+    with SimulatedRobot(profile, task) as robot:
+        for seed in seeds:
+            yield demonstrate(robot, seed, disturbance or Disturbance(), keep_idle)
+
+
+def demonstrate(
+    robot: SimulatedRobot, seed: int, disturbance: Disturbance, keep_idle: bool = False
+) -> Demonstration:
+    """Return the expert's demonstration of episode ``seed`` on ``robot``."""
+    random = np.random.default_rng([seed, 1703_09327])
+    neutral = np.array(robot.profile.arm.neutral)
+    start = neutral + random.normal(0.0, 1.0, len(neutral)).clip(-2.0, 2.0) * disturbance.start_rad
+    limits = robot.profile.limits
+    robot.reset(seed, start.clip(limits.joint_lower, limits.joint_upper))
+    expert = ScriptedExpert.for_profile(robot.profile, robot.scene)
+    executor, steps = ActionExecutor(robot), _Steps(robot.profile.cameras[0].name)
+    for _ in range(MAX_STEPS):
+        if robot.success:
+            break
+        observation = observe(robot, robot.instruction)
+        chunk = expert.infer(observation)
+        if keep_idle or not steps.is_idle(chunk):
+            steps.add(robot, observation, chunk, executor)
+        executor.execute(_disturbed(chunk.actions[0], disturbance, random, chunk))
+    return steps.demonstration(robot, seed)
+
+
+def _disturbed(action: Float, by: Disturbance, random: np.random.Generator, chunk: ActionChunk) -> Float:
+    noise = np.zeros(len(action))
+    noise[:3] = random.normal(0.0, by.position_m, 3)
+    noise[3:6] = random.normal(0.0, by.rotation_rad, 3)
+    pushed = random.uniform() < by.push_probability
+    noise[:3] += pushed * random.normal(0.0, by.push_m, 3)
+    disturbed: Float = np.clip(action + noise, chunk.space.lower, chunk.space.upper)
+    return disturbed
+
+
+@dataclass
+class _Steps:
+    """The steps of a demonstration while it is being given."""
+
+    camera: str
+    observations: list[Observation] = field(default_factory=list)
+    actions: list[Float] = field(default_factory=list)
+    metres: list[Float] = field(default_factory=list)
+    picture: list[Float] = field(default_factory=list)
+    targets: list[Float] = field(default_factory=list)
+
+    def is_idle(self, chunk: ActionChunk) -> bool:
+        action = chunk.actions[0]
+        if not self.actions or action[-1] != self.actions[-1][-1]:
+            return False
+        moves = np.linalg.norm(action[:3]) > IDLE_M or np.linalg.norm(action[3:6]) > IDLE_RAD
+        return not moves
+
+    def add(
+        self, robot: SimulatedRobot, observation: Observation, chunk: ActionChunk, executor: ActionExecutor
+    ) -> None:
+        points = _points(robot.scene(), robot.goal.object, robot.goal.destination)
+        self.observations.append(observation)
+        self.actions.append(chunk.actions[0])
+        self.metres.append(points)
+        self.picture.append(robot.project(self.camera, points)[:, :2])
+        self.targets.append(executor.target.matrix)
+
+    def demonstration(self, robot: SimulatedRobot, seed: int) -> Demonstration:
+        seen, space = self.observations, robot.profile.space()
+        images: dict[str, tuple[Image, ...]] = {
+            name: tuple(observation.images[name] for observation in seen) for name in seen[0].images
+        }
+        episode = Episode(
+            id=f"{robot.profile.name}-{robot.task.name}-{seed:06d}",
+            instruction=robot.instruction,
+            space=space,
+            rate_hz=space.rate_hz,
+            stamps_ns=np.array([observation.stamp_ns for observation in seen]),
+            images=images,
+            actions=np.array(self.actions),
+            joint_positions=np.array([observation.joint_positions for observation in seen]),
+            poses=np.array([observation.pose.matrix for observation in seen if observation.pose is not None]),
+            gripper=np.array([observation.gripper for observation in seen]),
+            outcome="success" if robot.success else "failure",
+            provenance={
+                "format": "simulation",
+                "profile": robot.profile.name,
+                "task": robot.task.name,
+                "seed": str(seed),
+                "operator": "scripted expert",
+            },
+        )
+        labels = Labels(self.camera, np.array(self.metres), np.array(self.picture), np.array(self.targets))
+        return Demonstration(episode, labels)
+
+
+def _points(scene: Scene, item: str, destination: str | None) -> Float:
+    return np.stack([scene.tool.position, scene[item].position, scene[destination or item].position])
