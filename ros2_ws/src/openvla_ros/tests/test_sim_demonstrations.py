@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import openvla_ros.sim.demonstrations as demonstrations_module
 from openvla_ros.profile import load_profile
 from openvla_ros.sim.demonstrations import Disturbance, generate_demonstrations
 from openvla_ros.sim.tasks import find_task
@@ -44,16 +45,18 @@ def test_the_same_seed_gives_the_same_demonstration(profile, demonstrations):
     assert np.array_equal(again.episode.images["primary"][5], demonstrations[2].episode.images["primary"][5])
 
 
-def test_idle_steps_are_left_out_unless_asked_for(profile):
-    (short,) = generate_demonstrations(profile, find_task("reach"), [0], STILL)
-    (full,) = generate_demonstrations(profile, find_task("reach"), [0], STILL, keep_idle=True)
-    assert len(short.episode) < len(full.episode)
-    assert short.success
-    assert full.success
-    moves = np.linalg.norm(short.episode.actions[:, :3], axis=1) > 0.002
-    switches = np.diff(short.episode.actions[:, 6], prepend=-1.0) != 0.0
-    turns = np.linalg.norm(short.episode.actions[:, 3:6], axis=1) > 0.01
-    assert np.all(moves | switches | turns)
+def test_idle_steps_are_left_out_unless_asked_for(profile, monkeypatch):
+    monkeypatch.setattr(demonstrations_module, "IDLE_M", 0.012)
+    (short,) = generate_demonstrations(profile, find_task("put"), [0], STILL)
+    (full,) = generate_demonstrations(profile, find_task("put"), [0], STILL, keep_idle=True)
+    assert 10 < len(short.episode) < len(full.episode)
+    actions = short.episode.actions
+    moves = np.linalg.norm(actions[:, :3], axis=1) > 0.012
+    turns = np.linalg.norm(actions[:, 3:6], axis=1) > demonstrations_module.IDLE_RAD
+    switches = np.diff(actions[:, 6], prepend=-1.0) != 0.0
+    assert np.all(moves | turns | switches)
+    kept = np.isin(full.episode.stamps_ns, short.episode.stamps_ns)
+    assert np.array_equal(full.episode.actions[kept], actions)
 
 
 def test_labels_are_where_things_are(demonstrations):
