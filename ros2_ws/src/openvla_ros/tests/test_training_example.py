@@ -54,4 +54,4 @@ def test_a_small_checkpoint_loads_through_the_ordinary_loader(tmp_path):
     assert ids[0] == 1
     assert ids[-1] == loaded.tokenizer.space_id
     assert max(ids) < SIZE.pieces
-    assert loaded.tokenizer.decode(ids) == "put the cube"
+    assert loaded.tokenizer.decode(ids) == "put the cube "  # it ends in "▁"

@@ -16,6 +16,7 @@ import numpy as np
 from openvla_ros.action import ActionChunk
 from openvla_ros.arrays import Float, Image, float_array
 from openvla_ros.episode import Episode
+from openvla_ros.goal import Goal
 from openvla_ros.observation import Observation
 from openvla_ros.policy.expert import ScriptedExpert
 from openvla_ros.profile import RobotProfile
@@ -139,7 +140,7 @@ class _Steps:
     def add(
         self, robot: SimulatedRobot, observation: Observation, chunk: ActionChunk, executor: ActionExecutor
     ) -> None:
-        points = _points(robot.scene(), robot.goal.object, robot.goal.destination)
+        points = points_of_interest(robot.scene(), robot.goal)
         self.observations.append(observation)
         self.actions.append(chunk.actions[0])
         self.metres.append(points)
@@ -175,5 +176,7 @@ class _Steps:
         return Demonstration(episode, labels)
 
 
-def _points(scene: Scene, item: str, destination: str | None) -> Float:
-    return np.stack([scene.tool.position, scene[item].position, scene[destination or item].position])
+def points_of_interest(scene: Scene, goal: Goal) -> Float:
+    """Return where tool, object and destination are (3, 3), metres; see ``POINTS``."""
+    destination = goal.destination or goal.object
+    return np.stack([scene.tool.position, scene[goal.object].position, scene[destination].position])
