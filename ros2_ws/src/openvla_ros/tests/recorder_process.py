@@ -42,7 +42,7 @@ def main(root: Path, episode_s: float) -> None:
                 recording.write(name, payload(number, size), time.time_ns(), time.time_ns())
             number += 1
             time.sleep(0.005)
-        recording.stop("success", {}, time.time_ns())
+        recording.stop("success", time.time_ns())
 
 
 if __name__ == "__main__":

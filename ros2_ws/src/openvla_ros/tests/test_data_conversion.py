@@ -23,7 +23,7 @@ from openvla_ros.data.rlds_writer import (
 from openvla_ros.errors import DatasetError
 from openvla_ros.statistics import read_statistics
 
-TARGETS = ("bag", "rlds", "lerobot", "hdf5")
+TARGETS = ("rlds", "lerobot", "hdf5")
 
 
 def request(source, destination, target, **options):

@@ -203,7 +203,7 @@ def test_the_next_start_recovers_and_counts_on(tmp_path):
     again.discard()
     assert again.start({}, time.time_ns()).name == "episode_000001.recording"
     fill(again, 0.05)
-    assert again.stop("failure", {}, time.time_ns()).name == "episode_000001"
+    assert again.stop("failure", time.time_ns()).name == "episode_000001"
     again.close()
     assert [f.name for f in Recordings(tmp_path).folders()] == ["episode_000000", "episode_000001"]
 
@@ -222,7 +222,7 @@ def test_an_existing_episode_is_never_overwritten(tmp_path):
     fill(recording, 0.05)
     (tmp_path / "episode_000000").mkdir()
     with pytest.raises(DatasetError, match="exists already"):
-        recording.stop("success", {}, time.time_ns())
+        recording.stop("success", time.time_ns())
     recording.close()
     assert (tmp_path / "episode_000000.recording").is_dir()
 
@@ -247,7 +247,7 @@ def test_a_disk_that_fills_warns_before_it_stops_and_the_episode_ends_whole(tmp_
     assert [level for level, _ in alarms] == ["warn", "error"]
     assert "is full: stop this episode" in alarms[1][1]
     assert recording.health().level == "error"
-    folder = recording.stop("success", {}, time.time_ns())
+    folder = recording.stop("success", time.time_ns())
     with McapFile(next(folder.glob("*.mcap"))) as file:
         outcome = file.metadata[OUTCOME]
         assert file.finished
@@ -278,7 +278,7 @@ def test_a_write_that_fails_raises_an_alarm_and_is_repeated_without_loss(tmp_pat
         signal.signal(signal.SIGXFSZ, handler)
     time.sleep(0.5)
     count = fill(recording, 0.5, count)
-    folder = recording.stop("success", {}, time.time_ns())
+    folder = recording.stop("success", time.time_ns())
     recording.close()
     assert [number_of(data) for _, data in messages(folder, "/large")] == list(range(count))
 
@@ -287,7 +287,7 @@ def test_a_disk_that_stays_full_leaves_what_was_flushed_recoverable(tmp_path):
     earlier = recorder(tmp_path)
     earlier.start({}, time.time_ns())
     before = fill(earlier, 0.1)
-    earlier.stop("success", {}, time.time_ns())
+    earlier.stop("success", time.time_ns())
     earlier.start({}, time.time_ns())
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -295,7 +295,7 @@ def test_a_disk_that_stays_full_leaves_what_was_flushed_recoverable(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (6_000_000, limit[1]))
         fill(earlier, 1.0)
         with pytest.raises(DatasetError, match="openvla recover"):
-            earlier.stop("success", {}, time.time_ns())
+            earlier.stop("success", time.time_ns())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)
@@ -329,7 +329,7 @@ root.chmod(0o555)
 fill(1.5)
 print(alarms)
 try:
-    recording.stop("success", {{}}, time.time_ns())
+    recording.stop("success", time.time_ns())
 except Exception as error:
     print(error)
 root.chmod(0o755)
@@ -371,7 +371,7 @@ def test_a_clock_that_is_set_raises_an_alarm_and_receive_stamps_still_rise(tmp_p
         time.sleep(0.001)
     assert alarms[0][0] == "error"
     assert "jumped by -3600.000 s" in alarms[0][1]
-    folder = recording.stop("success", {}, time.time_ns())
+    folder = recording.stop("success", time.time_ns())
     recording.close()
     got = messages(folder, "/counted")
     assert [number_of(data) for _, data in got] == list(range(100))

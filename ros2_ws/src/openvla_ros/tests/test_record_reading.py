@@ -101,7 +101,7 @@ def test_jpeg_pictures_pass_on_their_own_bytes(tmp_path):
 
     np.testing.assert_array_equal(decode_compressed("jpeg", encoded), jpeg.images["primary"][0])
     difference = jpeg.images["primary"][0].astype(int) - raw.images["primary"][0]
-    assert np.abs(difference).mean() < 6
+    assert np.abs(difference).mean() < 10  # pictures that have nothing in common: 85
 
 
 def test_rewriting_an_image_keeps_header_and_type_support_agrees():

@@ -93,7 +93,7 @@ class BagReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = McapFile(_mcap_in(path))
+        self._file = McapFile(mcap_in(path))
         self.metadata: EpisodeMetadata = parse_metadata(self._file.metadata, str(path))
         self.profile = self.metadata.profile
         self.space = self.profile.space()
@@ -377,11 +377,12 @@ class BagSource:
 
 def read_metadata(path: Path) -> EpisodeMetadata:
     """Return what one recorded episode says about itself."""
-    with McapFile(_mcap_in(path)) as file:
+    with McapFile(mcap_in(path)) as file:
         return parse_metadata(file.metadata, str(path))
 
 
-def _mcap_in(path: Path) -> Path:
+def mcap_in(path: Path) -> Path:
+    """Return the MCAP file of an episode folder; raises ``DatasetError`` unless there is exactly one."""
     if path.is_file():
         return path
     files = sorted(path.glob("*.mcap"))

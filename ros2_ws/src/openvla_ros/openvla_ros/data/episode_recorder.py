@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from openvla_ros.data.bag_writer import BagWriter, Topic
@@ -23,6 +23,7 @@ from openvla_ros.episode import OUTCOMES, Outcome
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.health import Health, Level
 
+Records = Mapping[str, Mapping[str, str]]  # metadata records by name
 Transform = Callable[[bytes], bytes]  # serialised message in, as it is stored out
 Inspect = Callable[[str, "bytes | memoryview", int], None]  # topic, message as it came, receive stamp
 
@@ -41,9 +42,10 @@ class RecorderLimits:
 
 @dataclass(frozen=True)
 class RecordedTopic:
-    """A topic as it is stored, and what is done to each of its messages before."""
+    """A topic, how it is stored, and what is done to each of its messages before."""
 
-    topic: Topic
+    topic: Topic  # as it is stored: a picture that is compressed has another name and type
+    source: str = ""  # the topic that messages come from, where its name is another
     transform: Transform | None = None
     latched: bool = False  # its newest message is written at the start of every episode
 
@@ -62,7 +64,7 @@ class _Open:
 
     folder: Path
     writer: BagWriter
-    numbers: dict[str, int]
+    numbers: dict[str, int] = field(default_factory=dict)  # topics of which a message has come
     clock_jumps: list[str] = field(default_factory=list)
     lost: int = 0
     full: bool = False
@@ -87,7 +89,7 @@ class EpisodeRecorder:
     ) -> None:
         self.recordings = recordings
         self.limits = limits or RecorderLimits()
-        self._topics = {item.topic.name: item for item in topics}
+        self._topics = {item.source or item.topic.name: item for item in topics}
         self._alarm, self._inspect = alarm, inspect
         self._lock = contextlib.ExitStack()
         self._lock.enter_context(recordings.locked())
@@ -117,7 +119,11 @@ class EpisodeRecorder:
         """The folder of the episode in progress."""
         return self._open.folder if self._open else None
 
-    def start(self, metadata: Mapping[str, Mapping[str, str]], now_ns: int) -> Path:
+    def add_topic(self, item: RecordedTopic) -> None:
+        """Announce a topic, or say anew how it is stored; it is in a bag once a message of it came."""
+        self._topics = {**self._topics, item.source or item.topic.name: item}
+
+    def start(self, metadata: Records, now_ns: int) -> Path:
         """Begin an episode with these metadata records inside; return its folder.
 
         Raises ``DatasetError`` if one is in progress, or the disk has no room or refuses.
@@ -135,16 +141,17 @@ class EpisodeRecorder:
             writer = BagWriter(folder, flush_s=self.limits.flush_s)
             for name, values in metadata.items():
                 writer.add_metadata(name, values)
-            numbers = {name: writer.add_topic(item.topic) for name, item in self._topics.items()}
-            received_ns, _ = self._clock.check(now_ns, time.monotonic_ns())
-            for item in self._latched.values():
-                writer.write(numbers[item.topic], item.data, received_ns, item.sent_ns)
             writer.flush()
         except DatasetError:
             self.recordings.discard(folder)
             raise
+        received_ns, _ = self._clock.check(now_ns, time.monotonic_ns())
         with self._changed:
-            self._open = _Open(folder, writer, numbers)
+            for item in self._latched.values():
+                self._queue.append(replace(item, received_ns=received_ns))
+                self._queued_bytes += len(item.data)
+            self._open = _Open(folder, writer)
+            self._changed.notify()
         self._rate = WriteRate()
         return folder
 
@@ -170,17 +177,20 @@ class EpisodeRecorder:
                 return
         self._raise("backlog", "error", f"the disk cannot keep up: {lost} messages of this episode are lost")
 
-    def stop(self, outcome: Outcome, notes: Mapping[str, Mapping[str, str]], now_ns: int) -> Path:
+    def stop(
+        self, outcome: Outcome, now_ns: int, notes: Callable[[], Records] = dict[str, Mapping[str, str]]
+    ) -> Path:
         """Finish the episode in progress; return its final folder.
 
-        ``notes`` are further metadata records. Raises ``DatasetError`` if there is no episode, or
-        the disk refuses; in the latter case the episode stays unfinished and can be recovered.
+        ``notes`` returns further metadata records, once every message is written. Raises
+        ``DatasetError`` if there is no episode, or the disk refuses; in the latter case the episode
+        stays unfinished and can be recovered.
         """
         if outcome not in OUTCOMES:
             raise DatasetError(f"outcome is {outcome!r}; choose from {', '.join(OUTCOMES)}")
         episode = self._take()
         try:
-            for name, values in notes.items():
+            for name, values in notes().items():
                 episode.writer.add_metadata(name, values)
             episode.writer.add_metadata(OUTCOME, _outcome(episode, outcome, now_ns))
             episode.writer.close()
@@ -306,6 +316,8 @@ class EpisodeRecorder:
         if transform is not None:
             data = transform(data)
         self._rate.add(len(data))
+        if item.topic not in episode.numbers:
+            episode.numbers[item.topic] = episode.writer.add_topic(self._topics[item.topic].topic)
         episode.writer.write(episode.numbers[item.topic], data, item.received_ns, item.sent_ns)
 
     def _check_disk(self, episode: _Open) -> None:

@@ -1,0 +1,167 @@
+"""Which topics a recording of a robot holds, and subscriptions to them that fit whoever publishes.
+
+A recorder must not force its own quality of service on others: each subscription is made once a
+publisher is there, as reliable and as latched as every publisher of that topic offers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseStamped, WrenchStamped
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+from std_msgs.msg import Bool, String
+from trajectory_msgs.msg import JointTrajectory
+from visualization_msgs.msg import MarkerArray
+
+from openvla_ros.data.bag_writer import QualityOfService
+from openvla_ros.profile import RobotProfile
+
+# Messages that may wait for the executor: a second of a fast camera.
+DEPTH = 100
+Arrived = Callable[["RecordedStream", bytes, int], None]  # stream, serialised message, source stamp
+
+
+@dataclass(frozen=True)
+class RecordedStream:
+    """One topic to record: the role that it plays, its name, and its type (``None``: whatever it has)."""
+
+    role: str
+    topic: str
+    type: Any | None
+    latched: bool = False  # what was said before an episode still holds in it
+    offers: tuple[QualityOfService, ...] = ()
+
+
+def recorded_streams(profile: RobotProfile) -> list[RecordedStream]:
+    """Return every topic of ``profile``; the names are canonical, to be remapped at launch."""
+    streams = []
+    for camera in profile.cameras:
+        folder = f"camera/{camera.name}"
+        kind = CompressedImage if camera.compressed else Image
+        streams.append(RecordedStream(f"{folder}/image_raw", f"{folder}/image_raw", kind))
+        streams.append(RecordedStream(f"{folder}/camera_info", f"{folder}/camera_info", CameraInfo, True))
+    own: tuple[tuple[str, Any, bool], ...] = (
+        ("joint_states", JointState, False),
+        ("instruction", String, True),
+        ("policy/action_chunk", JointTrajectory, False),
+        ("teleop/action_chunk", JointTrajectory, False),
+        ("controller/target_pose", PoseStamped, False),
+        ("controller/current_pose", PoseStamped, False),
+        ("controller/verdict", DiagnosticStatus, True),
+        ("simulation/scene", MarkerArray, False),
+        ("task/success", Bool, False),
+        ("/diagnostics", DiagnosticArray, False),
+        ("/tf", None, False),
+        ("/tf_static", None, True),
+    )
+    streams += [RecordedStream(name, name, kind, latched) for name, kind, latched in own]
+    if profile.state.wrench_topic is not None:
+        topic = profile.state.wrench_topic
+        streams.append(RecordedStream(topic, topic, WrenchStamped))
+    known = {stream.topic for stream in streams}
+    others = (profile.arm_backend.topic, profile.gripper_backend.topic, *profile.recording.extra_topics)
+    return streams + [RecordedStream(t, t, None) for t in dict.fromkeys(others) if t not in known]
+
+
+class StreamSubscriptions:
+    """Keeps a raw subscription to every stream that somebody publishes.
+
+    ``found`` is called when a stream is subscribed, with its type and what its publishers offer;
+    ``arrived`` with every message. Both on the executor's thread.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        streams: list[RecordedStream],
+        found: Callable[[RecordedStream], None],
+        arrived: Arrived,
+    ) -> None:
+        self._node, self._found, self._arrived = node, found, arrived
+        self._streams = {stream.role: stream for stream in streams}
+        self._subscriptions: dict[str, Subscription] = {}
+        self._unknown: set[str] = set()  # types that are not installed here, told once
+
+    def names(self) -> dict[str, str]:
+        """Return role → the topic's full name, remapped."""
+        resolve = self._node.resolve_topic_name
+        return {role: resolve(stream.topic) for role, stream in self._streams.items()}
+
+    def refresh(self) -> None:
+        """Look who publishes now, and subscribe anew where what they offer has changed."""
+        for role, stream in list(self._streams.items()):
+            name = self._node.resolve_topic_name(stream.topic)
+            publishers = self._node.get_publishers_info_by_topic(name)
+            if not publishers:
+                continue
+            offers = tuple(sorted({_offer(info.qos_profile) for info in publishers}, key=str))
+            if role in self._subscriptions and offers == stream.offers:
+                continue
+            kind = stream.type or self._type(publishers[0].topic_type, name)
+            if kind is not None:
+                self._subscribe(replace(stream, type=kind, offers=offers))
+
+    def _subscribe(self, stream: RecordedStream) -> None:
+        old = self._subscriptions.pop(stream.role, None)
+        if old is not None:
+            self._node.destroy_subscription(old)
+        self._streams[stream.role] = stream
+        self._found(stream)
+        callback: Callable[..., None] = partial(_arrived, self._arrived, stream)
+        if not hasattr(
+            Subscription, "CallbackType"
+        ):  # before Iron, callbacks are not told the source's stamp
+            callback = partial(_arrived, self._arrived, stream, info={"source_timestamp": 0})
+        self._subscriptions[stream.role] = self._node.create_subscription(
+            stream.type, stream.topic, callback, _asked(stream.offers), raw=True
+        )
+
+    def _type(self, name: str, topic: str) -> Any | None:
+        package, _, message = name.partition("/msg/")
+        try:
+            return getattr(import_module(f"{package}.msg"), message)
+        except (ImportError, AttributeError) as error:
+            if topic not in self._unknown:
+                self._unknown.add(topic)
+                self._node.get_logger().warning(
+                    f"{topic} is not recorded: its type {name} is unknown: {error}"
+                )
+            return None
+
+
+def type_name(kind: Any) -> str:
+    """Return the name ``package/msg/Type`` of a message class."""
+    return f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
+
+
+def _offer(profile: QoSProfile) -> QualityOfService:
+    return QualityOfService(
+        "reliable" if profile.reliability == ReliabilityPolicy.RELIABLE else "best_effort",
+        "transient_local" if profile.durability == DurabilityPolicy.TRANSIENT_LOCAL else "volatile",
+        max(profile.depth, 1),
+    )
+
+
+def _asked(offers: tuple[QualityOfService, ...]) -> QoSProfile:
+    """Return the strongest quality of service that every publisher offers."""
+    reliable = all(offer.reliability == "reliable" for offer in offers)
+    latched = all(offer.durability == "transient_local" for offer in offers)
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=DEPTH,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+def _arrived(arrived: Arrived, stream: RecordedStream, data: bytes, info: Any) -> None:
+    arrived(stream, data, int(info["source_timestamp"]))
