@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from openvla_ros.errors import InvalidValueError
+from openvla_ros.policy.load import POLICIES
 from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.transport import dds_environment
 
 ParameterValue = str | int | float | bool
 OnExit = Literal["shutdown", "restart"]
-
-POLICIES = ("openvla", "expert", "replay", "remote", "hold")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,10 +17,13 @@ from openvla_ros.supervisor import Supervisor
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan")
 
+DEMO_TASKS = ("reach", "lift", "put", "push")
+
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs to ``app``."""
     app.command()(up)
+    app.command()(demo)
 
 
 def up(
@@ -62,3 +68,35 @@ def up(
         console.print(Text.assemble((f"{name:>{width}} │ ", colours[name]), Text.from_ansi(line)))
 
     raise typer.Exit(Supervisor(graph, report).run())
+
+
+def demo(
+    robot: Annotated[str, typer.Option(help="a simulated robot: sim_widowx or sim_franka")] = "sim_widowx",
+    policy: Annotated[str, typer.Option(help="expert, or openvla with --checkpoint")] = "expert",
+    checkpoint: Annotated[str, typer.Option(help="model folder or hub id, for policy openvla")] = "",
+    task: Annotated[list[str] | None, typer.Option(help="task of the simulation; may be repeated")] = None,
+    time_limit: Annotated[float, typer.Option(help="seconds for each instruction")] = 30.0,
+    output: Annotated[Path | None, typer.Option(help="folder for video, page and logs")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Show the whole live loop in simulation: an arm is told what to do in words, and does it.
+
+    Examples:
+      openvla demo
+
+      openvla demo --task lift --policy openvla --checkpoint runs/lift
+    """
+    from openvla_ros.nodes.demo import Demo, DemoRequest
+
+    folder = output or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
+    console = Console(highlight=False, quiet=as_json)
+    parameters = {"checkpoint": checkpoint} if checkpoint else {}
+    request = DemoRequest(robot, policy, tuple(task or DEMO_TASKS), time_limit, folder, parameters)
+    result = Demo(request, console.print).run()
+    if as_json:
+        typer.echo(json.dumps({"page": str(result.page), "video": str(result.video), **result.figures}))
+    else:
+        headline = ", ".join(f"{name} {value}" for name, value in result.figures.items())
+        console.print(f"{result.page}  |  {headline}", soft_wrap=True)
+    if result.successes < len(result.outcomes):
+        raise typer.Exit(2)

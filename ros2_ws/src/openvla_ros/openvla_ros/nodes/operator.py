@@ -57,7 +57,7 @@ class Measurements:
     inference: LatencyHealth = field(default_factory=lambda: LatencyHealth("inference", AGE_LIMIT_S))
     age: LatencyHealth = field(default_factory=lambda: LatencyHealth("camera to chunk", AGE_LIMIT_S))
     verdicts: Counter[str] = field(default_factory=Counter)
-    path: list[tuple[float, float, float]] = field(default_factory=list)  # tool point, metres
+    path: list[tuple[float, ...]] = field(default_factory=list)  # seconds, tool point in metres
     statuses: dict[str, DiagnosticStatus] = field(default_factory=dict)
 
 
@@ -92,9 +92,7 @@ class Operator(Node):
         lines += [
             f"images of camera {name}" for name, s in self.measured.images.items() if not s.received_count
         ]
-        if "controller/verdict" not in self.measured.verdicts and not self.count_publishers(
-            "controller/verdict"
-        ):
+        if not self.measured.verdicts:
             lines.append("the controller")
         return lines
 
@@ -126,9 +124,9 @@ class Operator(Node):
             self._hold.call_async(Trigger.Request())
         return goal.outcome
 
-    def reset_simulation(self) -> Future | None:
-        """Ask the simulation for a new scene; ``None`` if there is no simulation."""
-        return self._reset.call_async(Trigger.Request()) if self._reset.service_is_ready() else None
+    def reset_simulation(self) -> Future:
+        """Ask the simulation for a new scene; the answer's message is what the scene asks for."""
+        return self._reset.call_async(Trigger.Request())
 
     def cancel(self) -> None:
         """Stop carrying out the instruction."""
@@ -168,7 +166,7 @@ class Operator(Node):
 
     def _pose(self, message: PoseStamped) -> None:
         p = message.pose.position
-        self.measured.path.append((p.x, p.y, p.z))
+        self.measured.path.append((from_stamp(message.header.stamp) * 1e-9, p.x, p.y, p.z))
 
     def _success(self, message: Bool) -> None:
         self.success = self.success or message.data

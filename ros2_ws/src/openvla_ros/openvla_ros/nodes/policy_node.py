@@ -22,10 +22,11 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
+from visualization_msgs.msg import MarkerArray
 
 from openvla_ros.action import ActionChunk
 from openvla_ros.assignment import Assignment, Outcome, StepReport
-from openvla_ros.errors import MissingDependencyError, OpenVLARosError, PolicyError
+from openvla_ros.errors import InvalidValueError, MissingDependencyError, OpenVLARosError, PolicyError
 from openvla_ros.health import Health, LatencyHealth, ReasonCounter, StreamHealth
 from openvla_ros.nodes import process, qos
 from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
@@ -33,6 +34,7 @@ from openvla_ros.nodes.image_messages import from_compressed_image, from_image
 from openvla_ros.nodes.instruction_server import InstructionServer
 from openvla_ros.nodes.messages import from_stamp, to_chunk_message
 from openvla_ros.nodes.parameters import declare, parameter, watch
+from openvla_ros.nodes.scene_messages import from_markers
 from openvla_ros.nodes.worker import Worker
 from openvla_ros.observation_buffer import Moment, ObservationBuffer, Refusal
 from openvla_ros.pacing import Pacer
@@ -186,6 +188,8 @@ class PolicyNode(LifecycleNode):
             subscribe(DiagnosticStatus, "controller/verdict", self._said, qos.COMMAND),
             subscribe(Bool, "task/success", self._success, qos.COMMAND),
         ]
+        if self._settings.policy == "expert":
+            self._inputs.append(subscribe(MarkerArray, "simulation/scene", self._see_scene, qos.NEWEST_IN))
         leader = self._profile.cameras[0]
         rate_hz = self._settings.rate_hz or self._profile.action_space.rate_hz
         self._pacer = Pacer(self._settings.steps_between_inferences / rate_hz, 1.0 / leader.rate_hz)
@@ -212,6 +216,12 @@ class PolicyNode(LifecycleNode):
         if scene is None:
             raise PolicyError("no simulation/scene yet: the scripted expert works in simulation only")
         return scene
+
+    def _see_scene(self, message: MarkerArray) -> None:
+        try:
+            self._scene = from_markers(message)
+        except InvalidValueError as error:
+            self._refusals.add("bad_scene", str(error))
 
     def _picture(self, camera: str, leads: bool, decode: Any, message: Any) -> None:
         stamp_ns, now_ns = from_stamp(message.header.stamp), self._now_ns()

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openvla_ros.errors import InvalidValueError, PolicyError
+from openvla_ros.policy.expert import ScriptedExpert
 from openvla_ros.policy.hold import HoldPolicy
 from openvla_ros.policy.protocol import Policy
 from openvla_ros.policy.replay import ReplayPolicy
 from openvla_ros.profile import RobotProfile
 from openvla_ros.scene import Scene
 
-POLICIES = ("openvla", "replay", "hold")
+POLICIES = ("openvla", "expert", "replay", "hold")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def _choose(options: PolicyOptions, profile: RobotProfile, scene: Callable[[], S
     match options.policy:
         case "openvla":
             return _openvla(options, profile)
+        case "expert":
+            return ScriptedExpert.for_profile(profile, scene)
         case "replay":
             return _replay(options, profile)
         case "hold":
