@@ -1,10 +1,11 @@
 """The verbs about checkpoints, as a user runs them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-from model_reference import REFERENCE, case_id, cases
+from model_reference import REFERENCE, case_id, cases, write_adapter
 from typer.testing import CliRunner
 
 from openvla_ros.cli.main import app
@@ -55,3 +56,40 @@ def test_predict_in_words():
 def test_ask_prints_text():
     out = openvla("ask", PICTURE, "what is it?", "--checkpoint", CHECKPOINT, "--max-tokens", "4")
     assert out.strip()
+
+
+def test_inspect_names_what_is_there():
+    found = json.loads(openvla("inspect", CHECKPOINT, "--json"))
+    assert found["kind"] == "openvla"
+    assert found["parameters"] == 1_643_648
+    assert found["problems"] == []
+    assert found["datasets"]["bimanual_14d"]["action_width"] == 14
+    assert found["stored_types"] == {"BF16": 130}
+    assert "bridge_orig:" in openvla("inspect", CHECKPOINT)
+
+
+def test_inspect_reads_headers_only(tmp_path):
+    """Weights that are all holes on the disk are described like real ones, and wrong ones are named."""
+    folder = shutil.copytree(CHECKPOINT, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["hidden_size"] = 48
+    (folder / "config.json").chmod(0o644)
+    (folder / "config.json").write_text(json.dumps(config))
+    problems = json.loads(openvla("inspect", folder, "--json"))["problems"]
+    assert any("wrong shapes" in line and "language_model" in line for line in problems)
+
+
+def test_inspect_and_merge_an_adapter(tmp_path):
+    modules = ["language_model.lm_head", "vision_backbone.featurizer.patch_embed.proj"]
+    folder = write_adapter(tmp_path / "adapter", REFERENCE, modules)
+    found = json.loads(openvla("inspect", folder, "--json"))
+    assert found["kind"] == "lora-adapter"
+    assert found["modules"] == 2
+    assert found["adapts_output_head"]
+    assert found["adapts_patch_embedding"]
+    assert "merged checkpoint" in openvla("merge", CHECKPOINT, folder, tmp_path / "merged")
+    options = ["--unnorm-key", "bridge_orig", "--dtype", "bf16", "--json"]
+    merged = json.loads(openvla("predict", tmp_path / "merged", PICTURE, "lift", *options))
+    beside = json.loads(openvla("predict", CHECKPOINT, PICTURE, "lift", "--adapter", folder, *options))
+    base = json.loads(openvla("predict", CHECKPOINT, PICTURE, "lift", *options))
+    assert merged["token_ids"][0] == beside["token_ids"][0] != base["token_ids"][0]

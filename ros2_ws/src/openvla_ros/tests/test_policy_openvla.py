@@ -15,7 +15,7 @@ from openvla_ros.model.merging import merge_adapter
 from openvla_ros.model.predictor import load_predictor
 from openvla_ros.model.vision_language import check_sizes, read_transform
 from openvla_ros.observation import Observation
-from openvla_ros.policy.openvla import OpenVLAPolicy, PolicyChoices, load_policy
+from openvla_ros.policy.openvla import OpenVLAPolicy, PolicyChoices, load_openvla_policy
 from openvla_ros.policy.protocol import Policy
 from openvla_ros.profile import load_profile
 from openvla_ros.statistics import read_statistics
@@ -115,7 +115,7 @@ def write_fine_tune(path, **changes):
 
 def test_a_fine_tune_with_its_manifest(tmp_path):
     folder = write_fine_tune(tmp_path / "adapter")
-    policy = load_policy(CASE.checkpoint, PROFILE, adapter=folder, dtype=torch.float32)
+    policy = load_openvla_policy(CASE.checkpoint, PROFILE, adapter=folder, dtype=torch.float32)
     chunk = policy.infer(observation())
     same = load_predictor(
         CASE.checkpoint, adapter=folder, unnorm_key="bridge_orig", center_crop=True, dtype=torch.float32
@@ -127,7 +127,7 @@ def test_a_fine_tune_with_its_manifest(tmp_path):
 
 def test_a_merged_fine_tune_keeps_its_manifest(tmp_path):
     merge_adapter(CASE.checkpoint, write_fine_tune(tmp_path / "adapter"), tmp_path / "merged")
-    policy = load_policy(tmp_path / "merged", PROFILE, dtype=torch.float32)
+    policy = load_openvla_policy(tmp_path / "merged", PROFILE, dtype=torch.float32)
     assert policy.infer(observation()).actions.shape == (1, 7)
 
 
@@ -136,26 +136,26 @@ def test_a_fine_tune_for_another_robot_is_refused_before_any_weights_are_read(tm
     folder = write_fine_tune(tmp_path / "adapter", action_space=space)
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(ManifestError, match=r"(?s)action_space\.frame: .*action_space\.rate_hz: "):
-        load_policy(CASE.checkpoint, PROFILE, adapter=folder)
+        load_openvla_policy(CASE.checkpoint, PROFILE, adapter=folder)
 
 
 def test_what_contradicts_the_manifest_is_refused(tmp_path):
     folder = write_fine_tune(tmp_path / "adapter")
     choices = PolicyChoices(center_crop=False)
     with pytest.raises(ManifestError, match="center_crop is True; False was asked for"):
-        load_policy(CASE.checkpoint, PROFILE, adapter=folder, choices=choices)
+        load_openvla_policy(CASE.checkpoint, PROFILE, adapter=folder, choices=choices)
     other = write_fine_tune(tmp_path / "other", adapter_sha256="ab" * 32)
     with pytest.raises(ManifestError, match="adapter_sha256"):
-        load_policy(CASE.checkpoint, PROFILE, adapter=other)
+        load_openvla_policy(CASE.checkpoint, PROFILE, adapter=other)
     transform = dataclasses.replace(read_transform(CASE.checkpoint), strategy="letterbox")
     third = write_fine_tune(tmp_path / "third", image_transform=transform)
     with pytest.raises(ManifestError, match="image_transform is not that of"):
-        load_policy(CASE.checkpoint, PROFILE, adapter=third)
+        load_openvla_policy(CASE.checkpoint, PROFILE, adapter=third)
 
 
 def test_a_published_checkpoint_without_a_manifest():
     choices = PolicyChoices(unnorm_key=CASE.unnorm_key, center_crop=CASE.center_crop)
-    policy = load_policy(CASE.checkpoint, PROFILE, choices=choices, dtype=torch.float32)
+    policy = load_openvla_policy(CASE.checkpoint, PROFILE, choices=choices, dtype=torch.float32)
     np.testing.assert_allclose(policy.infer(observation()).actions[0], CASE.numbers()["actions"], atol=1e-12)
     with pytest.raises(StatisticsError, match="give an unnorm_key"):
-        load_policy(CASE.checkpoint, PROFILE)
+        load_openvla_policy(CASE.checkpoint, PROFILE)

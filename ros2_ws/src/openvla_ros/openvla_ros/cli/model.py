@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 import typer
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
-from openvla_ros.arrays import Image
+from openvla_ros.arrays import Float, Image
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.images import to_rgb
 from openvla_ros.prompt import PromptStyle
@@ -36,7 +38,9 @@ def register(app: typer.Typer) -> None:
     """Add this module's verbs to ``app``."""
     app.command()(predict)
     app.command()(ask)
+    app.command()(inspect)
     app.command()(merge)
+    app.command()(convert_checkpoint)
 
 
 def predict(
@@ -48,6 +52,12 @@ def predict(
         bool, typer.Option("--center-crop", help="For models trained with random crops.")
     ] = False,
     adapter: Annotated[Path | None, typer.Option(help="Folder of a LoRA adapter.")] = None,
+    extra_image: Annotated[
+        list[Path] | None, typer.Option(help="One more picture, for models that take several; repeatable.")
+    ] = None,
+    proprio: Annotated[
+        str | None, typer.Option(help="Robot state, numbers between commas, for models that take it.")
+    ] = None,
     prompt_style: StyleOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
@@ -55,12 +65,13 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Compute one action for a picture and an instruction."""
-    picture = _read_image(image)
-    from openvla_ros.model.predictor import load_predictor
+    pictures = [_read_image(path) for path in (image, *(extra_image or ()))]
+    state = None if proprio is None else _read_numbers(proprio)
+    from openvla_ros.model.loading import load_action_predictor
     from openvla_ros.model.vision_language import select_device, select_dtype
 
     where = select_device(device)
-    predictor = load_predictor(
+    predictor = load_action_predictor(
         checkpoint,
         adapter=adapter,
         unnorm_key=unnorm_key,
@@ -70,7 +81,7 @@ def predict(
         device=where,
         offline=offline,
     )
-    prediction = predictor.predict([picture], instruction)
+    prediction = predictor.predict(pictures, instruction, state)
     typer.echo(json.dumps(_as_json(prediction)) if as_json else _as_text(prediction))
 
 
@@ -99,6 +110,18 @@ def ask(
     typer.echo(model.answer(picture, question, max_tokens))
 
 
+def inspect(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint or adapter folder, or a cached hub id.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a folder holds, without loading its weights."""
+    from openvla_ros.model.checkpoint import resolve
+    from openvla_ros.model.inspection import describe
+
+    found = describe(resolve(checkpoint, offline=True))
+    typer.echo(json.dumps(found) if as_json else "\n".join(_lines(found)))
+
+
 def merge(
     base: CheckpointArgument,
     adapter: Annotated[Path, typer.Argument(help="Folder of a LoRA adapter.")],
@@ -111,6 +134,34 @@ def merge(
 
     merge_adapter(resolve(base, offline=offline), adapter, out)
     typer.echo(f"merged checkpoint: {out}")
+
+
+def convert_checkpoint(
+    source: Annotated[Path, typer.Argument(help="Prismatic run folder, or OpenVLA-OFT checkpoint.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the converted checkpoint.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder with a tokenizer.json, for Prismatic checkpoints.")
+    ] = None,
+    platform: Annotated[
+        Literal["libero", "bridge", "aloha"] | None,
+        typer.Option(help="What an OpenVLA-OFT checkpoint was trained for."),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Pictures that an OpenVLA-OFT checkpoint takes.")
+    ] = None,
+) -> None:
+    """Rewrite a checkpoint that is a pickle as safetensors; the pickle is read without running it."""
+    from openvla_ros.model.conversion import convert_checkpoint as convert
+
+    kind = convert(source, out, tokenizer=tokenizer, platform=platform, images=images)
+    typer.echo(f"converted {kind} checkpoint: {out}")
+
+
+def _read_numbers(text: str) -> Float:
+    try:
+        return np.array([float(part) for part in text.split(",")])
+    except ValueError as error:
+        raise InvalidValueError(f"--proprio {text!r} must be numbers between commas") from error
 
 
 def _read_image(path: Path) -> Image:
@@ -133,3 +184,17 @@ def _as_text(prediction: Prediction) -> str:
     if prediction.probability is not None:
         lines.append("probability " + " ".join(f"{value:.2f}" for value in prediction.probability.ravel()))
     return "\n".join([*lines, f"{prediction.seconds:.3f} s"])
+
+
+def _lines(value: Mapping[str, object], indent: str = "") -> Iterator[str]:
+    """Yield nested JSON values one to a line; what is absent or empty is left out."""
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            yield f"{indent}{key}:"
+            yield from _lines(item, indent + "  ")
+        elif isinstance(item, list) and item and isinstance(item[0], Mapping):
+            yield f"{indent}{key}:"
+            for part in item:
+                yield f"{indent}  " + ", ".join(f"{name} {inner}" for name, inner in part.items())
+        elif item not in (None, [], {}):
+            yield f"{indent}{key}: {', '.join(map(str, item)) if isinstance(item, list) else item}"

@@ -148,13 +148,18 @@ def skeleton(config: OpenVLAConfig) -> OpenVLA:
 def checked_tensors(folder: Path, model: OpenVLA) -> dict[str, StoredTensor]:
     """Return the tensors in ``folder`` after comparing names and shapes with the whole ``model``."""
     stored = stored_tensors(folder)
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    if model.config.text_config.tie_word_embeddings and "language_model.lm_head.weight" not in stored:
-        del expected["language_model.lm_head.weight"]
-    problems = compare_keys(expected, {key: tensor.shape for key, tensor in stored.items()})
+    problems = differences(model, stored)
     if problems:
         raise CheckpointError(f"{folder} does not fit its config.json: " + "; ".join(problems))
     return stored
+
+
+def differences(model: OpenVLA, stored: Mapping[str, StoredTensor]) -> list[str]:
+    """Return where ``stored`` tensors differ from the whole ``model``; empty if nowhere."""
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    if model.config.text_config.tie_word_embeddings and "language_model.lm_head.weight" not in stored:
+        del expected["language_model.lm_head.weight"]
+    return compare_keys(expected, {key: tensor.shape for key, tensor in stored.items()})
 
 
 def compare_keys(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:

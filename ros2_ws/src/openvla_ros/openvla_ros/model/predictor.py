@@ -55,6 +55,11 @@ class ActionPredictor(Protocol):
         """How many pictures one prediction takes."""
         ...
 
+    @property
+    def proprio_width(self) -> int | None:
+        """How many numbers of proprioception one prediction takes; ``None`` for none."""
+        ...
+
     def predict(self, images: Sequence[Image], instruction: str, proprio: Float | None = None) -> Prediction:
         """Return the actions for RGB ``images`` and, where the model has it, proprioception (P,)."""
         ...
@@ -70,6 +75,7 @@ class OpenVLAPredictor:
     center_crop: bool = False  # for checkpoints that were trained with random crops
     adapter: str | None = None  # the loaded adapter to predict with; None is the base model
     image_count: int = 1
+    proprio_width: None = None
 
     def predict(self, images: Sequence[Image], instruction: str, proprio: Float | None = None) -> Prediction:
         """Return one action; raises ``ModelOutputError`` if the model did not produce one."""

@@ -59,6 +59,7 @@ class PolicyParameters:
     robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
     policy: str = parameter("openvla", "what decides", read_only=True, choices=POLICIES)
     checkpoint: str = parameter("", "openvla: model folder or hub id", read_only=True)
+    adapter: str = parameter("", "openvla: LoRA adapter folder on top of the checkpoint", read_only=True)
     unnorm_key: str = parameter("", "openvla: dataset whose statistics apply", read_only=True)
     device: str = parameter("auto", "openvla: auto, cpu, cuda or cuda:N", read_only=True)
     dtype: str = parameter(
@@ -122,7 +123,7 @@ class PolicyNode(LifecycleNode):
         s = self._settings
         options = PolicyOptions(
             s.policy, s.checkpoint, s.unnorm_key, s.device, s.dtype, s.center_crop, s.offline, s.dataset,
-            s.episode,
+            s.episode, s.adapter,
         )  # fmt: skip
         try:
             self._policy = load_policy(options, self._profile, self._newest_scene)

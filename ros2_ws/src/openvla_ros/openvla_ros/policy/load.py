@@ -30,6 +30,7 @@ class PolicyOptions:
     offline: bool = False  # openvla: never reach for the hub
     dataset: str = ""  # replay: the dataset
     episode: int = 0  # replay: which of its episodes
+    adapter: str = ""  # openvla: folder of a LoRA adapter on top of the checkpoint
 
 
 def load_policy(options: PolicyOptions, profile: RobotProfile, scene: Callable[[], Scene]) -> Policy:
@@ -64,21 +65,21 @@ def _openvla(options: PolicyOptions, profile: RobotProfile) -> Policy:
     if not options.checkpoint:
         raise InvalidValueError("policy 'openvla' needs a checkpoint: a model folder or a hub id")
     # Importing torch takes seconds: only for the policy that needs it.
-    from openvla_ros.model.predictor import load_predictor
     from openvla_ros.model.vision_language import select_device, select_dtype
-    from openvla_ros.policy.openvla import OpenVLAPolicy
+    from openvla_ros.policy.openvla import PolicyChoices, load_openvla_policy
 
     device = select_device(options.device)
-    predictor = load_predictor(
+    # What is not asked for, the checkpoint's manifest decides.
+    choices = PolicyChoices(options.unnorm_key or None, options.center_crop or None)
+    return load_openvla_policy(
         options.checkpoint,
-        unnorm_key=options.unnorm_key or None,
-        center_crop=options.center_crop,
+        profile,
+        adapter=options.adapter or None,
+        choices=choices,
         dtype=select_dtype(None if options.dtype == "auto" else options.dtype, device),
         device=device,
         offline=options.offline,
     )
-    cameras = [camera.name for camera in profile.cameras[: predictor.image_count]]
-    return OpenVLAPolicy(predictor, profile.space(), cameras=cameras, description=options.checkpoint)
 
 
 def _replay(options: PolicyOptions, profile: RobotProfile) -> Policy:

@@ -6,7 +6,7 @@ space. Everything about the network is in ``model``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ from typing import Any
 import torch
 
 from openvla_ros.action import ActionChunk, ActionSpace
-from openvla_ros.arrays import Image
+from openvla_ros.arrays import Float, Image
 from openvla_ros.errors import ManifestError, PolicyError
 from openvla_ros.manifest import Manifest, manifest_path, read_manifest
 from openvla_ros.model.checkpoint import resolve
-from openvla_ros.model.predictor import ActionPredictor, load_predictor
+from openvla_ros.model.loading import load_action_predictor
+from openvla_ros.model.predictor import ActionPredictor
 from openvla_ros.model.vision_language import read_transform
 from openvla_ros.observation import Observation
+from openvla_ros.policy.proprioception import StateLayout, state_reader
 from openvla_ros.profile import RobotProfile
 from openvla_ros.prompt import PromptStyle
 
@@ -29,12 +31,19 @@ class OpenVLAPolicy:
     """A policy that runs a checkpoint in this process."""
 
     def __init__(
-        self, predictor: ActionPredictor, space: ActionSpace, *, cameras: Sequence[str], description: str
+        self,
+        predictor: ActionPredictor,
+        space: ActionSpace,
+        *,
+        cameras: Sequence[str],
+        description: str,
+        state: Callable[[Observation], Float] | None = None,
     ) -> None:
         """Bind ``predictor`` to a robot's ``space`` and to its ``cameras``, in the model's order.
 
-        Raises ``StatisticsError`` if the model's actions are not as wide as the space, and
-        ``PolicyError`` if it takes another number of pictures.
+        ``state`` reads the proprioception off an observation, for models that take it. Raises
+        ``StatisticsError`` if the model's actions are not as wide as the space, and ``PolicyError``
+        if it takes another number of pictures or a state that is not given.
         """
         predictor.statistics.check_space(space, description)
         if len(cameras) != predictor.image_count:
@@ -42,7 +51,10 @@ class OpenVLAPolicy:
                 f"{description} takes {predictor.image_count} images; "
                 f"{len(cameras)} cameras were given: {', '.join(cameras) or 'none'}"
             )
+        if predictor.proprio_width is not None and state is None:
+            raise PolicyError(f"{description} takes proprioception of width {predictor.proprio_width}")
         self._predictor: ActionPredictor | None = predictor
+        self._state = state if predictor.proprio_width is not None else None
         self._space = space
         self._cameras = tuple(cameras)
         self._description = description
@@ -61,7 +73,8 @@ class OpenVLAPolicy:
         """Return the model's actions; raises ``PolicyError`` and ``ModelOutputError``."""
         if self._predictor is None:
             raise PolicyError(f"{self._description} is closed")
-        prediction = self._predictor.predict(self._images(observation), observation.instruction)
+        proprio = None if self._state is None else self._state(observation)
+        prediction = self._predictor.predict(self._images(observation), observation.instruction, proprio)
         return ActionChunk(
             actions=prediction.actions,
             observation_stamp_ns=observation.stamp_ns,
@@ -99,9 +112,10 @@ class PolicyChoices:
     center_crop: bool | None = None
     cameras: tuple[str, ...] | None = None
     prompt_style: PromptStyle | None = None
+    state: StateLayout = "pose_gripper"  # for checkpoints that take proprioception
 
 
-def load_policy(
+def load_openvla_policy(
     checkpoint: str | Path,
     profile: RobotProfile,
     *,
@@ -128,7 +142,7 @@ def load_policy(
         _check_transform(manifest, folder, described)
         choices = _agreed(choices, manifest, str(manifest_path(described)))
         statistics = {manifest.dataset_key: manifest.statistics}
-    predictor = load_predictor(
+    predictor = load_action_predictor(
         folder,
         adapter=adapter,
         unnorm_key=choices.unnorm_key,
@@ -145,6 +159,7 @@ def load_policy(
         profile.space(),
         cameras=choices.cameras or names[: predictor.image_count],
         description=str(checkpoint) if adapter is None else f"{checkpoint} with {adapter}",
+        state=state_reader(choices.state, profile),
     )
 
 
