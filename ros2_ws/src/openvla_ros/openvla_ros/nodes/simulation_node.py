@@ -37,7 +37,7 @@ from openvla_ros.nodes.parameters import declare, parameter, watch
 from openvla_ros.nodes.scene_messages import to_markers
 from openvla_ros.profile import CameraProfile, RobotProfile, load_profile
 from openvla_ros.sim.follower import TrajectoryFollower
-from openvla_ros.sim.pacing import Pacer
+from openvla_ros.sim.pacing import RealTimePacer
 from openvla_ros.sim.tasks import find_task
 from openvla_ros.sim.video import VideoWriter
 from openvla_ros.sim.world import OVERVIEW_SIZE, SimulatedRobot
@@ -82,7 +82,7 @@ class SimulationNode(Node):
         self._gripper = TrajectoryFollower([gripper.joint], [gripper.open_m])
         self._refusals = ReasonCounter("commands")
         self._tick_times = LatencyHealth("physics tick", 1.0 / self._profile.state.rate_hz)
-        self._pacer = Pacer()
+        self._pacer = RealTimePacer()
         self._elapsed_s = 0.0  # simulated, since the node started
         self._reported = (0.0, time.monotonic())
         self._guard = threading.Lock()  # over all of the above
@@ -121,7 +121,9 @@ class SimulationNode(Node):
             self.create_subscription(
                 JointTrajectory, f"{topic}/joint_trajectory", partial(self._command, follower), qos.COMMAND
             )
-        self.create_subscription(String, "instruction", self._instruct, qos.LATCHED)
+        # What is asked for by topic, and what the policy was told through its action.
+        for topic in ("instruction", "policy/instruction"):
+            self.create_subscription(String, topic, self._instruct, qos.LATCHED)
         self.create_service(Trigger, "simulation/reset", self._reset)
 
     def _first_seed(self) -> int:

@@ -10,7 +10,7 @@ LARGEST_DEBT_S = 0.2
 SHORTEST_SLEEP_S = 1e-4
 
 
-class Pacer:
+class RealTimePacer:
     """Sleeps so that ``wait`` returns once a period; counts the time that was given up."""
 
     def __init__(self) -> None:
