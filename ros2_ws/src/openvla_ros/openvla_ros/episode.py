@@ -7,7 +7,7 @@ Knows nothing of files or formats; those live in ``openvla_ros.data``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, Protocol, cast, get_args
@@ -196,6 +196,12 @@ class Episode:
     def with_measured_actions(self) -> Episode:
         """Return the episode with ``measured_deltas`` as its actions; one step shorter."""
         return replace(self.slice(0, len(self) - 1), actions=self.measured_deltas())
+
+    def with_cameras(self, cameras: Sequence[str]) -> Episode:
+        """Return the episode with only these cameras; raises ``InvalidValueError`` listing what there is."""
+        if missing := sorted(set(cameras) - set(self.images)):
+            raise InvalidValueError(f"{self._name} has no camera {missing}; it has {sorted(self.images)}")
+        return replace(self, images={camera: self.images[camera] for camera in cameras})
 
     def slice(self, start: int, stop: int) -> Episode:
         """Return steps ``start`` .. ``stop`` (exclusive) as an episode; pictures stay lazy."""

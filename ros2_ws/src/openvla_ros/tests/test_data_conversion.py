@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from episode_factory import assert_same_episode, make_episode
+from recorded_run import steady_run
 
 from openvla_ros.data import conversion
 from openvla_ros.data.conversion import PARTS, REPORT, STATISTICS, ConversionRequest, convert
@@ -189,3 +190,17 @@ def test_nothing_readable_is_an_error(tmp_path):
         shard.write_bytes(b"")
     with pytest.raises(DatasetError, match="none of 4 episodes can be read; the first: "):
         convert(request(whole, tmp_path / "out", "hdf5"))
+
+
+@pytest.mark.parametrize("jpeg", [False, True])
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_recorded_bag_survives_export_and_import(tmp_path, target, jpeg):
+    bags = tmp_path / "bags"
+    for i in range(2):
+        steady_run(1.0, seed=i).write(bags / f"episode_{i:06d}", jpeg=jpeg)
+    recorded = read(bags)
+    assert [len(episode) for episode in recorded] == [5, 5]
+    convert(request(bags, tmp_path / "out", target))
+    for got, want in zip(read(result_path(tmp_path / "out", target)), recorded, strict=True):
+        assert_same_episode(got, want)
+        assert got.provenance["operator"] == "ada"
