@@ -42,7 +42,7 @@ from openvla_ros.sim.demonstrations import (
     points_of_interest,
 )
 from openvla_ros.sim.rollout import rollout
-from openvla_ros.sim.tasks import TASKS, Task
+from openvla_ros.sim.tasks import TASKS
 from openvla_ros.sim.world import SimulatedRobot
 from openvla_ros.statistics import DatasetStatistics, mask_of, read_statistics, write_statistics
 from openvla_ros.statistics_accumulator import DatasetAccumulator
@@ -59,6 +59,7 @@ ROBOT = "sim_widowx"
 BASE_TASKS = tuple(task for task in TASKS.values() if task.base)
 DEMONSTRATION_SEED, CORRECTION_SEED = 1_000_000, 2_000_000
 SHARD_EPISODES = 40
+EPISODES_A_TASK = SHARD_EPISODES // len(BASE_TASKS)
 log = logging.getLogger("pretrain_small")
 
 
@@ -90,27 +91,27 @@ def main() -> None:
 
 
 def collect(folder: Path, demonstrations: int) -> None:
-    """Write shards of demonstrations, then shards of corrections for as long as it lives."""
+    """Write shards of demonstrations until there is a model, then of its corrections, without end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     robots = {task.name: SimulatedRobot(load_profile(ROBOT), task) for task in BASE_TASKS}
-    for first in range(0, demonstrations, SHARD_EPISODES // 4):
-        path = folder / "frames" / f"expert_{first:06d}.npz"
-        if not path.exists():
-            numbers = range(first, min(first + SHARD_EPISODES // 4, demonstrations))
-            write_shard(path, (demonstrated(robots[t.name], t, n) for n in numbers for t in BASE_TASKS))
-    shard = len(list((folder / "frames").glob("own_*.npz")))
+    own = len(list((folder / "frames").glob("own_*.npz")))
+    first = 0
     while True:
-        if not (folder / "model" / "config.json").exists():
-            time.sleep(2.0)
+        if first < demonstrations or not (folder / "model" / "config.json").exists():
+            path = folder / "frames" / f"expert_{first:06d}.npz"
+            if not path.exists():
+                numbers = range(first, first + EPISODES_A_TASK)
+                write_shard(path, (demonstrated(robots[t.name], n) for n in numbers for t in BASE_TASKS))
+            first += EPISODES_A_TASK
             continue
         policy = load_policy(folder / "model")
-        episodes = range(shard * SHARD_EPISODES, (shard + 1) * SHARD_EPISODES)
+        episodes = range(own * SHARD_EPISODES, (own + 1) * SHARD_EPISODES)
         write_shard(
-            folder / "frames" / f"own_{shard:06d}.npz",
+            folder / "frames" / f"own_{own:06d}.npz",
             (corrected(robots[BASE_TASKS[n % len(BASE_TASKS)].name], policy, n) for n in episodes),
         )
-        shard += 1
+        own += 1
 
 
 def write_shard(path: Path, episodes: Iterator[tuple[FrameSet, bool]]) -> None:
@@ -120,9 +121,8 @@ def write_shard(path: Path, episodes: Iterator[tuple[FrameSet, bool]]) -> None:
     log.info("%s: %d of %d succeeded", path.stem, sum(successes), len(successes))
 
 
-def demonstrated(robot: SimulatedRobot, task: Task, number: int) -> tuple[FrameSet, bool]:
+def demonstrated(robot: SimulatedRobot, number: int) -> tuple[FrameSet, bool]:
     """Return one demonstration of the expert; that of a failed one is left out."""
-    del task
     result = demonstrate(robot, DEMONSTRATION_SEED + number, Disturbance())
     episode, side = result.episode, SmallSize().image_size
     count = len(episode.actions) if result.success else 0
@@ -170,7 +170,7 @@ def train(arguments: argparse.Namespace) -> None:
     """Train in rounds; after each, the checkpoint is what the other process lets act."""
     torch.set_num_threads(arguments.threads)
     folder, size = arguments.folder, SmallSize()
-    wanted = -(-arguments.demonstrations // (SHARD_EPISODES // 4))
+    wanted = -(-arguments.demonstrations // EPISODES_A_TASK)
     while len(list((folder / "frames").glob("expert_*.npz"))) < wanted:
         time.sleep(1.0)
     frames = load_frames(folder)
