@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from openvla_ros.graph import LAUNCH_ARGUMENTS, build_graph, options_from_arguments
+from openvla_ros.profile import load_profile
 from openvla_ros.supervisor import Supervisor
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan")
@@ -23,6 +25,7 @@ DEMO_TASKS = ("reach", "lift", "put", "push")
 def register(app: typer.Typer) -> None:
     """Add this module's verbs to ``app``."""
     app.command()(up)
+    app.command()(tell)
     app.command()(demo)
 
 
@@ -68,6 +71,36 @@ def up(
         console.print(Text.assemble((f"{name:>{width}} │ ", colours[name]), Text.from_ansi(line)))
 
     raise typer.Exit(Supervisor(graph, report).run())
+
+
+def tell(
+    instruction: Annotated[str, typer.Argument(help='in words, such as "put the red cube on the plate"')],
+    robot: Annotated[str, typer.Option(help=LAUNCH_ARGUMENTS["robot"][1])] = "sim_widowx",
+    namespace: Annotated[str, typer.Option(help=LAUNCH_ARGUMENTS["namespace"][1])] = "",
+    time_limit: Annotated[float, typer.Option(help="seconds until the robot gives up")] = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Tell a running robot what to do, and watch it; Ctrl-C makes it stop.
+
+    Exit code 0: succeeded or the time was over; 2: anything else.
+
+    Examples:
+      openvla tell "lift the red cube"
+
+      openvla tell "put the carrot on the plate" --robot widowx --time-limit 30 --json
+    """
+    from openvla_ros.nodes.operator import tell_robot
+
+    console = Console(highlight=False, quiet=as_json)
+    outcome = tell_robot(load_profile(robot), namespace, instruction, time_limit, console.print)
+    if as_json:
+        typer.echo(json.dumps(asdict(outcome)))
+    else:
+        console.print(
+            f"{outcome.outcome}: {outcome.message} ({outcome.steps} steps, {outcome.duration_s:.1f} s)"
+        )
+    if outcome.outcome not in ("succeeded", "time_limit"):
+        raise typer.Exit(2)
 
 
 def demo(

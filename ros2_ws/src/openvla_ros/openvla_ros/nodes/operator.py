@@ -7,21 +7,26 @@ and the demo are built on it. The caller spins the node.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from openvla_ros.errors import DeviceError
 from openvla_ros.health import LatencyHealth, StreamHealth
 from openvla_ros.nodes import qos
 from openvla_ros.nodes.messages import from_duration, from_stamp, to_duration
@@ -29,6 +34,8 @@ from openvla_ros.profile import RobotProfile
 
 # How long after the newest chunk's observation a chunk may be seen; only for the report's colours.
 AGE_LIMIT_S = 0.5
+# Discovery takes up to a few seconds on a busy machine.
+READY_TIMEOUT_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -225,6 +232,44 @@ class _Note:
 
     def __call__(self, message: Any) -> None:
         self._health.received(from_stamp(message.header.stamp), self._node.get_clock().now().nanoseconds)
+
+
+def tell_robot(
+    profile: RobotProfile, namespace: str, instruction: str, time_limit_s: float, say: Callable[[str], None]
+) -> Outcome:
+    """Tell a running robot what to do and return how it ended; an interrupt cancels first.
+
+    Raises ``DeviceError`` naming what is missing if the robot's nodes do not show up.
+    """
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    operator = Operator(profile, namespace)
+    operator.on_step = lambda step, verdict: say(f"step {step:3d}  {verdict}")
+    executor = SingleThreadedExecutor()
+    executor.add_node(operator)
+    try:
+        _spin_until(executor, lambda: not operator.missing(), READY_TIMEOUT_S)
+        if operator.missing():
+            raise DeviceError(f"robot {profile.name!r} is not up: missing {', '.join(operator.missing())}")
+        operator.tell(instruction, time_limit_s)
+        try:
+            _spin_until(executor, lambda: operator.outcome() is not None, time_limit_s + READY_TIMEOUT_S)
+        except KeyboardInterrupt:
+            operator.cancel()
+            _spin_until(executor, lambda: operator.outcome() is not None, READY_TIMEOUT_S)
+        outcome = operator.outcome()
+        if outcome is None:
+            raise DeviceError("the policy node did not say how the instruction ended")
+        return outcome
+    finally:
+        executor.shutdown()
+        operator.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _spin_until(executor: SingleThreadedExecutor, done: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not done() and time.monotonic() < deadline:
+        executor.spin_once(timeout_sec=0.05)
 
 
 def _action_client(node: Node) -> ActionClient | None:
