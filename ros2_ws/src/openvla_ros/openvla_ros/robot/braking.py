@@ -12,9 +12,10 @@ So the limits hold at every tick whatever is asked for, NaN aside, which ``Motio
 refuses. The samples lie on one continuous motion within the limits, hence their first, second and
 third finite differences keep the velocity, acceleration and jerk limits as well.
 
-How a target is approached: the joint's stop, begun one tick later, should end on the target
-(seen in the target's own moving frame). That is the last part of a time-optimal motion; a linear
-term softens it near the target, where time-optimal motion would chatter.
+How a moving target is followed: the joint's stop, begun one tick later, should end where the
+target's own stop would, which may be more sudden than the joint's. So a joint that lags behind
+catches up without overshooting, even if the target stops in a way that the joint cannot follow. A
+linear term softens the approach near the target, where time-optimal motion would chatter.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ SOFT_TICKS = 3.0
 # Limits are kept with this relative reserve, far above rounding and far below anything that matters.
 RESERVE = 1e-9
 BISECTIONS = 12
-# The share of the acceleration limit that is counted on to catch up with an accelerating target.
-LEAST_SHARE = 0.3
+# A target is expected to stop within this share of the shortest way that it seems to need.
+TARGET_STOP_SHARE = 0.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ def stop_phases(v: float, a: float, acceleration: float, jerk: float) -> tuple[f
     return -sign * jerk, max(0.0, (a + peak) / jerk), max(0.0, hold), peak / jerk
 
 
-def stop_extent(v: float, a: float, acceleration: float, jerk: float) -> tuple[float, float, float]:
+def stop_extent(v: float, a: float, acceleration: float, jerk: float) -> State:
     """Return (lowest, highest, last) displacement of the fastest stop from (``v``, ``a``)."""
     j, t1, t2, t3 = stop_phases(v, a, acceleration, jerk)
     x = ((j * t1 / 6.0 + 0.5 * a) * t1 + v) * t1
@@ -119,9 +120,7 @@ def stop_extent(v: float, a: float, acceleration: float, jerk: float) -> tuple[f
     return lowest, highest, x
 
 
-def stop_state(
-    p: float, v: float, a: float, acceleration: float, jerk: float, t: float
-) -> tuple[float, float, float]:
+def stop_state(p: float, v: float, a: float, acceleration: float, jerk: float, t: float) -> State:
     """Return the state ``t`` seconds along the fastest stop from (``p``, ``v``, ``a``)."""
     j, t1, t2, t3 = stop_phases(v, a, acceleration, jerk)
     for phase_jerk, duration in ((j, t1), (0.0, t2), (-j, t3)):
@@ -135,21 +134,26 @@ def stop_state(
     return p, 0.0, 0.0
 
 
+State = tuple[float, float, float]  # position, velocity, acceleration of one joint
+
+
 class _Joint:
     """The limits of one joint and the rules above, in plain floats: arrays this small cost more."""
 
-    def __init__(self, lower: float, upper: float, v: float, a: float, j: float, period: float) -> None:
+    def __init__(
+        self, lower: float, upper: float, v: float, a: float, j: float, period: float, target_stop_s: float
+    ) -> None:
         self.lower, self.upper = lower + RESERVE, upper - RESERVE
         self.v, self.a, self.j = v * (1 - RESERVE), a * (1 - RESERVE), j * (1 - RESERVE)
-        self.dt = period
+        self.dt, self.target_stop_s = period, target_stop_s
         soft = SOFT_TICKS * period
         self.soft_v, self.soft_a = 2.0 * soft, soft * soft
 
-    def step(self, p: float, v: float, a: float, j: float) -> tuple[float, float, float]:
+    def step(self, p: float, v: float, a: float, j: float) -> State:
         dt = self.dt
         return p + ((j * dt / 6.0 + 0.5 * a) * dt + v) * dt, v + (0.5 * j * dt + a) * dt, a + j * dt
 
-    def is_safe(self, now: tuple[float, float, float], j: float, after: tuple[float, float, float]) -> bool:
+    def is_safe(self, now: State, j: float, after: State) -> bool:
         """Whether a step of constant jerk from ``now`` to ``after`` keeps the limits and can be stopped."""
         p, v, a = after
         if abs(a) > self.a or abs(v) > self.v or abs(v + a * abs(a) / (2.0 * self.j)) > self.v:
@@ -163,14 +167,12 @@ class _Joint:
             lower, upper = min(lower, now[0] + low), max(upper, now[0] + high)
         return lower <= p + lowest and p + highest <= upper
 
-    def stop(self, p: float, v: float, a: float) -> tuple[float, float, float]:
+    def stop(self, p: float, v: float, a: float) -> State:
         return stop_state(p, v, a, self.a, self.j, self.dt)
 
-    def follow(
-        self, p: float, v: float, a: float, target: float, target_v: float, target_a: float
-    ) -> tuple[float, float, float]:
-        wanted = self._wanted_jerk(p, v, a, target, target_v, target_a)
-        now = (p, v, a)
+    def follow(self, now: State, target: State) -> State:
+        p, v, a = now
+        wanted = self._wanted_jerk(now, target)
         after = self.step(p, v, a, wanted)
         if self.is_safe(now, wanted, after):
             return after
@@ -185,22 +187,22 @@ class _Joint:
                 wanted = middle
         return safe_after
 
-    def _wanted_jerk(
-        self, p: float, v: float, a: float, target: float, target_v: float, target_a: float
-    ) -> float:
+    def _wanted_jerk(self, state: State, target: State) -> float:
+        """Return the jerk of the next tick after which both stops end at the same place."""
+        goal = target[0] + self._target_stop(target[1], target[2])
+        goal += self.soft_v * target[1] + self.soft_a * target[2]
         low, high = -self.j, self.j
-        miss_low = self._miss(p, v, a, low, target, target_v, target_a)
+        miss_low = self._reach(self.step(*state, low)) - goal
         if miss_low >= 0.0:
             return low
-        miss_high = self._miss(p, v, a, high, target, target_v, target_a)
+        miss_high = self._reach(self.step(*state, high)) - goal
         if miss_high <= 0.0:
             return high
-        # The miss grows with the jerk: false position (Illinois), which needs five or six rounds.
-        side = 0
-        j = 0.0
+        # The reach grows with the jerk: false position (Illinois), which needs five or six rounds.
+        j, side = 0.0, 0
         for _ in range(30):
             j = (low * miss_high - high * miss_low) / (miss_high - miss_low)
-            miss = self._miss(p, v, a, j, target, target_v, target_a)
+            miss = self._reach(self.step(*state, j)) - goal
             if abs(miss) < 1e-12 or high - low < 1e-9 * self.j:
                 break
             if miss > 0.0:
@@ -213,21 +215,28 @@ class _Joint:
                 side = -1
         return j
 
-    def _miss(
-        self, p: float, v: float, a: float, j: float, target: float, target_v: float, target_a: float
-    ) -> float:
-        """How far beyond the target, one tick from now, the stop would end after a tick of jerk ``j``."""
-        p, v, a = self.step(p, v, a, j)
-        v -= target_v
-        a -= target_a
-        _, _, last = stop_extent(v, a, max(self.a - abs(target_a), LEAST_SHARE * self.a), self.j)
-        return p - target + last + self.soft_v * v + self.soft_a * a
+    def _target_stop(self, v: float, a: float) -> float:
+        """How far a target moving with ``v`` and ``a`` may go on before it stops, the shortest estimate."""
+        limit = self.a
+        fastest = stop_extent(v, min(max(a, -limit), limit), limit, self.j)[2]
+        shortest = min(abs(fastest), 0.5 * abs(v) * self.target_stop_s)
+        if v * a < 0.0:  # it is slowing down already
+            shortest = min(shortest, 0.5 * v * v / abs(a))
+        return math.copysign(TARGET_STOP_SHARE * shortest, v) if fastest * v >= 0.0 else fastest
+
+    def _reach(self, state: State) -> float:
+        """Where the fastest stop from ``state`` ends, plus the linear terms that soften the approach."""
+        p, v, a = state
+        return p + stop_extent(v, a, self.a, self.j)[2] + self.soft_v * v + self.soft_a * a
 
 
 class MotionLimiter:
-    """Moves J commanded joints tick by tick within their limits."""
+    """Moves J commanded joints tick by tick within their limits.
 
-    def __init__(self, limits: MotionLimits, period_s: float) -> None:
+    ``target_stop_s`` is how suddenly the targets that it follows may stop.
+    """
+
+    def __init__(self, limits: MotionLimits, period_s: float, target_stop_s: float) -> None:
         if not period_s > 0.0:
             raise InvalidValueError(f"the period is {period_s} s; it must be above 0")
         self.limits = limits
@@ -240,6 +249,7 @@ class MotionLimiter:
                 float(limits.acceleration[i]),
                 float(limits.jerk[i]),
                 period_s,
+                target_stop_s,
             )
             for i in range(len(limits.lower))
         ]
@@ -253,7 +263,7 @@ class MotionLimiter:
             raise InvalidValueError(f"the joint target {target} must be finite")
         goals = _states(target)
         return _motion(
-            joint.follow(*state, *goal)
+            joint.follow(state, goal)
             for joint, state, goal in zip(self._joints, _states(motion), goals, strict=True)
         )
 
@@ -273,12 +283,12 @@ class MotionLimiter:
         )
 
 
-def _states(motion: JointMotion) -> list[tuple[float, float, float]]:
+def _states(motion: JointMotion) -> list[State]:
     return list(
         zip(motion.position.tolist(), motion.velocity.tolist(), motion.acceleration.tolist(), strict=True)
     )
 
 
-def _motion(states: Iterable[tuple[float, float, float]]) -> JointMotion:
+def _motion(states: Iterable[State]) -> JointMotion:
     position, velocity, acceleration = np.array(list(states)).T
     return JointMotion(position, velocity, acceleration)

@@ -89,6 +89,7 @@ class InverseKinematics:
         error[:3] = target[:3, 3] - tool[:3, 3]
         error[3:] = rotation_error(target[:3, :3], tool[:3, :3])
         jacobian = self.chain.jacobian_of(frames) * self._weights[:, None]
+        position, rotation = math.hypot(*error[:3]), math.hypot(*error[3:])
         error *= self._weights
         length = math.sqrt(float(error @ error))
         if length > LONGEST_STEP:
@@ -96,7 +97,6 @@ class InverseKinematics:
         change = self._change(jacobian, error, q)
         saturation = max(1.0, float(np.max(np.abs(change) / self.velocity)) / dt)
         following = np.minimum(np.maximum(q + change / saturation, self.lower), self.upper)
-        position, rotation = math.hypot(*error[:3]), math.hypot(*error[3:])
         return InverseStep(following, position, rotation, saturation)
 
     def _change(self, jacobian: Float, error: Float, q: Float) -> Float:

@@ -12,19 +12,25 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from openvla_ros.action import ActionChunk
-from openvla_ros.arrays import Float
+from openvla_ros.arrays import Float, read_only
 from openvla_ros.geometry import Pose, transform_euler_to_matrix, transform_rotvec_to_matrix
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.composition import orthonormal
+from openvla_ros.robot.kinematics import KinematicChain
+from openvla_ros.robot.selfcollision import SelfCollision, TableClearance
 from openvla_ros.verdict import Reason, SafetyVerdict
 
 # Clocks of two machines may differ by this much before a stamp counts as coming from the future.
 CLOCK_TOLERANCE_S = 0.05
 # A chunk's step may differ from the action space's by this share.
 STEP_TOLERANCE = 0.02
+# The joints may tilt the tool by this much more than its targets while they follow them.
+TILT_TOLERANCE_RAD = 0.1
+# An arm found this far outside its joint limits is not moved by chunks.
+JOINT_TOLERANCE_RAD = 0.1
 OK = SafetyVerdict.command()
 
 
@@ -158,9 +164,15 @@ class TargetLimits:
         """Return the angle in radians between the tool's axis and straight down."""
         return math.acos(min(1.0, max(-1.0, -float(rotation[2] @ self._axis))))
 
-    def outside_m(self, position: Float) -> float:
-        """Return how far ``position`` (3,) lies outside the workspace box, 0 inside."""
-        return float(np.max(np.maximum(self._lower - position, position - self._upper), initial=0.0))
+    def excess_tilt(self, rotations: Float) -> Float:
+        """Return by how much the tool tilts beyond its limit (B,), negative within, for (B, 3, 3)."""
+        excess: Float = np.arccos(np.clip(-rotations[:, 2] @ self._axis, -1.0, 1.0)) - self._tilt
+        return excess
+
+    def outside_m(self, positions: Float) -> Float:
+        """Return how far ``positions`` (B, 3) lie outside the workspace box (B,), negative inside."""
+        outside: Float = np.maximum(self._lower - positions, positions - self._upper).max(axis=1)
+        return outside
 
     def _upright(self, rotation: Float, excess: float) -> Float:
         axis = rotation @ self._axis
@@ -169,6 +181,91 @@ class TargetLimits:
         if length < 1e-9:  # pointing straight up: any way down is as good
             turn, length = np.array([1.0, 0.0, 0.0]), 1.0
         return orthonormal(transform_rotvec_to_matrix(turn / length * excess) @ rotation)
+
+
+class MotionChecks:
+    """Where a joint motion would lead: each other's links, the table, the workspace, the tilt.
+
+    A motion is judged at its next sample and along the stop from there, so that an arm that has
+    been let move can always stop in time. An arm that was found beyond a limit (parked outside the
+    workspace) may move as long as it does not go farther beyond.
+    """
+
+    def __init__(self, profile: RobotProfile, chain: KinematicChain, targets: TargetLimits) -> None:
+        limits, arm = profile.limits, profile.arm
+        fingers = {profile.gripper.joint: profile.gripper.open_m}
+        self._chain = chain
+        self._targets = targets
+        self._collision = SelfCollision(chain, fingers, (arm.home, arm.neutral, arm.park))
+        self._table = None
+        self._clearance_m = limits.table_clearance_m
+        if limits.table_height_m is not None:
+            self._table = TableClearance(chain, fingers, limits.table_height_m)
+        self._workspace_tolerance_m = limits.workspace_tolerance_m
+
+    def check(self, now: Float, after: Float) -> SafetyVerdict:
+        """Return OK, or the hold that names where going from ``now`` (J,) to ``after`` (K, J) leads."""
+        frames = self._chain.frames(np.concatenate([now[None], after]))
+        tool = frames[:, -1]
+        return (
+            self._links(frames)
+            or self._workspace(self._targets.outside_m(tool[:, :3, 3]))
+            or self._tilt(self._targets.excess_tilt(tool[:, :3, :3]))
+            or OK
+        )
+
+    def check_line(self, points: Float) -> SafetyVerdict:
+        """Return OK, or the hold that names which links, or the table, a line of joints (K, J) runs into."""
+        return self._links(self._chain.frames(points)) or OK
+
+    def _links(self, frames: Float) -> SafetyVerdict | None:
+        found = _first_worse(self._collision.margins(frames))
+        if found is not None:
+            pair = " and ".join(self._collision.pair(found[1]))
+            return SafetyVerdict.hold(
+                Reason.SELF_COLLISION, f"{pair} would be {-found[0]:.4f} m nearer than allowed"
+            )
+        if self._table is None:
+            return None
+        found = _first_worse(self._table.margins(frames) - self._clearance_m)
+        if found is None:
+            return None
+        link, height_m = self._table.link(found[1]), found[0] + self._clearance_m
+        return SafetyVerdict.hold(
+            Reason.TABLE,
+            f"{link} would be {height_m:.4f} m above the table; the limit is {self._clearance_m} m",
+        )
+
+    def _workspace(self, outside_m: Float) -> SafetyVerdict | None:
+        found = _first_worse((self._workspace_tolerance_m - outside_m)[:, None])
+        if found is None:
+            return None
+        limit = self._workspace_tolerance_m
+        outside = limit - found[0]
+        return SafetyVerdict.hold(
+            Reason.WORKSPACE,
+            f"the tool would be {outside:.4f} m outside the workspace; the limit is {limit} m",
+        )
+
+    def _tilt(self, excess_rad: Float) -> SafetyVerdict | None:
+        found = _first_worse((TILT_TOLERANCE_RAD - excess_rad)[:, None])
+        if found is None:
+            return None
+        excess = TILT_TOLERANCE_RAD - found[0]
+        return SafetyVerdict.hold(
+            Reason.TILT,
+            f"the tool would tilt {excess:.3f} rad beyond its limit; {TILT_TOLERANCE_RAD} rad is allowed",
+        )
+
+
+def _first_worse(margins: Float) -> tuple[float, int] | None:
+    """Return the worst of ``margins`` (K, M) that is negative and worse than in row 0, and its column."""
+    floor = np.minimum(0.0, margins[0]) - 1e-9
+    short = margins[1:] - floor
+    worst = int(np.argmin(short))
+    if short.flat[worst] >= 0.0:
+        return None
+    return float(margins[1:].flat[worst]), worst % margins.shape[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +278,34 @@ class RobotState:
     effort: Float | None = None
 
 
+def parse_state(
+    profile: RobotProfile,
+    positions: ArrayLike,
+    velocities: ArrayLike | None,
+    effort: ArrayLike | None,
+    stamp_ns: int,
+    now_ns: int,
+) -> RobotState | SafetyVerdict:
+    """Return a joint state whose numbers are all there and finite, or the hold that says what is wrong."""
+    count = len(profile.arm.joints)
+    arrays: list[Float | None] = []
+    for name, value in (("positions", positions), ("velocities", velocities), ("effort", effort)):
+        array = None if value is None else np.array(value, dtype=np.float64)
+        if array is not None and (array.shape != (count,) or not np.isfinite(array).all()):
+            return SafetyVerdict.hold(
+                Reason.STATE_INVALID, f"joint {name} are {array}; they must be {count} finite numbers"
+            )
+        arrays.append(None if array is None else read_only(array))
+    ahead_s = (stamp_ns - now_ns) * 1e-9
+    if ahead_s > CLOCK_TOLERANCE_S:
+        return SafetyVerdict.hold(
+            Reason.FUTURE, f"the joint state is stamped {ahead_s:.3f} s ahead of the controller's clock"
+        )
+    if arrays[0] is None:
+        return SafetyVerdict.hold(Reason.STATE_INVALID, "the joint state has no positions")
+    return RobotState(stamp_ns, arrays[0], arrays[1], arrays[2])
+
+
 class StateChecks:
     """What the robot's reports must be for it to be moved."""
 
@@ -188,6 +313,7 @@ class StateChecks:
         self._joints = profile.arm.joints
         self._max_age_s = profile.state.max_age_s
         limits = profile.limits
+        self._lower, self._upper = np.array(limits.joint_lower), np.array(limits.joint_upper)
         self._tracking_rad = limits.tracking_error_rad
         self._effort = None if limits.effort is None else np.array(limits.effort)
         self._force_n, self._torque_nm = limits.wrench_n, limits.wrench_nm
@@ -208,6 +334,20 @@ class StateChecks:
                 Reason.STATE_STALE, f"the joint state is {age_s:.3f} s old; the limit is {self._max_age_s} s"
             )
         return self._tracking(state, commanded) or self._forces(state, wrench) or OK
+
+    def check_limits(self, state: RobotState | None) -> SafetyVerdict:
+        """Return OK, or the hold that names the joint found too far outside its limits to start from."""
+        if state is None:
+            return OK
+        outside = np.maximum(self._lower - state.positions, state.positions - self._upper)
+        i = int(np.argmax(outside))
+        if outside[i] <= JOINT_TOLERANCE_RAD:
+            return OK
+        return SafetyVerdict.hold(
+            Reason.JOINT_LIMIT,
+            f"{self._joints[i]} is at {state.positions[i]:.3f} rad; its limits are "
+            f"{self._lower[i]:g} .. {self._upper[i]:g} rad: bring it back by hand or to a named pose",
+        )
 
     def _tracking(self, state: RobotState, commanded: Float | None) -> SafetyVerdict | None:
         if commanded is None:

@@ -1,0 +1,62 @@
+"""Who may move the arm: one owner at a time, and the latches that stop everybody."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.verdict import Reason, SafetyVerdict
+
+Owner = Literal["policy", "teleoperation", "recovery"]
+
+# From strong to weak: a weaker latch never replaces a stronger one.
+STRENGTH = (Reason.SHUT_DOWN, Reason.E_STOP, Reason.HELD)
+
+
+class Authority:
+    """The owner of the arm and what is latched."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner: Owner = checked_owner(owner)
+        self.latched: SafetyVerdict | None = None
+
+    def judge(self, source: str) -> SafetyVerdict | None:
+        """Return why ``source`` may not move the arm now, or None if it may."""
+        if self.latched is not None:
+            return self.latched
+        if source != self.owner:
+            return SafetyVerdict.hold(Reason.OWNER, f"a chunk from {source}; the arm belongs to {self.owner}")
+        return None
+
+    def latch(self, reason: Reason, detail: str) -> bool:
+        """Latch a stop; returns False if a stronger one is latched already."""
+        if self.latched is not None and STRENGTH.index(self.latched.reason) < STRENGTH.index(reason):
+            return False
+        self.latched = SafetyVerdict.hold(reason, detail)
+        return True
+
+    def reset_e_stop(self) -> bool:
+        """Weaken a latched emergency stop to a hold; returns False if there is none."""
+        if self.latched is None or self.latched.reason is not Reason.E_STOP:
+            return False
+        self.latched = SafetyVerdict.hold(
+            Reason.HELD, "emergency stop reset; give the arm to an owner to go on"
+        )
+        return True
+
+    def give_to(self, owner: Owner) -> SafetyVerdict | None:
+        """Make ``owner`` the owner and lift a hold; returns the stronger latch that forbids it, or None."""
+        checked_owner(owner)
+        if self.latched is not None and self.latched.reason is not Reason.HELD:
+            return self.latched
+        self.latched = None
+        self.owner = owner
+        return None
+
+
+def checked_owner(owner: str) -> Owner:
+    """Return ``owner``; raises ``InvalidValueError`` listing the owners there are."""
+    for known in get_args(Owner):
+        if owner == known:
+            return owner  # type: ignore[return-value]
+    raise InvalidValueError(f"owner is {owner!r}; it must be one of {', '.join(get_args(Owner))}")
