@@ -25,7 +25,8 @@ from openvla_ros.arrays import Float, read_only
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.geometry import Pose
 from openvla_ros.profile import RobotProfile
-from openvla_ros.robot.authority import Authority, Owner
+from openvla_ros.robot.authority import Authority
+from openvla_ros.robot.authority import Owner as Owner
 from openvla_ros.robot.braking import JointMotion, MotionLimiter, MotionLimits
 from openvla_ros.robot.composition import compose
 from openvla_ros.robot.follower import ToolFollower
