@@ -379,6 +379,16 @@ def test_playback_stamps_lie_on_a_grid_without_drift():
     assert stamps[9000] == 1_000 + 300 * 10**9
 
 
+def test_a_postponed_playback_keeps_its_period():
+    playback = Playback(5.0, 0)
+    stamps = [playback.next_stamp_ns()]
+    playback.postpone(100_000_000)  # before the next is due: nothing changes
+    stamps.append(playback.next_stamp_ns())
+    playback.postpone(1_000_000_000)
+    stamps += [playback.next_stamp_ns(), playback.next_stamp_ns()]
+    assert stamps == [0, 200_000_000, 1_000_000_000, 1_200_000_000]
+
+
 def test_unknown_sources_and_missing_paths_are_refused():
     profile = PROFILE.camera("primary")
     with pytest.raises(InvalidValueError, match="'webcam' is not one of usb, realsense"):

@@ -20,3 +20,8 @@ class Playback:
         stamp = self.start_ns + round(self._count * NS_PER_S / self.rate_hz)
         self._count += 1
         return stamp
+
+    def postpone(self, earliest_ns: int) -> None:
+        """Move the grid, if need be, so that the next picture is due at ``earliest_ns`` or later."""
+        due = self.start_ns + round(self._count * NS_PER_S / self.rate_hz)
+        self.start_ns += max(0, earliest_ns - due)

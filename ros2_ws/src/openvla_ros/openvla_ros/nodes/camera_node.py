@@ -8,12 +8,12 @@ executor only serves parameters, transitions and diagnostics.
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.cameras.calibration import read_calibration
 from openvla_ros.cameras.load import SOURCES, CameraOptions, load_camera
@@ -26,7 +26,7 @@ from openvla_ros.image_encoding import encode_jpeg
 from openvla_ros.nodes import process, qos
 from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
 from openvla_ros.nodes.image_messages import to_camera_info, to_compressed_image, to_depth_image
-from openvla_ros.nodes.messages import to_image
+from openvla_ros.nodes.messages import from_stamp, to_image
 from openvla_ros.nodes.parameters import declare, parameter, watch
 from openvla_ros.profile import load_profile
 
@@ -36,6 +36,8 @@ SILENT_PERIODS, SILENT_S = 10, 1.0
 POLL_S = 0.25
 # From the first matched subscriber to the first picture: the other side's matching takes as long.
 SETTLE_S = 0.5
+# In lock step: how long a policy may take over one picture.
+ANSWER_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class CameraParameters:
     wait_for_subscribers: int = parameter(
         0, "recordings: play once so many subscribe", read_only=True, low=0, high=100
     )
+    lock_step: bool = parameter(
+        False, "recordings: show no picture before the policy has answered the last one", read_only=True
+    )
     jpeg_quality: int = parameter(95, "quality where the profile's camera is compressed", low=50, high=100)
     autostart: bool = parameter(True, "configure and activate at start", read_only=True)
 
@@ -77,6 +82,7 @@ class CameraNode(LifecycleNode):
         self._camera: Camera | None = None
         self._calibration: Intrinsics | None = None
         self._stopping = threading.Event()
+        self._answered, self._answer_ns = threading.Condition(), 0
         self._thread: threading.Thread | None = None
         self._state = Health("source", "ok", "not open yet", {})
         self._diagnostics = DiagnosticsPublisher(self, self._collect_health)
@@ -100,6 +106,10 @@ class CameraNode(LifecycleNode):
         self._depths = self.create_publisher(
             Image, f"{prefix}/aligned_depth_to_color/image_raw", qos.STREAM_OUT
         )
+        if p.lock_step:
+            self._answers = self.create_subscription(
+                JointTrajectory, "policy/action_chunk", self._answer, qos.COMMAND
+            )
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -125,6 +135,8 @@ class CameraNode(LifecycleNode):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget the source and the publishers."""
         self._camera = None
+        if self._settings.lock_step:
+            self.destroy_subscription(self._answers)
         for publisher in (self._images, self._infos, self._depths):
             self.destroy_publisher(publisher)
         return TransitionCallbackReturn.SUCCESS
@@ -135,6 +147,8 @@ class CameraNode(LifecycleNode):
 
     def _end_thread(self) -> None:
         self._stopping.set()
+        with self._answered:
+            self._answered.notify()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -163,7 +177,7 @@ class CameraNode(LifecycleNode):
         if not self._wait_for_subscribers():
             return
         rate_hz = self._settings.playback_rate_hz or camera.playback_rate_hz or self._profile.rate_hz
-        playback, begun = Playback(rate_hz, self._now_ns()), time.monotonic_ns()
+        playback = Playback(rate_hz, self._now_ns())
         try:
             while not self._stopping.is_set():
                 frame = camera.read(SILENT_S)
@@ -175,10 +189,12 @@ class CameraNode(LifecycleNode):
                     self.get_logger().info(self._state.message)
                     return
                 stamp_ns = playback.next_stamp_ns()
-                due = begun + stamp_ns - playback.start_ns
-                self._stopping.wait(max(0, due - time.monotonic_ns()) * 1e-9)
+                self._stopping.wait(max(0, stamp_ns - self._now_ns()) * 1e-9)
                 self._report("ok", camera.description)
                 self._publish(frame, stamp_ns)
+                if self._settings.lock_step:
+                    self._wait_for_answer(stamp_ns)
+                    playback.postpone(self._now_ns())
         except OpenVLARosError as error:
             self._report("error", str(error))
             self.get_logger().error(str(error))
@@ -191,6 +207,19 @@ class CameraNode(LifecycleNode):
             if self._stopping.wait(POLL_S):
                 return False
         return not (wanted and self._stopping.wait(SETTLE_S))
+
+    def _wait_for_answer(self, stamp_ns: int) -> None:
+        """Wait until a chunk computed from the picture stamped so has been seen; warn if none comes."""
+        with self._answered:
+            if not self._answered.wait_for(
+                lambda: self._answer_ns >= stamp_ns or self._stopping.is_set(), ANSWER_S
+            ):
+                self.get_logger().warning(f"no action chunk for a picture within {ANSWER_S:g} s: going on")
+
+    def _answer(self, message: JointTrajectory) -> None:
+        with self._answered:
+            self._answer_ns = from_stamp(message.header.stamp)
+            self._answered.notify()
 
     def _publish(self, frame: Frame, stamp_ns: int) -> None:
         frame_id = self._profile.frame_id

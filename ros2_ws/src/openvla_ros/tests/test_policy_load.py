@@ -1,0 +1,114 @@
+"""The policy for a name, and its refusals; a checkpoint's manifest is checked against the robot."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from openvla_ros.data.frames import ArrayFrames
+from openvla_ros.episode import Episode
+from openvla_ros.errors import InvalidValueError, ManifestError, PolicyError
+from openvla_ros.images import ImageTransform
+from openvla_ros.manifest import Manifest, write_manifest
+from openvla_ros.observation import Observation
+from openvla_ros.policy import load
+from openvla_ros.policy.hold import HoldPolicy
+from openvla_ros.policy.load import PolicyOptions, load_policy
+from openvla_ros.policy.protocol import Policy
+from openvla_ros.policy.replay import ReplayPolicy
+from openvla_ros.profile import load_profile
+from openvla_ros.statistics import parse_norm_stats
+
+PROFILE = load_profile("sim_widowx")
+SPACE = PROFILE.space()
+OBSERVATION = Observation(7, {"primary": np.zeros((4, 4, 3), np.uint8)}, "lift", gripper=0.25)
+
+
+def no_scene():
+    raise AssertionError("nobody asked for the scene")
+
+
+def episode(space=SPACE):
+    return Episode(
+        id="e", instruction="lift", space=space, rate_hz=5.0, stamps_ns=np.arange(3) + 1,
+        images={"primary": ArrayFrames(np.zeros((3, 4, 4, 3), np.uint8))},
+        actions=np.arange(21.0).reshape(3, 7),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", [HoldPolicy(SPACE), ReplayPolicy(episode(), SPACE)])
+def test_policies_speak_the_protocol(policy):
+    assert isinstance(policy, Policy)
+    policy.reset()
+    chunk = policy.infer(OBSERVATION)
+    assert (chunk.observation_stamp_ns, chunk.space) == (7, SPACE)
+    policy.close()
+    policy.close()
+
+
+def test_hold_moves_nothing_and_leaves_the_gripper():
+    np.testing.assert_array_equal(HoldPolicy(SPACE).infer(OBSERVATION).actions, [[0, 0, 0, 0, 0, 0, 0.25]])
+    droid = replace(SPACE, gripper_open=0.0)
+    np.testing.assert_array_equal(HoldPolicy(droid).infer(OBSERVATION).actions, [[0, 0, 0, 0, 0, 0, 0.75]])
+
+
+def test_replay_plays_each_action_once_and_again_after_a_reset():
+    policy = ReplayPolicy(episode(), SPACE)
+    for _ in range(2):
+        policy.reset()
+        played = [policy.infer(OBSERVATION).actions[0] for _ in range(3)]
+        np.testing.assert_array_equal(played, np.arange(21.0).reshape(3, 7))
+        with pytest.raises(PolicyError, match="played to its end"):
+            policy.infer(OBSERVATION)
+
+
+def test_replay_refuses_an_episode_of_another_robot():
+    with pytest.raises(InvalidValueError, match=r"not recorded for this robot.*'tool'"):
+        ReplayPolicy(episode(replace(SPACE, frame="tool")), SPACE)
+
+
+def test_unknown_names_and_missing_paths_are_refused():
+    with pytest.raises(InvalidValueError, match="'wish' is not one of openvla"):
+        load_policy(PolicyOptions("wish"), PROFILE, no_scene)
+    with pytest.raises(InvalidValueError, match="needs a checkpoint"):
+        load_policy(PolicyOptions("openvla"), PROFILE, no_scene)
+    with pytest.raises(InvalidValueError, match="needs a dataset"):
+        load_policy(PolicyOptions("replay"), PROFILE, no_scene)
+
+
+def test_a_policy_of_another_space_is_refused(monkeypatch):
+    other = HoldPolicy(replace(SPACE, rate_hz=15.0))
+    monkeypatch.setattr(load, "HoldPolicy", lambda space: other)
+    with pytest.raises(PolicyError, match=r"does not fit robot sim_widowx.*rate_hz: 5\.0 here, 15\.0 there"):
+        load_policy(PolicyOptions("hold"), PROFILE, no_scene)
+
+
+@pytest.fixture
+def checkpoint(tmp_path, reference_folder):
+    """A folder with a manifest for this robot; nothing else is read before it is checked."""
+    statistics = parse_norm_stats(
+        {"lab": {"action": {k: [float(i + n) for i in range(7)] for n, k in enumerate(
+            ("min", "q01", "mean", "q99", "max"))} | {"std": [1.0] * 7}}}
+    )["lab"]  # fmt: skip
+    manifest = Manifest(
+        base_model="openvla/openvla-7b", base_revision=None, adapter_sha256=None, dataset_key="lab",
+        statistics=statistics, action_space=SPACE, prompt_style="openvla",
+        image_transform=ImageTransform.from_file(reference_folder / "checkpoint" / "preprocessor_config.json"),
+        center_crop=True, cameras=("primary",), robot="sim_widowx",
+    )  # fmt: skip
+    return tmp_path, manifest
+
+
+def test_a_manifest_of_another_robot_refuses_to_run_and_names_the_line(checkpoint):
+    folder, manifest = checkpoint
+    write_manifest(folder, replace(manifest, action_space=replace(SPACE, rate_hz=15.0)))
+    with pytest.raises(ManifestError, match=r"does not fit robot sim_widowx:\n.*rate_hz.*15\.0.*5\.0"):
+        load_policy(PolicyOptions("openvla", str(folder), offline=True), PROFILE, no_scene)
+
+
+def test_other_statistics_than_the_manifests_are_refused(checkpoint):
+    folder, manifest = checkpoint
+    write_manifest(folder, manifest)
+    options = PolicyOptions("openvla", str(folder), unnorm_key="bridge_orig", offline=True)
+    with pytest.raises(ManifestError, match="'bridge_orig' was asked for; .* says 'lab'"):
+        load_policy(options, PROFILE, no_scene)
