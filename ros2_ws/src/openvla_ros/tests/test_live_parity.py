@@ -1,8 +1,8 @@
 """What crosses DDS between processes is, to the bit, what the same model gives offline on the same frames.
 
 Three processes: the camera node plays real BridgeData V2 episodes at 5 Hz (in lock step, because the
-machine that runs the tests may be busy), the policy node runs the
-reference checkpoint, this one listens, publishes joint states and compares.
+machine that runs the tests may be busy), the policy node runs the reference checkpoint, this one
+listens, publishes joint states and compares.
 """
 
 import json

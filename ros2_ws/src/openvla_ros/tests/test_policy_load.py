@@ -1,15 +1,17 @@
 """The policy for a name, and its refusals; a checkpoint's manifest is checked against the robot."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from model_reference import COMMITTED
 
 from openvla_ros.data.frames import ArrayFrames
 from openvla_ros.episode import Episode
 from openvla_ros.errors import InvalidValueError, ManifestError, PolicyError
-from openvla_ros.images import ImageTransform
 from openvla_ros.manifest import Manifest, write_manifest
+from openvla_ros.model.vision_language import read_transform
 from openvla_ros.observation import Observation
 from openvla_ros.policy import load
 from openvla_ros.policy.hold import HoldPolicy
@@ -17,7 +19,7 @@ from openvla_ros.policy.load import PolicyOptions, load_policy
 from openvla_ros.policy.protocol import Policy
 from openvla_ros.policy.replay import ReplayPolicy
 from openvla_ros.profile import load_profile
-from openvla_ros.statistics import parse_norm_stats
+from openvla_ros.statistics import read_statistics
 
 PROFILE = load_profile("sim_widowx")
 SPACE = PROFILE.space()
@@ -83,32 +85,20 @@ def test_a_policy_of_another_space_is_refused(monkeypatch):
         load_policy(PolicyOptions("hold"), PROFILE, no_scene)
 
 
-@pytest.fixture
-def checkpoint(tmp_path, reference_folder):
-    """A folder with a manifest for this robot; nothing else is read before it is checked."""
-    statistics = parse_norm_stats(
-        {"lab": {"action": {k: [float(i + n) for i in range(7)] for n, k in enumerate(
-            ("min", "q01", "mean", "q99", "max"))} | {"std": [1.0] * 7}}}
-    )["lab"]  # fmt: skip
+def test_a_manifest_of_another_robot_refuses_to_run_and_names_the_line(tmp_path):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(COMMITTED / "checkpoint", folder)
     manifest = Manifest(
-        base_model="openvla/openvla-7b", base_revision=None, adapter_sha256=None, dataset_key="lab",
-        statistics=statistics, action_space=SPACE, prompt_style="openvla",
-        image_transform=ImageTransform.from_file(reference_folder / "checkpoint" / "preprocessor_config.json"),
-        center_crop=True, cameras=("primary",), robot="sim_widowx",
+        base_model="openvla/openvla-7b", base_revision=None, adapter_sha256=None, dataset_key="bridge_orig",
+        statistics=read_statistics(folder / "dataset_statistics.json")["bridge_orig"],
+        action_space=replace(SPACE, rate_hz=15.0), prompt_style="openvla",
+        image_transform=read_transform(folder), center_crop=True, cameras=("primary",), robot="droid",
     )  # fmt: skip
-    return tmp_path, manifest
-
-
-def test_a_manifest_of_another_robot_refuses_to_run_and_names_the_line(checkpoint):
-    folder, manifest = checkpoint
-    write_manifest(folder, replace(manifest, action_space=replace(SPACE, rate_hz=15.0)))
-    with pytest.raises(ManifestError, match=r"does not fit robot sim_widowx:\n.*rate_hz.*15\.0.*5\.0"):
-        load_policy(PolicyOptions("openvla", str(folder), offline=True), PROFILE, no_scene)
-
-
-def test_other_statistics_than_the_manifests_are_refused(checkpoint):
-    folder, manifest = checkpoint
     write_manifest(folder, manifest)
-    options = PolicyOptions("openvla", str(folder), unnorm_key="bridge_orig", offline=True)
-    with pytest.raises(ManifestError, match="'bridge_orig' was asked for; .* says 'lab'"):
+    options = PolicyOptions("openvla", str(folder), device="cpu", offline=True)
+    with pytest.raises(ManifestError, match=r"trained on droid.*sim_widowx:\n.*rate_hz.*15\.0.*5\.0"):
         load_policy(options, PROFILE, no_scene)
+    write_manifest(folder, replace(manifest, action_space=SPACE))
+    with pytest.raises(ManifestError, match="unnorm_key is 'bridge_orig'; 'other' was asked for"):
+        load_policy(replace(options, unnorm_key="other"), PROFILE, no_scene)
+    assert isinstance(load_policy(options, PROFILE, no_scene), Policy)
