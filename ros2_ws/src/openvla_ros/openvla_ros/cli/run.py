@@ -15,6 +15,7 @@ from rich.text import Text
 
 from openvla_ros.graph import LAUNCH_ARGUMENTS, build_graph, options_from_arguments
 from openvla_ros.profile import load_profile
+from openvla_ros.resources import share_path
 from openvla_ros.supervisor import Supervisor
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan")
@@ -25,6 +26,7 @@ DEMO_TASKS = ("reach", "lift", "put", "push")
 def register(app: typer.Typer) -> None:
     """Add this module's verbs to ``app``."""
     app.command()(up)
+    app.command()(share)
     app.command()(tell)
     app.command()(demo)
 
@@ -71,6 +73,15 @@ def up(
         console.print(Text.assemble((f"{name:>{width}} │ ", colours[name]), Text.from_ansi(line)))
 
     raise typer.Exit(Supervisor(graph, report).run())
+
+
+def share() -> None:
+    """Print the folder that holds config, launch and urdf.
+
+    Example:
+      export FASTDDS_DEFAULT_PROFILES_FILE=$(openvla share)/config/dds/fastdds.xml
+    """
+    typer.echo(share_path())
 
 
 def tell(
