@@ -1,0 +1,327 @@
+"""Recording under load, beside other writers: drops and CPU of the recorder node, and writing rates.
+
+Load: a second process publishes three 640x480 cameras at 30 Hz, raw, and joint states at 100 Hz
+over DDS; the recorder node writes them into a bag. It must lose nothing and take less than one
+core. Writers: the same messages, from memory, through this package's bag writer, ``mcap.Writer``
+and ``rosbags``, in megabytes a CPU second, plus LeRobot's recorder where its environment is given
+with ``--lerobot-python``.
+
+    .venv/bin/python benchmarks/bench_record.py [--quick] [--lerobot-python PYTHON]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from openvla_ros.data import cdr
+from openvla_ros.data.bag_writer import BagWriter, Topic
+from openvla_ros.data.message_definition import message_definition
+from openvla_ros.profile import RobotProfile, dump_profile, load_profile
+
+WIDTH, HEIGHT, CAMERAS, IMAGE_HZ, STATE_HZ = 640, 480, 3, 30.0, 100.0
+JOINTS = "sensor_msgs/msg/JointState"
+
+
+def bench_profile(image_format: str) -> RobotProfile:
+    profile = load_profile("sim_widowx")
+    camera = replace(profile.cameras[0], width=WIDTH, height=HEIGHT, rate_hz=IMAGE_HZ)
+    cameras = tuple(
+        replace(camera, name=f"camera{i}", topic=f"camera/camera{i}/image_raw") for i in range(CAMERAS)
+    )
+    return replace(
+        profile, cameras=cameras, recording=replace(profile.recording, image_format=image_format)
+    )
+
+
+def cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+@contextmanager
+def timed(into: dict[str, float]) -> Iterator[None]:
+    wall, cpu = time.monotonic(), cpu_seconds()
+    yield
+    into["wall_s"], into["cpu_s"] = time.monotonic() - wall, cpu_seconds() - cpu
+
+
+# Load: the node under 3 cameras
+
+
+def publish(seconds: float) -> None:
+    """The other process: publishes the load and reports how much it sent, by stream."""
+    import rclpy
+    from sensor_msgs.msg import Image, JointState
+    from std_msgs.msg import String
+
+    from openvla_ros.nodes import qos
+    from openvla_ros.nodes.messages import to_image, to_stamp
+
+    rclpy.init()
+    node = rclpy.create_node("load")
+    profile = bench_profile("raw")
+    rng = np.random.default_rng(0)
+    pictures = [
+        to_image(rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8), 0, "camera") for _ in range(4)
+    ]
+    images = [node.create_publisher(Image, camera.topic, qos.STREAM_OUT) for camera in profile.cameras]
+    states = node.create_publisher(JointState, "joint_states", qos.STREAM_OUT)
+    words = node.create_publisher(String, "instruction", qos.LATCHED)
+    words.publish(String(data="measure"))
+    state = JointState(name=[*profile.arm.joints, profile.gripper.joint], position=[0.0] * 7)
+    sent = dict.fromkeys([*(camera.name for camera in profile.cameras), "states"], 0)
+    begun = time.monotonic()
+    while (now := time.monotonic() - begun) < seconds:
+        for camera, publisher in zip(profile.cameras, images, strict=True):
+            if now * IMAGE_HZ >= sent[camera.name]:
+                message = pictures[sent[camera.name] % len(pictures)]
+                message.header.stamp = to_stamp(node.get_clock().now().nanoseconds)
+                message.header.frame_id = str(sent[camera.name])  # counts, so that a loss shows
+                publisher.publish(message)
+                sent[camera.name] += 1
+        if now * STATE_HZ >= sent["states"]:
+            state.position[0] = float(np.sin(now))
+            state.header.frame_id = str(sent["states"])
+            state.header.stamp = to_stamp(node.get_clock().now().nanoseconds)
+            states.publish(state)
+            sent["states"] += 1
+        time.sleep(0.001)
+    time.sleep(0.5)
+    node.destroy_node()
+    rclpy.shutdown()
+
+
+def bench_node(image_format: str, seconds: float, folder: Path) -> dict[str, float]:
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+
+    from openvla_ros.data.bag_reader import BagReader
+    from openvla_ros.nodes.recorder_node import RecorderNode
+
+    robot = folder / f"{image_format}.yaml"
+    robot.write_text(dump_profile(bench_profile(image_format)), encoding="utf-8")
+    rclpy.init()
+    node = RecorderNode(robot=str(robot), folder=str(folder / image_format))
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    load = subprocess.Popen(
+        [sys.executable, __file__, "--publish", str(seconds + 6)], stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 20
+    while node.missing():
+        executor.spin_once(timeout_sec=0.1)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no load: {node.missing()}")
+    node.begin()
+    usage: dict[str, float] = {}
+    with timed(usage):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            executor.spin_once(timeout_sec=0.1)
+    episode = node.finish("success")
+    load.communicate(timeout=60)
+    node.stop()
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown()
+    expected, missing = 0, 0
+    with BagReader(episode) as reader:
+        for role in [f"camera/camera{i}/image_raw" for i in range(CAMERAS)] + ["joint_states"]:
+            counted = [int(item.value.header.frame_id) for item in reader.messages(role)]
+            due = counted[-1] - counted[0] + 1
+            expected += due
+            missing += due - len(set(counted))
+        lost = int(reader.metadata.notes["lost"])
+        megabytes = sum(f.stat().st_size for f in episode.iterdir()) / 1e6
+    return {
+        "seconds": seconds,
+        "expected": expected,
+        "dropped": missing + lost,
+        "megabytes_per_s": megabytes / seconds,
+        "cores": usage["cpu_s"] / usage["wall_s"],
+    }
+
+
+# Writers alone
+
+
+def bench_messages(count: int) -> list[tuple[str, bytes]]:
+    from rosbags.typesys import Stores, get_typestore
+
+    store = get_typestore(Stores.ROS2_KILTED)
+    stamp = store.types["builtin_interfaces/msg/Time"](1, 0)
+    header = store.types["std_msgs/msg/Header"](stamp, "camera")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, HEIGHT * WIDTH * 3, dtype=np.uint8)
+    image = store.types[cdr.IMAGE](header, HEIGHT, WIDTH, "rgb8", 0, 3 * WIDTH, pixels)
+    empty = np.zeros(0)
+    state = store.types[JOINTS](header, [f"joint{i}" for i in range(7)], np.zeros(7), empty, empty)
+    picture = bytes(store.serialize_cdr(image, cdr.IMAGE))
+    joints = bytes(store.serialize_cdr(state, JOINTS))
+    found = []
+    for i in range(count):
+        found += [(f"/camera{k}", picture) for k in range(CAMERAS)]
+        found += [("/joint_states", joints)] * (3 if i % 3 else 4)  # 100 Hz beside 30
+    return found
+
+
+def write_ours(folder: Path, messages: list[tuple[str, bytes]]) -> None:
+    writer = BagWriter(folder / "ours")
+    numbers = {
+        name: writer.add_topic(Topic(name, kind, message_definition(kind))) for name, kind in kinds().items()
+    }
+    for i, (name, data) in enumerate(messages):
+        writer.write(numbers[name], data, i, i)
+    writer.close()
+
+
+def write_mcap(folder: Path, messages: list[tuple[str, bytes]]) -> None:
+    from mcap.writer import CompressionType, Writer
+
+    with (folder / "peer.mcap").open("wb") as file:
+        writer = Writer(file, compression=CompressionType.NONE)
+        writer.start("ros2")
+        numbers = {}
+        for name, kind in kinds().items():
+            schema = writer.register_schema(kind, "ros2msg", message_definition(kind).encode())
+            numbers[name] = writer.register_channel(name, "cdr", schema)
+        for i, (name, data) in enumerate(messages):
+            writer.add_message(numbers[name], i, data, i)
+        writer.finish()
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_rosbags(folder: Path, messages: list[tuple[str, bytes]]) -> None:
+    from rosbags.rosbag2 import StoragePlugin, Writer
+    from rosbags.typesys import Stores, get_typestore
+
+    store = get_typestore(Stores.ROS2_KILTED)
+    with Writer(folder / "rosbags", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections = {
+            name: writer.add_connection(name, kind, typestore=store) for name, kind in kinds().items()
+        }
+        for i, (name, data) in enumerate(messages):
+            writer.write(connections[name], i, data)
+    (path,) = (folder / "rosbags").glob("*.mcap")
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def kinds() -> dict[str, str]:
+    return {**{f"/camera{i}": cdr.IMAGE for i in range(CAMERAS)}, "/joint_states": JOINTS}
+
+
+def bench_writer(write: Callable[[Path, list[tuple[str, bytes]]], None], count: int, rounds: int) -> float:
+    """Megabytes a CPU second, the best of ``rounds``."""
+    messages = bench_messages(count)
+    megabytes = sum(len(data) for _, data in messages) / 1e6
+    rates = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            usage: dict[str, float] = {}
+            with timed(usage):
+                write(Path(folder), messages)
+            rates.append(megabytes / usage["cpu_s"])
+    return max(rates)
+
+
+# LeRobot's recorder: add_frame and save_episode with three 640x480 image features
+LEROBOT = """
+import json, resource, sys, tempfile, time
+import numpy as np
+try:
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+except ImportError:
+    from lerobot.common.datasets.lerobot_dataset import LeRobotDataset
+frames, height, width, cameras = (int(a) for a in sys.argv[1:5])
+features = {f"observation.images.camera{i}": {"dtype": "image", "shape": (height, width, 3),
+    "names": ["height", "width", "channels"]} for i in range(cameras)}
+features["observation.state"] = {"dtype": "float32", "shape": (7,), "names": None}
+features["action"] = {"dtype": "float32", "shape": (7,), "names": None}
+rng = np.random.default_rng(0)
+pictures = [rng.integers(0, 255, (height, width, 3), dtype=np.uint8) for _ in range(4)]
+with tempfile.TemporaryDirectory() as folder:
+    data = LeRobotDataset.create("bench/record", 30, features, root=folder + "/set", use_videos=False)
+    def usage():
+        own, gone = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+        return own.ru_utime + own.ru_stime + gone.ru_utime + gone.ru_stime
+    cpu, wall = usage(), time.monotonic()
+    for i in range(frames):
+        frame = {f"observation.images.camera{k}": pictures[(i + k) % 4] for k in range(cameras)}
+        frame |= {"observation.state": np.zeros(7, np.float32), "action": np.zeros(7, np.float32), "task": "measure"}
+        data.add_frame(frame)
+    data.save_episode()
+    cpu, wall = usage() - cpu, time.monotonic() - wall
+megabytes = frames * cameras * height * width * 3 / 1e6
+sys.stderr.flush()
+print("RESULT " + json.dumps({"megabytes_per_cpu_s": megabytes / cpu, "frames_per_s": frames / wall}))
+"""
+
+
+def bench_lerobot(python: str, frames: int) -> dict[str, float]:
+    done = subprocess.run(
+        [python, "-c", LEROBOT, str(frames), str(HEIGHT), str(WIDTH), str(CAMERAS)],
+        capture_output=True, text=True, check=True, timeout=600,
+    )  # fmt: skip
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
+    result: dict[str, float] = json.loads(line.removeprefix("RESULT "))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="seconds instead of a minute")
+    parser.add_argument("--lerobot-python", default="", help="a Python that has lerobot")
+    parser.add_argument("--publish", type=float, default=0.0, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    from openvla_ros.transport import dds_environment
+
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.update(dds_environment(os.environ))
+    if arguments.publish:
+        publish(arguments.publish)
+        return
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    seconds, count, rounds = (5.0, 30, 2) if arguments.quick else (60.0, 150, 5)
+    result: dict[str, object] = {"benchmark": "record", "threads": threading.active_count()}
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"{'node':<8}{'expected':>10}{'dropped':>9}{'MB/s':>8}{'cores':>8}")
+        for image_format in ("raw", "jpeg"):
+            r = bench_node(image_format, seconds, Path(folder))
+            result[image_format] = r
+            print(
+                f"{image_format:<8}{r['expected']:>10}{r['dropped']:>9}"
+                f"{r['megabytes_per_s']:>8.1f}{r['cores']:>8.2f}"
+            )
+    rates = {
+        "ours": bench_writer(write_ours, count, rounds),
+        "mcap": bench_writer(write_mcap, count, rounds),
+        "rosbags": bench_writer(write_rosbags, count, rounds),
+    }
+    if arguments.lerobot_python:
+        rates["lerobot"] = bench_lerobot(arguments.lerobot_python, count)["megabytes_per_cpu_s"]
+    print(f"\n{'writer':<10}{'MB per CPU s':>14}{'ours / it':>11}")
+    for name, rate in rates.items():
+        print(f"{name:<10}{rate:>14.0f}{rates['ours'] / rate:>11.2f}")
+    result["megabytes_per_cpu_s"] = rates
+    result["ratios"] = {name: rates["ours"] / rate for name, rate in rates.items() if name != "ours"}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
