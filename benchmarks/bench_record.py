@@ -42,9 +42,7 @@ def bench_profile(image_format: str) -> RobotProfile:
     cameras = tuple(
         replace(camera, name=f"camera{i}", topic=f"camera/camera{i}/image_raw") for i in range(CAMERAS)
     )
-    return replace(
-        profile, cameras=cameras, recording=replace(profile.recording, image_format=image_format)
-    )
+    return replace(profile, cameras=cameras, recording=replace(profile.recording, image_format=image_format))
 
 
 def cpu_seconds() -> float:
@@ -263,7 +261,8 @@ with tempfile.TemporaryDirectory() as folder:
     cpu, wall = usage(), time.monotonic()
     for i in range(frames):
         frame = {f"observation.images.camera{k}": pictures[(i + k) % 4] for k in range(cameras)}
-        frame |= {"observation.state": np.zeros(7, np.float32), "action": np.zeros(7, np.float32), "task": "measure"}
+        frame |= {"observation.state": np.zeros(7, np.float32), "action": np.zeros(7, np.float32)}
+        frame["task"] = "measure"
         data.add_frame(frame)
     data.save_episode()
     cpu, wall = usage() - cpu, time.monotonic() - wall

@@ -1,0 +1,261 @@
+"""Teleoperation as a ROS 2 node: a person's hand to action chunks of the robot's own action space.
+
+Taking the dead man's switch takes the arm from the policy (``controller/give_to_teleop``) and starts
+from the target that is in force, with the gripper as it was commanded: nothing jumps. Letting go
+stops the arm; only a deliberate press gives it back to the policy.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import PoseStamped
+from rclpy.node import Node
+from rclpy.task import Future
+from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from openvla_ros.action import ActionChunk
+from openvla_ros.arrays import Float
+from openvla_ros.errors import DeviceError
+from openvla_ros.geometry import Pose
+from openvla_ros.health import Health
+from openvla_ros.nodes import process, qos
+from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
+from openvla_ros.nodes.messages import from_pose, joint_values, to_chunk_message
+from openvla_ros.nodes.parameters import declare, parameter
+from openvla_ros.nodes.teleop_topics import JoyTopic, LeaderTopic, SpacenavTopic
+from openvla_ros.nodes.verdict_message import from_verdict_message
+from openvla_ros.profile import load_profile
+from openvla_ros.robot.kinematics import KinematicChain
+from openvla_ros.teleop.command import Device, Event, TeleopCommand
+from openvla_ros.teleop.gamepad import JoystickDevice
+from openvla_ros.teleop.keyboard import Keyboard
+from openvla_ros.teleop.leader import LeaderArm
+from openvla_ros.teleop.spacemouse import SpaceMouseDevice
+from openvla_ros.teleop.teleoperator import Teleoperator
+
+DEVICES = ("keyboard", "gamepad", "spacemouse", "leader")
+POLL_S = 0.02
+# A target pose older than this is not in force: the controller publishes it only while it executes.
+TARGET_S = 0.2
+PERSON = "teleoperation"  # the owner's name in the controller's verdicts
+SERVICES: dict[Event, str] = {
+    "give_back": "controller/give_to_policy",
+    "hold": "controller/hold",
+    "e_stop": "controller/e_stop",
+    "success": "recorder/stop_success",
+    "failure": "recorder/stop_failure",
+    "discard": "recorder/discard",
+    "rerecord": "recorder/rerecord",
+}
+TAKE = "controller/give_to_teleop"
+START = "recorder/start"
+
+
+@dataclass(frozen=True)
+class TeleopParameters:
+    """What an operator sets."""
+
+    robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
+    device: str = parameter("keyboard", "what a person moves", read_only=True, choices=DEVICES)
+    path: str = parameter(
+        "", "device file of a gamepad or SpaceMouse, or auto; empty: the topics joy, spacenav", read_only=True
+    )
+    leader_robot: str = parameter("", "profile of the leader arm; empty: the robot's own", read_only=True)
+
+
+class TeleopNode(Node):
+    """Turns one device into action chunks."""
+
+    def __init__(self, **overrides: str) -> None:
+        super().__init__("teleop")
+        settings = declare(self, TeleopParameters)
+        self._settings = TeleopParameters(**{**vars(settings), **overrides})
+        self._profile = load_profile(self._settings.robot)
+        self._space = self._profile.space()
+        self._teleoperator = Teleoperator(self._space)
+        self._target: tuple[Pose, float] | None = None
+        self._measured: Pose | None = None
+        self._opening = 1.0  # as measured
+        self._commanded: float | None = None  # as the policy commanded it last
+        self._owner = ""
+        self._asked = False  # for the arm; the answer has not come
+        self._held = False
+        self._recording = False
+        self._published_s = 0.0
+        self._connect()
+        self._leader: LeaderArm | None = None
+        self._device = self._open()
+        self.get_logger().info(f"{self._settings.device} moves {self._profile.name}\n{self._device.help}")
+        self.create_timer(POLL_S, self._poll)
+        self._diagnostics = DiagnosticsPublisher(self, lambda: [self._health()])
+
+    def stop(self) -> None:
+        """Give the device back; the controller stops the arm by itself once no chunk comes."""
+        self._device.close()
+
+    def _open(self) -> Device:
+        path = self._settings.path
+        file = None if path in ("", "auto") else Path(path)
+        match self._settings.device:
+            case "keyboard":
+                return Keyboard()
+            case "gamepad":
+                return JoystickDevice(file) if path else JoyTopic(self)
+            case "spacemouse":
+                return SpaceMouseDevice(file) if path else SpacenavTopic(self)
+            case "leader":
+                leader = load_profile(self._settings.leader_robot or self._settings.robot)
+                self._leader = LeaderArm(self._space, KinematicChain.from_profile(leader.arm).forward)
+                return LeaderTopic(self, leader)
+        raise DeviceError(f"device {self._settings.device!r} is not one of {', '.join(DEVICES)}")
+
+    def _connect(self) -> None:
+        self._chunks = self.create_publisher(JointTrajectory, "teleop/action_chunk", qos.COMMAND)
+        self.create_subscription(PoseStamped, "controller/target_pose", self._note_target, qos.NEWEST_IN)
+        self.create_subscription(PoseStamped, "controller/current_pose", self._note_pose, qos.NEWEST_IN)
+        self.create_subscription(DiagnosticStatus, "controller/verdict", self._note_verdict, qos.VERDICT)
+        self.create_subscription(JointState, "joint_states", self._note_state, qos.NEWEST_IN)
+        self.create_subscription(JointTrajectory, "policy/action_chunk", self._note_chunk, qos.NEWEST_IN)
+        names = [TAKE, START, *SERVICES.values()]
+        self._clients = {name: self.create_client(Trigger, name) for name in names}
+
+    # The hand
+
+    def _poll(self) -> None:
+        now_s = time.monotonic()
+        command = self._device.read(now_s)
+        before = (self._teleoperator.frame, self._teleoperator.speed, self._teleoperator.opening)
+        self._teleoperator.choose(command)
+        after = (self._teleoperator.frame, self._teleoperator.speed, self._teleoperator.opening)
+        if after != before:
+            gripper = "open" if after[2] > 0.5 else "closed"
+            self.get_logger().info(f"{after[0]} frame, speed {after[1]:.0%}, gripper {gripper}")
+        for event in command.events:
+            self._serve(event)
+        if command.held and not self._held:
+            self._take()
+        self._held = command.held
+        if self._owner == PERSON and now_s - self._published_s >= self._space.step_s - POLL_S / 2:
+            self._publish(command, now_s)
+
+    def _take(self) -> None:
+        """Take the arm, and go on with the gripper as it was commanded."""
+        if self._owner == PERSON or self._asked:
+            return
+        closed = self._commanded if self._commanded is not None else self._opening
+        self._teleoperator.opening = 1.0 if closed > self._profile.gripper.threshold else 0.0
+        self._asked = self._call(TAKE, self._taken)
+
+    def _taken(self, future: Future) -> None:
+        self._asked = False
+        response = future.result()
+        if response is not None and response.success:
+            self._owner = PERSON
+            self.get_logger().info("you have the arm")
+        elif response is not None:
+            self.get_logger().error(f"the arm was not given: {response.message}")
+
+    def _publish(self, command: TeleopCommand, now_s: float) -> None:
+        tool = self._tool(now_s)
+        if tool is None:
+            return
+        action = self._action(command, tool)
+        if action is None:
+            return
+        self._published_s = now_s
+        chunk = ActionChunk(action[None], int(self.get_clock().now().nanoseconds), self._space)
+        self._chunks.publish(to_chunk_message(chunk, self._profile.action_frame_id()))
+
+    def _action(self, command: TeleopCommand, tool: Pose) -> Float | None:
+        if self._leader is None or not isinstance(self._device, LeaderTopic):
+            return self._teleoperator.action(command, tool)
+        joints = self._device.joints()
+        if joints is None:
+            return None
+        return self._leader.action(command.held, joints[0], joints[1], tool)
+
+    def _tool(self, now_s: float) -> Pose | None:
+        """Return the commanded tool pose, or the measured one while nothing is commanded."""
+        if self._target is not None and now_s - self._target[1] < TARGET_S:
+            return self._target[0]
+        return self._measured
+
+    # Presses
+
+    def _serve(self, event: Event) -> None:
+        if event == "start":
+            done = partial(self._answered, event)
+            self._call(SERVICES["success"] if self._recording else START, done)
+        elif event in SERVICES:
+            self._call(SERVICES[event], partial(self._answered, event))
+
+    def _answered(self, event: Event, future: Future) -> None:
+        response = future.result()
+        if response is None:
+            return
+        text = f"{event}: {response.message or 'done'}"
+        # One call site a severity: rclpy refuses the same line with another.
+        if not response.success:
+            self.get_logger().error(text)
+            return
+        self.get_logger().info(text)
+        match event:
+            case "start":
+                self._recording = not self._recording
+            case "success" | "failure" | "discard":
+                self._recording = False
+            case "rerecord":
+                self._recording = True
+
+    def _call(self, name: str, done: object) -> bool:
+        """Ask a service without waiting; return whether it is there."""
+        client = self._clients[name]
+        if not client.service_is_ready():
+            self.get_logger().error(f"{name} is not there", throttle_duration_sec=1.0)
+            return False
+        client.call_async(Trigger.Request()).add_done_callback(done)
+        return True
+
+    # What the robot says
+
+    def _note_target(self, message: PoseStamped) -> None:
+        self._target = (from_pose(message), time.monotonic())
+
+    def _note_pose(self, message: PoseStamped) -> None:
+        self._measured = from_pose(message)
+
+    def _note_verdict(self, message: DiagnosticStatus) -> None:
+        self._owner = from_verdict_message(message).owner
+
+    def _note_state(self, message: JointState) -> None:
+        if self._profile.gripper.joint in message.name:
+            position = joint_values(message, [self._profile.gripper.joint])
+            self._opening = self._profile.gripper.opening(float(position[0]))
+
+    def _note_chunk(self, message: JointTrajectory) -> None:
+        last = len(self._space.names) - 1
+        if message.points and len(message.points[0].positions) > last:
+            self._commanded = self._space.opening(float(message.points[0].positions[last]))
+
+    def _health(self) -> Health:
+        t = self._teleoperator
+        values = {"owner": self._owner, "frame": t.frame, "speed": f"{t.speed:g}", "held": str(self._held)}
+        if not self._owner:
+            return Health("teleoperation", "error", "no controller", values)
+        return Health("teleoperation", "ok", "moving" if self._held else "hand off", values)
+
+
+def main() -> None:
+    """Run the node."""
+    process.main(TeleopNode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""A leader arm as a teleoperation device: its joint angles lead the robot's tool.
+
+The leader works like a clutch: while the dead man's switch is held, the robot's tool makes the
+motion that the leader's tool makes from where it was when the switch was taken. Letting go, moving
+the leader elsewhere and taking it again moves nothing.
+"""
+
+from __future__ import annotations
+
+from openvla_ros.action import ActionSpace
+from openvla_ros.arrays import Float
+from openvla_ros.geometry import Pose
+from openvla_ros.observation_streams import Forward
+from openvla_ros.teleop.teleoperator import Teleoperator
+
+# A leader that has said nothing for so long is not followed.
+SILENT_S = 0.2
+
+
+class LeaderArm:
+    """Follows a leader arm whose kinematics are ``forward``."""
+
+    def __init__(self, space: ActionSpace, forward: Forward) -> None:
+        self._forward = forward
+        self._teleoperator = Teleoperator(space)
+        self._taken: tuple[Pose, Pose] | None = None  # the leader's tool and the robot's, at the switch
+        self._target: Pose | None = None
+
+    def action(self, held: bool, joints: Float, opening: float | None, tool: Pose) -> Float | None:
+        """Return one action (D,) within the space's bounds; ``None`` while the switch is let go.
+
+        ``joints`` (J,) radians and ``opening`` (0 .. 1) are the leader's; ``tool`` is the pose that the
+        robot's commanded tool has: where following begins.
+        """
+        if not held:
+            self._taken = None
+            return None
+        leader = self._forward(joints)
+        if self._taken is None:
+            self._taken, self._target = (leader, tool), tool
+        assert self._target is not None
+        leader_then, tool_then = self._taken
+        move = leader.position - leader_then.position
+        turn = leader.rotation @ leader_then.rotation.T
+        goal = Pose(tool_then.position + move, turn @ tool_then.rotation)
+        if opening is not None:
+            self._teleoperator.opening = opening
+        action, self._target = self._teleoperator.toward(self._target, goal)
+        return action
