@@ -156,7 +156,7 @@ def test_chunks_that_the_controller_refused_are_no_steps(tmp_path):
     run = steady_run()
     stamp = run.messages["policy/action_chunk"][3][1].header.stamp
     stamp_ns = stamp.sec * 10**9 + stamp.nanosec
-    verdict = verdict_message(outcome="hold", source="policy", chunk_stamp_ns=str(stamp_ns))
+    verdict = verdict_message(kind="refusal", outcome="hold", source="policy", chunk_stamp_ns=str(stamp_ns))
     run.add("controller/verdict", stamp_ns + 100 * MS, verdict)
     episode = BagReader(run.write(tmp_path / "episode_000000")).episode()
     assert stamp_ns not in episode.stamps_ns

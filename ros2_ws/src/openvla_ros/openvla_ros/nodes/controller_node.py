@@ -134,7 +134,7 @@ class ControllerNode(Node):
         chunk = to_received_chunk(message, self._core_space)
         with self._lock:
             verdict = self._core.accept(chunk, source, now_ns)
-        self._report_refusal(verdict)
+        self._report_refusal(verdict, source, chunk.stamp_ns)
 
     def _e_stop_topic(self, message: Bool) -> None:
         if message.data and not self._e_stop_asked:
@@ -233,16 +233,24 @@ class ControllerNode(Node):
         self._reported = (report, self._now_ns())
         self._verdict.publish(to_verdict_message(report))
 
-    def _report_refusal(self, verdict: SafetyVerdict) -> None:
-        """Publish a refusal, unless the same reason was published a moment ago."""
+    def _report_refusal(
+        self, verdict: SafetyVerdict, source: str = "", chunk_stamp_ns: int | None = None
+    ) -> None:
+        """Publish a refusal, unless the same reason was published a moment ago.
+
+        Those of chunks follow each other more closely: a recording must tell which were executed.
+        """
         if verdict.commands:
             return
         same = self._refused is not None and self._refused[0] is verdict.reason
-        if self._refused is not None and same and not self._is_past(self._refused[1], REFUSAL_PERIOD_S):
+        period_s = REFUSAL_PERIOD_S if chunk_stamp_ns is None else REPORT_PERIOD_S
+        if self._refused is not None and same and not self._is_past(self._refused[1], period_s):
             return
         self._refused = (verdict.reason, self._now_ns())
         output = self._output
-        report = VerdictReport("refusal", verdict, str(output.state), output.owner, output.settled)
+        report = VerdictReport(
+            "refusal", verdict, str(output.state), output.owner, output.settled, source, chunk_stamp_ns
+        )
         self._verdict.publish(to_verdict_message(report))
 
     # What it is made of

@@ -30,6 +30,8 @@ class VerdictReport:
     state: str  # the controller's state
     owner: str  # whose chunks are executed
     settled: bool  # nothing is left to execute and the arm is at rest
+    source: str = ""  # a refusal of a chunk: whose it was
+    chunk_stamp_ns: int | None = None  # and the stamp of its observation
 
 
 def to_verdict_message(report: VerdictReport) -> DiagnosticStatus:
@@ -50,6 +52,8 @@ def to_verdict_message(report: VerdictReport) -> DiagnosticStatus:
         "owner": report.owner,
         "settled": str(report.settled).lower(),
     }
+    if report.chunk_stamp_ns is not None:
+        values |= {"source": report.source, "chunk_stamp_ns": str(report.chunk_stamp_ns)}
     return DiagnosticStatus(
         level=level,
         name=NAME,
@@ -71,7 +75,16 @@ def from_verdict_message(message: DiagnosticStatus) -> VerdictReport:
             values["detail"],
         )
         kind: Kind = "refusal" if values["kind"] == "refusal" else "state"
-        return VerdictReport(kind, verdict, values["state"], values["owner"], values["settled"] == "true")
+        stamp = values.get("chunk_stamp_ns")
+        return VerdictReport(
+            kind,
+            verdict,
+            values["state"],
+            values["owner"],
+            values["settled"] == "true",
+            values.get("source", ""),
+            None if stamp is None else int(stamp),
+        )
     except (KeyError, ValueError) as error:
         raise InvalidValueError(f"{message.name!r} is not a verdict of the controller: {error}") from error
 
