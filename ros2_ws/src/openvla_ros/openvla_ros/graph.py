@@ -140,7 +140,11 @@ def _robot_nodes(profile: RobotProfile, options: GraphOptions) -> list[NodeSpec]
             NodeSpec(
                 "simulation",
                 "simulation_node",
-                {"robot": options.robot, **options.simulation_parameters},
+                {
+                    "robot": options.robot,
+                    "publish_clock": options.use_sim_time,
+                    **options.simulation_parameters,
+                },
                 _remappings(profile),
                 stop_order=3,
             )

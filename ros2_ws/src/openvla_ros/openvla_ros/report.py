@@ -78,6 +78,11 @@ class Page:
         source = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
         self._parts.append(_figure(f'<img src="{source}" alt="{_text(caption)}">', caption))
 
+    def video(self, data: bytes, media_type: str, caption: str = "") -> None:
+        """Add an encoded video inside the page."""
+        source = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+        self._parts.append(_figure(f'<video controls loop muted src="{source}"></video>', caption))
+
     def videos(self, videos: Mapping[str, Path], beside: Path) -> None:
         """Add videos side by side, caption → file; ``beside`` is the folder that the page will lie in."""
         items = (

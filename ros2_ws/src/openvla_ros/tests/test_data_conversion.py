@@ -24,7 +24,7 @@ from openvla_ros.data.rlds_writer import (
 from openvla_ros.errors import DatasetError
 from openvla_ros.statistics import read_statistics
 
-TARGETS = ("rlds", "lerobot", "hdf5")
+TARGETS = ("bag", "rlds", "lerobot", "hdf5")
 
 
 def request(source, destination, target, **options):

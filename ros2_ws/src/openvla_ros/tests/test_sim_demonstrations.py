@@ -68,6 +68,7 @@ def test_labels_are_where_things_are(demonstrations):
             assert np.linalg.norm(labels.metres[-1, 1, :2] - labels.metres[-1, 2, :2]) < 0.045
         inside = (labels.picture[:, 1:] > 0.0) & (labels.picture[:, 1:] < 1.0)
         assert inside.mean() > 0.9
-        # The commanded target runs ahead of the measured tool, but not far.
+        # The commanded target runs ahead of the measured tool, by less than a step as a rule.
         ahead = np.linalg.norm(labels.targets[:, :3, 3] - labels.metres[:, 0], axis=1)
-        assert ahead.max() < 0.03
+        assert np.median(ahead) < 0.02
+        assert ahead.max() < 0.1

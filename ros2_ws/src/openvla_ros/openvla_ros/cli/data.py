@@ -2,8 +2,160 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
 import typer
+
+from openvla_ros.errors import DatasetError
+
+if TYPE_CHECKING:
+    from openvla_ros.data.conversion import ConversionReport
+    from openvla_ros.data.detect import SourceRequest
+    from openvla_ros.data.listing import EpisodeSummary
+
+SourceArgument = Annotated[
+    Path, typer.Argument(help="Dataset: bag, RLDS, LeRobot or HDF5; the format is detected.")
+]
+SplitOption = Annotated[str | None, typer.Option(help="Only this split of an RLDS dataset.")]
+ConventionOption = Annotated[
+    str | None, typer.Option(help="What the numbers of an RLDS dataset mean, e.g. bridge_orig or droid.")
+]
+ProfileOption = Annotated[
+    str | None, typer.Option(help="Robot profile that says what the actions of a LeRobot dataset mean.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON array.")]
+SKIPPED = 2  # exit code: converted, but some episodes were left out
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs to ``app``."""
+    app.command()(convert)
+    app.command()(episodes)
+    app.command()(show)
+
+
+def convert(
+    source: SourceArgument,
+    destination: Annotated[Path, typer.Argument(help="New folder; its name becomes the dataset's.")],
+    to: Annotated[Literal["bag", "rlds", "lerobot", "hdf5"], typer.Option(help="Format to write.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    backend: Annotated[
+        Literal["processes", "ray"], typer.Option(help="ray: on the cluster; the folders must be shared.")
+    ] = "processes",
+    images: Annotated[
+        Literal["av1", "h264", "image"],
+        typer.Option(help="Pictures of a LeRobot dataset: video (lossy), or as images (lossless)."),
+    ] = "av1",
+    actions: Annotated[
+        Literal["commanded", "measured"], typer.Option(help="What was commanded, or what the arm then did.")
+    ] = "commanded",
+    group_size: Annotated[int, typer.Option(min=1, help="Episodes of one task, shard or video file.")] = 16,
+    split: SplitOption = None,
+    convention: ConventionOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Convert a dataset. Interrupted, it goes on; damaged episodes are left out and named (exit code 2)."""
+    from tqdm import tqdm
+
+    from openvla_ros.data.conversion import ConversionRequest
+    from openvla_ros.data.conversion import convert as run
+
+    request = ConversionRequest(
+        source=_request(source, split, convention, profile),
+        destination=destination,
+        target=to,
+        actions=actions,
+        storage=images,
+        group_size=group_size,
+    )
+    with tqdm(unit="episode", disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = run(request, workers=workers, backend=backend, progress=progress)
+    _tell(report)
+
+
+def _tell(report: ConversionReport) -> None:
+    typer.echo(f"{report.destination}: {report.episodes} episodes, {report.steps} steps, as {report.target}")
+    for entry in report.skipped:
+        typer.secho(f"left out: episode {entry.index}: {entry.reason}", err=True, fg="yellow")
+    if report.skipped:
+        raise typer.Exit(SKIPPED)
+
+
+def episodes(
+    source: SourceArgument,
+    as_json: JsonOption = False,
+    split: SplitOption = None,
+    convention: ConventionOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """List the episodes of a dataset: steps, instruction, outcome, rate, warnings."""
+    from openvla_ros.data.listing import summarise
+
+    found = list(summarise(_request(source, split, convention, profile).open()))
+    if as_json:
+        typer.echo(json.dumps([asdict(entry) for entry in found], indent=2, ensure_ascii=False))
+    else:
+        _print_table(found)
+
+
+def _print_table(found: list[EpisodeSummary]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("#", "episode", "steps", "s", "Hz", "outcome", "instruction", "warnings")
+    good = [entry for entry in found if entry.problem is None]
+    for entry in good:
+        table.add_row(
+            str(entry.index),
+            escape(entry.id),
+            str(entry.steps),
+            f"{entry.duration_s:.1f}",
+            f"{entry.rate_hz:g}",
+            entry.outcome,
+            escape(entry.instruction),
+            escape("; ".join(entry.warnings)),
+        )
+    console = Console()
+    console.print(table)
+    seconds = sum(entry.duration_s for entry in good)
+    console.print(f"{len(good)} episodes, {sum(e.steps for e in good)} steps, {seconds / 60:.1f} minutes")
+    for entry in found:
+        if entry.problem is not None:
+            typer.secho(f"cannot be read: episode {entry.index}: {entry.problem}", fg="red")
+
+
+def show(
+    source: SourceArgument,
+    episode: Annotated[int, typer.Option(help="Number of the episode in a dataset of several.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Page to write; default <episode>.html here.")] = None,
+    video: Annotated[bool, typer.Option(help="Put a video of every camera into the page.")] = True,
+    split: SplitOption = None,
+    convention: ConventionOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Write one episode as a page that a browser opens: pictures, plots, videos, origin."""
+    from openvla_ros.data.episode_page import episode_page
+
+    dataset = _request(source, split, convention, profile).open()
+    if not 0 <= episode < len(dataset):
+        raise DatasetError(f"{source}: there is no episode {episode}; there are 0 .. {len(dataset) - 1}")
+    chosen = dataset[episode]
+    path = output or Path(f"{chosen.id}.html")
+    typer.echo(str(episode_page(chosen, video=video).write(path)))
+
+
+def _request(source: Path, split: str | None, convention: str | None, profile: str | None) -> SourceRequest:
+    from openvla_ros.data.detect import SourceRequest
+    from openvla_ros.profile import load_profile
+
+    space = None if profile is None else load_profile(profile).space()
+    return SourceRequest(source, split=split, convention=convention, space=space)

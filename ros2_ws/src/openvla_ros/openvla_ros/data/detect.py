@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from openvla_ros.action import ActionSpace
+from openvla_ros.data.bag_export import ExportedBagSource, is_exported
 from openvla_ros.data.bag_reader import BagSource
 from openvla_ros.data.hdf5 import SUFFIXES, Hdf5Source
 from openvla_ros.data.lerobot import LerobotSource
@@ -65,6 +66,4 @@ class SourceRequest:
             case "lerobot":
                 return LerobotSource(self.path, space=self.space)
             case "bag":
-                return BagSource(self.path)
-            case _:
-                raise DatasetError(f"{self.path}: reading {found} is not possible here")
+                return ExportedBagSource(self.path) if is_exported(self.path) else BagSource(self.path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, get_args
 
+from openvla_ros.data.bag_export import write_episode
 from openvla_ros.data.hdf5 import Hdf5Writer
 from openvla_ros.data.layout import Layout
 from openvla_ros.data.lerobot_writer import LerobotPart, Storage, merge_parts
@@ -68,7 +69,7 @@ def open_part(folder: Path, options: ExportOptions) -> Part:
         case "hdf5":
             return Hdf5Writer(folder / _DEMOS)
         case "bag":
-            raise NotImplementedError
+            return _BagPart(folder)
 
 
 def merge(parts: Sequence[Path], destination: Path, options: ExportOptions) -> None:
@@ -83,7 +84,34 @@ def merge(parts: Sequence[Path], destination: Path, options: ExportOptions) -> N
                 for part in parts:
                     writer.copy(part / _DEMOS)
         case "bag":
-            raise NotImplementedError
+            _merge_bags(parts, destination)
+
+
+class _BagPart:
+    """Writes each episode as a bag of its own, named by its place in the part."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+
+    def __enter__(self) -> _BagPart:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def add(self, episode: Episode) -> None:
+        write_episode(self._folder / f"{self._count:06d}" / "episode", episode)
+        self._count += 1
+
+
+def _merge_bags(parts: Sequence[Path], destination: Path) -> None:
+    """Number the bags through; the file inside is called ``episode_0.mcap`` in each of them."""
+    bags = [bag for part in parts for bag in sorted(part.glob("*/episode"))]
+    for index, bag in enumerate(bags):
+        for file in bag.iterdir():
+            place(file, destination / f"episode_{index:06d}" / file.name)
 
 
 class _RldsPart:

@@ -105,18 +105,18 @@ def demonstrate(
         chunk = expert.infer(observation)
         if keep_idle or not steps.is_idle(chunk):
             steps.add(robot, observation, chunk, executor)
-        executor.execute(_disturbed(chunk.actions[0], disturbance, random, chunk))
+        executor.execute(_disturbed(chunk, disturbance, random))
     return steps.demonstration(robot, seed)
 
 
-def _disturbed(action: Float, by: Disturbance, random: np.random.Generator, chunk: ActionChunk) -> Float:
-    noise = np.zeros(len(action))
+def _disturbed(chunk: ActionChunk, by: Disturbance, random: np.random.Generator) -> ActionChunk:
+    noise = np.zeros(chunk.space.width)
     noise[:3] = random.normal(0.0, by.position_m, 3)
     noise[3:6] = random.normal(0.0, by.rotation_rad, 3)
     pushed = random.uniform() < by.push_probability
     noise[:3] += pushed * random.normal(0.0, by.push_m, 3)
-    disturbed: Float = np.clip(action + noise, chunk.space.lower, chunk.space.upper)
-    return disturbed
+    actions = np.clip(chunk.actions + noise, chunk.space.lower, chunk.space.upper)
+    return ActionChunk(actions, chunk.observation_stamp_ns, chunk.space)
 
 
 @dataclass

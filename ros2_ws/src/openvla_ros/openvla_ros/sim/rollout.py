@@ -1,8 +1,8 @@
 """A policy and a simulated robot in one process, without messages: as fast as the machine allows.
 
-The actions take the path that they take on a robot: they compose on the previous commanded target,
-inverse kinematics turns that into joints, the joints are commanded at the controller's rate. Used
-to generate demonstrations, to evaluate policies, and by tests.
+The actions take the path that they take on a robot, through the same ``ArmController``, limits and
+safety checks included; only the messages and the waiting are left out. Used to generate
+demonstrations, to evaluate policies, and by tests.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from openvla_ros.action import ActionChunk
-from openvla_ros.arrays import Float, read_only
+from openvla_ros.arrays import read_only
 from openvla_ros.geometry import Pose
 from openvla_ros.observation import Observation
 from openvla_ros.policy.protocol import Policy
-from openvla_ros.robot.composition import compose
-from openvla_ros.robot.inverse import InverseKinematics
-from openvla_ros.robot.kinematics import KinematicChain
+from openvla_ros.robot.controller import ArmController
 from openvla_ros.sim.tasks import MAX_STEPS
 from openvla_ros.sim.world import SimulatedRobot
+from openvla_ros.verdict import SafetyVerdict
 
 # The picture of a rollout whose policy does not look: an observation must hold one.
 BLANK = {"blank": read_only(np.zeros((1, 1, 3), np.uint8))}
@@ -37,44 +36,45 @@ class Rollout:
 
 
 class ActionExecutor:
-    """Carries out actions on a simulated robot, one after the other."""
+    """Carries out chunks on a simulated robot through the controller's own core, tick by tick."""
 
     def __init__(self, robot: SimulatedRobot) -> None:
-        profile = robot.profile
         self._robot = robot
-        self._space = profile.space()
-        self._period_s = 1.0 / profile.control.rate_hz
-        self._ticks = max(1, round(self._space.step_s / self._period_s))
-        self._chain = KinematicChain.from_profile(profile.arm)
-        limits = profile.limits
-        self._inverse = InverseKinematics(
-            self._chain, limits.joint_lower, limits.joint_upper, limits.joint_velocity, profile.arm.neutral
-        )
-        self.reset()
-
-    def reset(self) -> None:
-        """Take the measured pose as the commanded target, as when control is taken over."""
-        self._joints: Float = np.array(self._robot.joint_positions)
-        self._target = self._chain.forward(self._joints)
+        self._controller = ArmController(robot.profile)
+        self._target: Pose | None = None
 
     @property
     def target(self) -> Pose:
         """The tool pose that the next action composes on."""
-        return self._target
+        return self._robot.tool if self._target is None else self._target
 
-    def execute(self, action: Float) -> None:
-        """Carry out one action (D,) within one step of the action space."""
-        before, self._target = self._target, compose(self._target, action, self._space)
-        wanted = self._target.matrix
-        self._robot.command_gripper(
-            float(self._space.opening(action[-1]) > self._robot.profile.gripper.threshold)
+    def execute(self, chunk: ActionChunk) -> SafetyVerdict:
+        """Carry out ``chunk`` to the end of its last step; returns the controller's verdict on it."""
+        self._observe()
+        verdict = self._controller.accept(chunk, "policy", self._now_ns())
+        space, period_s = chunk.space, self._controller.period_s
+        for _ in range(round(len(chunk) * space.step_s / period_s)):
+            self._tick()
+        return verdict
+
+    def _tick(self) -> None:
+        output = self._controller.tick(self._now_ns())
+        self._target = output.target
+        if output.joint_positions is not None:
+            self._robot.command_joints(output.joint_positions)
+        if output.gripper_opening is not None:
+            self._robot.command_gripper(output.gripper_opening)
+        self._robot.step(self._controller.period_s)
+        self._observe()
+
+    def _observe(self) -> None:
+        robot, now_ns = self._robot, self._now_ns()
+        self._controller.observe(
+            robot.joint_positions, robot.joint_velocities, robot.joint_efforts, now_ns, now_ns
         )
-        for tick in range(1, self._ticks + 1):
-            share = tick / self._ticks
-            wanted[:3, 3] = (1.0 - share) * before.position + share * self._target.position
-            self._joints = self._inverse.step(self._joints, wanted, self._period_s).q
-            self._robot.command_joints(self._joints)
-            self._robot.step(self._period_s)
+
+    def _now_ns(self) -> int:
+        return round(self._robot.time_s * 1e9)
 
 
 def observe(robot: SimulatedRobot, instruction: str, images: bool = True) -> Observation:
@@ -113,7 +113,8 @@ def rollout(
         chunk = policy.infer(observation)
         if on_step is not None:
             on_step(observation, chunk)
-        for action in chunk.actions[: max_steps - steps]:
-            executor.execute(action)
-            steps += 1
+        if len(chunk) > max_steps - steps:
+            chunk = ActionChunk(chunk.actions[: max_steps - steps], chunk.observation_stamp_ns, chunk.space)
+        executor.execute(chunk)
+        steps += len(chunk)
     return Rollout(robot.success, steps, robot.time_s - started_s)

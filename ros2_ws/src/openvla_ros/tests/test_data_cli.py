@@ -1,0 +1,78 @@
+"""``openvla convert``, ``episodes`` and ``show``, as a user calls them."""
+
+import json
+
+import pytest
+from episode_factory import make_episode
+from typer.testing import CliRunner
+
+from openvla_ros.cli.main import app
+from openvla_ros.data.conversion import REPORT
+from openvla_ros.data.hdf5 import Hdf5Writer
+from openvla_ros.errors import DatasetError
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "source.hdf5"
+    with Hdf5Writer(path) as writer:
+        for i in range(3):
+            writer.add(make_episode(i, jpeg=True, size=64))
+    return path
+
+
+@pytest.mark.parametrize("target", ["bag", "rlds", "lerobot", "hdf5"])
+def test_convert_and_list(source, tmp_path, target):
+    done = run("convert", source, tmp_path / "out", "--to", target, "--images", "h264", "--workers", 1)
+    assert f"3 episodes, 18 steps, as {target}" in done.stdout
+    assert (tmp_path / "out" / REPORT).is_file()
+    out = tmp_path / "out" / "out.hdf5" if target == "hdf5" else tmp_path / "out"
+    found = json.loads(run("episodes", out, "--json").stdout)
+    assert [entry["id"] for entry in found] == [f"episode_{i:04d}" for i in range(3)]
+    assert [entry["outcome"] for entry in found] == ["success", "failure", "unknown"]
+    assert {entry["steps"] for entry in found} == {6}
+    assert found[1]["instruction"] == "put the block 1 on the plate"
+
+
+def test_the_table_names_a_damaged_episode(source, tmp_path):
+    run("convert", source, tmp_path / "out", "--to", "rlds", "--group-size", 1)
+    shard = sorted((tmp_path / "out").rglob("*.tfrecord*"))[1]
+    shard.write_bytes(shard.read_bytes()[:500])
+    listed = run("episodes", tmp_path / "out").stdout
+    assert "cannot be read: episode 1: " in listed
+    assert "2 episodes, 12 steps" in listed
+    left = run("convert", tmp_path / "out", tmp_path / "again", "--to", "hdf5", code=2)
+    assert "left out: episode 1:" in left.output
+
+
+def test_show_writes_one_self_contained_page(source, tmp_path):
+    page = tmp_path / "page.html"
+    assert str(page) in run("show", source, "--episode", 2, "--output", page).stdout
+    text = page.read_text()
+    assert "put the block 2 on the plate" in text
+    for needed in (
+        "data:image/jpeg;base64",
+        "data:image/svg+xml;base64",
+        "data:video/mp4;base64",
+        "generated",
+    ):
+        assert needed in text
+    assert 'src="http' not in text
+    with pytest.raises(DatasetError, match=r"no episode 9; there are 0 \.\. 2"):
+        run("show", source, "--episode", 9)
+
+
+def test_the_bridge_data_is_listed_and_shown(bridge_folder, tmp_path):
+    found = json.loads(run("episodes", bridge_folder, "--json").stdout)
+    assert (len(found), sum(entry["steps"] for entry in found)) == (25, 225)
+    assert found[0]["cameras"] == ["primary", "secondary"]
+    run("show", bridge_folder, "--episode", 3, "--output", tmp_path / "b.html", "--no-video")
+    assert (tmp_path / "b.html").stat().st_size > 20_000
