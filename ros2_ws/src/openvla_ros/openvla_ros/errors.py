@@ -46,6 +46,10 @@ class DatasetError(OpenVLARosError):
     """A recording or dataset cannot be read or written."""
 
 
+class TrainingError(OpenVLARosError):
+    """A training run cannot go on: its loss is no number, memory is short, or its folder is another run's."""
+
+
 class DeviceError(OpenVLARosError):
     """A camera, input device or robot cannot be opened, or has stopped answering."""
 

@@ -96,6 +96,20 @@ class ImageTransform:
             picture = _letterbox(picture, self.letterbox_fill)
         return np.concatenate([tower(picture) for tower in self.towers])
 
+    def resized(self, image: Any) -> Image:
+        """Return the picture uint8 (H, W, 3) as the towers see it before its colours are normalised.
+
+        Transforming the result gives what transforming ``image`` gives, so it may be kept in its
+        place. Raises ``InvalidValueError`` if the towers resize differently.
+        """
+        if len({(tower.size, tower.crop, tower.resampling) for tower in self.towers}) > 1:
+            raise InvalidValueError("the towers resize differently: there is no one resized picture")
+        picture = PILImage.fromarray(to_rgb(image))
+        if self.letterbox_fill is not None:
+            picture = _letterbox(picture, self.letterbox_fill)
+        tower = self.towers[0]
+        return np.asarray(_crop_middle(_resize(picture, tower.size, tower.resampling), tower.crop))
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the pixels."""

@@ -2,8 +2,234 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
 import typer
+from tqdm import tqdm
+
+from openvla_ros.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from openvla_ros.training.finetune import WeightedData
+    from openvla_ros.training.trainer import Scores, StepResult
+
+MethodName = Literal["lora", "qlora", "full", "last-layer", "frozen-vision", "sandwich"]
+Dtype = Literal["fp32", "bf16", "fp16"]
+LOG_EVERY_S = 20.0
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs to ``app``."""
+    app.command()(finetune)
+
+
+def finetune(
+    base: Annotated[str, typer.Argument(help="Checkpoint folder, or a hub id (owner/name).")],
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            help="Recordings or datasets: bags, RLDS, LeRobot, HDF5. PATH=2 draws a dataset twice as often."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder of the run; the same command resumes it.")],
+    method: Annotated[MethodName, typer.Option(help="What is trained.")] = "lora",
+    rank: Annotated[int, typer.Option(help="Rank of the LoRA factors.")] = 32,
+    alpha: Annotated[float | None, typer.Option(help="LoRA alpha; default min(rank, 16).")] = None,
+    dropout: Annotated[float, typer.Option(help="LoRA dropout.")] = 0.0,
+    targets: Annotated[
+        str | None, typer.Option(help="Layers to adapt, by name or last part, comma-separated; default all.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000,
+    batch_size: Annotated[int, typer.Option(help="Examples a step, over all processes.")] = 16,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Examples at once in one process: less memory, same result.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Default 5e-4 for lora and qlora, 2e-5 otherwise.")
+    ] = None,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.01,
+    warmup_steps: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 0,
+    clip_norm: Annotated[float | None, typer.Option(help="Largest gradient norm; default unlimited.")] = None,
+    augment: Annotated[
+        bool, typer.Option(help="Random crops and colours; deployment then crops in the middle.")
+    ] = True,
+    intervention_weight: Annotated[
+        float, typer.Option(help="How often a correction is seen for a step that is none.")
+    ] = 2.0,
+    policy_steps: Annotated[
+        bool, typer.Option(help="Learn the policy's own steps too where a person took over.")
+    ] = False,
+    failures: Annotated[bool, typer.Option(help="Learn from failed episodes too.")] = False,
+    idle_m: Annotated[float, typer.Option(help="Leave out steps that move less, in metres.")] = 1e-4,
+    idle_rad: Annotated[float, typer.Option(help="... and turn less, in radians.")] = 1e-4,
+    questions: Annotated[
+        list[Path] | None,
+        typer.Option(help="Questions and answers about pictures (JSON lines) to train on beside actions."),
+    ] = None,
+    words_share: Annotated[float, typer.Option(help="Share of every batch that is questions.")] = 0.0,
+    validation_share: Annotated[float, typer.Option(help="Share of the episodes that is held out.")] = 0.05,
+    validate_every: Annotated[int, typer.Option(help="Steps.")] = 200,
+    save_every: Annotated[int, typer.Option(help="Steps.")] = 100,
+    camera: Annotated[str | None, typer.Option(help="Camera to learn from; default the first.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of RLDS datasets.")] = None,
+    convention: Annotated[str | None, typer.Option(help="Convention of RLDS datasets.")] = None,
+    keep_statistics: Annotated[
+        str | None,
+        typer.Option(help="Dataset key of the base whose action statistics stay; default: the data's own."),
+    ] = None,
+    dataset_key: Annotated[str, typer.Option(help="Name under which new statistics stand.")] = "finetuned",
+    robot: Annotated[str | None, typer.Option(help="Robot profile, where the data does not say.")] = None,
+    seed: Annotated[int, typer.Option(help="Of data order, augmentation and initial factors.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Type of frozen weights; default bf16 on CUDA, fp32 on a CPU.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never reach for the hub.")] = False,
+) -> None:
+    """Train a model further on demonstrations; with torchrun, in many processes.
+
+    Examples:
+      openvla finetune openvla/openvla-7b ~/recordings --output runs/cups
+
+      torchrun --no-python --nproc-per-node 8 openvla finetune openvla/openvla-7b bridge --output runs/bridge
+    """
+    import torch
+
+    from openvla_ros.model.vision_language import select_device, select_dtype
+    from openvla_ros.training.finetune import FinetuneRequest
+    from openvla_ros.training.finetune import finetune as run
+    from openvla_ros.training.frame_store import Selection
+    from openvla_ros.training.processes import joined_processes
+    from openvla_ros.training.recipe import ADAPTERS, Recipe
+
+    recipe = Recipe(
+        method=method,
+        rank=rank,
+        alpha=alpha,
+        dropout=dropout,
+        targets=None if targets is None else tuple(name.strip() for name in targets.split(",")),
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup_steps=warmup_steps,
+        clip_norm=clip_norm,
+        batch_size=batch_size,
+        micro_batch=micro_batch,
+        steps=steps,
+        augment=augment,
+        intervention_weight=intervention_weight,
+        words_share=words_share,
+        validation_share=validation_share,
+        validate_every=validate_every,
+        save_every=save_every,
+        seed=seed,
+    )
+    selection = Selection(
+        camera=camera,
+        idle_m=idle_m,
+        idle_rad=idle_rad,
+        keep_failures=failures,
+        keep_policy_steps=policy_steps,
+        validation_share=validation_share,
+        seed=seed,
+    )
+    with joined_processes() as processes:
+        if device == "auto" and torch.cuda.is_available():
+            device = f"cuda:{processes.local_rank}"
+        where = select_device(device)
+        # A model that is trained whole keeps its parameters in float32 and computes in bf16 on CUDA.
+        weights = select_dtype(dtype, where) if method in ADAPTERS else torch.float32
+        request = FinetuneRequest(
+            base=base,
+            data=tuple(_weighted(text, split, convention) for text in data),
+            output=output,
+            recipe=recipe,
+            selection=selection,
+            questions=tuple(questions or ()),
+            dataset_key=dataset_key,
+            keep_statistics=keep_statistics,
+            robot=robot,
+            device=where,
+            dtype=weights,
+            offline=offline,
+        )
+        run(request, ProgressBar(hidden=not processes.is_first), processes)
+    if processes.is_first:
+        typer.echo(f"{output}: trained; report: {output / 'report.html'}")
+
+
+def _weighted(text: str, split: str | None, convention: str | None) -> WeightedData:
+    """Return the dataset of ``PATH`` or ``PATH=WEIGHT``."""
+    from openvla_ros.data.detect import SourceRequest
+    from openvla_ros.training.finetune import WeightedData
+
+    path, _, number = text.rpartition("=")
+    if not path or Path(text).exists():
+        return WeightedData(SourceRequest(Path(text).expanduser(), split=split, convention=convention))
+    try:
+        weight = float(number)
+    except ValueError as error:
+        raise InvalidValueError(f"{text}: the weight {number!r} is no number") from error
+    if weight <= 0.0:
+        raise InvalidValueError(f"{text}: the weight must be above 0")
+    return WeightedData(SourceRequest(Path(path).expanduser(), split=split, convention=convention), weight)
+
+
+class ProgressBar:
+    """A bar with the time left on a terminal; now and then a line elsewhere."""
+
+    def __init__(self, hidden: bool = False) -> None:
+        self._hidden = hidden
+        self._terminal = sys.stderr.isatty()
+        self._bar: tqdm[None] | None = None
+        self._said_s = time.monotonic()
+        self._began_s: float | None = None
+        self._first = 0
+
+    def reading(self, done: int, total: int) -> None:
+        """Show how much of the data has been read."""
+        self._show("reading episodes", done, total, "")
+
+    def stepped(self, step: int, total: int, result: StepResult) -> None:
+        """Show how far the training is."""
+        now_s = time.monotonic()
+        if self._began_s is None:
+            self._began_s, self._first = now_s, step
+        scores = result.scores
+        left_s = (now_s - self._began_s) / max(1, step - self._first) * (total - step)
+        values = f"loss {scores.loss:.3f} accuracy {scores.accuracy:.2f}"
+        if not self._terminal:
+            values += f", {left_s:.0f} s left"
+        self._show("training", step, total, values)
+
+    def validated(self, step: int, scores: Scores) -> None:
+        """Print what the held-out episodes say."""
+        self.note(
+            f"step {step}: held out: loss {scores.loss:.3f}, accuracy {scores.accuracy:.3f}, "
+            f"distance {scores.l1:.4f}"
+        )
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        if not self._hidden:
+            tqdm.write(text, file=sys.stderr)
+
+    def _show(self, what: str, done: int, total: int, values: str) -> None:
+        if self._hidden:
+            return
+        if not self._terminal:
+            if time.monotonic() - self._said_s > LOG_EVERY_S or done == total:
+                self._said_s = time.monotonic()
+                self.note(f"{what}: {done} of {total} {values}")
+            return
+        if self._bar is None or self._bar.desc.rstrip(": ") != what:
+            if self._bar is not None:
+                self._bar.close()
+            self._bar = tqdm(total=total, desc=what, initial=done - 1)
+        self._bar.set_postfix_str(values, refresh=False)
+        self._bar.update(done - self._bar.n)
+        if done == total:
+            self._bar.close()
+            self._bar = None

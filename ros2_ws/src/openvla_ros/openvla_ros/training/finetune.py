@@ -1,0 +1,373 @@
+"""Fine-tuning from end to end: base and data in, an adapter or a checkpoint with its manifest out.
+
+A run lives in one folder and can be killed at any moment: started again with the same request it goes
+on where its last state was saved, with the same numbers that it would have had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from openvla_ros.action_codec import ActionCodec, normalise
+from openvla_ros.augmentation import Augmentation
+from openvla_ros.data.detect import SourceRequest
+from openvla_ros.errors import StatisticsError, TrainingError
+from openvla_ros.manifest import Manifest, sha256_of_adapter
+from openvla_ros.model.checkpoint import load_model, resolve
+from openvla_ros.model.config import read_config
+from openvla_ros.model.predictor import read_checkpoint_statistics
+from openvla_ros.model.tokenizer import PromptTokenizer
+from openvla_ros.model.vision_language import check_sizes, default_prompt_style, read_transform
+from openvla_ros.prompt import PromptStyle
+from openvla_ros.statistics import DatasetStatistics, select_statistics
+from openvla_ros.training.curves import write_report
+from openvla_ros.training.examples import ExampleMaker
+from openvla_ros.training.export import write_checkpoint, write_description
+from openvla_ros.training.frame_store import FrameStore, Selection, open_store
+from openvla_ros.training.loss import Batch
+from openvla_ros.training.low_rank import LowRankOptions, factors, write_adapter
+from openvla_ros.training.memory import advice, is_out_of_memory, largest_that_fits
+from openvla_ros.training.processes import Processes, whole
+from openvla_ros.training.recipe import ADAPTERS, Recipe
+from openvla_ros.training.records import TRAINING, VALIDATION, Records, read_records
+from openvla_ros.training.sampling import BatchOrder, Order, part_of
+from openvla_ros.training.state import Position, collect_state, read_state, restore_state, write_state
+from openvla_ros.training.trainable import make_trainable
+from openvla_ros.training.trainer import Scores, StepResult, Trainer
+from openvla_ros.training.validation import open_loop_episodes, validation_batches
+from openvla_ros.training.words import read_questions
+
+CACHE, SETTINGS, BAD_BATCH = "frames", "finetune.json", "bad_batch.safetensors"
+
+
+@dataclass(frozen=True)
+class WeightedData:
+    """One dataset, and how often its steps are drawn relative to the others."""
+
+    request: SourceRequest
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class FinetuneRequest:
+    """What to train, on what, and where to."""
+
+    base: str  # checkpoint folder or hub id
+    data: tuple[WeightedData, ...]
+    output: Path
+    recipe: Recipe = field(default_factory=Recipe)
+    selection: Selection = field(default_factory=Selection)
+    questions: tuple[Path, ...] = ()
+    dataset_key: str = "finetuned"  # under which the statistics stand
+    keep_statistics: str | None = None  # dataset key of the base whose statistics stay in force
+    robot: str | None = None  # profile name, where the data does not say it
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32  # of the frozen weights
+    offline: bool = False
+
+    def key(self) -> str:
+        """Return a digest of everything that decides the numbers of the run."""
+        recipe = self.recipe.to_json()
+        for name in ("save_every", "validate_every", "steps"):
+            del recipe[name]
+        request = {
+            "base": self.base,
+            "data": [[str(d.request.path.resolve()), d.request.split, d.weight] for d in self.data],
+            "recipe": recipe,
+            "selection": asdict(self.selection),
+            "questions": [str(path.resolve()) for path in self.questions],
+            "keep_statistics": self.keep_statistics,
+            "dtype": str(self.dtype),
+        }
+        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+    def settings(self) -> dict[str, Any]:
+        """Return the request for people: the report and ``finetune.json``."""
+        return {
+            "base": self.base,
+            "data": [str(d.request.path) for d in self.data],
+            "data_weights": [d.weight for d in self.data],
+            "questions": [str(path) for path in self.questions],
+            **self.recipe.to_json(),
+            **{f"select_{name}": value for name, value in asdict(self.selection).items()},
+            "keep_statistics": self.keep_statistics,
+            "device": str(self.device),
+            "dtype": str(self.dtype),
+        }
+
+
+class Listener(Protocol):
+    """Whoever watches a run."""
+
+    def reading(self, done: int, total: int) -> None:
+        """Episode ``done`` of ``total`` has been read."""
+        ...
+
+    def stepped(self, step: int, total: int, result: StepResult) -> None:
+        """Optimizer step ``step`` of ``total`` is done."""
+        ...
+
+    def validated(self, step: int, scores: Scores) -> None:
+        """The held-out episodes were looked at after ``step``."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that a person may want to know."""
+        ...
+
+
+class Run:
+    """One run in one folder."""
+
+    def __init__(self, request: FinetuneRequest, listener: Listener, processes: Processes) -> None:
+        """Read base and data, and the last state if there is one.
+
+        Raises ``CheckpointError``, ``DatasetError``, ``StatisticsError``, and ``TrainingError`` if the
+        folder holds another run.
+        """
+        self.request, self.listener, self.processes = request, listener, processes
+        recipe = request.recipe
+        request.output.mkdir(parents=True, exist_ok=True)
+        saved = read_state(request.output)
+        if saved is not None and saved[1].key != request.key():
+            raise TrainingError(
+                f"{request.output} holds a run with other settings (see {SETTINGS}); give a new folder"
+            )
+        self.base = resolve(request.base, offline=request.offline)
+        config = read_config(self.base)
+        transform, tokenizer = read_transform(self.base), PromptTokenizer.from_folder(self.base)
+        check_sizes(config, tokenizer, transform, str(self.base))
+        self.style: PromptStyle = default_prompt_style(config)
+        self.store = self._open_store(transform)
+        self.statistics = self._statistics(config)
+        torch.manual_seed(recipe.seed + processes.rank)
+        network = load_model(self.base, dtype=request.dtype, device=request.device, progress=False)
+        self.targets = make_trainable(network, recipe)
+        self.trainer = Trainer(network, recipe, self.store.space.width, processes)
+        questions = [pair for path in request.questions for pair in read_questions(path)]
+        self.maker = ExampleMaker(
+            store=self.store,
+            normalised=normalise(self.store.actions, self.statistics.action),
+            questions=questions,
+            transform=transform,
+            tokenizer=tokenizer,
+            codec=ActionCodec(config.action_vocab_size, config.n_action_bins),
+            style=self.style,
+            pad_id=config.pad_token_id,
+            seed=recipe.seed,
+            augmentation=Augmentation() if recipe.augment else None,
+        )
+        self.order = self._order(len(questions))
+        self.step = 0
+        self.best_loss: float | None = None
+        if saved is not None:
+            restore_state(saved[0], self.trainer.parameters, self.trainer.optimizer)
+            self.step, self.best_loss = saved[1].step, saved[1].best_loss
+            listener.note(f"resumed after step {self.step}")
+
+    def train(self) -> None:
+        """Go on to the last step, saving and validating on the way, and write the result."""
+        recipe = self.request.recipe
+        settings = self.request.output / SETTINGS
+        if self.processes.is_first:
+            settings.write_text(json.dumps(self.request.settings(), indent=2) + "\n", encoding="utf-8")
+        with Records(self.request.output / self._rank_folder(), self.step) as records:
+            for batch in self._batches():
+                result = self._step(batch)
+                self.step += 1
+                self._note_step(records, result)
+                if self.step % recipe.validate_every == 0 or self.step == recipe.steps:
+                    self._validate(records)
+                if self.step % recipe.save_every == 0 or self.step == recipe.steps:
+                    self.save()
+        self.export()
+        self.processes.wait()
+
+    def save(self) -> None:
+        """Write the state from which the run can go on."""
+        tensors = collect_state(self.trainer.parameters, self.trainer.optimizer)
+        if self.processes.is_first:
+            write_state(self.request.output, tensors, Position(self.step, self.request.key(), self.best_loss))
+        self.processes.wait()
+
+    def export(self) -> None:
+        """Write what is deployed: adapter or checkpoint, statistics, manifest, report."""
+        request, recipe = self.request, self.request.recipe
+        trained = {name: whole(value) for name, value in self.trainer.parameters.items()}
+        if not self.processes.is_first:
+            return
+        if recipe.method in ADAPTERS:
+            options = LowRankOptions(recipe.rank, recipe.scale_numerator, recipe.dropout)
+            tensors = factors(self.trainer.network, trained)
+            write_adapter(request.output, tensors, self.targets, options, request.base)
+        else:
+            write_checkpoint(request.output, self.base, trained)
+        write_description(request.output, self._manifest())
+        if self.processes.count == 1 or recipe.method in ADAPTERS:
+            self._report()
+
+    def _rank_folder(self) -> str:
+        """Return where this process's records go: the run's folder for the first one."""
+        if self.processes.is_first:
+            return "."
+        folder = self.request.output / f"process_{self.processes.rank}"
+        folder.mkdir(exist_ok=True)
+        return folder.name
+
+    def _open_store(self, transform: Any) -> FrameStore:
+        folder = self.request.output / CACHE
+        if not self.processes.is_first:
+            self.processes.wait()
+        sources = [data.request.open() for data in self.request.data]
+        store = open_store(folder, sources, transform, self.request.selection, self.listener.reading)
+        if self.processes.is_first:
+            self.processes.wait()
+        if store.skipped:
+            self.listener.note(f"{len(store.skipped)} episodes left out; the first: {store.skipped[0]}")
+        return store
+
+    def _statistics(self, config: Any) -> DatasetStatistics:
+        key = self.request.keep_statistics
+        if key is None:
+            return self.store.statistics()
+        _, kept = select_statistics(read_checkpoint_statistics(self.base, config), key or None)
+        kept.action.check_space(self.store.space, str(self.base))
+        if not kept.action.has_extremes:
+            raise StatisticsError(
+                f"{self.base}: the statistics of {key!r} lack min and max; they cannot stay"
+            )
+        return kept
+
+    def _order(self, questions: int) -> BatchOrder:
+        recipe, rows = self.request.recipe, self.store.rows(held_out=False)
+        weights = np.array([data.weight for data in self.request.data])[self.store.sources()[rows]]
+        weights = weights * np.where(self.store.intervention[rows], recipe.intervention_weight, 1.0)
+        pairs = Order(np.arange(questions), np.ones(questions), recipe.seed + 1) if questions else None
+        actions = Order(rows, weights, recipe.seed)
+        return BatchOrder(actions, pairs, recipe.words_share, recipe.batch_size)
+
+    def _batches(self) -> Iterator[Batch]:
+        """Yield this process's part of every batch from the present step on, one made ahead."""
+        with ThreadPoolExecutor(1, "batch") as maker:
+            coming: Future[Batch] | None = None
+            for step in range(self.step, self.request.recipe.steps):
+                present = coming or maker.submit(self._make, step)
+                coming = None
+                if step + 1 < self.request.recipe.steps:
+                    coming = maker.submit(self._make, step + 1)
+                yield present.result()
+
+    def _make(self, step: int) -> Batch:
+        places = part_of(self.order.batch(step), self.processes.rank, self.processes.count)
+        return self.maker.batch(places)
+
+    def _step(self, batch: Batch) -> StepResult:
+        try:
+            return self.trainer.step(batch, self.step)
+        except TrainingError as error:
+            path = self.request.output / BAD_BATCH
+            save_file({name: value.contiguous() for name, value in vars(batch).items()}, path)
+            raise TrainingError(f"{error}; the batch is in {path}, the last good state is kept") from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(self._advice(batch)) from error
+
+    def _advice(self, batch: Batch) -> str:
+        recipe = self.request.recipe
+        size = min(recipe.micro_batch or len(batch), len(batch))
+        self.trainer.optimizer.zero_grad(set_to_none=True)
+
+        def attempt(count: int) -> None:
+            self.trainer.try_memory(batch.split(count)[0])
+
+        fits = None if self.processes.count > 1 else largest_that_fits(attempt, size)
+        return advice(recipe.method, size, fits, recipe.rank)
+
+    def _note_step(self, records: Records, result: StepResult) -> None:
+        values = {**_values(result.scores), "gradient_norm": result.gradient_norm}
+        records.add(TRAINING, self.step, {**values, "learning_rate": result.learning_rate})
+        self.listener.stepped(self.step, self.request.recipe.steps, result)
+
+    def _validate(self, records: Records) -> None:
+        if not len(self.store.rows(held_out=True)):
+            return
+        state = torch.get_rng_state()
+        scores = self.trainer.evaluate(
+            validation_batches(self.maker, self.processes.rank, self.processes.count)
+        )
+        torch.set_rng_state(state)
+        self.best_loss = scores.loss if self.best_loss is None else min(self.best_loss, scores.loss)
+        records.add(VALIDATION, self.step, _values(scores))
+        self.listener.validated(self.step, scores)
+
+    def _manifest(self) -> Manifest:
+        request, store = self.request, self.store
+        robot = request.robot or store.robot
+        if not robot:
+            raise TrainingError("the data does not say which robot it was recorded with; give --robot")
+        adapter = sha256_of_adapter(request.output) if request.recipe.method in ADAPTERS else None
+        hub = self.base.resolve() != Path(request.base).resolve()
+        return Manifest(
+            base_model=request.base,
+            base_revision=self.base.name if hub else None,
+            adapter_sha256=adapter,
+            dataset_key=request.keep_statistics or request.dataset_key,
+            statistics=self.statistics,
+            action_space=store.space,
+            prompt_style=self.style,
+            image_transform=self.maker.transform,
+            center_crop=request.recipe.augment,
+            cameras=(store.camera,),
+            robot=robot,
+        )
+
+    def _report(self) -> None:
+        store, recipe = self.store, self.request.recipe
+        episodes = open_loop_episodes(self.trainer.network, self.maker, self.statistics.action, 3)
+        trained = sum(parameter.numel() for parameter in self.trainer.parameters.values())
+        facts = {
+            "steps": str(self.step),
+            "examples a step": str(recipe.batch_size),
+            "episodes": str(len(store.spans)),
+            "steps in the data": str(len(store)),
+            "of them corrections": str(int(store.intervention.sum())),
+            "parameters trained": f"{trained:,}",
+        }
+        write_report(
+            self.request.output,
+            facts,
+            self.request.settings(),
+            read_records(self.request.output),
+            episodes,
+            store.space.names,
+            store.skipped,
+        )
+
+
+def finetune(request: FinetuneRequest, listener: Listener, processes: Processes | None = None) -> None:
+    """Train as ``request`` says, from the start or from where its folder's last state is."""
+    if processes is not None and processes.count > 1 and request.recipe.batch_size % processes.count:
+        raise TrainingError(
+            f"batch_size {request.recipe.batch_size} is no multiple of the {processes.count} processes"
+        )
+    Run(request, listener, processes or Processes()).train()
+
+
+def _values(scores: Scores) -> dict[str, Any]:
+    return {**asdict(scores), "l1": scores.l1}
+
+
+def with_paths(request: FinetuneRequest, paths: Sequence[Path]) -> FinetuneRequest:
+    """Return ``request`` with the datasets at ``paths``, each with weight 1."""
+    return replace(request, data=tuple(WeightedData(SourceRequest(path)) for path in paths))

@@ -1,0 +1,109 @@
+"""The state of a run in one file: parameters, optimizer, random numbers and position.
+
+Written beside, flushed to disk, then renamed, so a run that is killed at any moment leaves a whole
+state. Safetensors, never a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from openvla_ros.errors import TrainingError
+from openvla_ros.training.processes import place_like, whole
+
+STATE = "state.safetensors"
+_RANDOM = "random/torch"
+_OPTIMIZER = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run has come."""
+
+    step: int  # optimizer steps that are done
+    key: str  # of the run: base, data and recipe
+    best_loss: float | None = None  # smallest validation loss so far
+
+
+def collect_state(
+    parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """Return everything that the next step depends on; every process must call it."""
+    tensors = {_RANDOM: torch.get_rng_state()}
+    for name, parameter in parameters.items():
+        tensors[f"parameter/{name}"] = whole(parameter)
+        for part in _OPTIMIZER:
+            if part in optimizer.state[parameter]:
+                tensors[f"{part}/{name}"] = whole(optimizer.state[parameter][part])
+        if "step" in optimizer.state[parameter]:
+            tensors[f"step/{name}"] = whole(optimizer.state[parameter]["step"]).reshape(1)
+    if torch.cuda.is_available():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def write_state(folder: Path, tensors: Mapping[str, Tensor], position: Position) -> None:
+    """Write the state whole or not at all."""
+    values = {"step": position.step, "key": position.key, "best_loss": position.best_loss}
+    unfinished = folder / f"{STATE}.part"
+    save_file(dict(tensors), unfinished, metadata={"position": json.dumps(values)})
+    sync(unfinished)
+    unfinished.replace(folder / STATE)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Have the file or folder on disk before returning."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_state(folder: Path) -> tuple[dict[str, Tensor], Position] | None:
+    """Return the last state in ``folder``, or ``None``; raises ``TrainingError`` if it is damaged."""
+    path = folder / STATE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = json.loads(file.metadata()["position"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        return tensors, Position(int(values["step"]), str(values["key"]), values["best_loss"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path}: not the state of a run: {error}") from error
+
+
+def restore_state(
+    tensors: Mapping[str, Tensor],
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Put a state back; raises ``TrainingError`` if it is of other parameters."""
+    names = {name.removeprefix("parameter/") for name in tensors if name.startswith("parameter/")}
+    if names != set(parameters):
+        raise TrainingError(
+            f"the saved state trains {len(names)} parameters, this run {len(parameters)}; they differ"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(place_like(tensors[f"parameter/{name}"], parameter))
+            if f"exp_avg/{name}" not in tensors:
+                continue
+            optimizer.state[parameter] = {
+                "step": tensors[f"step/{name}"].reshape(()).to(parameter.device),
+                **{part: place_like(tensors[f"{part}/{name}"], parameter) for part in _OPTIMIZER},
+            }
+    torch.set_rng_state(tensors[_RANDOM])
+    if torch.cuda.is_available() and "random/cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random/cuda"])

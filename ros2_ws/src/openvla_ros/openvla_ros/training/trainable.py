@@ -1,0 +1,56 @@
+"""Which parameters a method trains: LoRA factors, or parts of the network as the paper's table names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.training.low_rank import LowRankOptions, attach, select_targets
+from openvla_ros.training.recipe import Recipe
+
+
+def make_trainable(network: OpenVLA, recipe: Recipe) -> list[str]:
+    """Set up what ``recipe`` trains; return the names of the adapted layers, if any.
+
+    The parts are those of Prismatic's training stages behind the paper's table 1: "last layer" is
+    the last decoder layer with the token embeddings and the output head; "sandwich" adds the vision
+    towers and the projector; "frozen vision" is all but the towers. Trained parameters are float32.
+    """
+    match recipe.method:
+        case "lora" | "qlora":
+            targets = select_targets(network, recipe.targets)
+            options = LowRankOptions(recipe.rank, recipe.scale_numerator, recipe.dropout)
+            attach(network, targets, options, recipe.seed)
+            return targets
+        case "full":
+            _train_only(network, [network])
+        case "last-layer":
+            _train_only(network, _last_layer(network))
+        case "frozen-vision":
+            _train_only(network, [network.projector, network.language_model])
+        case "sandwich":
+            _train_only(network, [network.vision_backbone, network.projector, *_last_layer(network)])
+        case _:
+            raise InvalidValueError(f"method {recipe.method!r} is not known")
+    return []
+
+
+def _last_layer(network: OpenVLA) -> list[nn.Module]:
+    model = network.language_model.model
+    return [model.embed_tokens, model.layers[-1], network.language_model.lm_head]
+
+
+def _train_only(network: OpenVLA, parts: Iterable[nn.Module]) -> None:
+    network.requires_grad_(False)
+    for part in parts:
+        part.requires_grad_(True)
+        part.to(torch.float32)
+
+
+def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return what is trained, by name."""
+    return {name: value for name, value in network.named_parameters() if value.requires_grad}

@@ -1,0 +1,76 @@
+"""Held-out episodes: scores on their steps, and the actions that the model would take along one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from openvla_ros.action_codec import unnormalise
+from openvla_ros.arrays import Float, Int
+from openvla_ros.model.decoding import prefill, step
+from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.statistics import FieldStatistics
+from openvla_ros.training.examples import ExampleMaker
+from openvla_ros.training.loss import Batch
+from openvla_ros.training.sampling import in_order
+
+BATCH = 32
+LONGEST = 512  # steps that one validation looks at, spread over all held-out ones
+
+
+@dataclass(frozen=True, eq=False)
+class OpenLoop:
+    """One episode: what was commanded, and what the model would have."""
+
+    id: str
+    instruction: str
+    commanded: Float  # (T, D) in the action space's units
+    predicted: Float  # (T, D)
+
+
+def validation_batches(maker: ExampleMaker, rank: int, count: int) -> Iterator[Batch]:
+    """Yield this process's part of the held-out steps, the same ones every time."""
+    rows = maker.store.rows(held_out=True)
+    if len(rows) > LONGEST:
+        rows = rows[np.linspace(0, len(rows) - 1, LONGEST).astype(np.int64)]
+    for part in in_order(rows[rank::count], BATCH):
+        yield maker.validation_batch(part.tolist())
+
+
+@torch.no_grad()
+def open_loop(network: OpenVLA, maker: ExampleMaker, statistics: FieldStatistics, rows: Int) -> Float:
+    """Return the actions (T, D) decoded greedily at ``rows`` of one instruction, robot units.
+
+    The argmax is over the whole vocabulary, as in deployment; other ids than actions count as the
+    end bin that they decode to.
+    """
+    network.eval()
+    width, codec = statistics.width, maker.codec
+    parts = []
+    for part in in_order(rows, BATCH):
+        batch = maker.validation_batch(part.tolist())
+        prompt = batch.token_ids[:, : -(width + 1)]
+        logits, cache = prefill(network, network.embed(batch.pixels, prompt))
+        chosen = [logits.argmax(dim=-1)]
+        while len(chosen) < width:
+            chosen.append(step(network, chosen[-1][:, None], cache).argmax(dim=-1))
+        ids = torch.stack(chosen, dim=1).cpu().numpy()
+        parts.append(unnormalise(codec.decode(ids), statistics))
+    return np.concatenate(parts)
+
+
+def open_loop_episodes(
+    network: OpenVLA, maker: ExampleMaker, statistics: FieldStatistics, most: int
+) -> list[OpenLoop]:
+    """Return up to ``most`` held-out episodes, or training ones where none is held out."""
+    store = maker.store
+    spans = [span for span in store.spans if span.held_out] or list(store.spans)
+    episodes = []
+    for span in spans[:most]:
+        rows = np.arange(span.start, span.stop)
+        predicted = open_loop(network, maker, statistics, rows)
+        episodes.append(OpenLoop(span.id, store.instruction(span.start), store.actions[rows], predicted))
+    return episodes
