@@ -26,6 +26,9 @@ ImageArgument = Annotated[Path, typer.Argument(help="Picture in any format that 
 DtypeOption = Annotated[
     Dtype | None, typer.Option(help="Type of the weights; default bf16 on CUDA, fp32 on a CPU.")
 ]
+QuantizeOption = Annotated[
+    Literal["int8", "nf4"] | None, typer.Option(help="Integer weights; some tokens then differ from bf16.")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Never reach for the hub.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -60,6 +63,7 @@ def predict(
     ] = None,
     prompt_style: StyleOption = None,
     dtype: DtypeOption = None,
+    quantize: QuantizeOption = None,
     device: DeviceOption = "auto",
     offline: OfflineOption = False,
     as_json: JsonOption = False,
@@ -79,10 +83,12 @@ def predict(
         prompt_style=prompt_style,
         dtype=select_dtype(dtype, where),
         device=where,
+        quantization=quantize,
         offline=offline,
     )
     prediction = predictor.predict(pictures, instruction, state)
-    typer.echo(json.dumps(_as_json(prediction)) if as_json else _as_text(prediction))
+    extra = {"weight_bytes": predictor.weight_bytes}
+    typer.echo(json.dumps(_as_json(prediction) | extra) if as_json else _as_text(prediction))
 
 
 def ask(
@@ -92,6 +98,7 @@ def ask(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
     prompt_style: StyleOption = None,
     dtype: DtypeOption = None,
+    quantize: QuantizeOption = None,
     device: DeviceOption = "auto",
     offline: OfflineOption = False,
 ) -> None:
@@ -105,6 +112,7 @@ def ask(
         prompt_style=prompt_style,
         dtype=select_dtype(dtype, where),
         device=where,
+        quantization=quantize,
         offline=offline,
     )
     typer.echo(model.answer(picture, question, max_tokens))

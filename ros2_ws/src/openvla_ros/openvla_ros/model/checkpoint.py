@@ -24,6 +24,7 @@ from tqdm import tqdm
 from openvla_ros.errors import CheckpointError
 from openvla_ros.model.config import OpenVLAConfig, read_config, read_json
 from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.quantization import Quantization, assign_quantized, make_quantized_layers
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -117,22 +118,28 @@ def load_model(
     *,
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
+    quantization: Quantization | None = None,
     offline: bool = False,
     progress: bool | None = None,
 ) -> OpenVLA:
     """Return the network of a local folder or a hub id, in evaluation mode, on ``device``.
 
-    Each tensor is mapped, copied once to where it stays, and unmapped. ``progress`` shows a bar;
-    ``None`` shows it on a terminal. Raises ``CheckpointError`` naming what is wrong with the folder.
+    Each tensor is mapped, copied once to where it stays, and unmapped; with ``quantization`` the
+    linear layers' weights become integers on the way. ``progress`` shows a bar; ``None`` shows it on
+    a terminal. Raises ``CheckpointError`` naming what is wrong with the folder.
     """
     folder = resolve(source, offline=offline)
     config = read_config(folder)
     model = skeleton(config)
     stored = checked_tensors(folder, model)
     model.drop_dead_weights()
-    live = model.state_dict()
-    for key, tensor in _read_all({key: stored[key] for key in live if key in stored}, progress):
-        assign(model, key, tensor.to(device=device, dtype=dtype, copy=True))
+    wanted = {key: stored[key] for key in model.state_dict() if key in stored}
+    integers = make_quantized_layers(model, quantization, dtype, device) if quantization else frozenset()
+    for key, tensor in _read_all(wanted, progress):
+        if quantization and key in integers:
+            assign_quantized(model, key, tensor.to(dtype, copy=True), quantization, device)
+        else:
+            assign(model, key, tensor.to(device=device, dtype=dtype, copy=True))
     if config.text_config.tie_word_embeddings:
         model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
     model.restore_buffers(torch.device(device))

@@ -12,6 +12,7 @@ from openvla_ros.model.checkpoint import resolve
 from openvla_ros.model.inspection import kind_of
 from openvla_ros.model.oft_predictor import load_oft
 from openvla_ros.model.predictor import ActionPredictor, load_predictor
+from openvla_ros.model.quantization import Quantization
 from openvla_ros.prompt import PromptStyle
 from openvla_ros.statistics import DatasetStatistics
 
@@ -26,6 +27,7 @@ def load_action_predictor(
     statistics: Mapping[str, DatasetStatistics] | None = None,
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
+    quantization: Quantization | None = None,
     offline: bool = False,
     progress: bool | None = None,
 ) -> ActionPredictor:
@@ -45,6 +47,7 @@ def load_action_predictor(
                 statistics=statistics,
                 dtype=dtype,
                 device=device,
+                quantization=quantization,
                 offline=offline,
                 progress=progress,
             )
@@ -57,6 +60,7 @@ def load_action_predictor(
                 statistics=statistics,
                 dtype=dtype,
                 device=device,
+                quantization=quantization,
                 offline=offline,
                 progress=progress,
             )

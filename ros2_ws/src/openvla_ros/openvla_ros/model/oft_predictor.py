@@ -22,6 +22,7 @@ from openvla_ros.model.decoding import action_tokens
 from openvla_ros.model.oft import OFTLayout, OpenVLAOFT
 from openvla_ros.model.oft_checkpoint import LAYOUT, load_parts, read_layout
 from openvla_ros.model.predictor import Prediction, read_checkpoint_statistics
+from openvla_ros.model.quantization import Quantization, weight_bytes
 from openvla_ros.model.vision_language import VisionLanguageModel, load_vision_language
 from openvla_ros.prompt import PromptStyle
 from openvla_ros.statistics import DatasetStatistics, FieldStatistics, select_statistics
@@ -46,6 +47,11 @@ class OFTPredictor:
     def proprio_width(self) -> int | None:
         """How many numbers of proprioception one prediction takes; ``None`` for none."""
         return self.model.layout.proprio_width
+
+    @property
+    def weight_bytes(self) -> int:
+        """How much memory the weights take, those of the extra parts included."""
+        return weight_bytes(self.model)
 
     def predict(self, images: Sequence[Image], instruction: str, proprio: Float | None = None) -> Prediction:
         """Return a chunk of actions; ``proprio`` (P,) is in the dataset's units.
@@ -106,6 +112,7 @@ def load_oft(
     statistics: Mapping[str, DatasetStatistics] | None = None,
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
+    quantization: Quantization | None = None,
     offline: bool = False,
     progress: bool | None = None,
 ) -> OFTPredictor:
@@ -120,7 +127,13 @@ def load_oft(
     key, dataset = select_statistics(statistics, unnorm_key)
     _check_widths(layout, dataset, f"{folder}: {key}")
     base = load_vision_language(
-        folder, prompt_style=prompt_style, dtype=dtype, device=device, offline=offline, progress=progress
+        folder,
+        prompt_style=prompt_style,
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        offline=offline,
+        progress=progress,
     )
     model = load_parts(base.network, layout, folder)
     proprio = None if layout.proprio_width is None else dataset.proprio

@@ -20,6 +20,7 @@ from openvla_ros.model.adapters import Adapter, read_adapter
 from openvla_ros.model.checkpoint import STATISTICS, resolve
 from openvla_ros.model.config import OpenVLAConfig, read_config
 from openvla_ros.model.decoding import Decoder, GreedyDecoder
+from openvla_ros.model.quantization import Quantization, weight_bytes
 from openvla_ros.model.vision_language import VisionLanguageModel, load_vision_language
 from openvla_ros.prompt import PromptStyle
 from openvla_ros.statistics import (
@@ -60,6 +61,11 @@ class ActionPredictor(Protocol):
         """How many numbers of proprioception one prediction takes; ``None`` for none."""
         ...
 
+    @property
+    def weight_bytes(self) -> int:
+        """How much memory the weights take."""
+        ...
+
     def predict(self, images: Sequence[Image], instruction: str, proprio: Float | None = None) -> Prediction:
         """Return the actions for RGB ``images`` and, where the model has it, proprioception (P,)."""
         ...
@@ -76,6 +82,11 @@ class OpenVLAPredictor:
     adapter: str | None = None  # the loaded adapter to predict with; None is the base model
     image_count: int = 1
     proprio_width: None = None
+
+    @property
+    def weight_bytes(self) -> int:
+        """How much memory the weights take, without adapters."""
+        return weight_bytes(self.model.network)
 
     def predict(self, images: Sequence[Image], instruction: str, proprio: Float | None = None) -> Prediction:
         """Return one action; raises ``ModelOutputError`` if the model did not produce one."""
@@ -125,6 +136,7 @@ def load_predictor(
     statistics: Mapping[str, DatasetStatistics] | None = None,
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
+    quantization: Quantization | None = None,
     offline: bool = False,
     progress: bool | None = None,
 ) -> OpenVLAPredictor:
@@ -139,7 +151,13 @@ def load_predictor(
     _, dataset = select_statistics(statistics, unnorm_key)
     update = None if adapter is None else read_adapter(adapter)
     model = load_vision_language(
-        folder, prompt_style=prompt_style, dtype=dtype, device=device, offline=offline, progress=progress
+        folder,
+        prompt_style=prompt_style,
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        offline=offline,
+        progress=progress,
     )
     predictor = OpenVLAPredictor(model, GreedyDecoder(model.network), dataset.action, center_crop)
     return predictor if update is None else with_adapter(predictor, "adapter", update, dataset.action)

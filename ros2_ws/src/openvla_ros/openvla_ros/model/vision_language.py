@@ -20,6 +20,7 @@ from openvla_ros.model.checkpoint import DTYPES, load_model, resolve
 from openvla_ros.model.config import OpenVLAConfig, read_config, read_json
 from openvla_ros.model.decoding import generate_text, prefill
 from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.quantization import Quantization
 from openvla_ros.model.tokenizer import PromptTokenizer
 from openvla_ros.prompt import PromptStyle, build_prompt, build_question_prompt
 
@@ -75,6 +76,7 @@ def load_vision_language(
     prompt_style: PromptStyle | None = None,
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
+    quantization: Quantization | None = None,
     offline: bool = False,
     progress: bool | None = None,
 ) -> VisionLanguageModel:
@@ -87,7 +89,9 @@ def load_vision_language(
     config = read_config(folder)
     tokenizer, transform = PromptTokenizer.from_folder(folder), read_transform(folder)
     check_sizes(config, tokenizer, transform, str(folder))
-    network = load_model(folder, dtype=dtype, device=device, offline=offline, progress=progress)
+    network = load_model(
+        folder, dtype=dtype, device=device, quantization=quantization, offline=offline, progress=progress
+    )
     style = prompt_style or default_prompt_style(config)
     loaded = VisionLanguageModel(network, tokenizer, transform, style, AdapterSet(network))
     loaded.check_image_is_used()

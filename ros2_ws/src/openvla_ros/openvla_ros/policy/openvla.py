@@ -20,6 +20,7 @@ from openvla_ros.manifest import Manifest, manifest_path, read_manifest
 from openvla_ros.model.checkpoint import resolve
 from openvla_ros.model.loading import load_action_predictor
 from openvla_ros.model.predictor import ActionPredictor
+from openvla_ros.model.quantization import Quantization
 from openvla_ros.model.vision_language import read_transform
 from openvla_ros.observation import Observation
 from openvla_ros.policy.proprioception import StateLayout, state_reader
@@ -123,6 +124,7 @@ def load_openvla_policy(
     choices: PolicyChoices | None = None,
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
+    quantization: Quantization | None = None,
     offline: bool = False,
 ) -> OpenVLAPolicy:
     """Return the policy of a local folder or hub id, and of a LoRA adapter on top, for one robot.
@@ -151,6 +153,7 @@ def load_openvla_policy(
         statistics=statistics,
         dtype=dtype,
         device=device,
+        quantization=quantization,
         offline=offline,
     )
     names = tuple(camera.name for camera in profile.cameras)
