@@ -1,0 +1,108 @@
+"""Verbs of ``openvla`` with which a person teaches: teleoperate, record, recover."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openvla_ros.errors import DatasetError, MissingDependencyError
+
+RobotOption = Annotated[str, typer.Option(help="Robot profile: a name or a YAML file.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs to ``app``."""
+    app.command()(record)
+    app.command()(recover)
+    app.command()(teleop)
+
+
+def record(
+    task: Annotated[str, typer.Option(help="The instruction that is demonstrated.")],
+    robot: RobotOption = "sim_widowx",
+    episodes: Annotated[int, typer.Option(min=1, help="How many demonstrations.")] = 50,
+    pause: Annotated[
+        float, typer.Option(min=0, help="Seconds to reset the scene in; 0: until Enter is pressed.")
+    ] = 10.0,
+    folder: Annotated[
+        str, typer.Option(help="Where episodes go; default ~/openvla_recordings/<robot>.")
+    ] = "",
+    operator: Annotated[str, typer.Option(help="Who demonstrates; default the user's name.")] = "",
+    speak: Annotated[bool, typer.Option(help="Say prompts aloud, or ring the bell.")] = True,
+) -> None:
+    """Record a batch of demonstrations, with keys for success, failure, discard and record again.
+
+    The robot, its cameras and the teleoperation run elsewhere (openvla up, openvla teleop).
+
+    Example:
+      openvla record --robot widowx --episodes 50 --task "put the carrot on the plate"
+    """
+    try:
+        from openvla_ros.nodes import batch_recording
+    except ImportError as error:
+        raise _without_ros(error) from error
+    if not task.strip():
+        raise DatasetError("the task is empty; say in words what is demonstrated")
+    options = batch_recording.BatchOptions(
+        robot=robot,
+        task=task.strip(),
+        episodes=episodes,
+        pause_s=pause,
+        folder=folder,
+        operator=operator,
+        speak=speak,
+    )
+    kept = batch_recording.record(options)
+    typer.echo(f"{len(kept)} episodes kept" + (f": {kept[0]} to {kept[-1]}" if kept else ""))
+
+
+def recover(
+    folder: Annotated[Path, typer.Argument(help="Folder of recordings.")],
+) -> None:
+    """Finish the episodes that a recorder which was killed left unfinished."""
+    from openvla_ros.data.recordings import Recordings
+
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder of recordings")
+    recordings = Recordings(folder)
+    with recordings.locked():
+        recovered = recordings.recover()
+    for done in recovered:
+        typer.echo(
+            f"{done.folder.name}: {done.message_count} messages"
+            + (f" ({done.damage})" if done.damage else "")
+        )
+    if not recovered:
+        typer.echo("nothing to recover")
+
+
+def teleop(
+    device: Annotated[str, typer.Option(help="keyboard, gamepad, spacemouse or leader.")] = "keyboard",
+    robot: RobotOption = "sim_widowx",
+    path: Annotated[
+        str,
+        typer.Option(help="Device file of a gamepad or SpaceMouse, or auto; default: topics joy, spacenav."),
+    ] = "",
+    leader_robot: Annotated[str, typer.Option(help="Profile of the leader arm; default: the robot's.")] = "",
+) -> None:
+    """Move the robot by hand, through the same controller and limits as a policy.
+
+    Taking the dead man's switch takes the arm from the policy; only the key that gives it back does.
+    """
+    try:
+        from openvla_ros.nodes import process, teleop_node
+    except ImportError as error:
+        raise _without_ros(error) from error
+    if device not in teleop_node.DEVICES:
+        raise DatasetError(f"device {device!r} is not one of {', '.join(teleop_node.DEVICES)}")
+    node = partial(teleop_node.TeleopNode, device=device, robot=robot, path=path, leader_robot=leader_robot)
+    raise typer.Exit(process.run(node))
+
+
+def _without_ros(error: ImportError) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"this needs ROS 2 ({error}): source its setup.bash, or pip install 'openvla_ros[ros]'"
+    )
