@@ -76,3 +76,24 @@ def test_the_bridge_data_is_listed_and_shown(bridge_folder, tmp_path):
     assert found[0]["cameras"] == ["primary", "secondary"]
     run("show", bridge_folder, "--episode", 3, "--output", tmp_path / "b.html", "--no-video")
     assert (tmp_path / "b.html").stat().st_size > 20_000
+
+
+def test_warnings_of_the_recording_go_with_the_episode(tmp_path):
+    odd = {"quality_warnings": '["camera primary was black for 3.0 s"]', "recovered": "true"}
+    path = tmp_path / "odd.hdf5"
+    space = make_episode(0).space
+    actions = make_episode(0).actions.copy()
+    actions[2, 0] = 2 * space.upper[0]
+    actions[4, :6] = 0.0
+    with Hdf5Writer(path) as writer:
+        writer.add(make_episode(0, provenance=odd, actions=actions, instruction=""))
+    (found,) = json.loads(run("episodes", path, "--json").stdout)
+    assert found["warnings"] == [
+        "camera primary was black for 3.0 s",
+        "recovered: the recorder was killed before the end",
+        "no instruction",
+        "1 actions beyond the bounds of x",
+        "1 of 6 steps command no motion",
+    ]
+    run("show", path, "--output", tmp_path / "odd.html", "--no-video")
+    assert "was black for 3.0 s" in (tmp_path / "odd.html").read_text()

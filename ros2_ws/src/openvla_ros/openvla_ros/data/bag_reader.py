@@ -255,6 +255,8 @@ class BagReader:
             "software_version": m.software_version,
             "recovered": str(m.recovered).lower(),
         }
+        if m.quality.get("warnings", "[]") != "[]":
+            values["quality_warnings"] = m.quality["warnings"]
         if left_out:
             values["steps_left_out"] = f"{left_out} ({reasons})"
         if other_instruction:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from openvla_ros.arrays import Image
 from openvla_ros.data.frames import encode_jpeg
-from openvla_ros.data.listing import numeric_warnings
+from openvla_ros.data.listing import numeric_warnings, recorded_warnings
 from openvla_ros.data.video import VideoWriter
 from openvla_ros.episode import Episode, ImageSequence
 from openvla_ros.report import Page
@@ -24,8 +23,8 @@ _THUMBNAIL = 160  # pixels, height
 _JPEG_QUALITY = 85
 
 
-def episode_page(episode: Episode, *, video: bool = True, warnings: Sequence[str] = ()) -> Page:
-    """Return the page of ``episode``; everything is inside it. ``warnings`` go before its own."""
+def episode_page(episode: Episode, *, video: bool = True) -> Page:
+    """Return the page of ``episode``; everything is inside it."""
     page = Page(episode.instruction or "no instruction", f"episode {episode.id}")
     page.facts(
         {
@@ -36,7 +35,7 @@ def episode_page(episode: Episode, *, video: bool = True, warnings: Sequence[str
             "steps by a person": str(int(episode.intervention.sum())),
         }
     )
-    for warning in (*warnings, *numeric_warnings(episode)):
+    for warning in (*recorded_warnings(episode), *numeric_warnings(episode)):
         page.paragraph(f"⚠ {warning}")
     page.heading("Pictures")
     for camera, pictures in episode.images.items():

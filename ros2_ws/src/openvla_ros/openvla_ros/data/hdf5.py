@@ -9,8 +9,10 @@ the exact columns; in others the state must be robosuite's.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,8 +33,17 @@ SUFFIXES = (".hdf5", ".h5")
 _START_NS = 1_000_000_000
 
 
+@lru_cache(maxsize=16)
+def _shared(path: Path, modified_ns: int, process: int) -> Any:
+    """Return ``path`` open for reading: opening takes as long as reading several pictures.
+
+    The other arguments are for the cache: a file that was replaced, and a forked process, open anew.
+    """
+    return h5py.File(path, "r")
+
+
 class Hdf5Frames:
-    """Pictures of one camera inside an HDF5 file; the file is open only while one is read."""
+    """Pictures of one camera inside an HDF5 file."""
 
     def __init__(self, path: Path, dataset: str, count: int) -> None:
         self._path, self._dataset, self._count = path, dataset, count
@@ -41,18 +52,25 @@ class Hdf5Frames:
         return self._count
 
     def __getitem__(self, index: int) -> Image:
-        with _opened(self._path) as file:
-            return image_array(self._dataset, np.asarray(file[self._dataset][index]))
+        place = range(self._count)[index]
+        with _readable(self._path):
+            file = _shared(self._path, self._path.stat().st_mtime_ns, os.getpid())
+            return image_array(self._dataset, np.asarray(file[self._dataset][place]))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what h5py raises into a ``DatasetError`` naming the file."""
+    try:
+        yield
+    except (OSError, KeyError, IndexError) as error:
+        raise DatasetError(f"{path}: cannot be read as HDF5: {error}") from error
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open ``path`` for reading; what h5py raises becomes a ``DatasetError`` naming the file."""
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, KeyError, IndexError) as error:
-        raise DatasetError(f"{path}: cannot be read as HDF5: {error}") from error
+    with _readable(path), h5py.File(path, "r") as file:
+        yield file
 
 
 class Hdf5Source:
@@ -234,9 +252,8 @@ class Hdf5Writer:
         for camera, pictures in episode.images.items():
             shape = pictures[0].shape
             frames = group.create_dataset(
-                f"{camera}_image", (len(pictures), *shape), np.uint8, chunks=(1, *shape), compression="gzip",
-                compression_opts=1, shuffle=False,
-            )  # fmt: skip
+                f"{camera}_image", (len(pictures), *shape), np.uint8, chunks=(1, *shape), compression="lzf"
+            )
             for index in range(len(pictures)):
                 picture = pictures[index]
                 if picture.shape != shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -50,8 +51,18 @@ def summary(index: int, episode: Episode) -> EpisodeSummary:
         rate_hz=episode.rate_hz,
         cameras=tuple(episode.images),
         interventions=int(episode.intervention.sum()),
-        warnings=tuple(numeric_warnings(episode)),
+        warnings=(*recorded_warnings(episode), *numeric_warnings(episode)),
     )
+
+
+def recorded_warnings(episode: Episode) -> Iterator[str]:
+    """Yield what was found odd while ``episode`` was recorded and when it was read."""
+    origin = episode.provenance
+    yield from json.loads(origin.get("quality_warnings", "[]"))
+    if origin.get("recovered") == "true":
+        yield "recovered: the recorder was killed before the end"
+    if "steps_left_out" in origin:
+        yield f"steps left out: {origin['steps_left_out']}"
 
 
 def numeric_warnings(episode: Episode) -> Iterator[str]:

@@ -6,6 +6,7 @@ every picture once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +26,7 @@ CODECS: tuple[Codec, ...] = get_args(Codec)
 # and speed in the same way.
 _KEY_FRAME_EVERY = "2"
 _ENCODERS: dict[Codec, tuple[str, dict[str, str]]] = {
-    "av1": ("libsvtav1", {"g": _KEY_FRAME_EVERY, "crf": "30", "preset": "10", "svtav1-params": "lp=1"}),
+    "av1": ("libsvtav1", {"g": _KEY_FRAME_EVERY, "crf": "30", "preset": "8", "svtav1-params": "lp=1"}),
     "h264": ("libx264", {"g": _KEY_FRAME_EVERY, "crf": "18", "preset": "fast", "threads": "1"}),
 }
 _AHEAD = 8  # pictures: a wanted one this near is reached by decoding on, a farther one by seeking
@@ -37,6 +38,7 @@ class VideoWriter:
     def __init__(self, path: Path, rate_hz: float, codec: Codec) -> None:
         if codec not in _ENCODERS:
             raise InvalidValueError(f"video codec is {codec!r}; choose from {CODECS}")
+        os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder otherwise writes a page to stderr
         self._encoder, self._options = _ENCODERS[codec]
         self._path = path
         self._rate = _fraction(rate_hz)
