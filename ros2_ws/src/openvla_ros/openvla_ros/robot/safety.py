@@ -27,6 +27,8 @@ from openvla_ros.verdict import Reason, SafetyVerdict
 CLOCK_TOLERANCE_S = 0.05
 # A chunk's step may differ from the action space's by this share.
 STEP_TOLERANCE = 0.02
+# The joints may bring a link this much nearer to the table than its clearance, as they follow targets.
+TABLE_TOLERANCE_M = 0.002
 # The joints may tilt the tool by this much more than its targets while they follow them.
 TILT_TOLERANCE_RAD = 0.1
 # An arm found this far outside its joint limits is not moved by chunks.
@@ -227,10 +229,10 @@ class MotionChecks:
             )
         if self._table is None:
             return None
-        found = _first_worse(self._table.margins(frames) - self._clearance_m)
+        found = _first_worse(self._table.margins(frames) - self._clearance_m + TABLE_TOLERANCE_M)
         if found is None:
             return None
-        link, height_m = self._table.link(found[1]), found[0] + self._clearance_m
+        link, height_m = self._table.link(found[1]), found[0] + self._clearance_m - TABLE_TOLERANCE_M
         return SafetyVerdict.hold(
             Reason.TABLE,
             f"{link} would be {height_m:.4f} m above the table; the limit is {self._clearance_m} m",

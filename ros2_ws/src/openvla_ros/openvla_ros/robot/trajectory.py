@@ -38,7 +38,7 @@ class ToolPath:
         self._positions = np.zeros((count, 3))  # the line's last samples, in a ring
         self._quaternions = np.tile([0.0, 0.0, 0.0, 1.0], (count, 1))
         self._newest = 0
-        self._order = np.arange(count)
+        self._twice = np.concatenate([self._weights, self._weights])  # each rotation of them is a slice
         self._from = self._to = Pose.identity()
         self._from_q = self._to_q = self._quaternions[0]
         self._elapsed_s = self._duration_s = 0.0
@@ -103,7 +103,7 @@ class ToolPath:
             quaternion = -quaternion
         self._quaternions[self._newest] = quaternion
         self._same = self._same + 1 if share >= 1.0 else 0
-        weights = np.roll(self._weights, self._newest + 1)
+        weights = self._twice[count - self._newest - 1 : 2 * count - self._newest - 1]
         pose = np.eye(4)
         pose[:3, 3] = weights @ self._positions
         pose[:3, :3] = transform_quaternion_to_matrix(weights @ self._quaternions)

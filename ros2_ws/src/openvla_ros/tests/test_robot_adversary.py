@@ -1,0 +1,241 @@
+"""Whatever is sent, from whomever and whenever, no command ever leaves the limits.
+
+Random and adversarial chunks against the whole core: NaN, infinities, huge values, wrong widths,
+other spaces, time going backwards, duplicates, bursts, hand-overs, emergency stops, homing, broken
+joint states. The full count of a million runs under the ``slow`` marker.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from openvla_ros.profile import RobotProfile, load_profile
+from openvla_ros.robot.controller import ArmController, ControllerState
+from openvla_ros.robot.kinematics import KinematicChain
+from openvla_ros.robot.safety import TABLE_TOLERANCE_M, ReceivedChunk
+from openvla_ros.robot.selfcollision import SelfCollision, TableClearance
+from openvla_ros.verdict import Reason
+
+PERIOD_NS = 10_000_000
+OWNERS = ("policy", "teleoperation", "recovery")
+# Chunks for each tick of the loop: most are refused, and refusing is what is tested.
+BURST = 12
+
+
+class Limits:
+    """What every command is held to, computed apart from the controller."""
+
+    def __init__(self, profile: RobotProfile) -> None:
+        limits = profile.limits
+        self.profile = profile
+        self.lower, self.upper = np.array(limits.joint_lower), np.array(limits.joint_upper)
+        self.rates = [
+            np.array(x) for x in (limits.joint_velocity, limits.joint_acceleration, limits.joint_jerk)
+        ]
+        self.chain = KinematicChain.from_profile(profile.arm)
+        fingers = {profile.gripper.joint: profile.gripper.open_m}
+        known = (profile.arm.home, profile.arm.neutral, profile.arm.park)
+        self.collision = SelfCollision(self.chain, fingers, known)
+        self.table = TableClearance(self.chain, fingers, limits.table_height_m)
+
+    def check(self, commands: np.ndarray) -> None:
+        """Hold a stream of commands, (N, J) one a period, to the limits."""
+        assert np.isfinite(commands).all()
+        assert np.all((commands >= self.lower) & (commands <= self.upper))
+        for order, limit in enumerate(self.rates, start=1):
+            rate = np.diff(commands, n=order, axis=0) / (PERIOD_NS * 1e-9) ** order
+            # Rounding of positions near 3 rad, magnified by the third difference, stays below 1e-6.
+            assert np.all(np.abs(rate) <= limit * (1 + 1e-6)), (order, np.abs(rate).max(axis=0) / limit)
+        frames = self.chain.frames(commands)
+        assert self.collision.margins(frames).min() > -1e-3
+        assert self.table.margins(frames).min() > -TABLE_TOLERANCE_M - 1e-3
+
+
+class Adversary:
+    """Sends all sorts of things to a controller, and moves the arm as it is commanded to."""
+
+    def __init__(self, profile: RobotProfile, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.profile = profile
+        self.space = profile.space()
+        self.controller = ArmController(profile)
+        self.q = np.array(profile.arm.neutral)
+        self.now_ns = 10**12
+        self.last: ReceivedChunk | None = None
+        self.heading = np.zeros(7)
+        self.sent = 0
+        self.accepted = 0
+        self.commands: list[np.ndarray] = []
+        self.gap = False  # whether joint states have stopped coming
+        self.outside_m = np.inf
+
+    def chunk(self) -> ReceivedChunk:
+        rng, space = self.rng, self.space
+        if rng.random() < 0.05:  # a policy that keeps on going one way
+            self.heading = rng.uniform(space.lower, space.upper) * (rng.random() < 0.9)
+        count = int(rng.choice([1, 1, 1, 2, 8]))
+        values = np.tile(self.heading, (count, 1))
+        if rng.random() < 0.5:
+            values = rng.uniform(space.lower, space.upper, (count, 7))
+        good = ReceivedChunk(
+            space.names,
+            self.profile.action_frame_id(),
+            self.now_ns - int(rng.integers(0, 3 * 10**8)),
+            space.step_s,
+            values,
+        )
+        return self.spoil(good)
+
+    def spoil(self, good: ReceivedChunk) -> ReceivedChunk:
+        rng, values = self.rng, good.values.copy()
+        at = int(rng.integers(len(values))), int(rng.integers(7))
+        match int(rng.integers(18)):
+            case 0:
+                values[at] = rng.choice([np.nan, np.inf, -np.inf])
+            case 1:
+                values[at] = rng.choice([1e300, -1e9, 3.0, 0.2501, -0.0501])
+            case 2:
+                values = values[:, : int(rng.integers(7))]
+            case 3:
+                values = np.hstack([values, values])
+            case 4:
+                values = values[:0]
+            case 5:
+                return replace(good, names=good.names[::-1])
+            case 6:
+                return replace(good, frame_id="elsewhere")
+            case 7:
+                return replace(good, step_s=float(rng.choice([0.0, -1.0, np.nan, 1e-9, 10.0])))
+            case 8:
+                return replace(good, stamp_ns=self.now_ns + int(rng.integers(10**12)))
+            case 9:
+                return replace(good, stamp_ns=int(rng.integers(self.now_ns)))
+            case 10 if self.last is not None:
+                return self.last
+            case 11:
+                return replace(good, stamp_ns=-(2**62))
+            case _:
+                return good
+        return replace(good, values=values)
+
+    def disturb(self) -> None:
+        """Something that an operator, a driver or a clock may do, now and then."""
+        rng, controller = self.rng, self.controller
+        match int(rng.integers(1600)):
+            case 0:
+                controller.e_stop("adversary")
+            case 1:
+                controller.hold()
+            case 2 | 3:
+                controller.give_to(str(rng.choice(OWNERS)))
+            case 4:
+                controller.go_to(str(rng.choice(["home", "neutral", "park"])))
+            case 5:
+                self.now_ns -= int(rng.integers(10**10))
+            case 6:
+                controller.observe(rng.normal(0, 10, 3), None, None, self.now_ns, self.now_ns)
+            case 7:
+                controller.observe(np.full(len(self.q), np.nan), None, None, self.now_ns, self.now_ns)
+            case 8:
+                controller.observe_wrench(rng.normal(0, 60, 3), rng.normal(0, 60, 3))
+            case 9:
+                self.gap = not self.gap  # joint states stop coming, or come again
+            case 10:
+                controller.release_dead_man()
+            case 11:
+                controller.observe(
+                    self.q + rng.normal(0, 0.3, len(self.q)), None, None, self.now_ns, self.now_ns
+                )
+            case _:
+                return
+        if rng.random() < 0.7:
+            controller.reset_e_stop()
+            controller.give_to(controller.tick(self.now_ns).owner)
+            controller.observe_wrench(np.zeros(3), np.zeros(3))
+            self.gap = False
+
+    def tick(self) -> None:
+        rng = self.rng
+        self.now_ns += PERIOD_NS if rng.random() < 0.97 else int(rng.integers(0, 5 * PERIOD_NS))
+        if not self.gap:
+            lag = self.q + rng.normal(0, 1e-3, len(self.q))
+            self.controller.observe(lag, None, None, self.now_ns, self.now_ns)
+        self.disturb()
+        owner = str(rng.choice(OWNERS)) if rng.random() < 0.1 else self.controller.tick(self.now_ns).owner
+        for _ in range(int(rng.integers(2 * BURST))):
+            chunk = self.chunk()
+            self.sent += 1
+            if self.controller.accept(chunk, owner, self.now_ns).commands:
+                self.last = chunk
+                self.accepted += 1
+        output = self.controller.tick(self.now_ns)
+        if output.joint_positions is not None:
+            # A tick that comes early repeats the command: only what changed is a step.
+            if output.at_rest or not np.array_equal(output.joint_positions, self.q):
+                self.commands.append(np.array(output.joint_positions))
+            self.q = np.array(output.joint_positions)
+        self.check(output)
+
+    def check(self, output) -> None:
+        assert output.gripper_opening in (None, 0.0, 1.0)
+        if output.state is ControllerState.E_STOP:
+            assert output.verdict.reason is Reason.E_STOP
+        if output.joint_positions is None:
+            assert output.state in (ControllerState.IDLE, ControllerState.E_STOP, ControllerState.HOLDING)
+        else:
+            limit = np.array(self.profile.limits.joint_velocity)
+            assert np.all(np.abs(output.joint_velocities) <= limit)
+            self.check_workspace(output)
+
+    def check_workspace(self, output) -> None:
+        limits = self.profile.limits
+        position = output.tool.position
+        outside = np.maximum(limits.workspace_lower - position, position - limits.workspace_upper).max()
+        if output.state is ControllerState.EXECUTING:  # named poses may lie outside
+            assert outside <= max(limits.workspace_tolerance_m, self.outside_m) + 1e-6
+        self.outside_m = outside
+
+
+def profiles() -> list[RobotProfile]:
+    found = []
+    for name in ("sim_widowx", "sim_franka"):
+        base = load_profile(name)
+        for mode in ("streaming", "blocking"):
+            limits = replace(base.limits, wrench_n=80.0, wrench_nm=80.0)
+            found.append(
+                replace(base, name=f"{name}_{mode}", limits=limits, control=replace(base.control, mode=mode))
+            )
+    return found
+
+
+def attack(profile: RobotProfile, chunks: int, seed: int) -> None:
+    limits = Limits(profile)
+    total, accepted, round_ = 0, 0, 0
+    reasons: set[Reason] = set()
+    while total < chunks:
+        adversary = Adversary(profile, seed + 1000 * round_)
+        while adversary.sent < min(5000, chunks):
+            adversary.tick()
+        limits.check(np.array(adversary.commands))
+        total, accepted, round_ = total + adversary.sent, accepted + adversary.accepted, round_ + 1
+        reasons |= set(adversary.controller.tick(adversary.now_ns).counters)
+    # The attack is one only if the arm moved and everything was tried.
+    assert accepted > (3 if profile.control.mode == "blocking" else total / 200)
+    assert np.ptp(adversary.commands, axis=0).max() > 0.05
+    assert reasons >= {
+        Reason.NOT_FINITE, Reason.STEP_BOUNDS, Reason.WIDTH, Reason.SPACE, Reason.TIMING, Reason.FUTURE,
+        Reason.STALE, Reason.OWNER,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", profiles(), ids=lambda p: p.name)
+def test_twenty_thousand_adversarial_chunks_never_leave_the_limits(profile):
+    attack(profile, 5_000, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("profile", profiles(), ids=lambda p: p.name)
+def test_a_million_adversarial_chunks_never_leave_the_limits(profile):
+    attack(profile, 250_000, seed=10_000)
