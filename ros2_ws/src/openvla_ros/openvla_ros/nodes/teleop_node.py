@@ -124,7 +124,7 @@ class TeleopNode(Node):
         self.create_subscription(JointState, "joint_states", self._note_state, qos.NEWEST_IN)
         self.create_subscription(JointTrajectory, "policy/action_chunk", self._note_chunk, qos.NEWEST_IN)
         names = [TAKE, START, *SERVICES.values()]
-        self._clients = {name: self.create_client(Trigger, name) for name in names}
+        self._services_asked = {name: self.create_client(Trigger, name) for name in names}
 
     # The hand
 
@@ -216,7 +216,7 @@ class TeleopNode(Node):
 
     def _call(self, name: str, done: object) -> bool:
         """Ask a service without waiting; return whether it is there."""
-        client = self._clients[name]
+        client = self._services_asked[name]
         if not client.service_is_ready():
             self.get_logger().error(f"{name} is not there", throttle_duration_sec=1.0)
             return False
