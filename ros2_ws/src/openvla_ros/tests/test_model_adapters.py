@@ -14,7 +14,7 @@ from openvla_ros.errors import CheckpointError
 from openvla_ros.model.adapters import AdapterSet, read_adapter
 from openvla_ros.model.checkpoint import load_model, stored_tensors
 from openvla_ros.model.merging import merge_adapter
-from openvla_ros.model.predictor import load_predictor
+from openvla_ros.model.predictor import load_predictor, with_adapter
 
 
 def old_all_linear_modules(folder):
@@ -154,6 +154,24 @@ def test_predict_with_an_adapter_and_its_statistics(tmp_path):
     with_it = predictor.predict([image], "lift")
     assert with_it.actions.shape == (1, 3)
     assert np.all((with_it.actions >= 0) & (with_it.actions <= 2))
+
+
+def test_predictors_of_several_adapters_share_one_network(tmp_path):
+    """Each call brings its own adapter and statistics, whatever the call before it used."""
+    case = cases()[0]
+    base = load_predictor(case.checkpoint, unnorm_key="bridge_orig", dtype=torch.float32)
+    predictors = [base]
+    for seed in (1, 2):
+        folder = write_adapter(tmp_path / str(seed), case.folder, old_all_linear_modules(case.folder), seed)
+        predictors.append(with_adapter(base, f"task {seed}", read_adapter(folder), base.statistics))
+    assert {id(predictor.model.network) for predictor in predictors} == {id(base.model.network)}
+    image = np.zeros((9, 9, 3), np.uint8)
+    first, second = (
+        [predictor.predict([image], "lift").probability.ravel().tolist() for predictor in order]
+        for order in (predictors, predictors[::-1])
+    )
+    assert first == second[::-1]
+    assert len({tuple(numbers) for numbers in first}) == 3
 
 
 def broken(tmp_path, tensors=None, **config):
