@@ -60,11 +60,6 @@ print(json.dumps(result))
 """
 
 
-def works(kind: str) -> bool:
-    """Return whether pictures can be drawn with ``kind`` on this machine."""
-    return kind == "rays" or renderer._works(kind)
-
-
 def measure_pictures(kind: str, size: tuple[int, int], seconds: float) -> dict[str, float]:
     """Return frames per CPU second, ``ours`` and (not for rays) ``theirs``."""
     environment = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"}
@@ -150,8 +145,8 @@ def main() -> None:
             result[f"rollout_{robot}_{'pictures' if images else 'blind'}"] = speed
             print(f"{name:<34}{speed:>12.1f}{successes:>6}/{episodes}")
     print(f"\n{'frames per CPU second':<34}{'ours':>12}{'mujoco':>10}{'ratio':>8}")
-    for kind in ("egl", "osmesa", "rays"):
-        for size in SIZES if works(kind) else ():
+    for kind in (*renderer.GL_KINDS, "rays"):
+        for size in SIZES if kind == "rays" or renderer.works_here(kind) else ():
             rates = measure_pictures(kind, size, 1.0 if quick else 5.0)
             label, theirs = f"{kind}_{size[0]}x{size[1]}", rates.get("theirs")
             result[f"frames_{label}"] = rates["ours"]

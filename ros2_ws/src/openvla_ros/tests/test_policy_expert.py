@@ -75,6 +75,26 @@ def test_the_words_alone_decide_what_is_done():
             assert rollout(world, expert, instruction=words, images=False).success, words
 
 
+@pytest.mark.parametrize("name", ["sim_widowx", "sim_franka"])
+def test_what_is_grasped_stays_in_the_hand_while_it_is_shaken(name):
+    with SimulatedRobot(load_profile(name), find_task("lift"), seed=6) as world:
+        assert rollout(world, ScriptedExpert.for_profile(world.profile, world.scene), images=False).success
+        held = world.joint_positions.copy()
+
+        def in_hand():
+            return (world.tool.inverse() @ world.scene()[world.goal.object].pose).position
+
+        before = in_hand()
+        world.step(2.0)
+        assert np.linalg.norm(in_hand() - before) < 0.0005
+        for tick in range(500):  # two joints by 0.02 rad at 2 Hz: about 1 m/s² at the hand
+            target = held.copy()
+            target[:2] += 0.02 * np.sin(4.0 * np.pi * tick / 100.0)
+            world.command_joints(target)
+            world.step(0.01)
+        assert np.linalg.norm(in_hand() - before) < 0.003
+
+
 def test_the_expert_is_a_policy_and_says_what_it_lacks(robot):
     expert = ScriptedExpert.for_profile(robot.profile, robot.scene)
     assert isinstance(expert, Policy)

@@ -168,7 +168,7 @@ def pictures(tmp_path, name, mujoco_gl):
 @pytest.mark.parametrize("gl", renderer.GL_KINDS)
 @pytest.mark.parametrize("name", ROBOTS)
 def test_opengl_and_rays_draw_the_same_scene(tmp_path, name, gl):
-    if not renderer._works(gl):
+    if not renderer.works_here(gl):
         pytest.skip(f"{gl} is not installed here")
     drawn, traced = pictures(tmp_path, name, gl), pictures(tmp_path, name, "disable")
     assert (str(drawn["kind"]), str(traced["kind"])) == (gl, "rays")
@@ -182,7 +182,7 @@ def test_opengl_and_rays_draw_the_same_scene(tmp_path, name, gl):
 
 def test_a_renderer_that_does_not_work_here_names_the_package(monkeypatch):
     model = build_model(load_profile("sim_widowx"), 3, "plate")
-    monkeypatch.setattr(renderer, "_works", lambda kind: False)
+    monkeypatch.setattr(renderer, "works_here", lambda kind: False)
     with pytest.raises(MissingDependencyError, match="apt install libosmesa6"):
         renderer.make_renderer(model, 64, 64, "osmesa")
     with pytest.raises(InvalidValueError, match="the kinds are egl, osmesa, rays"):
@@ -191,7 +191,7 @@ def test_a_renderer_that_does_not_work_here_names_the_package(monkeypatch):
 
 def test_without_opengl_rays_are_chosen_by_themselves(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(renderer, "_works", lambda kind: False)
+    monkeypatch.setattr(renderer, "works_here", lambda kind: False)
     assert renderer.choose_kind.__wrapped__() == "rays"
 
 

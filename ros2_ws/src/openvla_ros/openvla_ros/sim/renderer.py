@@ -68,7 +68,7 @@ def make_renderer(model: Any, width: int, height: int, kind: Kind | None = None)
         case "rays":
             return RayRenderer(model)
         case "egl" | "osmesa":
-            if not _works(chosen):
+            if not works_here(chosen):
                 package = {"egl": "libegl1 libgl1", "osmesa": "libosmesa6"}[chosen]
                 raise MissingDependencyError(f"{chosen} does not work here; try: apt install {package}")
             return GlRenderer(model, width, height, chosen)
@@ -87,11 +87,12 @@ def choose_kind() -> Kind:
         return "rays"
     if wanted in GL_KINDS:
         return "egl" if wanted == "egl" else "osmesa"
-    return next((kind for kind in GL_KINDS if _works(kind)), "rays")
+    return next((kind for kind in GL_KINDS if works_here(kind)), "rays")
 
 
 @functools.cache
-def _works(kind: Kind) -> bool:
+def works_here(kind: Kind) -> bool:
+    """Return whether MuJoCo can draw with OpenGL ``kind`` on this machine, tried in a process of its own."""
     environment = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"}
     try:
         done = subprocess.run(
