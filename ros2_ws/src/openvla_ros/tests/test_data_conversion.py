@@ -204,3 +204,18 @@ def test_a_recorded_bag_survives_export_and_import(tmp_path, target, jpeg):
     for got, want in zip(read(result_path(tmp_path / "out", target)), recorded, strict=True):
         assert_same_episode(got, want)
         assert got.provenance["operator"] == "ada"
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_files(source, tmp_path):
+    ray = pytest.importorskip("ray", reason="needs ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        convert(request(source, tmp_path / "a" / "d", "rlds"), backend="ray")
+    finally:
+        ray.shutdown()
+    convert(request(source, tmp_path / "b" / "d", "rlds"))
+    shards = sorted((tmp_path / "a").rglob("*.tfrecord*"))
+    assert len(shards) == 3
+    for shard in shards:
+        assert shard.read_bytes() == (tmp_path / "b" / shard.relative_to(tmp_path / "a")).read_bytes()

@@ -240,7 +240,8 @@ def _run_on_ray(job: Job, groups: Sequence[range]) -> Iterator[tuple[range, Grou
         import ray
     except ImportError as error:
         raise MissingDependencyError("converting on Ray needs it: pip install ray") from error
-    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
     remote = ray.remote(convert_group)
     waiting = {remote.remote(job, group): group for group in groups}
     while waiting:
