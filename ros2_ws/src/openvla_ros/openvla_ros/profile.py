@@ -145,6 +145,9 @@ class ArmBackend:
 
     kind: Literal["joint_trajectory", "forward_position", "interbotix", "cartesian_target", "servo_twist"]
     topic: Topic
+    # Only for ``joint_trajectory``: points are sent so far ahead of their time, which hides the jitter
+    # of this process and of the network. 0 sends them for "now", for a robot with another clock.
+    lookahead_s: Annotated[float, Field(ge=0, le=0.2)] = 0.03
     group: str = "arm"  # the joint group's name; only for ``interbotix``
     recovery_action: Topic | None = None  # franka_msgs/action/ErrorRecovery, where the arm has it
 

@@ -78,10 +78,15 @@ class Child:
         self.process.stdout.close()
 
 
+def python_command(script: str, *arguments: str) -> list[str]:
+    """Return the command that runs ``tests/<script>``."""
+    return [sys.executable, str(HERE / script), *arguments]
+
+
 @contextmanager
 def python_child(script: str, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Child]:
     """Run ``tests/<script>`` as a child for the length of the block."""
-    child = Child([sys.executable, str(HERE / script), *arguments], env)
+    child = Child(python_command(script, *arguments), env)
     try:
         yield child
     finally:

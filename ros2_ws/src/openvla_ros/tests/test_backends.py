@@ -13,6 +13,7 @@ from child_process import Child, python_child
 
 from openvla_ros.errors import MissingDependencyError
 from openvla_ros.nodes.backends.interbotix import gripper_pwm
+from openvla_ros.nodes.backends.joint_trajectory import EvenClock
 from openvla_ros.nodes.backends.packages import interface
 from openvla_ros.nodes.backends.servo_twist import CORRECTION_PER_S, correction
 from openvla_ros.profile import load_profile
@@ -67,9 +68,9 @@ def test_joint_trajectory_arm_sends_the_next_sample_and_a_stop_within_limits(pai
     pair.driver.say(do="arm", q=Q, v=velocity, a=[1.0, 0.0, -2.0, 0.0, 0.5, 0.0])
     got = pair.topic("arm")
     assert got["names"] == list(WIDOWX.arm.joints)
-    assert got["stamp"] == 0.0  # start now
+    assert got["stamp"] > 0.0
     times, positions, velocities = (np.array(got[key]) for key in ("times", "positions", "velocities"))
-    assert times[0] == pytest.approx(0.01)
+    assert times[0] == pytest.approx(0.03)
     assert np.all(np.diff(times) > 0)
     assert positions[0] == pytest.approx(Q)
     assert velocities[0] == pytest.approx(velocity)
@@ -79,6 +80,26 @@ def test_joint_trajectory_arm_sends_the_next_sample_and_a_stop_within_limits(pai
     # Positions and velocities tell the same motion: the mean velocity lies between those at the ends.
     mean = np.diff(positions, axis=0) / np.diff(times)[:, None]
     assert np.allclose(mean, (velocities[1:] + velocities[:-1]) / 2, atol=0.05)
+
+
+def test_joint_trajectory_arm_without_lookahead_starts_at_once(pair):
+    topic = "arm_controller/joint_trajectory"
+    pair.make("sim_widowx", "arm", kind="joint_trajectory", topic=topic, lookahead_s=0.0)
+    assert pair.connect() is None
+    pair.driver.say(do="arm", q=Q, v=[0.1] * 6)
+    got = pair.topic("arm")
+    assert got["stamp"] == 0.0
+    assert got["times"][0] == pytest.approx(0.01)
+
+
+def test_stamps_are_even_though_the_clock_is_not_and_follow_it_when_it_is_set():
+    chance, clock, period_ns = np.random.default_rng(0), EvenClock(), 10_000_000
+    nows = [i * period_ns + int(chance.uniform(0, 8e6)) for i in range(500)]
+    stamps = np.array([clock.tick(now, 0.01) for now in nows])
+    assert np.abs(np.diff(stamps) - period_ns).max() < 0.06 * period_ns
+    assert np.abs(stamps - nows).max() < period_ns
+    later = nows[-1] + 5 * period_ns
+    assert clock.tick(later, 0.01) == later
 
 
 def test_joint_trajectory_arm_at_rest_sends_one_point(pair):

@@ -17,6 +17,7 @@ from functools import partial
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
@@ -83,14 +84,20 @@ class ControllerNode(Node):
         self._loop.start()
 
     def stop(self) -> None:
-        """Bring the arm to rest, send the hold, and end the control thread. Called once."""
-        with self._lock:
-            self._output = self._core.shutdown()
-        deadline = time.monotonic() + STOP_S
-        while not self._output.at_rest and self._loop.failure is None and time.monotonic() < deadline:
-            time.sleep(self._core.period_s)
+        """End the control thread, bring the arm to rest from here, and send the hold. Called once.
+
+        Nothing is received any more, so a simulated clock stands still: the periods are counted.
+        """
         if not self._loop.stop():
             self.get_logger().error("the control thread did not end")
+        self._output = self._core.shutdown()
+        period_ns = round(self._core.period_s * NS_PER_S)
+        for _ in range(round(STOP_S / self._core.period_s)):
+            if self._output.at_rest:
+                break
+            time.sleep(self._core.period_s)
+            self._output = self._core.tick(self._output.stamp_ns + period_ns)
+            self._send(self._output)
         self._send(self._output)
         self._publish_verdict(self._output)
 
@@ -142,6 +149,16 @@ class ControllerNode(Node):
                 self._core.e_stop("the topic e_stop")
         self._e_stop_asked = message.data
 
+    def _hear_latched_e_stop(self) -> None:
+        """Also subscribe to what a latched button said before, once there is one.
+
+        A latched subscription alone would not hear a button that is not latched.
+        """
+        buttons = [] if self._e_stop_latched else self.get_publishers_info_by_topic("e_stop")
+        if any(b.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for b in buttons):
+            self._e_stop_latched = True
+            self.create_subscription(Bool, "e_stop", self._e_stop_topic, qos.LATCHED)
+
     # Services
 
     def _reset_e_stop(self) -> SafetyVerdict:
@@ -157,17 +174,15 @@ class ControllerNode(Node):
         problem = self._recovery.recover()
         return SafetyVerdict.hold(Reason.WAITING, problem) if problem else SafetyVerdict.command()
 
-    def _serve(
-        self, act: Callable[[], SafetyVerdict], asked_to_hold: bool
-    ) -> Callable[..., Trigger.Response]:
-        """Return the callback of a service; a service that asks for a hold succeeds by getting one."""
+    def _serve(self, act: Callable[[], SafetyVerdict], grant: Reason) -> Callable[..., Trigger.Response]:
+        """Return the callback of a service; a hold for the reason ``grant`` is what was asked for."""
 
         def callback(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             with self._lock:
                 verdict = act()
-            granted = verdict.commands or (asked_to_hold and verdict.reason in (Reason.HELD, Reason.E_STOP))
-            response.success, response.message = granted, str(verdict)
-            if not granted:
+            response.success = verdict.commands or verdict.reason is grant
+            response.message = str(verdict)
+            if not response.success:
                 self._report_refusal(verdict)
             return response
 
@@ -197,6 +212,7 @@ class ControllerNode(Node):
             self._gripper.send(GripperCommand(self._now_ns(), opening, self._finger_m))
 
     def _connect(self) -> None:
+        self._hear_latched_e_stop()
         for part, adapter in (("arm", self._arm), ("gripper", self._gripper)):
             problem = adapter.connect()
             if problem != self._problems[part]:
@@ -283,9 +299,8 @@ class ControllerNode(Node):
         for folder, owner in chunks:
             callback = partial(self._chunk, owner)
             self.create_subscription(JointTrajectory, f"{folder}/action_chunk", callback, qos.COMMAND)
-        # Twice: a latched subscription does not hear a volatile publisher, a volatile one not the past.
-        for profile in (qos.LATCHED, qos.COMMAND):
-            self.create_subscription(Bool, "e_stop", self._e_stop_topic, profile)
+        self._e_stop_latched = False
+        self.create_subscription(Bool, "e_stop", self._e_stop_topic, qos.COMMAND)
         wrench = self._profile.state.wrench_topic
         if wrench is not None:
             self.create_subscription(WrenchStamped, wrench, self._wrench, qos.NEWEST_IN)
@@ -297,18 +312,18 @@ class ControllerNode(Node):
 
     def _make_services(self) -> None:
         core = self._core
-        for name, act, asked_to_hold in (
-            ("hold", core.hold, True),
-            ("e_stop", lambda: core.e_stop("the service e_stop"), True),
-            ("reset_e_stop", self._reset_e_stop, True),
-            ("home", lambda: core.go_to("home"), False),
-            ("neutral", lambda: core.go_to("neutral"), False),
-            ("park", lambda: core.go_to("park"), False),
-            ("give_to_policy", lambda: core.give_to("policy"), False),
-            ("give_to_teleop", lambda: core.give_to("teleoperation"), False),
-            ("recover", self._recover, False),
+        for name, act, grant in (
+            ("hold", core.hold, Reason.HELD),
+            ("e_stop", lambda: core.e_stop("the service e_stop"), Reason.E_STOP),
+            ("reset_e_stop", self._reset_e_stop, Reason.HELD),
+            ("home", lambda: core.go_to("home"), Reason.OK),
+            ("neutral", lambda: core.go_to("neutral"), Reason.OK),
+            ("park", lambda: core.go_to("park"), Reason.OK),
+            ("give_to_policy", lambda: core.give_to("policy"), Reason.OK),
+            ("give_to_teleop", lambda: core.give_to("teleoperation"), Reason.OK),
+            ("recover", self._recover, Reason.OK),
         ):
-            self.create_service(Trigger, f"controller/{name}", self._serve(act, asked_to_hold))
+            self.create_service(Trigger, f"controller/{name}", self._serve(act, grant))
 
     def _healths(self) -> list[Health]:
         now_ns = self._now_ns()

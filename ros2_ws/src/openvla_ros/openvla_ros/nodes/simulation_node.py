@@ -84,6 +84,7 @@ class SimulationNode(Node):
         self._tick_times = LatencyHealth("physics tick", 1.0 / self._profile.state.rate_hz)
         self._pacer = RealTimePacer()
         self._elapsed_s = 0.0  # simulated, since the node started
+        self._tick_ns = self._now_ns()  # the stamp of that moment
         self._reported = (0.0, time.monotonic())
         self._guard = threading.Lock()  # over all of the above
         self._create_publishers()
@@ -152,7 +153,7 @@ class SimulationNode(Node):
         with self._guard:
             start_s = self._elapsed_s
             if stamp_ns:
-                start_s += (stamp_ns - self._now_ns()) / NS_PER_S
+                start_s += (stamp_ns - self._tick_ns) / NS_PER_S
             velocities = [list(point.velocities) for point in message.points]
             try:
                 follower.follow(
@@ -225,6 +226,7 @@ class SimulationNode(Node):
             self._retired.pop().close()
         period_s = 1.0 / self._profile.state.rate_hz
         self._elapsed_s += period_s
+        self._tick_ns = self._now_ns()
         self._robot.command_joints(self._arm.sample(self._elapsed_s))
         self._robot.command_gripper_joint(float(self._gripper.sample(self._elapsed_s)[0]))
         self._robot.step(period_s)

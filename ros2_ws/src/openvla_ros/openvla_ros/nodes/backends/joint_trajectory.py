@@ -21,11 +21,17 @@ from openvla_ros.robot.trailing_stop import trailing_stop
 
 
 class JointTrajectoryArm:
-    """One message a period: where the arm shall be when the next one is due, and a stop."""
+    """One message a period: where the arm shall be a moment ahead, and a stop from there.
+
+    The points carry absolute times, spaced as evenly as the samples of the motion. What arrives
+    late, or two at once, still says when to be where: the arm does not speed up to make up for it.
+    """
 
     def __init__(self, node: Node, profile: RobotProfile, backend: ArmBackend) -> None:
         self._node, self._joints = node, profile.arm.joints
         self._limits = MotionLimits.from_profile(profile.limits)
+        self._lookahead_s = backend.lookahead_s
+        self._clock = EvenClock()
         self._publisher = node.create_publisher(JointTrajectory, backend.topic, COMMAND)
 
     def missing(self) -> str | None:
@@ -35,12 +41,43 @@ class JointTrajectoryArm:
     connect = missing
 
     def send(self, command: ArmCommand) -> None:
-        """Publish the command and the stop after it, to be started at once (stamp 0)."""
+        """Publish the command and the stop after it."""
         stop = trailing_stop(command.motion, self._limits)
-        times = list(command.period_s + stop.times_s)
+        if self._lookahead_s > 0.0:
+            stamp_ns = self._clock.tick(command.stamp_ns, command.period_s)
+            times = stop.times_s + self._lookahead_s
+        else:
+            stamp_ns, times = 0, stop.times_s + command.period_s  # 0: start at once
         self._publisher.publish(
-            to_joint_trajectory(self._joints, stop.positions, times, 0, velocities=stop.velocities)
+            to_joint_trajectory(
+                self._joints, stop.positions, list(times), stamp_ns, velocities=stop.velocities
+            )
         )
+
+
+class EvenClock:
+    """Stamps one period apart that stay with an uneven clock on average."""
+
+    # Beyond so many periods off, the stamps start anew: the loop paused, or the clock was set.
+    RESTART_PERIODS = 3.0
+    FOLLOW = 0.05  # the share of the difference that is made up for in one period
+
+    def __init__(self) -> None:
+        self._stamp_ns: int | None = None
+
+    def tick(self, now_ns: int, period_s: float) -> int:
+        """Return the stamp for the period that began at about ``now_ns``."""
+        period_ns = round(period_s * NS_PER_S)
+        if self._stamp_ns is None:
+            self._stamp_ns = now_ns
+            return now_ns
+        self._stamp_ns += period_ns
+        off_ns = now_ns - self._stamp_ns
+        if abs(off_ns) > self.RESTART_PERIODS * period_ns:
+            self._stamp_ns = now_ns
+        else:
+            self._stamp_ns += round(self.FOLLOW * off_ns)
+        return self._stamp_ns
 
 
 class JointTrajectoryGripper:

@@ -1,0 +1,226 @@
+"""A simulated robot and its controller as real processes, and the test's own eyes and hands on them."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseStamped
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from ros_harness import Listener, NodeProcess
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from openvla_ros.nodes import qos
+from openvla_ros.nodes.messages import from_pose, from_stamp, to_joint_trajectory
+from openvla_ros.nodes.verdict_message import VerdictReport, from_verdict_message
+from openvla_ros.profile import dump_profile, load_profile
+from openvla_ros.verdict import Reason
+
+STILL_RAD_S = 0.02
+STILL_S = 0.3
+
+
+class Cell:
+    """One robot in one namespace. Only what a user of ROS could see and do.
+
+    Time is the simulation's (``/clock``), so that a busy machine only makes a test slower. Two
+    robots at once cannot share that clock: they run on the wall's, with ``simulated_time`` false.
+    """
+
+    def __init__(self, robot: str = "sim_widowx", namespace: str = "", simulated_time: bool = True) -> None:
+        self.namespace, self.simulated_time = namespace, simulated_time
+        self._stack = ExitStack()
+        # Nobody looks at the pictures here: few and small ones leave the cores to what is tested.
+        profile = load_profile(robot)
+        cameras = tuple(replace(camera, width=64, height=64, rate_hz=2.0) for camera in profile.cameras)
+        self.profile = replace(profile, cameras=cameras)
+        self.space = self.profile.space()
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory())
+        self.robot = f"{folder}/{robot}.yaml"
+        Path(self.robot).write_text(dump_profile(self.profile), encoding="utf-8")
+        self.processes: dict[str, NodeProcess] = {}
+        self.parameters: dict[str, dict] = {}
+
+    def __enter__(self) -> Cell:
+        self.listener = self._stack.enter_context(Listener("test", self.namespace))
+        node, listen = self.listener.node, self.listener.collect
+        node.set_parameters([Parameter("use_sim_time", value=self.simulated_time)])
+        self.states = listen(JointState, "joint_states", qos.EVERY_IN)
+        self.verdict_messages = listen(DiagnosticStatus, "controller/verdict", qos.VERDICT)
+        self.targets = listen(PoseStamped, "controller/target_pose", qos.NEWEST_IN)
+        self.poses = listen(PoseStamped, "controller/current_pose", qos.NEWEST_IN)
+        self.diagnostics = listen(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+        # Deep enough that a busy machine loses none: differences of consecutive commands are looked at.
+        every = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
+        self.commands = listen(JointTrajectory, "arm_controller/joint_trajectory", every)
+        self._chunks = {
+            name: node.create_publisher(JointTrajectory, f"{name}/action_chunk", qos.COMMAND)
+            for name in ("policy", "teleop")
+        }
+        self._e_stop = node.create_publisher(Bool, "e_stop", qos.COMMAND)
+        self._clients: dict = {}
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    # Processes
+
+    def start(self, name: str, **parameters: object) -> NodeProcess:
+        """Start ``simulation`` or ``controller``, or start it again."""
+        remaps = [f"__ns:=/{self.namespace}"] if self.namespace else []
+        clock = "publish_clock" if name == "simulation" else "use_sim_time"
+        process = NodeProcess(
+            f"openvla_ros.nodes.{name}_node",
+            {"robot": self.robot, clock: self.simulated_time, **parameters},
+            remaps,
+        )
+        self.processes[name] = self._stack.enter_context(process)
+        self.parameters[name] = parameters
+        return process
+
+    def restart_controller(self, **parameters: object) -> None:
+        """Start the controller anew, with other parameters."""
+        self.processes["controller"].stop()
+        self.start("controller", **parameters)
+        self.wait_for_controller()
+
+    def start_robot(self, **controller: object) -> None:
+        """Start both, and wait until the controller speaks and hears."""
+        self.start("simulation")
+        self.start("controller", **controller)
+        self.wait_for_controller()
+
+    def wait_for_controller(self) -> None:
+        """Wait for a controller that reports poses and that this node's chunks reach."""
+        self.verdict_messages.clear()
+        self.poses.clear()
+        ready = self.listener.spin_until(
+            lambda: (
+                bool(self.verdict_messages and self.poses)
+                and all(p.get_subscription_count() for p in self._chunks.values())
+            ),
+            30,
+        )
+        logs = "".join(f"--- {n}\n{p.output[-2000:]}" for n, p in self.processes.items())
+        assert ready, f"no controller:\n{logs}"
+        # A simulation that has just started pauses once, when it draws its first picture.
+        assert self.listener.spin_until(self._states_flow, 60), f"no steady joint states:\n{logs}"
+
+    def _states_flow(self) -> bool:
+        stamps = self.motion(self.now_ns - 1_000_000_000)[0]
+        return len(stamps) > 30 and float(np.diff(stamps).max()) < self.profile.state.max_age_s
+
+    # What is seen
+
+    @property
+    def now_ns(self) -> int:
+        return self.listener.node.get_clock().now().nanoseconds
+
+    @property
+    def tool(self):
+        """The newest measured pose of the tool."""
+        return from_pose(self.poses[-1])
+
+    @property
+    def reports(self) -> list[VerdictReport]:
+        return [from_verdict_message(message) for message in self.verdict_messages]
+
+    def motion(self, since_ns: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return stamps (N,) in s, positions (N, J) and velocities (N, J) of the arm since then."""
+        states = [m for m in self.states if from_stamp(m.header.stamp) >= since_ns]
+        names = list(self.profile.arm.joints)
+        index = [states[0].name.index(name) for name in names] if states else []
+        stamps = np.array([from_stamp(m.header.stamp) * 1e-9 for m in states])
+        positions = np.array([[m.position[i] for i in index] for m in states])
+        return stamps, positions, np.array([[m.velocity[i] for i in index] for m in states])
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, as the robot's clock counts it."""
+        end_ns = self.now_ns + round(seconds * 1e9)
+        assert self.listener.spin_until(lambda: self.now_ns >= end_ns, 30 + 20 * seconds), "the clock stands"
+
+    def is_moving(self) -> bool:
+        return float(np.abs(self.motion(self.now_ns - 200_000_000)[2]).max(initial=0.0)) > 5 * STILL_RAD_S
+
+    def seconds_to_rest(self, since_ns: int, limit_s: float) -> float:
+        """Spin until the arm has stood still for a while; return when it began to, after ``since_ns``."""
+        while (self.now_ns - since_ns) * 1e-9 < limit_s + 2 * STILL_S:
+            self.wait(0.1)
+            stamps, _, velocities = self.motion(since_ns)
+            if not len(stamps):
+                continue
+            moving = np.flatnonzero(np.abs(velocities).max(axis=1) > STILL_RAD_S)
+            rest_s = stamps[moving[-1]] if len(moving) else since_ns * 1e-9
+            if stamps[-1] - rest_s > STILL_S:
+                return rest_s - since_ns * 1e-9
+        raise AssertionError(f"the arm does not come to rest within {limit_s} s")
+
+    # What is done
+
+    def send(self, actions, source: str = "policy", age_s: float = 0.0, **changes) -> None:
+        """Publish one chunk of ``actions`` (T, D) computed from an observation ``age_s`` ago."""
+        values = np.atleast_2d(np.array(actions, dtype=float))
+        step_s = changes.get("step_s", self.space.step_s)
+        message = to_joint_trajectory(
+            changes.get("names", self.space.names),
+            values,
+            [(i + 1) * step_s for i in range(len(values))],
+            self.now_ns - round(age_s * 1e9),
+            changes.get("frame", self.profile.action_frame_id()),
+        )
+        self._chunks[source].publish(message)
+
+    def drive(self, action, seconds: float, source: str = "policy") -> None:
+        """Publish the same action at the action rate for ``seconds``."""
+        for _ in range(round(seconds * self.space.rate_hz)):
+            self.send(action, source)
+            self.wait(self.space.step_s)
+
+    def call(self, name: str) -> Trigger.Response:
+        """Call ``controller/<name>`` and return the answer."""
+        client = self._clients.setdefault(
+            name, self.listener.node.create_client(Trigger, f"controller/{name}")
+        )
+        assert self.listener.spin_until(client.service_is_ready, 15), f"no service controller/{name}"
+        future = client.call_async(Trigger.Request())
+        assert self.listener.spin_until(future.done, 10), f"controller/{name} does not answer"
+        return future.result()
+
+    def say_e_stop(self, value: bool) -> None:
+        """Publish on the topic ``e_stop``."""
+        assert self.listener.spin_until(lambda: self._e_stop.get_subscription_count() > 0, 10)
+        self._e_stop.publish(Bool(data=value))
+
+    def expect(self, reason: Reason, kind: str | None = None, timeout_s: float = 20.0) -> VerdictReport:
+        """Return the first verdict with that reason from now on (and of that kind)."""
+        self.verdict_messages.clear()
+        found: list[VerdictReport] = []
+
+        def came() -> bool:
+            found[:] = [
+                r for r in self.reports if r.verdict.reason is reason and (kind is None or r.kind == kind)
+            ]
+            return bool(found)
+
+        assert self.listener.spin_until(came, timeout_s), f"no {reason}; the last were {self.reports[-3:]}"
+        return found[0]
+
+    def wait_for(self, timeout_s: float = 30.0, **values: object) -> VerdictReport:
+        """Spin until the verdict in force has these values (``state``, ``owner``, ``settled``)."""
+        self.verdict_messages.clear()
+
+        def holds() -> bool:
+            states = [r for r in self.reports if r.kind == "state"]
+            return bool(states) and all(getattr(states[-1], k) == v for k, v in values.items())
+
+        assert self.listener.spin_until(holds, timeout_s), f"{values}: {self.reports[-3:]}"
+        return [r for r in self.reports if r.kind == "state"][-1]

@@ -1,0 +1,126 @@
+"""Processes killed with the arm moving: it comes to rest within its limits, and work goes on afterwards.
+
+SIGKILL at random moments to the policy, the camera and the controller. Nothing but the process that
+was killed is started again. The longest times that are accepted are stated here.
+"""
+
+import random
+import signal
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
+pytest.importorskip("mujoco", reason="needs the simulation (the extra [sim])")
+
+from child_process import Child, python_command
+from control_cell import Cell
+
+from openvla_ros.nodes.messages import from_duration
+from openvla_ros.verdict import Reason
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(1800)]
+
+# From the kill to rest. Without chunks: the step in progress, hold_after_s, and the stop. Without a
+# controller: the stop that the last message ended in, from the highest speed 2.35/5 + 5/80 s, and the
+# lag of the simulated arm.
+REST_S = {"policy": 2.0, "camera": 2.0, "controller": 1.0}
+# Measured speeds and positions are the simulated arm's, which follows its commands with a small error.
+SPEED_MARGIN, ACCELERATION_MARGIN, POSITION_MARGIN_RAD = 1.1, 2.5, 0.02
+WINDOW = 4  # samples over which an acceleration is measured, 40 ms
+
+
+class Work:
+    """The cell at work: a camera and a policy that go on for as long as nobody kills them."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.children: dict[str, Child] = {}
+        for role in ("camera", "policy"):
+            self.start(role)
+
+    def start(self, role: str) -> None:
+        if role == "controller":
+            self.cell.start("controller")
+            return
+        robot = [self.cell.robot] if role == "policy" else []
+        clock = ["--ros-args", "-p", "use_sim_time:=true"]
+        self.children[role] = Child(python_command("scripted_source.py", role, *robot, *clock))
+
+    def kill(self, role: str) -> None:
+        victim = self.cell.processes[role] if role == "controller" else self.children[role]
+        victim.process.send_signal(signal.SIGKILL)
+        victim.stop()
+
+    def stop(self) -> None:
+        for child in self.children.values():
+            child.stop()
+
+
+@pytest.fixture(scope="module")
+def work(ros_domain) -> Iterator[Work]:
+    with Cell() as cell:
+        cell.start_robot()
+        work = Work(cell)
+        try:
+            yield work
+        finally:
+            work.stop()
+
+
+def kill_at_random(work: Work, role: str, times: int) -> None:
+    cell, chance = work.cell, random.Random(f"{role} {times}")
+    for i in range(times):
+        assert cell.listener.spin_until(cell.is_moving, 60), f"the arm does not move before kill {i}"
+        cell.wait(chance.uniform(0.0, 1.0))
+        cell.states.clear()
+        killed_ns = cell.now_ns
+        work.kill(role)
+        try:
+            took_s = cell.seconds_to_rest(killed_ns, REST_S[role])
+            assert took_s <= REST_S[role], f"kill {i} of the {role}: {took_s:.2f} s to rest"
+            check_limits(cell, killed_ns)
+            if role == "controller":
+                check_stop_was_followed(cell)
+            else:
+                assert cell.wait_for(state="holding").verdict.reason is Reason.STARVED
+        finally:
+            work.start(role)
+    assert cell.listener.spin_until(cell.is_moving, 60), f"work does not go on after killing the {role}"
+
+
+def check_limits(cell: Cell, since_ns: int) -> None:
+    limits = cell.profile.limits
+    stamps, positions, velocities = cell.motion(since_ns)
+    assert np.all(positions >= np.array(limits.joint_lower) - POSITION_MARGIN_RAD)
+    assert np.all(positions <= np.array(limits.joint_upper) + POSITION_MARGIN_RAD)
+    speed = np.abs(velocities).max(axis=0) / np.array(limits.joint_velocity)
+    assert np.all(speed <= SPEED_MARGIN), f"speeds reached {speed} of their limits"
+    change = (velocities[WINDOW:] - velocities[:-WINDOW]) / (stamps[WINDOW:] - stamps[:-WINDOW])[:, None]
+    acceleration = np.abs(change).max(axis=0) / np.array(limits.joint_acceleration)
+    assert np.all(acceleration <= ACCELERATION_MARGIN), (
+        f"accelerations reached {acceleration} of their limits"
+    )
+
+
+def check_stop_was_followed(cell: Cell) -> None:
+    """Check that the last message ended in a stop within the limits, and that the arm rests where it ends."""
+    points = cell.commands[-1].points
+    times = np.array([from_duration(point.time_from_start) for point in points])
+    velocities = np.array([point.velocities for point in points])
+    change = np.abs(np.diff(velocities, axis=0)) / np.diff(times)[:, None]
+    assert np.all(change <= np.array(cell.profile.limits.joint_acceleration) * (1 + 1e-6))
+    assert np.all(velocities[-1] == 0.0)
+    assert np.abs(cell.motion()[1][-1] - np.array(points[-1].positions)).max() < POSITION_MARGIN_RAD / 2
+
+
+@pytest.mark.parametrize("role", ["policy", "camera", "controller"])
+def test_the_arm_rests_after_a_kill_and_work_goes_on(work, role):
+    kill_at_random(work, role, times=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["policy", "camera", "controller"])
+def test_the_arm_rests_after_each_of_50_kills(work, role):
+    kill_at_random(work, role, times=50)
