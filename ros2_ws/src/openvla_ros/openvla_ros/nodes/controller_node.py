@@ -75,6 +75,7 @@ class ControllerNode(Node):
         self._measured: Float | None = None  # (J,) rad
         self._finger_m: float | None = None
         self._e_stop_asked = False  # the topic's last word
+        self._e_stop_latched = False  # whether a latched publisher of it is listened to
         self._reported: tuple[VerdictReport, int] | None = None
         self._refused: tuple[Reason, int] | None = None
         self._streams = self._make_streams()
@@ -299,7 +300,6 @@ class ControllerNode(Node):
         for folder, owner in chunks:
             callback = partial(self._chunk, owner)
             self.create_subscription(JointTrajectory, f"{folder}/action_chunk", callback, qos.COMMAND)
-        self._e_stop_latched = False
         self.create_subscription(Bool, "e_stop", self._e_stop_topic, qos.COMMAND)
         wrench = self._profile.state.wrench_topic
         if wrench is not None:
