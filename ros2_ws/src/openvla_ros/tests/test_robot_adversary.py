@@ -221,7 +221,7 @@ def attack(profile: RobotProfile, chunks: int, seed: int) -> None:
         total, accepted, round_ = total + adversary.sent, accepted + adversary.accepted, round_ + 1
         reasons |= set(adversary.controller.tick(adversary.now_ns).counters)
     # The attack is one only if the arm moved and everything was tried.
-    assert accepted > (3 if profile.control.mode == "blocking" else total / 200)
+    assert accepted >= (2 if profile.control.mode == "blocking" else total / 200)
     assert np.ptp(adversary.commands, axis=0).max() > 0.05
     assert reasons >= {
         Reason.NOT_FINITE, Reason.STEP_BOUNDS, Reason.WIDTH, Reason.SPACE, Reason.TIMING, Reason.FUTURE,

@@ -10,7 +10,7 @@ from openvla_ros.errors import InvalidValueError
 from openvla_ros.geometry import Pose
 from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.robot.controller import ArmController, ControllerOutput, ControllerState
-from openvla_ros.robot.safety import ReceivedChunk
+from openvla_ros.robot.safety import TABLE_TOLERANCE_M, ReceivedChunk
 from openvla_ros.verdict import Reason
 
 WIDOWX, FRANKA = load_profile("sim_widowx"), load_profile("sim_franka")
@@ -201,7 +201,7 @@ def received(bench: Bench, **changes) -> ReceivedChunk:
 
 NAN = np.array([[0, 0, np.nan, 0, 0, 0, 1.0]])
 INF = np.array([[0, 0, 0, 0, -np.inf, 0, 1.0]])
-HUGE = np.array([[0.051, 0, 0, 0, 0, 0, 1.0]])
+HUGE = np.array([[0.08, 0, 0, 0, 0, 0, 1.0]])
 
 
 @ROBOTS
@@ -210,7 +210,7 @@ HUGE = np.array([[0.051, 0, 0, 0, 0, 0, 1.0]])
     [
         ({"values": NAN}, Reason.NOT_FINITE, "z of step 0 is nan"),
         ({"values": INF}, Reason.NOT_FINITE, "pitch of step 0 is -inf"),
-        ({"values": HUGE}, Reason.STEP_BOUNDS, "x of step 0 is 0.051; its limits are -0.05 .. 0.05 m"),
+        ({"values": HUGE}, Reason.STEP_BOUNDS, "x of step 0 is 0.08; its limits are -0.05 .. 0.05 m"),
         ({"values": np.zeros((1, 6))}, Reason.WIDTH, "(1, 6)"),
         ({"values": np.zeros((0, 7))}, Reason.WIDTH, "(0, 7)"),
         ({"values": np.zeros(7)}, Reason.WIDTH, "(7,)"),
@@ -231,6 +231,19 @@ def test_a_wrong_chunk_is_refused_by_name(profile, changes, reason, detail):
     output = bench.tick(20)
     assert output.joint_positions is None
     assert output.counters[reason] == 1
+
+
+def test_a_value_just_beyond_its_bound_is_limited_and_said_so():
+    bench = Bench(WIDOWX)
+    centre(bench)
+    before = bench.tool().position
+    values = np.array([[0.052, 0, 0, 0, 0, 0, 1.0]])
+    verdict = bench.controller.accept(received(bench, values=values), "policy", bench.now_ns)
+    assert verdict.commands
+    assert verdict.reason is Reason.STEP_BOUNDS
+    assert "0.052; its limits are -0.05 .. 0.05 m" in verdict.detail
+    assert bench.tick(100).counters[Reason.STEP_BOUNDS] == 1
+    np.testing.assert_allclose(bench.tool().position - before, [0.05, 0, 0], atol=5e-4)
 
 
 def test_duplicates_and_older_observations_are_refused():
@@ -270,7 +283,7 @@ def test_the_table_stops_the_arm_before_it_is_touched():
     heights = [
         table.margins(bench.controller.chain.frames(o.joint_positions[None])).min() for o in bench.outputs
     ]
-    assert -1e-6 < min(heights) < 0.02
+    assert -TABLE_TOLERANCE_M - 1e-6 < min(heights) < 0.02
 
 
 def test_a_line_through_the_arm_itself_is_refused():

@@ -49,7 +49,7 @@ from openvla_ros.verdict import Reason, SafetyVerdict
 NamedPose = Literal["home", "neutral", "park"]
 
 # Samples of the stop that are checked for where a motion leads, besides the next tick.
-STOP_SAMPLES = 3
+STOP_SAMPLES = 4
 # Faults in which the arm pushes against something: the commanded joints then go to the measured ones.
 PUSHING = (Reason.TRACKING, Reason.EFFORT, Reason.WRENCH)
 
@@ -165,10 +165,14 @@ class ArmController:
         if not self._anchored:
             self._anchor()
         remaining_s = self._follower.path.remaining_s
-        skipped = self._schedule.take(received.values, received.stamp_ns, now_ns, remaining_s, moving)
+        values, limited = self._chunk_checks.limit(received.values)
+        skipped = self._schedule.take(values, received.stamp_ns, now_ns, remaining_s, moving)
         self._last_stamp_ns = received.stamp_ns
         self._accepted_ns = self._fed_ns = now_ns
         self._state = ControllerState.EXECUTING
+        if limited.reason is not Reason.OK:
+            self._count(limited)
+            return limited
         return SafetyVerdict.command(detail=f"{skipped} steps are past" if skipped else "")
 
     def release_dead_man(self) -> SafetyVerdict:

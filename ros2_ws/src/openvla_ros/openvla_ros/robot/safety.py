@@ -25,8 +25,13 @@ from openvla_ros.verdict import Reason, SafetyVerdict
 
 # Clocks of two machines may differ by this much before a stamp counts as coming from the future.
 CLOCK_TOLERANCE_S = 0.05
+# Values beyond their bounds by up to this share of the bounds' width are limited, not refused: recorded
+# actions of BridgeData V2 pass theirs by a few percent. Anything larger is no action of this space.
+BOUNDS_SLACK = 0.1
 # A chunk's step may differ from the action space's by this share.
 STEP_TOLERANCE = 0.02
+# Kept in hand because a stop is checked at a few samples, not all along.
+SAMPLING_RESERVE_M = 0.002
 # The joints may bring a link this much nearer to the table than its clearance, as they follow targets.
 TABLE_TOLERANCE_M = 0.002
 # The joints may tilt the tool by this much more than its targets while they follow them.
@@ -66,14 +71,29 @@ class ChunkChecks:
         self._space = profile.space()
         self._frame_id = profile.action_frame_id()
         self._max_age_s = profile.control.chunk_max_age_s
-        # Rounding to float32 on the way must not refuse a value on the bound.
-        reach = np.maximum(np.abs(self._space.lower), np.abs(self._space.upper))
-        self._lower = self._space.lower - 1e-5 * reach
-        self._upper = self._space.upper + 1e-5 * reach
+        slack = BOUNDS_SLACK * (self._space.upper - self._space.lower)
+        self._lower, self._upper = self._space.lower - slack, self._space.upper + slack
 
     def check(self, chunk: ReceivedChunk, now_ns: int) -> SafetyVerdict:
         """Return OK, or the hold that names the first thing wrong with ``chunk``."""
         return self._meaning(chunk) or self._age(chunk, now_ns) or self._numbers(chunk) or OK
+
+    def limit(self, values: Float) -> tuple[Float, SafetyVerdict]:
+        """Return checked actions (T, D) brought within their bounds, and what was changed."""
+        limited = np.clip(values, self._space.lower, self._space.upper)
+        # Rounding to float32 on the way is no change.
+        beyond = np.abs(values - limited) > 1e-5 * (self._space.upper - self._space.lower)
+        if not beyond.any():
+            return limited, OK
+        step, i = (int(k) for k in np.argwhere(beyond)[0])
+        return limited, SafetyVerdict.command(Reason.STEP_BOUNDS, self._bounds(values, step, i))
+
+    def _bounds(self, values: Float, step: int, i: int) -> str:
+        space = self._space
+        return (
+            f"{space.names[i]} of step {step} is {values[step, i]:.6g}; "
+            f"its limits are {space.lower[i]:g} .. {space.upper[i]:g} {space.units[i]}"
+        )
 
     def _meaning(self, chunk: ReceivedChunk) -> SafetyVerdict | None:
         names, width = self._space.names, self._space.width
@@ -117,11 +137,7 @@ class ChunkChecks:
         beyond = np.argwhere((chunk.values < self._lower) | (chunk.values > self._upper))
         if len(beyond):
             step, i = (int(k) for k in beyond[0])
-            return SafetyVerdict.hold(
-                Reason.STEP_BOUNDS,
-                f"{self._space.names[i]} of step {step} is {chunk.values[step, i]:.6g}; "
-                f"its limits are {self._space.lower[i]:g} .. {self._space.upper[i]:g} {self._space.units[i]}",
-            )
+            return SafetyVerdict.hold(Reason.STEP_BOUNDS, self._bounds(chunk.values, step, i))
         return None
 
 
@@ -239,11 +255,12 @@ class MotionChecks:
         )
 
     def _workspace(self, outside_m: Float) -> SafetyVerdict | None:
-        found = _first_worse((self._workspace_tolerance_m - outside_m)[:, None])
+        limit = self._workspace_tolerance_m
+        reserve = min(SAMPLING_RESERVE_M, limit / 2)
+        found = _first_worse((limit - reserve - outside_m)[:, None])
         if found is None:
             return None
-        limit = self._workspace_tolerance_m
-        outside = limit - found[0]
+        outside = limit - reserve - found[0]
         return SafetyVerdict.hold(
             Reason.WORKSPACE,
             f"the tool would be {outside:.4f} m outside the workspace; the limit is {limit} m",
