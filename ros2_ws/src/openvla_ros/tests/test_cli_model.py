@@ -36,6 +36,14 @@ def test_predict_prints_the_golden_action(case):
     assert out["seconds"] > 0
 
 
+def test_predict_among_action_tokens_alone():
+    actions = range(31744, 32000)
+    case = next(case for case in cases() if not set(case.numbers()["action_token_ids"]) <= set(actions))
+    arguments = [case.checkpoint, case.folder / "images" / case.image, case.instruction]
+    options = ["--unnorm-key", "bridge_orig", "--only-action-tokens", "--json"]
+    assert set(json.loads(openvla("predict", *arguments, *options))["token_ids"]) <= set(actions)
+
+
 def test_predict_says_what_is_wrong(tmp_path):
     with pytest.raises(OpenVLARosError, match="give an unnorm_key"):
         openvla("predict", CHECKPOINT, PICTURE, "lift")

@@ -163,7 +163,7 @@ def test_adapter_given_as_a_checkpoint(folder):
         ({"timm_model_ids": ["vit_giant", "vit_so400m_patch14_siglip_224"]}, "unknown tower 'vit_giant'"),
         ({"model_type": "llava"}, "model_type: .*'openvla' or 'prismatic'.*'llava'"),
         ({"use_fused_vision_backbone": False}, "use_fused_vision_backbone is False for 2 timm_model_ids"),
-        ({"arch_specifier": "linear"}, "arch_specifier is 'linear'; it must end in 'fused-gelu-mlp'"),
+        ({"arch_specifier": "linear"}, "arch_specifier is 'linear'; it must end in 'gelu-mlp'"),
         ({"image_sizes": [224]}, "image_sizes has 1 entries for 2"),
         ({"image_sizes": [224, 0]}, "image_sizes.1"),
         ({"image_sizes": "224"}, "image_sizes"),

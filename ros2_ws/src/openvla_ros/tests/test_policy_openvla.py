@@ -1,6 +1,7 @@
 """The policy: an observation in, a chunk in the robot's action space out."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -159,3 +160,21 @@ def test_a_published_checkpoint_without_a_manifest():
     np.testing.assert_allclose(policy.infer(observation()).actions[0], CASE.numbers()["actions"], atol=1e-12)
     with pytest.raises(StatisticsError, match="give an unnorm_key"):
         load_openvla_policy(CASE.checkpoint, PROFILE)
+
+
+def test_the_base_of_a_fine_tune_comes_from_the_hub_at_its_revision(tmp_path, monkeypatch):
+    """Of two cached revisions of one hub model, the one that was trained further is taken."""
+    repository = tmp_path / "models--owner--name"
+    trained, newer = "0" * 40, "1" * 40
+    shutil.copytree(CASE.checkpoint, repository / "snapshots" / trained)
+    (repository / "snapshots" / newer).mkdir()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(newer)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = write_fine_tune(tmp_path / "adapter", base_model="owner/name", base_revision=trained)
+    policy = load_openvla_policy("owner/name", PROFILE, adapter=folder, dtype=torch.float32, offline=True)
+    assert policy.infer(observation()).actions.shape == (1, 7)
+    other = repository.with_name("models--owner--other")
+    shutil.copytree(repository, other)
+    with pytest.raises(ManifestError, match="base_model is 'owner/name'; 'owner/other' was given"):
+        load_openvla_policy("owner/other", PROFILE, adapter=folder, offline=True)

@@ -54,6 +54,9 @@ def predict(
     center_crop: Annotated[
         bool, typer.Option("--center-crop", help="For models trained with random crops.")
     ] = False,
+    only_action_tokens: Annotated[
+        bool, typer.Option("--only-action-tokens", help="Choose among action tokens alone.")
+    ] = False,
     adapter: Annotated[Path | None, typer.Option(help="Folder of a LoRA adapter.")] = None,
     extra_image: Annotated[
         list[Path] | None, typer.Option(help="One more picture, for models that take several; repeatable.")
@@ -81,6 +84,7 @@ def predict(
         unnorm_key=unnorm_key,
         center_crop=center_crop,
         prompt_style=prompt_style,
+        only_action_tokens=only_action_tokens,
         dtype=select_dtype(dtype, where),
         device=where,
         quantization=quantize,

@@ -130,9 +130,9 @@ class OpenVLAConfig:
                 f"use_fused_vision_backbone is {self.use_fused_vision_backbone} "
                 f"for {count} timm_model_ids; it must be {count == 2}"
             )
-        suffix = "fused-gelu-mlp" if count == 2 else "+gelu-mlp"
-        if not self.arch_specifier.endswith(suffix):
-            raise ValueError(f"arch_specifier is {self.arch_specifier!r}; it must end in {suffix!r}")
+        # The towers decide between the projector's two forms; the original never reads more than this.
+        if not self.arch_specifier.endswith("gelu-mlp"):
+            raise ValueError(f"arch_specifier is {self.arch_specifier!r}; it must end in 'gelu-mlp'")
         self._check_lengths(count)
         self._check_towers()
         if self.action_vocab_size <= self.n_action_bins:

@@ -24,6 +24,7 @@ def load_action_predictor(
     unnorm_key: str | None = None,
     center_crop: bool = False,
     prompt_style: PromptStyle | None = None,
+    only_action_tokens: bool = False,
     statistics: Mapping[str, DatasetStatistics] | None = None,
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
@@ -44,6 +45,7 @@ def load_action_predictor(
                 unnorm_key=unnorm_key,
                 center_crop=center_crop,
                 prompt_style=prompt_style,
+                only_action_tokens=only_action_tokens,
                 statistics=statistics,
                 dtype=dtype,
                 device=device,
@@ -51,7 +53,7 @@ def load_action_predictor(
                 offline=offline,
                 progress=progress,
             )
-        case "openvla-oft" if adapter is None:
+        case "openvla-oft" if adapter is None and not only_action_tokens:
             return load_oft(
                 folder,
                 unnorm_key=unnorm_key,
@@ -65,7 +67,9 @@ def load_action_predictor(
                 progress=progress,
             )
         case "openvla-oft":
-            raise CheckpointError(f"{folder}: adapters on top of an OpenVLA-OFT checkpoint are not supported")
+            raise CheckpointError(
+                f"{folder} is an OpenVLA-OFT checkpoint: it takes no adapter and no mask of action tokens"
+            )
         case "lora-adapter":
             raise CheckpointError(
                 f"{folder} is a LoRA adapter; give its base checkpoint and the adapter beside it"

@@ -133,6 +133,7 @@ def load_predictor(
     unnorm_key: str | None = None,
     center_crop: bool = False,
     prompt_style: PromptStyle | None = None,
+    only_action_tokens: bool = False,
     statistics: Mapping[str, DatasetStatistics] | None = None,
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
@@ -143,7 +144,8 @@ def load_predictor(
     """Return a checkpoint ready to predict with the statistics of ``unnorm_key``.
 
     ``adapter`` is the folder of a LoRA adapter, which may bring its own statistics; ``statistics``
-    replace both. Raises ``CheckpointError`` and ``StatisticsError``.
+    replace both. ``only_action_tokens`` keeps the model from ending early, see ``decode_greedily``.
+    Raises ``CheckpointError`` and ``StatisticsError``.
     """
     folder = resolve(source, offline=offline)
     if statistics is None:
@@ -159,7 +161,8 @@ def load_predictor(
         offline=offline,
         progress=progress,
     )
-    predictor = OpenVLAPredictor(model, GreedyDecoder(model.network), dataset.action, center_crop)
+    decoder = GreedyDecoder(model.network, only_action_tokens)
+    predictor = OpenVLAPredictor(model, decoder, dataset.action, center_crop)
     return predictor if update is None else with_adapter(predictor, "adapter", update, dataset.action)
 
 

@@ -133,15 +133,17 @@ def load_openvla_policy(
     read. Raises ``ManifestError`` naming every line that differs, ``CheckpointError`` and
     ``StatisticsError``.
     """
-    folder = resolve(checkpoint, offline=offline)
+    manifest = None if adapter is None else _manifest_beside(Path(adapter))
+    revision = None if manifest is None else manifest.base_revision
+    folder = resolve(checkpoint, offline=offline, revision=revision)
     described = folder if adapter is None else Path(adapter)
+    manifest = manifest or _manifest_beside(described)
     choices = choices or PolicyChoices()
     statistics = None
-    if manifest_path(described).is_file():
-        manifest = read_manifest(described)
+    if manifest is not None:
         manifest.check(profile)
         manifest.check_adapter(described)
-        _check_transform(manifest, folder, described)
+        _check_base(manifest, checkpoint, folder, described)
         choices = _agreed(choices, manifest, str(manifest_path(described)))
         statistics = {manifest.dataset_key: manifest.statistics}
     predictor = load_action_predictor(
@@ -166,12 +168,21 @@ def load_openvla_policy(
     )
 
 
-def _check_transform(manifest: Manifest, folder: Path, described: Path) -> None:
+def _manifest_beside(folder: Path) -> Manifest | None:
+    return read_manifest(folder) if manifest_path(folder).is_file() else None
+
+
+def _check_base(manifest: Manifest, checkpoint: str | Path, folder: Path, described: Path) -> None:
+    """Raise ``ManifestError`` unless ``folder`` is what the manifest was written for.
+
+    A folder of one's own may hold any copy of a hub model: only two hub ids can be told apart.
+    """
+    origin = manifest_path(described)
+    on_hub = manifest.base_revision is not None and not Path(checkpoint).is_dir()
+    if manifest.adapter_sha256 is not None and on_hub and str(checkpoint) != manifest.base_model:
+        raise ManifestError(f"{origin}: base_model is {manifest.base_model!r}; {checkpoint!r} was given")
     if manifest.image_transform != read_transform(folder):
-        raise ManifestError(
-            f"{manifest_path(described)}: image_transform is not that of "
-            f"{folder / 'preprocessor_config.json'}"
-        )
+        raise ManifestError(f"{origin}: image_transform is not that of {folder / 'preprocessor_config.json'}")
 
 
 def _agreed(choices: PolicyChoices, manifest: Manifest, origin: str) -> PolicyChoices:
