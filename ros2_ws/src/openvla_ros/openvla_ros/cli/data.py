@@ -113,7 +113,9 @@ def _print_table(found: list[EpisodeSummary]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("#", "episode", "steps", "s", "Hz", "outcome", "instruction", "warnings")
+    table = Table()
+    for name in ("#", "episode", "steps", "s", "Hz", "outcome", "instruction", "warnings"):
+        table.add_column(name, overflow="fold")
     good = [entry for entry in found if entry.problem is None]
     for entry in good:
         table.add_row(

@@ -95,7 +95,7 @@ def plot_actions(episode: Episode) -> Figure:
         axis.set_ylabel(f"{episode.space.names[dimension]} [{episode.space.units[dimension]}]")
     for axis in list(figure.axes)[width:]:
         axis.set_visible(False)
-    figure.axes[-1].set_xlabel("s")
+    figure.axes[width - 1].set_xlabel("s")
     return figure
 
 
