@@ -8,6 +8,7 @@ set the environment, the nodes check it at start.
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,24 @@ from openvla_ros.resources import share_path
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 # Room for the largest image of the profiles (1280x720 rgb8, 2.8 MB) with one more in flight.
 NEEDED_SEGMENT_BYTES = 4 << 20
+
+# Parameters of glibc's mallopt (malloc.h), and their values: the largest that every glibc takes.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGEST_KEPT_BYTES, KEPT_BYTES = 32 << 20, 256 << 20
+
+
+def keep_image_memory() -> bool:
+    """Ask the C library to keep the memory of images instead of giving it back after each one.
+
+    By default glibc maps every block of an image's size afresh, and the kernel clears it page by
+    page; on a machine with costly page faults (virtual ones above all) that takes longer than
+    copying the image does. Return whether the C library knows the request: glibc does, musl does not.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    wanted = ((M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES), (M_TRIM_THRESHOLD, KEPT_BYTES))
+    return all(mallopt(parameter, value) == 1 for parameter, value in wanted)
 
 
 def dds_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -11,12 +11,14 @@ import array
 from typing import Any
 
 import numpy as np
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from openvla_ros.arrays import Image as ImageArray
 from openvla_ros.arrays import read_only
 from openvla_ros.cameras.protocol import Intrinsics
+from openvla_ros.data import cdr
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.image_encoding import (
     COLOUR_ENCODINGS,
@@ -59,6 +61,20 @@ def from_depth_image(message: Image) -> Depth:
 def from_compressed_image(message: CompressedImage) -> ImageArray:
     """Return the JPEG or PNG in ``message`` as uint8 (H, W, 3) RGB, read-only."""
     return decode_compressed(message.format, message.data)
+
+
+def from_serialised(type_name: str, message: bytes) -> ImageArray:
+    """Return the picture in a serialised Image or CompressedImage, as a raw subscription gives them.
+
+    Decodes as recordings do, from where the pixels lie: ``rgb8`` without a copy.
+    """
+    if (
+        CvBridge is not None
+        and type_name == cdr.IMAGE
+        and cdr.parse_image(message).encoding not in COLOUR_ENCODINGS
+    ):
+        return from_image(deserialize_message(message, Image))
+    return cdr.decode_picture(type_name, message)
 
 
 def to_depth_image(depth: Depth, stamp_ns: int, frame_id: str) -> Image:

@@ -13,7 +13,6 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -26,11 +25,12 @@ from visualization_msgs.msg import MarkerArray
 
 from openvla_ros.action import ActionChunk
 from openvla_ros.assignment import Assignment, Outcome, StepReport
+from openvla_ros.data import cdr
 from openvla_ros.errors import InvalidValueError, MissingDependencyError, OpenVLARosError, PolicyError
 from openvla_ros.health import Health, LatencyHealth, ReasonCounter, StreamHealth
 from openvla_ros.nodes import process, qos
 from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
-from openvla_ros.nodes.image_messages import from_compressed_image, from_image
+from openvla_ros.nodes.image_messages import from_serialised
 from openvla_ros.nodes.instruction_server import InstructionServer
 from openvla_ros.nodes.messages import from_stamp, to_chunk_message
 from openvla_ros.nodes.parameters import declare, parameter, watch
@@ -195,12 +195,13 @@ class PolicyNode(LifecycleNode):
         rate_hz = self._settings.rate_hz or self._profile.action_space.rate_hz
         self._pacer = Pacer(self._settings.steps_between_inferences / rate_hz, 1.0 / leader.rate_hz)
         for camera in self._profile.cameras:
-            kind, decode = (
-                (CompressedImage, from_compressed_image) if camera.compressed else (Image, from_image)
+            # Raw: a picture that the policy does not look at is never deserialised.
+            kind, type_name = (
+                (CompressedImage, cdr.COMPRESSED_IMAGE) if camera.compressed else (Image, cdr.IMAGE)
             )
-            receive = partial(self._picture, camera.name, camera is leader, decode)
+            receive = partial(self._picture, camera.name, camera is leader, type_name)
             topic = f"camera/{camera.name}/image_raw"
-            self._inputs.append(subscribe(kind, topic, receive, qos.NEWEST_IN))
+            self._inputs.append(subscribe(kind, topic, receive, qos.NEWEST_IN, raw=True))
         self._timer = self.create_timer(TICK_S, self._tick)
         self._server_problem = ""
         try:
@@ -224,10 +225,10 @@ class PolicyNode(LifecycleNode):
         except InvalidValueError as error:
             self._refusals.add("bad_scene", str(error))
 
-    def _picture(self, camera: str, leads: bool, decode: Any, message: Any) -> None:
-        stamp_ns, now_ns = from_stamp(message.header.stamp), self._now_ns()
+    def _picture(self, camera: str, leads: bool, type_name: str, message: bytes) -> None:
+        stamp_ns, now_ns = cdr.header_stamp_ns(message), self._now_ns()
         self._cameras[camera].received(stamp_ns, now_ns)
-        self._buffer.put_picture(camera, stamp_ns, partial(decode, message))
+        self._buffer.put_picture(camera, stamp_ns, partial(from_serialised, type_name, message))
         if (
             leads
             and stamp_ns >= self._begun_ns

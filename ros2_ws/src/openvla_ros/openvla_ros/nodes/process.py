@@ -22,6 +22,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from openvla_ros.errors import OpenVLARosError
 from openvla_ros.nodes.transport import warn_about_transport
+from openvla_ros.transport import keep_image_memory
 
 # How long a signal may go unnoticed while no message and no timer wakes the executor.
 WAKE_S = 0.1
@@ -50,6 +51,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
 
     for number in STOP_SIGNALS:
         signal.signal(number, on_signal)
+    keep_image_memory()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node: Node | None = None
     executor = SingleThreadedExecutor()

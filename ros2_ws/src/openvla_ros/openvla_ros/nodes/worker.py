@@ -7,6 +7,7 @@ the newest always wins. Knows nothing of ROS.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -28,6 +29,8 @@ class LatestValue(Generic[T]):
             self.replaced += self._value is not None
             self._value = value
             self._ready.notify()
+        # Let go of the interpreter, so that a waiting thread starts now and not when this one waits.
+        time.sleep(0)
 
     def take(self, timeout_s: float) -> T | None:
         """Return the newest value, or ``None`` after ``timeout_s`` seconds or once closed."""
