@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from tqdm import tqdm
 
-from openvla_ros.errors import InvalidValueError
+from openvla_ros.errors import DatasetError, InvalidValueError
 
 if TYPE_CHECKING:
     from openvla_ros.training.finetune import WeightedData
@@ -24,6 +25,7 @@ LOG_EVERY_S = 20.0
 def register(app: typer.Typer) -> None:
     """Add this module's verbs to ``app``."""
     app.command()(finetune)
+    app.command()(acceptance)
 
 
 def finetune(
@@ -233,3 +235,45 @@ class ProgressBar:
         if done == total:
             self._bar.close()
             self._bar = None
+
+
+def acceptance(
+    dataset: Annotated[Path, typer.Argument(help="recordings, RLDS, LeRobot or HDF5")],
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Measure how often the fast decoder's guesses would be right on recorded actions.
+
+    Example:
+      openvla acceptance recordings/lift
+    """
+    import numpy as np
+
+    from openvla_ros.data.detect import SourceRequest
+    from openvla_ros.evaluation.acceptance import measure_guesses
+    from openvla_ros.statistics import mask_of
+    from openvla_ros.statistics_accumulator import StatisticsAccumulator
+
+    source = SourceRequest(dataset).open()
+    episodes = [source[index] for index in range(len(source))]
+    if not episodes:
+        raise DatasetError(f"{dataset} holds no episodes")
+    accumulator = StatisticsAccumulator(episodes[0].space.width)
+    for episode in episodes:
+        accumulator.add(episode.actions)
+    statistics = accumulator.statistics(mask_of(episodes[0].space))
+    found = measure_guesses([np.asarray(e.actions) for e in episodes], statistics)
+    if as_json:
+        rows = {
+            q.guess: {"right": q.right.tolist(), "prefix": q.prefix.tolist(), "mean_prefix": q.mean_prefix}
+            for q in found
+        }
+        typer.echo(json.dumps({"actions": found[0].actions, "guesses": rows}))
+        return
+    names = episodes[0].space.names[:-1]
+    typer.echo(
+        f"{found[0].actions} actions; share of tokens guessed right, and tokens before the first wrong one"
+    )
+    typer.echo(f"{'guess':14}" + "".join(f"{name:>8}" for name in names) + f"{'prefix':>8}")
+    for q in found:
+        shares = "".join(f"{share:8.1%}" for share in q.right)
+        typer.echo(f"{q.guess:14}{shares}{q.mean_prefix:8.2f}")

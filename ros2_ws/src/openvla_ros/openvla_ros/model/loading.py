@@ -11,7 +11,7 @@ from openvla_ros.errors import CheckpointError
 from openvla_ros.model.checkpoint import resolve
 from openvla_ros.model.inspection import kind_of
 from openvla_ros.model.oft_predictor import load_oft
-from openvla_ros.model.predictor import ActionPredictor, load_predictor
+from openvla_ros.model.predictor import ActionPredictor, DecoderName, load_predictor
 from openvla_ros.model.quantization import Quantization
 from openvla_ros.prompt import PromptStyle
 from openvla_ros.statistics import DatasetStatistics
@@ -29,6 +29,7 @@ def load_action_predictor(
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
     quantization: Quantization | None = None,
+    decoder: DecoderName = "fast",
     offline: bool = False,
     progress: bool | None = None,
 ) -> ActionPredictor:
@@ -50,6 +51,7 @@ def load_action_predictor(
                 dtype=dtype,
                 device=device,
                 quantization=quantization,
+                decoder=decoder,
                 offline=offline,
                 progress=progress,
             )

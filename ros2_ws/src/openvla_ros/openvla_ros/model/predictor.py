@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 
@@ -20,6 +20,8 @@ from openvla_ros.model.adapters import Adapter, read_adapter
 from openvla_ros.model.checkpoint import STATISTICS, resolve
 from openvla_ros.model.config import OpenVLAConfig, read_config
 from openvla_ros.model.decoding import Decoder, GreedyDecoder
+from openvla_ros.model.drafting import DraftingDecoder
+from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.quantization import Quantization, weight_bytes
 from openvla_ros.model.vision_language import VisionLanguageModel, load_vision_language
 from openvla_ros.prompt import PromptStyle
@@ -30,6 +32,9 @@ from openvla_ros.statistics import (
     read_statistics,
     select_statistics,
 )
+
+DecoderName = Literal["fast", "plain"]
+DECODERS: tuple[DecoderName, ...] = get_args(DecoderName)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +143,7 @@ def load_predictor(
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
     quantization: Quantization | None = None,
+    decoder: DecoderName = "fast",
     offline: bool = False,
     progress: bool | None = None,
 ) -> OpenVLAPredictor:
@@ -161,9 +167,20 @@ def load_predictor(
         offline=offline,
         progress=progress,
     )
-    decoder = GreedyDecoder(model.network, only_action_tokens)
-    predictor = OpenVLAPredictor(model, decoder, dataset.action, center_crop)
+    chosen = make_decoder(decoder, model.network, only_action_tokens)
+    predictor = OpenVLAPredictor(model, chosen, dataset.action, center_crop)
     return predictor if update is None else with_adapter(predictor, "adapter", update, dataset.action)
+
+
+def make_decoder(name: DecoderName, network: OpenVLA, only_action_tokens: bool = False) -> Decoder:
+    """Return the decoder called ``name``: both give the same tokens."""
+    match name:
+        case "plain":
+            return GreedyDecoder(network, only_action_tokens)
+        case "fast":
+            return DraftingDecoder(network, only_action_tokens)
+        case _:
+            raise InvalidValueError(f"decoder {name!r} is not one of {', '.join(DECODERS)}")
 
 
 def with_adapter(

@@ -1,0 +1,133 @@
+"""The fast decoder gives the plain decoder's tokens, whatever was guessed."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_reference import case_id, cases, model_of
+
+from openvla_ros.errors import ModelOutputError
+from openvla_ros.model.decoding import decode_greedily
+from openvla_ros.model.drafting import DraftingDecoder
+from openvla_ros.model.static_llama import StaticLlama
+from openvla_ros.training.small_model import SmallSize, make_small_model
+
+SIZE = SmallSize(image_size=28, vision_width=24, vision_depth=2, text_width=48, text_depth=2, pieces=400)
+COUNT = 7
+
+
+def random_model(seed: int):
+    torch.manual_seed(seed)
+    model = make_small_model(SIZE, seed).eval()
+    with torch.no_grad():  # a fresh head gives nearly equal logits: spread them
+        model.language_model.lm_head.weight.normal_(std=0.5)
+        model.language_model.model.embed_tokens.weight.normal_(std=1.0)
+    return model
+
+
+MODEL = random_model(0)
+
+
+def prompt(seed: int, length: int = 9) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(1, 6, 28, 28, generator=generator)
+    token_ids = torch.randint(3, 400, (1, length), generator=generator)
+    with torch.inference_mode():
+        return MODEL.embed(pixels, token_ids)
+
+
+def plain(embeddings: torch.Tensor, model=MODEL):
+    return decode_greedily(model, embeddings, COUNT, only_action_tokens=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 30), st.lists(st.integers(400, 655), min_size=6, max_size=6))
+def test_any_guess_gives_the_plain_tokens(seed, length, guess):
+    embeddings = prompt(seed, length)
+    wanted = plain(embeddings)
+    got = DraftingDecoder(MODEL, only_action_tokens=True).decode_embedded(
+        embeddings, COUNT, torch.tensor(guess)
+    )
+    assert got.token_ids.tolist() == wanted.token_ids.tolist()
+    torch.testing.assert_close(torch.tensor(got.entropy), torch.tensor(wanted.entropy), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [(), (0,), (3,), (5,), (0, 5), (1, 2, 4), (0, 1, 2, 3, 4, 5)])
+def test_mismatches_at_every_position_cost_passes_and_never_tokens(wrong):
+    embeddings = prompt(7)
+    wanted = plain(embeddings).token_ids
+    guess = torch.tensor(wanted[:-1].copy())
+    for position in wrong:
+        guess[position] = 400 + (int(guess[position]) - 400 + 17) % 256
+    decoder = DraftingDecoder(MODEL, only_action_tokens=True)
+    assert decoder.decode_embedded(embeddings, COUNT, guess).token_ids.tolist() == wanted.tolist()
+    (extra,) = decoder.acceptance.passes
+    assert extra <= (COUNT - 1 - wrong[0] if wrong else 0)
+    assert (extra == 0) == (not wrong)
+    assert decoder.acceptance.right == (wrong[0] if wrong else 6)
+
+
+def test_the_previous_action_is_the_next_guess():
+    embeddings = prompt(3)
+    decoder = DraftingDecoder(MODEL, only_action_tokens=True)
+    first = decoder.decode_embedded(embeddings, COUNT)
+    second = decoder.decode_embedded(embeddings, COUNT)
+    assert first.token_ids.tolist() == second.token_ids.tolist()
+    assert decoder.acceptance.passes[0] >= 1
+    assert decoder.acceptance.actions == 2
+
+
+def test_logits_equal_those_of_transformers_from_any_start():
+    embeddings = prompt(11, 20)
+    llama = StaticLlama(MODEL)
+    llama.reserve(embeddings.shape[1])
+    with torch.inference_mode():
+        whole = MODEL.language_model.lm_head(MODEL.hidden_states(embeddings))[0]
+        for split in (1, 5, embeddings.shape[1] - 1):
+            llama.logits(embeddings[:, :split], start=0, rows=1)
+            rest = embeddings.shape[1] - split
+            torch.testing.assert_close(
+                llama.logits(embeddings[:, split:], start=split, rows=rest),
+                whole[split:], rtol=1e-5, atol=1e-5,
+            )  # fmt: skip
+
+
+def test_grouped_keys_and_values():
+    from dataclasses import asdict
+
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = random_model(5)
+    config = {k: v for k, v in asdict(model.config.text_config).items() if v is not None}
+    config |= {"num_key_value_heads": 2}
+    config.pop("model_type")
+    torch.manual_seed(5)
+    model.language_model = LlamaForCausalLM(LlamaConfig(**config, attn_implementation="sdpa")).eval()
+    embeddings = torch.randn(1, 15, SIZE.text_width)
+    got = DraftingDecoder(model, only_action_tokens=True).decode_embedded(embeddings, COUNT)
+    assert got.token_ids.tolist() == plain(embeddings, model).token_ids.tolist()
+
+
+def test_an_early_end_is_refused_as_in_plain_decoding():
+    model = random_model(2)
+    with torch.no_grad():
+        model.language_model.lm_head.weight.zero_()
+        model.language_model.lm_head.weight[2] = 1.0
+    embeddings = torch.rand(1, 12, SIZE.text_width)
+    with torch.no_grad():
+        sign = float(model.hidden_states(embeddings)[0, -1].sum())
+        model.language_model.lm_head.weight[2] *= 1.0 if sign > 0 else -1.0
+    with pytest.raises(ModelOutputError, match="ended its sequence at action token 0"):
+        decode_greedily(model, embeddings, COUNT)
+    with pytest.raises(ModelOutputError, match="ended its sequence at action token 0"):
+        DraftingDecoder(model).decode_embedded(embeddings, COUNT)
+
+
+@pytest.mark.parametrize("case", cases(), ids=case_id)
+def test_the_golden_cases_give_the_golden_tokens(case):
+    numbers, decoder = case.numbers(), DraftingDecoder(model_of(case.folder))
+    embeddings = case.embeddings(model_of(case.folder))
+    wanted = numbers["action_token_ids"]
+    for guess in (None, torch.tensor(wanted[:-1]), torch.tensor(wanted[:-1][::-1].copy())):
+        got = decoder.decode_embedded(embeddings, len(wanted), guess)
+        assert got.token_ids.tolist() == wanted.tolist()
