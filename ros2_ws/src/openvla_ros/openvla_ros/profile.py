@@ -55,6 +55,9 @@ class ArmProfile:
     # Rotation (roll, pitch, yaw, radians) of the tool frame that counts as zero in recorded states:
     # BridgeData V2 measures angles from "tool straight down".
     state_rotation_offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    # The tool frame's axis that points out of the gripper; if it is not given, the one that points
+    # down at zero recorded rotation.
+    tool_axis: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -10,7 +10,7 @@ def text_of(name: str) -> str:
     return dump_profile(load_profile(name))
 
 
-@pytest.mark.parametrize("name", ["sim_widowx", "widowx", "sim_franka", "franka"])
+@pytest.mark.parametrize("name", ["sim_widowx", "widowx", "sim_franka", "franka", "franka_droid"])
 def test_profiles_load_and_round_trip(name):
     profile = load_profile(name)
     assert profile.name == name
@@ -18,8 +18,8 @@ def test_profiles_load_and_round_trip(name):
     assert profile.space().width == 7
 
 
-def test_all_four_profiles_are_shipped():
-    assert {"sim_widowx", "widowx", "sim_franka", "franka"} <= set(available_profiles())
+def test_all_profiles_are_shipped():
+    assert {"sim_widowx", "widowx", "sim_franka", "franka", "franka_droid"} <= set(available_profiles())
 
 
 def test_unknown_profile_lists_the_choices():

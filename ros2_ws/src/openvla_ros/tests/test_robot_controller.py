@@ -524,10 +524,27 @@ def test_the_gripper_does_not_flicker_around_its_threshold():
 
 
 def test_the_gripper_sign_is_the_spaces():
-    droid = replace(WIDOWX, action_space=replace(WIDOWX.action_space, gripper_open=0))
-    bench = Bench(droid)
+    inverse = replace(WIDOWX, action_space=replace(WIDOWX.action_space, gripper_open=0))
+    bench = Bench(inverse)
     bench.send(action(gripper=0.0))
     assert bench.tick(5).gripper_opening == 1.0
+
+
+def test_droid_actions_are_steps_of_the_flange_at_15_hz():
+    bench = Bench(load_profile("franka_droid"))
+    bench.send(action(z=-0.03, gripper=0.0))
+    assert bench.tick(60).gripper_opening == 1.0
+    assert bench.controller.chain.tool_link == "fr3_link8"
+    before = bench.tool()
+    for i in range(15):
+        assert bench.send(action(x=0.005, yaw=0.01, gripper=1.0)).commands
+        bench.tick(7 if i % 3 else 6)
+    output = bench.tick(40)
+    after = bench.tool()
+    assert output.gripper_opening == 0.0
+    np.testing.assert_allclose(after.position - before.position, [0.075, 0, 0], atol=1e-3)
+    turned = Pose(np.zeros(3), after.rotation @ before.rotation.T).euler_xyz
+    np.testing.assert_allclose(turned, [0, 0, 0.15], atol=2e-3)
 
 
 def test_an_unreachable_target_is_given_up_by_name():

@@ -264,7 +264,7 @@ class ArmController:
         if now_ns < before_ns:
             self._forget_time()
             return False
-        self._credit_s = min(self._credit_s + (now_ns - before_ns) * 1e-9, 1.5 * self.period_s)
+        self._credit_s = min(self._credit_s + (now_ns - before_ns) * 1e-9, 1.25 * self.period_s)
         if self._credit_s < 0.5 * self.period_s:
             return False
         self._credit_s -= self.period_s

@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from openvla_ros.action import ActionChunk
 from openvla_ros.arrays import Float, read_only
+from openvla_ros.errors import ProfileError
 from openvla_ros.geometry import Pose, transform_euler_to_matrix, transform_rotvec_to_matrix
-from openvla_ros.profile import RobotProfile
+from openvla_ros.profile import ArmProfile, RobotProfile
 from openvla_ros.robot.composition import orthonormal
 from openvla_ros.robot.kinematics import KinematicChain
 from openvla_ros.robot.selfcollision import SelfCollision, TableClearance
@@ -148,9 +149,7 @@ class TargetLimits:
         self._lower = np.array(profile.limits.workspace_lower)
         self._upper = np.array(profile.limits.workspace_upper)
         self._tilt = profile.limits.tilt_rad
-        down = np.array([0.0, 0.0, -1.0])
-        # The tool's own axis that points down when its recorded rotation is zero.
-        self._axis: Float = transform_euler_to_matrix(profile.arm.state_rotation_offset).T @ down
+        self._axis = _tool_axis(profile.arm)
 
     def limit(self, target: Pose, previous: Pose) -> tuple[Pose, SafetyVerdict]:
         """Return ``target`` brought within the limits, and what was changed.
@@ -285,6 +284,18 @@ def _first_worse(margins: Float) -> tuple[float, int] | None:
     if short.flat[worst] >= 0.0:
         return None
     return float(margins[1:].flat[worst]), worst % margins.shape[1]
+
+
+def _tool_axis(arm: ArmProfile) -> Float:
+    if arm.tool_axis is None:
+        down = np.array([0.0, 0.0, -1.0])
+        axis: Float = transform_euler_to_matrix(arm.state_rotation_offset).T @ down
+        return axis
+    axis = np.array(arm.tool_axis)
+    length = float(np.linalg.norm(axis))
+    if length < 1e-6:
+        raise ProfileError(f"arm.tool_axis is {arm.tool_axis}; it must have a direction")
+    return axis / length
 
 
 @dataclass(frozen=True, eq=False)
