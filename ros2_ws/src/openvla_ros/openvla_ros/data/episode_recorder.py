@@ -137,12 +137,14 @@ class EpisodeRecorder:
                 f"{2 * self.limits.reserve_bytes / 1e6:.0f} MB"
             )
         folder = self.recordings.begin()
+        writer = None
         try:
             writer = BagWriter(folder, flush_s=self.limits.flush_s)
             for name, values in metadata.items():
                 writer.add_metadata(name, values)
-            writer.flush()
         except DatasetError:
+            if writer is not None:
+                writer.abandon()
             self.recordings.discard(folder)
             raise
         received_ns, _ = self._clock.check(now_ns, time.monotonic_ns())

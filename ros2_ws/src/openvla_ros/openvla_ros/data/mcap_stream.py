@@ -74,7 +74,11 @@ class McapStream:
             raise DatasetError(f"cannot create {path}: {error.strerror}") from error
         self._closed = False
         self.bytes_written = 0
-        self._append([MAGIC, _bytes(Header(profile=profile, library="openvla_ros"))])
+        try:
+            self._append([MAGIC, _bytes(Header(profile=profile, library="openvla_ros"))])
+        except DatasetError:
+            self.abandon()
+            raise
 
     @property
     def counts(self) -> dict[int, int]:
@@ -195,6 +199,7 @@ class McapStream:
         if not self._closed:
             self._closed = True
             os.close(self._fd)
+            self._begin_chunk()  # what waits may be views into a file that is to be closed too
 
     def _begin_chunk(self) -> None:
         self._buffers: list[bytes | memoryview] = []

@@ -143,7 +143,19 @@ class Recordings:
 
 def _rewrite(file: McapFile, folder: Path) -> tuple[int, int]:
     """Write what ``file`` holds into a finished bag; return its messages and the newest one's time."""
-    writer = BagWriter(folder)
+    writer: BagWriter | None = None
+    try:
+        writer = BagWriter(folder)
+        return _copy(file, writer)
+    except DatasetError as error:
+        problem = str(error)  # the error itself would keep views into the file, and so the file, open
+    if writer is not None:
+        writer.abandon()
+    shutil.rmtree(folder)  # room for what is recovered next; the original is untouched
+    raise DatasetError(problem)
+
+
+def _copy(file: McapFile, writer: BagWriter) -> tuple[int, int]:
     numbers = {}
     for channel in file.channels:
         qos = parse_qos(channel.metadata.get("offered_qos_profiles", ""))
