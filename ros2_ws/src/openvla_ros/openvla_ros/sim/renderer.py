@@ -124,6 +124,9 @@ class GlRenderer:
         # Read by MuJoCo's OpenGL loader; the Python module is chosen by name, so that a MuJoCo
         # that was imported before this choice was made serves as well.
         os.environ["MUJOCO_GL"] = kind
+        # Mesa's software renderer would take all cores; one is faster for pictures of this size
+        # where the policy and the controller need the others.
+        os.environ.setdefault("LP_NUM_THREADS", "0")
         context_type = importlib.import_module(f"mujoco.{kind}").GLContext
         self._kind = kind
         self._model = model
