@@ -1,7 +1,9 @@
 """The policy node over DDS, between a stand-in for cameras and arm and a stand-in for the controller."""
 
+import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -299,6 +301,48 @@ def test_a_policy_that_fails_in_an_unforeseen_way_ends_the_goal_and_not_the_node
         assert result.message == "the policy failed: RuntimeError: index out of range"
         client.destroy()
         assert node.stop() == 0
+
+
+SLOW_POLICY = """
+import time
+from openvla_ros.nodes import policy_node
+from openvla_ros.policy.hold import HoldPolicy
+
+class Slow(HoldPolicy):
+    def infer(self, observation):
+        time.sleep(0.4)
+        return super().infer(observation)
+
+policy_node.load_policy = lambda options, profile, scene: Slow(profile.space())
+policy_node.main()
+"""
+
+
+def resident_mb(process):
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def test_with_a_fast_camera_and_a_slow_policy_nothing_queues_and_memory_stays_flat(ros_domain, monkeypatch):
+    # Large pictures, all of them offered: a queue of them would show in age and memory at once.
+    monkeypatch.setitem(globals(), "PICTURE", np.zeros((480, 640, 3), np.uint8))
+    with Robot(camera_hz=30.0) as robot, NodeProcess(SLOW_POLICY, {"rate_hz": 1000.0}) as node:
+        ages = []
+
+        def note(message):
+            ages.append((robot.now_ns() - from_stamp(message.header.stamp)) * 1e-9)
+
+        robot.node.create_subscription(JointTrajectory, "policy/action_chunk", note, qos.COMMAND)
+        robot.say("wait")
+        assert robot.spin_until(lambda: len(ages) >= 5), node.output
+        before = resident_mb(node.process)
+        robot.spin_until(lambda: len(ages) >= 20, 30)
+        assert len(ages) >= 20, node.output
+        assert resident_mb(node.process) - before < 10.0
+        # What it looked at was the newest picture: at most a few camera periods old when it began.
+        assert np.median(ages) < 0.4 + 0.15
+        values = {v.key: v.value for v in robot.status("task").values}
+        assert int(values["superseded"]) > 20
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ class PolicyNode(LifecycleNode):
         self._active = False
         self._assigned = threading.RLock()  # held while a chunk goes out: none goes out after an ending
         self._assignment: Assignment | None = None
+        self._asking: Assignment | None = None  # the controller has not yet answered for it
         self._begun_ns = 0  # a picture from before the instruction is not acted on
         self._served: Assignment | None = None  # of the worker's thread: whose steps the policy remembers
         self._verdict = ("", "")
@@ -289,6 +290,8 @@ class PolicyNode(LifecycleNode):
         moment = self._buffer.moment(assignment.instruction, self._now_ns())
         if isinstance(moment, Moment) and not self._chunks.get_subscription_count():
             moment = Refusal("no_controller", "nobody listens to policy/action_chunk")
+        elif isinstance(moment, Moment) and assignment is self._asking:
+            moment = Refusal("not_granted", "the controller has not given the arm to the policy yet")
         if isinstance(moment, Refusal):
             self._refuse(assignment, moment)
             return
@@ -314,10 +317,13 @@ class PolicyNode(LifecycleNode):
         self._current.publish(String(data=assignment.instruction))
         self.get_logger().info(f"begins: {assignment.instruction!r}")
         if self._take_over.service_is_ready():
+            self._asking = assignment
             future = self._take_over.call_async(Trigger.Request())
             future.add_done_callback(partial(self._taken_over, assignment))
 
     def _taken_over(self, assignment: Assignment, future: Future) -> None:
+        if assignment is self._asking:
+            self._asking = None
         answer = future.result()
         if answer is not None and not answer.success:
             self._end(assignment, Outcome.REFUSED, f"the controller refuses: {answer.message}")
