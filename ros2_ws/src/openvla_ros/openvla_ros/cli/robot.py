@@ -2,8 +2,193 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, cast
+
 import typer
+from rich.console import Console
+from rich.table import Table
+
+from openvla_ros.cli.keys import pressed_keys
+from openvla_ros.data.detect import SourceRequest
+from openvla_ros.errors import DatasetError, InvalidValueError
+from openvla_ros.profile import load_profile
+
+Namespace = Annotated[str, typer.Option(help="namespace of the robot's nodes")]
+SimTime = Annotated[bool, typer.Option("--use-sim-time", help="take the time from /clock")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+Robot = Annotated[str, typer.Option(help="robot profile: a name from config/robots or a YAML file")]
+COLOURS = {"ok": "green", "warn": "yellow", "error": "red"}
+STARTS = ("here", "neutral", "episode")
+# Verb → (service of the controller, what it does).
+VERBS = {
+    "home": ("home", "Move the arm to its home pose."),
+    "neutral": ("neutral", "Move the arm to where instructions start from."),
+    "park": ("park", "Move the arm to where it can be switched off."),
+    "hold": ("hold", "Stop smoothly and stay; nothing goes on until the arm is given to an owner."),
+    "reset-estop": (
+        "reset_e_stop",
+        "Clear the emergency stop; the arm stays held until it is given to an owner.",
+    ),
+    "give-to-policy": ("give_to_policy", "Let the policy move the arm."),
+    "give-to-teleop": ("give_to_teleop", "Let the teleoperator move the arm."),
+    "recover-arm": ("recover", "Ask the arm to recover from a reflex or an error, where it can."),
+}
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs to ``app``."""
+    app.command()(check)
+    app.command()(replay)
+    app.command()(estop)
+    for verb, (service, text) in VERBS.items():
+        app.command(verb, help=text)(_asking(service))
+
+
+def check(
+    robot: Annotated[str, typer.Argument(help="robot profile: a name from config/robots or a YAML file")],
+    seconds: Annotated[float, typer.Option(help="how long to listen")] = 5.0,
+    namespace: Namespace = "",
+    use_sim_time: SimTime = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hold a profile against the running robot before anything moves, and say what to fix.
+
+    Exit code 0: nothing is wrong; 2: something is.
+
+    Examples:
+      openvla check widowx
+
+      openvla check my_robot.yaml --seconds 10 --json
+    """
+    from openvla_ros.nodes.profile_check import check_profile
+    from openvla_ros.nodes.session import Session
+
+    profile = load_profile(robot)
+    with Session("profile_check", namespace, use_sim_time) as session:
+        findings = check_profile(profile, session, seconds)
+    if as_json:
+        typer.echo(json.dumps({"robot": profile.name, "findings": [asdict(f) for f in findings]}))
+    else:
+        table = Table("", "what", "found", "fix")
+        for f in findings:
+            table.add_row(f"[{COLOURS[f.level]}]{f.level}[/]", f.subject, f.message, f.fix)
+        Console().print(table)
+    if any(f.level == "error" for f in findings):
+        raise typer.Exit(2)
+
+
+def replay(
+    source: Annotated[Path, typer.Argument(help="recording or dataset: bag, RLDS, LeRobot, HDF5")],
+    robot: Robot = "sim_widowx",
+    episode: Annotated[int, typer.Option(help="which episode of it")] = 0,
+    start: Annotated[
+        str, typer.Option(help="where to start: here, neutral, or the episode's pose")
+    ] = "neutral",
+    split: Annotated[str | None, typer.Option(help="split of an RLDS dataset")] = None,
+    convention: Annotated[str | None, typer.Option(help="convention of an RLDS dataset")] = None,
+    namespace: Namespace = "",
+    use_sim_time: SimTime = False,
+    as_json: AsJson = False,
+) -> None:
+    """Play an episode's actions on the running robot, and report how the arm followed.
+
+    The controller must be running (openvla up with --policy hold). The space bar is the emergency
+    stop. Exit code 0: played to the end without a refusal; 2: anything else.
+
+    Examples:
+      openvla replay ../data/bridge --robot sim_widowx --episode 3
+
+      openvla replay runs/2026-01-31 --robot widowx --start episode --json
+    """
+    from openvla_ros.nodes.replay import Replay, Start
+    from openvla_ros.nodes.session import Session
+
+    if start not in STARTS:
+        raise InvalidValueError(f"start is {start!r}; it must be one of {', '.join(STARTS)}")
+    profile = load_profile(robot)
+    episodes = SourceRequest(source, split, convention, profile.space()).open()
+    if not 0 <= episode < len(episodes):
+        raise DatasetError(f"{source} has episodes 0 .. {len(episodes) - 1}; there is no {episode}")
+    console = Console(highlight=False, quiet=as_json)
+    with Session("replay", namespace, use_sim_time) as session, pressed_keys() as keys:
+        console.print("space bar: emergency stop")
+        result = Replay(profile, episodes[episode], session).run(cast(Start, start), _latched(keys))
+    if as_json:
+        typer.echo(json.dumps(asdict(result)))
+    else:
+        t = result.tracking
+        console.print(
+            f"{result.episode}: {t.steps} steps, {1e3 * t.lag_s:.0f} ms behind; tracking error "
+            f"{1e3 * t.mean_m:.1f} mm mean, {1e3 * t.max_m:.1f} mm at most; at the end "
+            f"{1e3 * t.final_m:.1f} mm and {t.final_rad:.3f} rad from the commanded pose"
+        )
+        if t.recorded_final_m is not None:
+            console.print(f"displacement differs by {1e3 * t.recorded_final_m:.1f} mm from the recorded one")
+        for reason, count in result.reasons.items():
+            console.print(f"[yellow]{count} x {reason}[/]")
+    if result.stopped or result.reasons:
+        raise typer.Exit(2)
+
+
+def estop(
+    keyboard: Annotated[
+        bool, typer.Option("--keyboard", help="wait for a key instead of stopping now")
+    ] = False,
+    namespace: Namespace = "",
+) -> None:
+    """Stop the arm at once; it stays stopped until openvla reset-estop.
+
+    With --keyboard this terminal becomes an emergency stop: any key stops, q ends the program.
+
+    Examples:
+      openvla estop
+
+      openvla estop --keyboard
+    """
+    from openvla_ros.nodes.session import Session
+
+    with Session("emergency_stop", namespace) as session, pressed_keys() as keys:
+        session.reach_controller("e_stop")
+        while keyboard:
+            typer.echo("any key: EMERGENCY STOP   q: end")
+            pressed = ""
+
+            def came() -> bool:
+                nonlocal pressed
+                pressed += keys()
+                return bool(pressed)
+
+            while not session.spin_until(came, 60.0):
+                pass
+            if pressed == "q":
+                return
+            typer.echo(session.ask_controller("e_stop"))
+        typer.echo(session.ask_controller("e_stop"))
+
+
+def _asking(service: str) -> Callable[..., None]:
+    """Return the command that calls one service of the controller."""
+
+    def command(namespace: Namespace = "") -> None:
+        from openvla_ros.nodes.session import Session
+
+        with Session(f"ask_{service}", namespace) as session:
+            typer.echo(session.ask_controller(service))
+
+    return command
+
+
+def _latched(keys: Callable[[], str]) -> Callable[[], bool]:
+    """Return whether the space bar has been pressed so far."""
+    stopped = False
+
+    def pressed() -> bool:
+        nonlocal stopped
+        stopped = stopped or " " in keys()
+        return stopped
+
+    return pressed

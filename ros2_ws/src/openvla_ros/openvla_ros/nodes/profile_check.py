@@ -1,0 +1,216 @@
+"""Whether a profile fits the robot that is running: every stream, name and limit, and what to fix.
+
+Looks and listens; it publishes nothing, calls nothing that changes anything, and moves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from geometry_msgs.msg import WrenchStamped
+from sensor_msgs.msg import CompressedImage, Image, JointState
+
+from openvla_ros.errors import InvalidValueError, OpenVLARosError
+from openvla_ros.nodes import qos
+from openvla_ros.nodes.backends.choice import make_arm, make_gripper
+from openvla_ros.nodes.image_messages import from_compressed_image, from_image
+from openvla_ros.nodes.messages import from_stamp, joint_values
+from openvla_ros.nodes.session import Session
+from openvla_ros.profile import CameraProfile, RobotProfile
+from openvla_ros.robot.kinematics import KinematicChain
+
+Level = Literal["ok", "warn", "error"]
+# A stream slower than this share of its stated rate is reported, as in the nodes' diagnostics.
+SLOW = 0.8
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Level
+    subject: str
+    message: str
+    fix: str = ""  # what to do; empty where nothing is wrong
+
+
+class _Stream:
+    """What arrives on one topic."""
+
+    def __init__(self, session: Session, kind: type, topic: str) -> None:
+        self.session, self.kind = session, kind
+        self.topic = session.node.resolve_topic_name(topic)
+        self.newest: Any = None
+        self.stamps: list[int] = []
+        self.ages_s: list[float] = []
+        session.node.create_subscription(kind, topic, self._received, qos.EVERY_IN)
+
+    def _received(self, message: Any) -> None:
+        self.newest = message
+        self.stamps.append(from_stamp(message.header.stamp))
+        self.ages_s.append((self.session.now_ns - self.stamps[-1]) * 1e-9)
+
+    @property
+    def rate_hz(self) -> float:
+        if len(self.stamps) < 2 or self.stamps[-1] <= self.stamps[0]:
+            return 0.0
+        return (len(self.stamps) - 1) / ((self.stamps[-1] - self.stamps[0]) * 1e-9)
+
+    def types(self) -> list[str]:
+        """The types that publishers offer under this name."""
+        return sorted({i.topic_type for i in self.session.node.get_publishers_info_by_topic(self.topic)})
+
+
+def check_profile(profile: RobotProfile, session: Session, seconds: float) -> list[Finding]:
+    """Return what was found about ``profile`` while listening to the robot for ``seconds``."""
+    session.wait_for_clock()
+    findings = list(_description(profile))
+    state = _Stream(session, JointState, profile.state.joint_states_topic)
+    cameras = [(c, _Stream(session, _image_type(c), c.topic)) for c in profile.cameras]
+    wrench = None
+    if profile.state.wrench_topic is not None:
+        wrench = _Stream(session, WrenchStamped, profile.state.wrench_topic)
+    adapters = list(_adapters(profile, session, findings))
+    session.spin_until(lambda: False, seconds)
+    findings += _flow(state, "joint states", profile.state.rate_hz, profile.state.max_age_s)
+    if state.newest is not None:
+        findings += _joints(profile, state)
+    for camera, stream in cameras:
+        subject = f"camera {camera.name}"
+        findings += _flow(stream, subject, camera.rate_hz, camera.max_age_s)
+        if stream.newest is not None:
+            findings += _picture(camera, stream.newest, subject)
+    if wrench is not None:
+        findings += _flow(wrench, "wrench", 0.0, profile.state.max_age_s)
+    for part, adapter in adapters:
+        missing = adapter.missing()
+        kind = getattr(profile, f"{part}_backend").kind
+        fix = f"start the robot's driver, or correct {part}_backend in the profile" if missing else ""
+        findings.append(
+            Finding("error" if missing else "ok", f"{part} back end", missing or f"{kind} is there", fix)
+        )
+    return findings
+
+
+def _description(profile: RobotProfile) -> Iterator[Finding]:
+    """Check the profile against its own URDF."""
+    arm, limits = profile.arm, profile.limits
+    try:
+        chain = KinematicChain.from_profile(arm)
+    except OpenVLARosError as error:
+        yield Finding("error", "description", str(error), "correct arm.urdf, its links or arm.joints")
+        return
+    lower, upper = np.array(limits.joint_lower), np.array(limits.joint_upper)
+    for name, low, high, urdf_low, urdf_high in zip(
+        arm.joints, lower, upper, chain.lower, chain.upper, strict=True
+    ):
+        if low < urdf_low or high > urdf_high:
+            text = f"{name}: limits {low} .. {high} reach beyond the URDF's {urdf_low} .. {urdf_high} rad"
+            yield Finding("error", "limits", text, f"narrow limits.joint_lower and joint_upper of {name}")
+    for key in ("neutral", "home", "park"):
+        q = np.array(getattr(arm, key))
+        outside = [
+            n for n, v, low, high in zip(arm.joints, q, lower, upper, strict=True) if not low <= v <= high
+        ]
+        if outside:
+            text = f"arm.{key} is outside the joint limits at {', '.join(outside)}"
+            yield Finding("error", "poses", text, f"correct arm.{key} or the limits")
+    tool = chain.forward(np.array(arm.neutral)).position
+    box = (np.array(limits.workspace_lower), np.array(limits.workspace_upper))
+    if np.any(tool < box[0]) or np.any(tool > box[1]):
+        text = f"at arm.neutral the tool is at {np.round(tool, 3).tolist()}, outside the workspace box"
+        yield Finding("warn", "poses", text, "move arm.neutral or widen limits.workspace_*")
+    yield Finding(
+        "ok", "description", f"{arm.urdf}: {len(arm.joints)} joints, {arm.base_link} to {arm.tool_link}"
+    )
+
+
+def _adapters(profile: RobotProfile, session: Session, findings: list[Finding]) -> Iterator[tuple[str, Any]]:
+    for part, make in (("arm", make_arm), ("gripper", make_gripper)):
+        try:
+            yield part, make(session.node, profile)
+        except OpenVLARosError as error:
+            findings.append(Finding("error", f"{part} back end", str(error), "install what it names"))
+
+
+def _flow(stream: _Stream, subject: str, rate_hz: float, max_age_s: float) -> Iterator[Finding]:
+    """Check that a stream is there, of the right type, often and young enough."""
+    wanted = f"{stream.kind.__module__.split('.')[0]}/msg/{stream.kind.__name__}"
+    types = stream.types()
+    if stream.newest is None:
+        if types and wanted not in types:
+            text = f"{stream.topic} carries {', '.join(types)}; the profile expects {wanted}"
+            yield Finding("error", subject, text, "correct the topic, or compressed for a camera")
+        elif types:
+            yield Finding(
+                "error", subject, f"{stream.topic} has a publisher but nothing arrives", "check the driver"
+            )
+        else:
+            yield Finding(
+                "error", subject, f"nobody publishes {stream.topic}", "start the driver or correct the topic"
+            )
+        return
+    age = float(np.median(stream.ages_s))
+    if age > max_age_s:
+        text = f"{stream.topic}: messages are {age:.2f} s old on arrival; allowed {max_age_s} s"
+        yield Finding("error", subject, text, "synchronise the clocks (chrony), or set use_sim_time")
+    elif age < -0.05:
+        text = f"{stream.topic}: stamped {-age:.2f} s in the future"
+        yield Finding("error", subject, text, "synchronise the clocks (chrony)")
+    elif len(stream.stamps) < 3:
+        text = f"{stream.topic}: only {len(stream.stamps)} messages came, too few for a rate"
+        yield Finding("warn", subject, text, "listen longer (--seconds), or check the driver")
+    elif stream.rate_hz < SLOW * rate_hz:
+        text = f"{stream.topic}: {stream.rate_hz:.1f} Hz; the profile says {rate_hz:.1f} Hz"
+        yield Finding("warn", subject, text, "raise the driver's rate or lower rate_hz")
+    else:
+        text = f"{stream.topic}: {stream.rate_hz:.1f} Hz, {1e3 * age:.0f} ms old on arrival"
+        yield Finding("ok", subject, text)
+
+
+def _joints(profile: RobotProfile, stream: _Stream) -> Iterator[Finding]:
+    """Check the names and values of the joints."""
+    try:
+        q = joint_values(stream.newest, profile.arm.joints)
+        finger = float(joint_values(stream.newest, [profile.gripper.joint])[0])
+    except InvalidValueError as error:
+        yield Finding("error", "joint names", str(error), "correct arm.joints or gripper.joint")
+        return
+    limits = profile.limits
+    for name, value, low, high in zip(
+        profile.arm.joints, q, limits.joint_lower, limits.joint_upper, strict=True
+    ):
+        if not low <= value <= high:
+            text = f"{name} is at {value:.3f} rad, outside {low} .. {high} rad"
+            yield Finding(
+                "warn", "joint positions", text, "move the arm inside its limits by hand, or widen them"
+            )
+    low, high = sorted((profile.gripper.open_m, profile.gripper.closed_m))
+    margin = 0.1 * (high - low)
+    if not low - margin <= finger <= high + margin:
+        text = f"{profile.gripper.joint} is at {finger:.4f}, outside {low} .. {high}"
+        yield Finding("warn", "gripper", text, "correct gripper.open_m and closed_m")
+    yield Finding("ok", "joint names", f"all {len(q)} joints and {profile.gripper.joint} are reported")
+
+
+def _picture(camera: CameraProfile, message: Any, subject: str) -> Iterator[Finding]:
+    """Check a picture's size, encoding and frame."""
+    try:
+        picture = from_compressed_image(message) if camera.compressed else from_image(message)
+    except InvalidValueError as error:
+        yield Finding("error", subject, str(error), "choose another encoding in the camera's driver")
+        return
+    height, width = picture.shape[:2]
+    if (width, height) != (camera.width, camera.height):
+        text = f"pictures are {width}x{height}; the profile says {camera.width}x{camera.height}"
+        yield Finding("warn", subject, text, "correct width and height, or the driver's resolution")
+    if message.header.frame_id != camera.frame_id:
+        text = f"frame is {message.header.frame_id!r}; the profile says {camera.frame_id!r}"
+        yield Finding("warn", subject, text, "correct frame_id")
+
+
+def _image_type(camera: CameraProfile) -> type:
+    return CompressedImage if camera.compressed else Image
