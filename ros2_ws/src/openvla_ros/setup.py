@@ -10,6 +10,7 @@ SHARED = ("launch", "config", "urdf")  # folders that a user finds under share/o
 
 NODES = (
     "simulation_node",
+    "simulated_camera_node",
     "camera_node",
     "policy_node",
     "controller_node",

@@ -134,39 +134,31 @@ def build_graph(options: GraphOptions, environment: Mapping[str, str]) -> Graph:
 
 
 def _robot_nodes(profile: RobotProfile, options: GraphOptions) -> list[NodeSpec]:
-    """The simulated robot, or the cameras of a real one: the arm's own driver is started by its maker."""
-    if profile.simulation is not None:
-        return [
-            NodeSpec(
-                "simulation",
-                "simulation_node",
-                {
-                    "robot": options.robot,
-                    "publish_clock": options.use_sim_time,
-                    **options.simulation_parameters,
-                },
-                _remappings(profile),
-                stop_order=3,
-            )
-        ]
-    if not options.cameras:
-        return []
-    return [
-        NodeSpec(
-            f"camera_{camera.name}",
-            "camera_node",
-            {
-                "robot": options.robot,
-                "camera": camera.name,
-                "use_sim_time": options.use_sim_time,
-                **options.camera_parameters,
-            },
-            _remappings(profile),
-            on_exit="restart",
-            stop_order=1,
-        )
-        for camera in profile.cameras
-    ]
+    """The simulated robot and the cameras; a real arm's own driver is started by its maker's launch."""
+    if profile.simulation is None:
+        cameras = profile.cameras if options.cameras else ()
+        return [_camera(profile, options, camera.name, "camera_node") for camera in cameras]
+    parameters = {
+        "robot": options.robot,
+        "publish_clock": options.use_sim_time,
+        "draw_cameras": not options.cameras,
+        **options.simulation_parameters,
+    }
+    robot = NodeSpec("simulation", "simulation_node", parameters, _remappings(profile), stop_order=3)
+    cameras = profile.cameras if options.cameras else ()
+    return [robot, *(_camera(profile, options, c.name, "simulated_camera_node") for c in cameras)]
+
+
+def _camera(profile: RobotProfile, options: GraphOptions, name: str, executable: str) -> NodeSpec:
+    parameters = {
+        "robot": options.robot,
+        "camera": name,
+        "use_sim_time": options.use_sim_time,
+        **options.camera_parameters,
+    }
+    return NodeSpec(
+        f"camera_{name}", executable, parameters, _remappings(profile), on_exit="restart", stop_order=1
+    )
 
 
 def _controller(profile: RobotProfile, options: GraphOptions) -> NodeSpec:

@@ -19,7 +19,8 @@ def names(options: GraphOptions) -> list[str]:
 
 
 def test_a_simulated_robot_brings_its_simulation_and_a_real_one_its_cameras():
-    assert names(GraphOptions(robot="sim_widowx")) == ["simulation", "controller", "policy"]
+    assert names(GraphOptions(robot="sim_widowx")) == ["simulation", "camera_primary", "controller", "policy"]
+    assert names(GraphOptions(robot="sim_widowx", cameras=False)) == ["simulation", "controller", "policy"]
     assert names(GraphOptions(robot="widowx")) == ["camera_primary", "controller", "policy"]
     assert names(GraphOptions(robot="widowx", cameras=False, record=True, teleop="keyboard")) == [
         "controller",

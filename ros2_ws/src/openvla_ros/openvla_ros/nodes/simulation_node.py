@@ -26,7 +26,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from openvla_ros.errors import DeviceError, InvalidValueError, ProfileError
+from openvla_ros.errors import DeviceError, InvalidValueError
 from openvla_ros.goal import parse_goal
 from openvla_ros.health import Health, LatencyHealth, ReasonCounter
 from openvla_ros.nodes import process, qos
@@ -35,7 +35,8 @@ from openvla_ros.nodes.image_messages import to_camera_info
 from openvla_ros.nodes.messages import NS_PER_S, from_duration, from_stamp, to_image, to_stamp
 from openvla_ros.nodes.parameters import declare, parameter, watch
 from openvla_ros.nodes.scene_messages import to_markers
-from openvla_ros.profile import CameraProfile, RobotProfile, load_profile
+from openvla_ros.nodes.simulated_camera_node import COORDINATES_PERIOD_S, simulated_profile
+from openvla_ros.profile import CameraProfile
 from openvla_ros.sim.follower import TrajectoryFollower
 from openvla_ros.sim.pacing import RealTimePacer
 from openvla_ros.sim.tasks import find_task
@@ -62,6 +63,9 @@ class SimulationParameters:
     publish_clock: bool = parameter(
         False, "publish /clock, for nodes with use_sim_time; stamps are simulated time", read_only=True
     )
+    draw_cameras: bool = parameter(
+        True, "draw the cameras here; off where simulated_camera_node does", read_only=True
+    )
     record_video: str = parameter("", "MP4 file to write; empty: none", read_only=True)
     video_camera: str = parameter("overview", "camera of the video", read_only=True)
 
@@ -72,7 +76,8 @@ class SimulationNode(Node):
     def __init__(self) -> None:
         super().__init__("simulation")
         self._settings = declare(self, SimulationParameters)
-        self._profile = _simulated(load_profile(self._settings.robot))
+        self._profile = simulated_profile(self._settings.robot)
+        self._cameras = self._profile.cameras if self._settings.draw_cameras else ()
         self._next_seed = self._first_seed()
         self._robot = SimulatedRobot(self._profile, find_task(self._task_name()), self._take_seed())
         watch(self, SimulationParameters, self._settings_changed)
@@ -105,6 +110,7 @@ class SimulationNode(Node):
     def _create_publishers(self) -> None:
         self._states = self.create_publisher(JointState, "joint_states", qos.STREAM_OUT)
         self._scenes = self.create_publisher(MarkerArray, "simulation/scene", qos.STREAM_OUT)
+        self._moments = self.create_publisher(JointState, "simulation/coordinates", qos.STREAM_OUT)
         self._successes = self.create_publisher(Bool, "task/success", qos.STREAM_OUT)
         self._clocks = (
             self.create_publisher(Clock, "/clock", qos.STREAM_OUT) if self._settings.publish_clock else None
@@ -112,7 +118,7 @@ class SimulationNode(Node):
         self._images, self._infos = (
             {
                 camera.name: self.create_publisher(kind, f"camera/{camera.name}/{topic}", qos.STREAM_OUT)
-                for camera in self._profile.cameras
+                for camera in self._cameras
             }
             for kind, topic in ((Image, "image_raw"), (CameraInfo, "camera_info"))
         )
@@ -200,7 +206,7 @@ class SimulationNode(Node):
     # -- the physics, on its own thread
 
     def _run(self) -> None:
-        due = dict.fromkeys(("scene", "video", *self._images), 0.0)
+        due = dict.fromkeys(("scene", "video", "coordinates", *self._images), 0.0)
         video = self._open_video()
         try:
             while not self._stopping.is_set():
@@ -235,7 +241,11 @@ class SimulationNode(Node):
             self._clocks.publish(Clock(clock=to_stamp(now_ns)))
         self._publish_state(now_ns)
         self._when_due(due, "scene", SCENE_RATE_HZ, partial(self._publish_scene, now_ns))
-        for camera in self._profile.cameras:
+        if not self._cameras:
+            self._when_due(
+                due, "coordinates", 1.0 / COORDINATES_PERIOD_S, partial(self._publish_moment, now_ns)
+            )
+        for camera in self._cameras:
             self._when_due(due, camera.name, camera.rate_hz, partial(self._publish_image, camera, now_ns))
         if video is not None:
             self._when_due(due, "video", VIDEO_RATE_HZ, partial(self._write_frame, video))
@@ -264,6 +274,13 @@ class SimulationNode(Node):
         arm = self._profile.arm
         self._scenes.publish(to_markers(self._robot.scene(), now_ns, arm.frame_prefix + arm.base_link))
         self._successes.publish(Bool(data=self._robot.success))
+
+    def _publish_moment(self, now_ns: int) -> None:
+        """Publish all coordinates; the frame id names what they belong to, as task/seed."""
+        layout = f"{self._robot.task.name}/{self._robot.layout.seed}"
+        message = JointState(header=Header(stamp=to_stamp(now_ns), frame_id=layout))
+        message.position = self._robot.coordinates.tolist()
+        self._moments.publish(message)
 
     def _publish_image(self, camera: CameraProfile, now_ns: int) -> None:
         image = self._robot.render(camera.name)
@@ -302,16 +319,6 @@ class SimulationNode(Node):
         }
         slow = factor < SLOW * wanted
         return Health("speed", "warn" if slow else "ok", f"{factor:.2f} x real time", values)
-
-
-def _simulated(profile: RobotProfile) -> RobotProfile:
-    """Return ``profile`` if this node can be that robot; raises ``ProfileError`` saying why not."""
-    if profile.simulation is None:
-        raise ProfileError(f"robot {profile.name!r} is not simulated: its profile has no 'simulation' entry")
-    for camera in profile.cameras:
-        if camera.compressed:
-            raise ProfileError(f"the simulation publishes raw images; camera {camera.name!r} is compressed")
-    return profile
 
 
 def main() -> None:

@@ -142,6 +142,18 @@ class SimulatedRobot:
                 return (2.0 * BOWL_RADIUS_M, 2.0 * BOWL_RADIUS_M, BOWL_HEIGHT_M)
 
     @property
+    def coordinates(self) -> Float:
+        """All joint coordinates of arm, gripper and objects (Q,), enough to draw this moment elsewhere."""
+        return read_only(np.array(self._data.qpos))
+
+    def show(self, seed: int, coordinates: ArrayLike) -> None:
+        """Look as another instance of the same task looked with ``coordinates`` (Q,); moves no physics."""
+        if seed != self._layout.seed:
+            self._arrange(seed)
+        self._data.qpos[:] = float_array("coordinates", coordinates, (self._model.nq,))
+        mujoco.mj_forward(self._model, self._data)
+
+    @property
     def layout(self) -> Layout:
         """How the running episode started."""
         return self._layout

@@ -1,0 +1,119 @@
+"""One camera of the simulation in a process of its own: draws what the physics publishes.
+
+Keeps a second copy of the MuJoCo scene, puts it where ``simulation/coordinates`` says, and publishes
+the picture with that moment's stamp. So drawing never holds up the physics, and a camera can fail
+by itself, as a real one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, Image, JointState
+
+from openvla_ros.errors import InvalidValueError, ProfileError
+from openvla_ros.health import Health, LatencyHealth, ReasonCounter, StreamHealth
+from openvla_ros.nodes import process, qos
+from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
+from openvla_ros.nodes.image_messages import to_camera_info
+from openvla_ros.nodes.messages import from_stamp, to_image
+from openvla_ros.nodes.parameters import declare, parameter
+from openvla_ros.nodes.worker import Worker
+from openvla_ros.pacing import Pacer
+from openvla_ros.profile import RobotProfile, load_profile
+from openvla_ros.sim.tasks import find_task
+from openvla_ros.sim.world import SimulatedRobot
+
+COORDINATES_PERIOD_S = 0.02  # how often the simulation publishes what there is to draw
+
+
+@dataclass(frozen=True)
+class SimulatedCameraParameters:
+    """Which camera of which robot."""
+
+    robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
+    camera: str = parameter("primary", "camera of the profile", read_only=True)
+
+
+class SimulatedCameraNode(Node):
+    """Draws one camera on a worker thread; the newest moment wins."""
+
+    def __init__(self) -> None:
+        super().__init__("camera")
+        settings = declare(self, SimulatedCameraParameters)
+        self._profile = simulated_profile(settings.robot)
+        self._camera = camera = self._profile.camera(settings.camera)
+        self._robot: SimulatedRobot | None = None
+        self._pacer = Pacer(1.0 / camera.rate_hz, COORDINATES_PERIOD_S)
+        self._moments = StreamHealth("coordinates", camera.rate_hz, camera.max_age_s)
+        self._drawing = LatencyHealth("drawing", 1.0 / camera.rate_hz)
+        self._refusals = ReasonCounter("refusals")
+        self._images = self.create_publisher(Image, f"camera/{camera.name}/image_raw", qos.STREAM_OUT)
+        self._infos = self.create_publisher(CameraInfo, f"camera/{camera.name}/camera_info", qos.STREAM_OUT)
+        self._worker = Worker(f"draw {camera.name}", self._draw, self._broke)
+        self.create_subscription(JointState, "simulation/coordinates", self._moment, qos.NEWEST_IN)
+        self._diagnostics = DiagnosticsPublisher(self, self._collect_health)
+
+    def stop(self) -> None:
+        """End the drawing and give the renderer back."""
+        if not self._worker.stop():
+            self.get_logger().error("the picture in progress did not end in time")
+        if self._robot is not None:
+            self._robot.close()
+
+    def _moment(self, message: JointState) -> None:
+        stamp_ns = from_stamp(message.header.stamp)
+        if self._pacer.due(stamp_ns):
+            self._moments.received(stamp_ns, self.get_clock().now().nanoseconds)
+            self._worker.put(message)
+
+    def _draw(self, message: JointState) -> None:
+        task, _, seed = message.header.frame_id.partition("/")
+        robot = self._scene_of(task)
+        try:
+            robot.show(int(seed), message.position)
+        except (InvalidValueError, ValueError) as error:
+            self._refusals.add("coordinates", str(error))
+            return
+        camera, stamp_ns = self._camera, from_stamp(message.header.stamp)
+        lens = robot.intrinsics(camera.name)
+        self._images.publish(to_image(robot.render(camera.name), stamp_ns, camera.frame_id))
+        self._infos.publish(to_camera_info(lens, camera.width, camera.height, stamp_ns, camera.frame_id))
+        self._drawing.add((self.get_clock().now().nanoseconds - stamp_ns) * 1e-9)
+
+    def _scene_of(self, task: str) -> SimulatedRobot:
+        if self._robot is None or self._robot.task.name != task:
+            if self._robot is not None:
+                self._robot.close()
+            self._robot = SimulatedRobot(self._profile, find_task(task))
+        return self._robot
+
+    def _broke(self, error: Exception) -> None:
+        self.get_logger().error(f"drawing failed: {type(error).__name__}: {error}")
+        self._refusals.add("failure", str(error))
+
+    def _collect_health(self) -> Iterable[Health]:
+        now_ns = self.get_clock().now().nanoseconds
+        return [self._moments.health(now_ns), self._drawing.health(), self._refusals.health()]
+
+
+def simulated_profile(name: str) -> RobotProfile:
+    """Return the profile ``name`` if it is a simulated robot; raises ``ProfileError`` saying why not."""
+    profile = load_profile(name)
+    if profile.simulation is None:
+        raise ProfileError(f"robot {profile.name!r} is not simulated: its profile has no 'simulation' entry")
+    for camera in profile.cameras:
+        if camera.compressed:
+            raise ProfileError(f"the simulation publishes raw images; camera {camera.name!r} is compressed")
+    return profile
+
+
+def main() -> None:
+    """Run the node."""
+    process.main(SimulatedCameraNode)
+
+
+if __name__ == "__main__":
+    main()
