@@ -77,6 +77,8 @@ setup(
         "typer",
         "rich",
         "tqdm",
+        "msgpack",
+        "websockets>=13",
     ],
     extras_require={
         "ros": ROS_WHEELS,

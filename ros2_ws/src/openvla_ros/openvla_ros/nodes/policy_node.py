@@ -72,6 +72,11 @@ class PolicyParameters:
     offline: bool = parameter(False, "openvla: never reach for the hub", read_only=True)
     dataset: str = parameter("", "replay: the dataset", read_only=True)
     episode: int = parameter(0, "replay: which episode", read_only=True, low=0, high=10_000_000)
+    address: str = parameter("", "remote: ws://host:port of openvla serve", read_only=True)
+    token_file: str = parameter("", "remote: file that holds the server's token", read_only=True)
+    answer_timeout_s: float = parameter(
+        5.0, "remote: how long one answer may take", read_only=True, low=0.01, high=600.0
+    )
     rate_hz: float = parameter(
         0.0, "inferences a second; 0: the profile's action rate", read_only=True, low=0.0, high=1000.0
     )
@@ -124,7 +129,7 @@ class PolicyNode(LifecycleNode):
         s = self._settings
         options = PolicyOptions(
             s.policy, s.checkpoint, s.unnorm_key, s.device, s.dtype, s.center_crop, s.offline, s.dataset,
-            s.episode, s.adapter,
+            s.episode, s.adapter, s.address, s.token_file, s.answer_timeout_s,
         )  # fmt: skip
         try:
             self._policy = load_policy(options, self._profile, self._newest_scene)
@@ -355,11 +360,11 @@ class PolicyNode(LifecycleNode):
 
     def _infer(self, work: _Work) -> None:
         assert self._policy is not None
-        if work.assignment is not self._served:
-            self._policy.reset()
-            self._served = work.assignment
         began = time.perf_counter()
         try:
+            if work.assignment is not self._served:
+                self._policy.reset()
+                self._served = work.assignment
             chunk = self._policy.infer(work.moment.observe(self._forward))
         except OpenVLARosError as error:
             self._refuse(work.assignment, Refusal(_reason(error), str(error)))

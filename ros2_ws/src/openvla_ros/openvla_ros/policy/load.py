@@ -14,7 +14,7 @@ from openvla_ros.policy.replay import ReplayPolicy
 from openvla_ros.profile import RobotProfile
 from openvla_ros.scene import Scene
 
-POLICIES = ("openvla", "expert", "replay", "hold")
+POLICIES = ("openvla", "expert", "replay", "remote", "hold")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class PolicyOptions:
     dataset: str = ""  # replay: the dataset
     episode: int = 0  # replay: which of its episodes
     adapter: str = ""  # openvla: folder of a LoRA adapter on top of the checkpoint
+    address: str = ""  # remote: ws://host:port of ``openvla serve``
+    token_file: str = ""  # remote: file that holds the server's token
+    timeout_s: float = 5.0  # remote: how long one answer may take
 
 
 def load_policy(options: PolicyOptions, profile: RobotProfile, scene: Callable[[], Scene]) -> Policy:
@@ -55,6 +58,8 @@ def _choose(options: PolicyOptions, profile: RobotProfile, scene: Callable[[], S
             return ScriptedExpert.for_profile(profile, scene)
         case "replay":
             return _replay(options, profile)
+        case "remote":
+            return _remote(options)
         case "hold":
             return HoldPolicy(profile.space())
         case _:
@@ -80,6 +85,27 @@ def _openvla(options: PolicyOptions, profile: RobotProfile) -> Policy:
         device=device,
         offline=options.offline,
     )
+
+
+def _remote(options: PolicyOptions) -> Policy:
+    if not options.address:
+        raise InvalidValueError("policy 'remote' needs an address, such as ws://host:8765")
+    from openvla_ros.policy.remote import RemotePolicy
+
+    return RemotePolicy(options.address, read_token(options.token_file), options.timeout_s)
+
+
+def read_token(path: str) -> str:
+    """Return the token in the file ``path``, or no token for no path; raises ``InvalidValueError``."""
+    if not path:
+        return ""
+    try:
+        token = Path(path).expanduser().read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise InvalidValueError(f"the token file {path} cannot be read: {error}") from error
+    if not token:
+        raise InvalidValueError(f"the token file {path} is empty")
+    return token
 
 
 def _replay(options: PolicyOptions, profile: RobotProfile) -> Policy:

@@ -1,0 +1,61 @@
+"""The verb ``openvla serve``: a policy for a robot on another machine."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.policy.load import PolicyOptions, load_policy, read_token
+from openvla_ros.profile import load_profile
+from openvla_ros.scene import Scene
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verb to ``app``."""
+    app.command()(serve)
+
+
+def serve(
+    checkpoint: Annotated[str, typer.Argument(help="Model folder or hub id.")] = "",
+    robot: Annotated[str, typer.Option(help="Robot profile: a name or a YAML file.")] = "widowx",
+    policy: Annotated[str, typer.Option(help="openvla, or hold to try the connection.")] = "openvla",
+    unnorm_key: Annotated[str, typer.Option(help="Dataset whose statistics apply.")] = "",
+    adapter: Annotated[str, typer.Option(help="LoRA adapter folder.")] = "",
+    center_crop: Annotated[bool, typer.Option("--center-crop", help="If trained with crops.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")] = "auto",
+    offline: Annotated[bool, typer.Option("--offline", help="Never reach for the hub.")] = False,
+    host: Annotated[str, typer.Option(help="Address; a public one needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any.")] = 8765,
+    token_file: Annotated[str, typer.Option(help="File that holds the token that a robot must know.")] = "",
+) -> None:
+    """Serve a policy over a websocket, to one robot at a time.
+
+    Examples:
+      openvla serve openvla/openvla-7b --unnorm-key bridge_orig --host 0.0.0.0 --token-file token
+
+      openvla serve --policy hold --robot sim_widowx
+
+    On the robot: the policy node with policy:=remote address:=ws://HOST:8765 token_file:=token.
+    """
+    from openvla_ros.policy.server import PolicyServer
+
+    options = PolicyOptions(
+        policy, checkpoint, unnorm_key, device, dtype, center_crop, offline, adapter=adapter
+    )
+    served = load_policy(options, load_profile(robot), _no_scene)
+    server = PolicyServer(served, host, port, read_token(token_file))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # From a thread: closing waits for the loop that the signal interrupted.
+        signal.signal(number, lambda *_: threading.Thread(target=server.close).start())
+    typer.echo(f"{served.description}: ws://{host}:{server.port}")
+    server.serve_forever()
+    served.close()
+
+
+def _no_scene() -> Scene:
+    raise InvalidValueError("the scripted expert cannot be served: it needs the simulation's ground truth")

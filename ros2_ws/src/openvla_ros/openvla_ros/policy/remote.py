@@ -1,0 +1,116 @@
+"""A policy that runs on another machine, behind ``openvla serve``."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from openvla_ros.action import ActionChunk, ActionSpace
+from openvla_ros.errors import InvalidValueError, ModelOutputError, PolicyError
+from openvla_ros.observation import Observation
+from openvla_ros.policy import wire
+from openvla_ros.policy.server import LARGEST_MESSAGE
+
+CONNECT_S = 10.0
+
+
+class RemotePolicy:
+    """Asks a policy server; a lost connection is a refused step, and made again for the next one."""
+
+    def __init__(self, address: str, token: str = "", timeout_s: float = 5.0) -> None:
+        """Connect to ``address`` (ws://host:port or wss://); raises ``PolicyError`` if that fails."""
+        self._address, self._token, self._timeout_s = address, token, timeout_s
+        self._closed = False
+        self._connection: ClientConnection | None = None
+        self._open = ExitStack()  # holds the connection
+        greeting = self._connect()
+        self._space = wire.space_from_message(greeting["space"])
+        self._remote_description = str(greeting["description"])
+
+    @property
+    def space(self) -> ActionSpace:
+        """The meaning of the actions, as the server states it."""
+        return self._space
+
+    @property
+    def description(self) -> str:
+        """The server, and what it runs."""
+        return f"{self._remote_description} at {self._address}"
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """Return the server's actions; raises ``PolicyError`` if it does not answer in time."""
+        answer = self._ask(wire.observation_to_message(observation))
+        return wire.chunk_from_message(answer, self._space)
+
+    def reset(self) -> None:
+        """Let the server forget the instruction that just ended."""
+        self._ask({"reset": True})
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._closed = True
+        self._drop()
+
+    def _ask(self, message: wire.Message) -> wire.Message:
+        if self._closed:
+            raise PolicyError(f"{self.description} is closed")
+        if self._connection is None:
+            self._check_unchanged(self._connect())
+        assert self._connection is not None
+        try:
+            self._connection.send(wire.pack(message))
+            answer = wire.unpack(self._connection.recv(self._timeout_s))
+        except TimeoutError as error:
+            # A late answer must not be taken for that of the next question.
+            self._drop()
+            raise PolicyError(f"{self._address} did not answer within {self._timeout_s:g} s") from error
+        except (WebSocketException, OSError) as error:
+            self._drop()
+            raise PolicyError(f"the connection to {self._address} was lost: {error}") from error
+        return _raised(answer)
+
+    def _connect(self) -> wire.Message:
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else None
+        try:
+            dial = connect(
+                self._address, additional_headers=headers, compression=None, open_timeout=CONNECT_S,
+                max_size=LARGEST_MESSAGE,
+            )  # fmt: skip
+            self._connection = self._open.enter_context(dial)
+            greeting = _raised(wire.unpack(self._connection.recv(CONNECT_S)))
+        except (InvalidURI, ValueError) as error:
+            raise InvalidValueError(
+                f"address {self._address!r}: {error}; such as ws://host:8765 is wanted"
+            ) from error
+        except InvalidHandshake as error:
+            raise PolicyError(
+                f"{self._address} refuses the connection: {error}; is the token right?"
+            ) from error
+        except (WebSocketException, OSError) as error:
+            raise PolicyError(f"{self._address} cannot be reached: {error}") from error
+        if greeting.get("protocol") != wire.PROTOCOL:
+            self._drop()
+            raise PolicyError(
+                f"{self._address} speaks protocol {greeting.get('protocol')!r}; this side {wire.PROTOCOL}"
+            )
+        return greeting
+
+    def _check_unchanged(self, greeting: wire.Message) -> None:
+        lines = self._space.differences(wire.space_from_message(greeting["space"]))
+        if lines:
+            self._drop()
+            raise PolicyError(f"{self._address} now serves other actions: " + "; ".join(lines))
+
+    def _drop(self) -> None:
+        self._connection = None
+        self._open.close()
+
+
+def _raised(answer: wire.Message) -> wire.Message:
+    """Return ``answer``, or raise the error that it tells."""
+    if "error" in answer:
+        kind = ModelOutputError if answer["error"] == "ModelOutputError" else PolicyError
+        raise kind(f"the policy server says: {answer.get('message')}")
+    return answer

@@ -1,0 +1,87 @@
+"""Serves one policy to one robot at a time over a websocket: the machine with the GPU.
+
+Each message is checked like any other input; a client must know the token. Nothing that a client
+sends is executed.
+"""
+
+from __future__ import annotations
+
+import hmac
+import threading
+from http import HTTPStatus
+from typing import Any
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import Server, ServerConnection, serve
+
+from openvla_ros.errors import InvalidValueError, OpenVLARosError
+from openvla_ros.policy import wire
+from openvla_ros.policy.protocol import Policy
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+# Several raw 1280x720 pictures; larger messages are refused before they are read.
+LARGEST_MESSAGE = 64 << 20
+
+
+class PolicyServer:
+    """A websocket server around ``policy``; ``serve_forever`` runs it until ``close``."""
+
+    def __init__(self, policy: Policy, host: str, port: int, token: str = "") -> None:
+        """Bind; raises ``InvalidValueError`` for an address that others reach without a token."""
+        if not token and host not in LOOPBACK:
+            raise InvalidValueError(f"{host} can be reached from other machines: serving there needs a token")
+        self._policy, self._token = policy, token
+        self._busy = threading.Lock()
+        try:
+            self._server: Server = serve(
+                self._serve, host, port, process_request=self._admit, compression=None,
+                max_size=LARGEST_MESSAGE,
+            )  # fmt: skip
+        except OSError as error:
+            raise InvalidValueError(f"{host}:{port} cannot be served: {error}") from error
+
+    @property
+    def port(self) -> int:
+        """The port in use; chosen by the system if 0 was asked for."""
+        return int(self._server.socket.getsockname()[1])
+
+    def serve_forever(self) -> None:
+        """Serve until ``close`` is called from another thread or a signal handler."""
+        self._server.serve_forever()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+
+    def _admit(self, connection: ServerConnection, request: Any) -> Any:
+        given = request.headers.get("Authorization", "")
+        if self._token and not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+            return connection.respond(HTTPStatus.UNAUTHORIZED, "wrong or missing token\n")
+        return None
+
+    def _serve(self, connection: ServerConnection) -> None:
+        if not self._busy.acquire(blocking=False):
+            connection.send(wire.pack({"error": "PolicyError", "message": "another robot is connected"}))
+            return
+        try:
+            connection.send(wire.pack(self._greeting()))
+            for data in connection:
+                connection.send(wire.pack(self._answer(data)))
+        except ConnectionClosed:
+            pass  # the robot has gone; the next one may come
+        finally:
+            self._busy.release()
+
+    def _greeting(self) -> wire.Message:
+        space = wire.space_to_message(self._policy.space)
+        return {"protocol": wire.PROTOCOL, "description": self._policy.description, "space": space}
+
+    def _answer(self, data: str | bytes) -> wire.Message:
+        try:
+            message = wire.unpack(data)
+            if message.get("reset"):
+                self._policy.reset()
+                return {}
+            return wire.chunk_to_message(self._policy.infer(wire.observation_from_message(message)))
+        except OpenVLARosError as error:
+            return {"error": type(error).__name__, "message": str(error)}

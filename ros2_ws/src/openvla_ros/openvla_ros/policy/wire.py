@@ -1,0 +1,133 @@
+"""Observations and chunks as bytes, for a policy on another machine: msgpack, never pickle.
+
+Arrays travel as their element type, shape and bytes; only the types listed here are read, and what
+is read passes the same constructors as any other value. Every encode has its decode beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from openvla_ros.action import ActionChunk, ActionSpace
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.geometry import Pose
+from openvla_ros.observation import Observation
+
+PROTOCOL = 1
+DTYPES = {"uint8": np.uint8, "float64": np.float64}
+Message = dict[str, Any]
+
+
+def pack(message: Mapping[str, Any]) -> bytes:
+    """Return a message of plain values and arrays as bytes."""
+    return bytes(msgpack.packb(message, default=_array_to_map))
+
+
+def unpack(data: bytes | str) -> Message:
+    """Return the message in ``data``; raises ``InvalidValueError`` if it is not one."""
+    if isinstance(data, str):
+        raise InvalidValueError(f"a message of a policy server is binary; this one is text: {data[:80]!r}")
+    try:
+        message = msgpack.unpackb(data, object_hook=_map_to_array)
+    except (ValueError, msgpack.exceptions.UnpackException, TypeError) as error:
+        raise InvalidValueError(f"a message of {len(data)} bytes cannot be read: {error}") from error
+    if not isinstance(message, dict):
+        raise InvalidValueError(
+            f"a message of a policy server is a map; this one is {type(message).__name__}"
+        )
+    return message
+
+
+def observation_to_message(observation: Observation) -> Message:
+    """Return ``observation`` as plain values and arrays."""
+    pose = observation.pose
+    return {
+        "stamp_ns": observation.stamp_ns,
+        "images": dict(observation.images),
+        "instruction": observation.instruction,
+        "joint_positions": observation.joint_positions,
+        "pose": None if pose is None else pose.matrix,
+        "gripper": observation.gripper,
+    }
+
+
+def observation_from_message(message: Message) -> Observation:
+    """Return the observation in ``message``; raises ``InvalidValueError`` on anything else."""
+    try:
+        pose = message["pose"]
+        return Observation(
+            stamp_ns=int(message["stamp_ns"]),
+            images=dict(message["images"]),
+            instruction=str(message["instruction"]),
+            joint_positions=message["joint_positions"],
+            pose=None if pose is None else Pose.from_matrix(pose),
+            gripper=message["gripper"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidValueError(f"an observation cannot be read: {error!r}") from error
+
+
+def chunk_to_message(chunk: ActionChunk) -> Message:
+    """Return ``chunk`` as plain values and arrays; its space is told once, at the beginning."""
+    return {
+        "actions": chunk.actions,
+        "stamp_ns": chunk.observation_stamp_ns,
+        "probability": chunk.probability,
+        "entropy": chunk.entropy,
+    }
+
+
+def chunk_from_message(message: Message, space: ActionSpace) -> ActionChunk:
+    """Return the chunk in ``message``; raises ``InvalidValueError`` if it is not one of ``space``."""
+    try:
+        return ActionChunk(
+            actions=message["actions"],
+            observation_stamp_ns=int(message["stamp_ns"]),
+            space=space,
+            probability=message["probability"],
+            entropy=message["entropy"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidValueError(f"an action chunk cannot be read: {error!r}") from error
+
+
+def space_to_message(space: ActionSpace) -> Message:
+    """Return the meaning of actions as plain values and arrays."""
+    return {
+        "names": list(space.names), "units": list(space.units), "frame": space.frame,
+        "rotation": space.rotation, "gripper_open": space.gripper_open, "lower": space.lower,
+        "upper": space.upper, "rate_hz": space.rate_hz,
+    }  # fmt: skip
+
+
+def space_from_message(message: Message) -> ActionSpace:
+    """Return the meaning of actions in ``message``; raises ``InvalidValueError`` on anything else."""
+    try:
+        names, units = tuple(message["names"]), tuple(message["units"])
+        return ActionSpace(**{**message, "names": names, "units": units})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidValueError(f"an action space cannot be read: {error!r}") from error
+
+
+def _array_to_map(value: Any) -> Message:
+    if not isinstance(value, np.ndarray) or value.dtype.name not in DTYPES:
+        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise InvalidValueError(f"{kind} does not travel; arrays of {', '.join(DTYPES)} do")
+    little = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
+    return {"dtype": value.dtype.name, "shape": list(value.shape), "bytes": little.data.cast("B")}
+
+
+def _map_to_array(value: Message) -> Message | NDArray[Any]:
+    if value.keys() != {"dtype", "shape", "bytes"}:
+        return value
+    if value["dtype"] not in DTYPES:
+        raise InvalidValueError(
+            f"an array of {value['dtype']!r} is not read; those of {', '.join(DTYPES)} are"
+        )
+    dtype = np.dtype(DTYPES[value["dtype"]]).newbyteorder("<")
+    return np.frombuffer(value["bytes"], dtype).reshape(value["shape"])
