@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,7 @@ def publish(seconds: float) -> None:
     rclpy.shutdown()
 
 
-def bench_node(image_format: str, seconds: float, folder: Path) -> dict[str, float]:
+def bench_node(image_format: str, seconds: float, folder: Path) -> dict[str, Any]:
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
 
@@ -136,19 +137,20 @@ def bench_node(image_format: str, seconds: float, folder: Path) -> dict[str, flo
     executor.shutdown()
     node.destroy_node()
     rclpy.shutdown()
-    expected, missing = 0, 0
+    expected, missing = 0, {}
     with BagReader(episode) as reader:
         for role in [f"camera/camera{i}/image_raw" for i in range(CAMERAS)] + ["joint_states"]:
             counted = [int(item.value.header.frame_id) for item in reader.messages(role)]
             due = counted[-1] - counted[0] + 1
             expected += due
-            missing += due - len(set(counted))
+            missing[role] = due - len(set(counted))
         lost = int(reader.metadata.notes["lost"])
         megabytes = sum(f.stat().st_size for f in episode.iterdir()) / 1e6
     return {
         "seconds": seconds,
         "expected": expected,
-        "dropped": missing + lost,
+        "dropped": sum(missing.values()) + lost,
+        "dropped_by_stream": missing,
         "megabytes_per_s": megabytes / seconds,
         "cores": usage["cpu_s"] / usage["wall_s"],
     }

@@ -121,7 +121,7 @@ class Run:
                 data = cdr.compress_image(data, 95)
             writer.write(numbers[role], data, received, received)
         writer.add_metadata(OUTCOME, {"outcome": self.outcome, "recovered": "false"})
-        writer.add_metadata(QUALITY, {"level": "ok"})
+        writer.add_metadata(QUALITY, {"warnings": '["camera primary was black for 3.0 s"]'})
         writer.close()
         return folder
 

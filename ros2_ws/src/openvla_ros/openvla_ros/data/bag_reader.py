@@ -254,6 +254,7 @@ class BagReader:
             "operator": m.operator,
             "software_version": m.software_version,
             "recovered": str(m.recovered).lower(),
+            "quality_warnings": m.quality.get("warnings", "[]"),
         }
         if m.quality.get("warnings", "[]") != "[]":
             values["quality_warnings"] = m.quality["warnings"]

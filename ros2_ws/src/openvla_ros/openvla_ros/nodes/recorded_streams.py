@@ -6,6 +6,7 @@ publisher is there, as reliable and as latched as every publisher of that topic 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,11 @@ from visualization_msgs.msg import MarkerArray
 
 from openvla_ros.data.bag_writer import QualityOfService
 from openvla_ros.profile import RobotProfile
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
 # Messages that may wait for the executor: a second of a fast camera.
 DEPTH = 100
@@ -76,7 +82,8 @@ class StreamSubscriptions:
     """Keeps a raw subscription to every stream that somebody publishes.
 
     ``found`` is called when a stream is subscribed, with its type and what its publishers offer;
-    ``arrived`` with every message. Both on the executor's thread.
+    ``arrived`` with every message. Both on the executor's thread. ``lost`` counts by role the
+    messages that the middleware knows it did not deliver.
     """
 
     def __init__(
@@ -89,6 +96,7 @@ class StreamSubscriptions:
         self._node, self._found, self._arrived = node, found, arrived
         self._streams = {stream.role: stream for stream in streams}
         self._subscriptions: dict[str, Subscription] = {}
+        self.lost: Counter[str] = Counter()
         self._unknown: set[str] = set()  # types that are not installed here, told once
 
     def names(self) -> dict[str, str]:
@@ -122,8 +130,16 @@ class StreamSubscriptions:
         ):  # before Iron, callbacks are not told the source's stamp
             callback = partial(_arrived, self._arrived, stream, info={"source_timestamp": 0})
         self._subscriptions[stream.role] = self._node.create_subscription(
-            stream.type, stream.topic, callback, _asked(stream.offers), raw=True
+            stream.type,
+            stream.topic,
+            callback,
+            _asked(stream.offers),
+            raw=True,
+            event_callbacks=SubscriptionEventCallbacks(message_lost=partial(self._note_loss, stream.role)),
         )
+
+    def _note_loss(self, role: str, event: Any) -> None:
+        self.lost[role] += int(event.total_count_change)
 
     def _type(self, name: str, topic: str) -> Any | None:
         package, _, message = name.partition("/msg/")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import getpass
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from openvla_ros.data.bag_metadata import QUALITY, EpisodeMetadata
 from openvla_ros.data.bag_writer import Topic
 from openvla_ros.data.episode_recorder import EpisodeRecorder, RecordedTopic, RecorderLimits
 from openvla_ros.data.message_definition import message_definition
-from openvla_ros.data.quality import QualityMonitor
+from openvla_ros.data.quality import QualityMonitor, QualityReport
 from openvla_ros.data.recordings import RECORDING, Recordings
 from openvla_ros.episode import Outcome
 from openvla_ros.errors import DatasetError
@@ -73,6 +74,7 @@ class RecorderNode(Node):
         self._heard_ns: dict[str, int] = {}
         self._monitor: QualityMonitor | None = None
         self._warned: set[str] = set()
+        self._lost_before: Counter[str] = Counter()  # messages lost until the episode began
         self._newest: Path | None = None  # the episode that this process finished last
         self._recorder = EpisodeRecorder(
             self.recordings,
@@ -132,6 +134,7 @@ class RecorderNode(Node):
         )
         self._monitor = QualityMonitor(self.profile, self._types)
         self._warned.clear()
+        self._lost_before = self._sources.lost.copy()
         folder = self._recorder.start(metadata.records(), now_ns)
         self.get_logger().info(f"recording {folder.name.removesuffix(RECORDING)}: {self.instruction}")
         return folder
@@ -139,8 +142,7 @@ class RecorderNode(Node):
     def finish(self, outcome: Outcome) -> Path:
         """Finish the episode in progress; return its folder."""
         self._newest = self._recorder.stop(outcome, self._now_ns(), self._notes)
-        warnings = self._monitor.report().warnings if self._monitor else ()
-        self.get_logger().info("; ".join((f"{self._newest.name}: {outcome}", *warnings)))
+        self.get_logger().info("; ".join((f"{self._newest.name}: {outcome}", *self._report().warnings)))
         return self._newest
 
     def discard(self) -> None:
@@ -165,7 +167,7 @@ class RecorderNode(Node):
 
     def warnings(self) -> tuple[str, ...]:
         """Return what is wrong with the episode in progress."""
-        return self._monitor.report().warnings if self._monitor and self.recording else ()
+        return self._report().warnings if self.recording else ()
 
     def stop(self) -> None:
         """Finish an episode in progress with outcome ``unknown``, and let go of the folder."""
@@ -211,7 +213,15 @@ class RecorderNode(Node):
         self._recorder.write(self._names[stream.role], data, now_ns, sent_ns or now_ns)
 
     def _notes(self) -> dict[str, dict[str, str]]:
-        return {QUALITY: self._monitor.report().record()} if self._monitor else {}
+        return {QUALITY: self._report().record()}
+
+    def _report(self) -> QualityReport:
+        """Return the quality of the episode, with what the middleware could not deliver."""
+        report = self._monitor.report() if self._monitor else QualityReport(())
+        lost = self._sources.lost - self._lost_before
+        values = {f"{role} undelivered": str(count) for role, count in sorted(lost.items())}
+        extra = tuple(f"{count} messages of {role} were lost on the way" for role, count in lost.items())
+        return QualityReport((*report.warnings, *extra), {**report.values, **values})
 
     def _inspect(self, topic: str, data: bytes | memoryview, received_ns: int) -> None:
         if self._monitor is not None:
@@ -236,7 +246,7 @@ class RecorderNode(Node):
     def _healths(self) -> list[Health]:
         healths = [self._recorder.health()]
         if self._monitor is not None and self.recording:
-            report = self._monitor.report()
+            report = self._report()
             text = "; ".join(report.warnings) or "nothing to object to"
             healths.append(Health("quality", "warn" if report.warnings else "ok", text, dict(report.values)))
         return healths
