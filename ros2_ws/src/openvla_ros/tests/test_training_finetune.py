@@ -39,6 +39,12 @@ def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("data") / "demos.hdf5")
 
 
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    """Drawing takes longer than these runs; the fixture below draws once."""
+    monkeypatch.setattr("openvla_ros.training.finetune.Run._report", lambda run: None)
+
+
 @pytest.fixture(scope="module")
 def unbroken(base, data, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "unbroken"

@@ -2,83 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from openvla_ros.action import ActionChunk
 from openvla_ros.errors import ModelOutputError
-from openvla_ros.evaluation.trials import Evaluation, Trial
+from openvla_ros.evaluation.trials import Trial
 from openvla_ros.observation import Observation
 from openvla_ros.policy.protocol import Policy
-from openvla_ros.profile import RobotProfile
 from openvla_ros.sim.rollout import rollout
-from openvla_ros.sim.tasks import MAX_STEPS, Task
+from openvla_ros.sim.tasks import MAX_STEPS
 from openvla_ros.sim.video import VideoWriter
 from openvla_ros.sim.world import SimulatedRobot
 
 
 def run_trials(
     policy: Policy,
-    profile: RobotProfile,
-    task: Task,
+    robot: SimulatedRobot,
     seeds: Sequence[int],
     *,
     max_steps: int = MAX_STEPS,
     videos: Path | None = None,
     filmed: int = 0,
 ) -> Iterator[Trial]:
-    """Yield one trial for each seed; the first ``filmed`` are written to ``videos`` as MP4.
+    """Yield one trial of the robot's task for each seed; the first ``filmed`` go to ``videos`` as MP4.
 
     A trial in which the model gives no action counts as failed.
     """
-    with SimulatedRobot(profile, task) as robot:
-        for index, seed in enumerate(seeds):
-            robot.reset(seed)
-            writer = _writer(profile, videos, task.name, seed) if videos and index < filmed else None
-            yield _trial(robot, policy, task, seed, max_steps, writer)
-
-
-def evaluate(
-    policy: Policy,
-    profile: RobotProfile,
-    task: Task,
-    seeds: Sequence[int],
-    *,
-    max_steps: int = MAX_STEPS,
-    videos: Path | None = None,
-    filmed: int = 0,
-    report: Callable[[Trial], None] | None = None,
-) -> Evaluation:
-    """Return all trials of ``run_trials``; ``report`` hears of each when it ends."""
-    trials = []
-    for trial in run_trials(policy, profile, task, seeds, max_steps=max_steps, videos=videos, filmed=filmed):
-        trials.append(trial)
-        if report is not None:
-            report(trial)
-    return Evaluation(policy.description, tuple(trials))
+    for index, seed in enumerate(seeds):
+        robot.reset(seed)
+        writer = _writer(robot, videos, seed) if videos is not None and index < filmed else None
+        yield _trial(robot, policy, seed, max_steps, writer)
 
 
 def _trial(
-    robot: SimulatedRobot, policy: Policy, task: Task, seed: int, max_steps: int, writer: VideoWriter | None
+    robot: SimulatedRobot, policy: Policy, seed: int, max_steps: int, writer: VideoWriter | None
 ) -> Trial:
     camera, instruction, started_s = robot.profile.cameras[0].name, robot.instruction, robot.time_s
 
-    def film(observation: Observation, chunk: ActionChunk) -> None:
+    def film(observation: Observation, _chunk: ActionChunk) -> None:
         if writer is not None:
             writer.write(observation.images[camera], instruction)
 
     try:
         done = rollout(robot, policy, max_steps=max_steps, on_step=film)
-        return Trial(task.name, seed, instruction, done.success, done.steps, done.seconds)
+        return Trial(robot.task.name, seed, instruction, done.success, done.steps, done.seconds)
     except ModelOutputError:
-        return Trial(task.name, seed, instruction, False, max_steps, robot.time_s - started_s)
+        return Trial(robot.task.name, seed, instruction, False, max_steps, robot.time_s - started_s)
     finally:
         if writer is not None:
             writer.close()
 
 
-def _writer(profile: RobotProfile, folder: Path, task: str, seed: int) -> VideoWriter:
-    camera = profile.cameras[0]
-    return VideoWriter(
-        folder / f"{task}_{seed}.mp4", camera.width, camera.height, profile.action_space.rate_hz
-    )
+def _writer(robot: SimulatedRobot, folder: Path, seed: int) -> VideoWriter:
+    camera = robot.profile.cameras[0]
+    rate_hz = robot.profile.action_space.rate_hz
+    return VideoWriter(folder / f"{robot.task.name}_{seed}.mp4", camera.width, camera.height, rate_hz)

@@ -59,7 +59,9 @@ class PolicyParameters:
     robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
     policy: str = parameter("openvla", "what decides", read_only=True, choices=POLICIES)
     checkpoint: str = parameter("", "openvla: model folder or hub id", read_only=True)
-    adapter: str = parameter("", "openvla: LoRA adapter folder on top of the checkpoint", read_only=True)
+    adapter: str = parameter(
+        "", "openvla: LoRA adapter folder on top of the checkpoint; policy/reload_adapter puts it in force"
+    )
     unnorm_key: str = parameter("", "openvla: dataset whose statistics apply", read_only=True)
     device: str = parameter("auto", "openvla: auto, cpu, cuda or cuda:N", read_only=True)
     dtype: str = parameter(
@@ -114,6 +116,7 @@ class PolicyNode(LifecycleNode):
         self._assigned = threading.RLock()  # held while a chunk goes out: none goes out after an ending
         self._assignment: Assignment | None = None
         self._asking: Assignment | None = None  # the controller has not yet answered for it
+        self._inferring = threading.Lock()  # over the policy: nobody infers while an adapter is swapped
         self._begun_ns = 0  # a picture from before the instruction is not acted on
         self._served: Assignment | None = None  # of the worker's thread: whose steps the policy remembers
         self._verdict = ("", "")
@@ -160,6 +163,7 @@ class PolicyNode(LifecycleNode):
         for publisher in (self._chunks, self._current):
             self.destroy_publisher(publisher)
         self.destroy_timer(self._timer)
+        self.destroy_service(self._reload)
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -184,6 +188,7 @@ class PolicyNode(LifecycleNode):
     def _connect(self) -> None:
         self._chunks = self.create_publisher(JointTrajectory, "policy/action_chunk", qos.COMMAND)
         self._current = self.create_publisher(String, "policy/instruction", qos.LATCHED)
+        self._reload = self.create_service(Trigger, "policy/reload_adapter", self._reload_adapter)
         self._hold = self.create_client(Trigger, "controller/hold")
         self._take_over = self.create_client(Trigger, "controller/give_to_policy")
         subscribe = self.create_subscription
@@ -215,6 +220,50 @@ class PolicyNode(LifecycleNode):
         except MissingDependencyError as error:
             self._server_problem = str(error)
             self.get_logger().warning(self._server_problem)
+
+    # Another adapter: the executor's thread
+
+    def _reload_adapter(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Put the adapter that the parameter names in force; on any failure the one before stays."""
+        began = time.perf_counter()
+        try:
+            self._swap_adapter()
+        except OpenVLARosError as error:
+            response.message = f"{error}; still in force: {self._description()}"
+            self.get_logger().error(f"policy/reload_adapter: {response.message}")
+            return response
+        response.success = True
+        response.message = f"{self._description()} after {time.perf_counter() - began:.2f} s"
+        self.get_logger().info(response.message)
+        return response
+
+    def _swap_adapter(self) -> None:
+        """Swap while nobody acts; raises what ``swap_adapter`` raises, and ``PolicyError``."""
+        if self._settings.policy != "openvla" or self._policy is None:
+            raise PolicyError(f"policy {self._settings.policy!r} takes no adapters; openvla does")
+        # Importing torch takes seconds; with this policy it is there already.
+        from openvla_ros.policy.openvla import OpenVLAPolicy, swap_adapter, unload_adapter
+
+        with self._assigned, self._inferring:
+            if self._assignment is not None:
+                raise PolicyError(
+                    f"{self._assignment.instruction!r} is being carried out; an adapter is taken while the "
+                    "robot stands or holds"
+                )
+            before, s = self._policy, self._settings
+            assert isinstance(before, OpenVLAPolicy)
+            self._policy = after = swap_adapter(
+                before,
+                s.checkpoint,
+                s.adapter or None,
+                self._profile,
+                unnorm_key=s.unnorm_key or None,
+                offline=s.offline,
+            )
+            unload_adapter(after, getattr(before.predictor, "adapter", None))
+
+    def _description(self) -> str:
+        return "" if self._policy is None else self._policy.description
 
     # Messages: the executor's thread
 
@@ -362,10 +411,12 @@ class PolicyNode(LifecycleNode):
         assert self._policy is not None
         began = time.perf_counter()
         try:
-            if work.assignment is not self._served:
-                self._policy.reset()
-                self._served = work.assignment
-            chunk = self._policy.infer(work.moment.observe(self._forward))
+            observation = work.moment.observe(self._forward)
+            with self._inferring:
+                if work.assignment is not self._served:
+                    self._policy.reset()
+                    self._served = work.assignment
+                chunk = self._policy.infer(observation)
         except OpenVLARosError as error:
             self._refuse(work.assignment, Refusal(_reason(error), str(error)))
             return
@@ -424,7 +475,7 @@ class PolicyNode(LifecycleNode):
     def _task_health(self) -> Health:
         current = self._assignment
         values = {
-            "policy": "" if self._policy is None else self._policy.description,
+            "policy": self._description(),
             "instruction": "" if current is None else current.instruction,
             "steps": "" if current is None else str(current.steps),
             "superseded": "" if self._worker is None else str(self._worker.replaced),

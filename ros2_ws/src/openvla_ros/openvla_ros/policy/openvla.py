@@ -15,17 +15,19 @@ import torch
 
 from openvla_ros.action import ActionChunk, ActionSpace
 from openvla_ros.arrays import Float, Image
-from openvla_ros.errors import ManifestError, PolicyError
-from openvla_ros.manifest import Manifest, manifest_path, read_manifest
+from openvla_ros.errors import ManifestError, OpenVLARosError, PolicyError
+from openvla_ros.manifest import Manifest, manifest_path, read_manifest, sha256_of_adapter
+from openvla_ros.model.adapters import AdapterSet, read_adapter
 from openvla_ros.model.checkpoint import resolve
 from openvla_ros.model.loading import load_action_predictor
-from openvla_ros.model.predictor import ActionPredictor
+from openvla_ros.model.predictor import ActionPredictor, OpenVLAPredictor, read_checkpoint_statistics
 from openvla_ros.model.quantization import Quantization
 from openvla_ros.model.vision_language import read_transform
 from openvla_ros.observation import Observation
 from openvla_ros.policy.proprioception import StateLayout, state_reader
 from openvla_ros.profile import RobotProfile
 from openvla_ros.prompt import PromptStyle
+from openvla_ros.statistics import DatasetStatistics, select_statistics
 
 
 class OpenVLAPolicy:
@@ -70,12 +72,23 @@ class OpenVLAPolicy:
         """One line for people: which checkpoint this is."""
         return self._description
 
-    def infer(self, observation: Observation) -> ActionChunk:
-        """Return the model's actions; raises ``PolicyError`` and ``ModelOutputError``."""
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """The cameras that the model looks at, in its order."""
+        return self._cameras
+
+    @property
+    def predictor(self) -> ActionPredictor:
+        """The loaded checkpoint; raises ``PolicyError`` once closed."""
         if self._predictor is None:
             raise PolicyError(f"{self._description} is closed")
+        return self._predictor
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """Return the model's actions; raises ``PolicyError`` and ``ModelOutputError``."""
+        predictor = self.predictor
         proprio = None if self._state is None else self._state(observation)
-        prediction = self._predictor.predict(self._images(observation), observation.instruction, proprio)
+        prediction = predictor.predict(self._images(observation), observation.instruction, proprio)
         return ActionChunk(
             actions=prediction.actions,
             observation_stamp_ns=observation.stamp_ns,
@@ -133,19 +146,9 @@ def load_openvla_policy(
     read. Raises ``ManifestError`` naming every line that differs, ``CheckpointError`` and
     ``StatisticsError``.
     """
-    manifest = None if adapter is None else _manifest_beside(Path(adapter))
-    revision = None if manifest is None else manifest.base_revision
-    folder = resolve(checkpoint, offline=offline, revision=revision)
-    described = folder if adapter is None else Path(adapter)
-    manifest = manifest or _manifest_beside(described)
-    choices = choices or PolicyChoices()
-    statistics = None
-    if manifest is not None:
-        manifest.check(profile)
-        manifest.check_adapter(described)
-        _check_base(manifest, checkpoint, folder, described)
-        choices = _agreed(choices, manifest, str(manifest_path(described)))
-        statistics = {manifest.dataset_key: manifest.statistics}
+    folder, choices, statistics = _stated(
+        checkpoint, adapter, profile, choices or PolicyChoices(), offline=offline
+    )
     predictor = load_action_predictor(
         folder,
         adapter=adapter,
@@ -166,6 +169,91 @@ def load_openvla_policy(
         description=str(checkpoint) if adapter is None else f"{checkpoint} with {adapter}",
         state=state_reader(choices.state, profile),
     )
+
+
+def swap_adapter(
+    policy: OpenVLAPolicy,
+    checkpoint: str | Path,
+    adapter: str | Path | None,
+    profile: RobotProfile,
+    *,
+    unnorm_key: str | None = None,
+    offline: bool = False,
+) -> OpenVLAPolicy:
+    """Return a policy on the weights of ``policy`` with another adapter, or none; ``policy`` stays usable.
+
+    ``checkpoint`` is the base that ``policy`` was loaded from. The adapter's manifest must be there and
+    fit the robot, its weights must fit the network and see the picture. Nobody may use ``policy``
+    meanwhile. Raises ``ManifestError``, ``CheckpointError``, ``StatisticsError``,
+    and ``PolicyError``; the network is as it was then.
+    """
+    predictor = policy.predictor
+    if not isinstance(predictor, OpenVLAPredictor):
+        raise PolicyError(f"{policy.description}: only a plain OpenVLA model takes adapters")
+    if adapter is not None and not manifest_path(adapter).is_file():
+        raise ManifestError(f"{adapter} has no {manifest_path(adapter).name}: nothing says that it fits")
+    model = predictor.model
+    asked_for = PolicyChoices(unnorm_key)
+    folder, choices, statistics = _stated(checkpoint, adapter, profile, asked_for, offline=offline)
+    asked, there = choices.prompt_style, model.prompt_style
+    if asked not in (None, there):
+        raise ManifestError(f"{adapter}: prompt_style is {asked!r}; the loaded model's is {there!r}")
+    if statistics is None:
+        statistics = read_checkpoint_statistics(folder, model.network.config)
+    _, dataset = select_statistics(statistics, choices.unnorm_key)
+    name = None if adapter is None else _load_adapter(model.adapters, Path(adapter))
+    new = replace(predictor, adapter=name, statistics=dataset.action, center_crop=bool(choices.center_crop))
+    try:
+        model.adapters.activate(name)
+        model.check_image_is_used()
+        return OpenVLAPolicy(
+            new,
+            policy.space,
+            cameras=choices.cameras or policy.cameras,
+            description=str(checkpoint) if adapter is None else f"{checkpoint} with {adapter}",
+        )
+    except OpenVLARosError:
+        model.adapters.activate(predictor.adapter)
+        unload_adapter(policy, name)
+        raise
+
+
+def unload_adapter(policy: OpenVLAPolicy, name: str | None) -> None:
+    """Forget an adapter beside the network of ``policy`` unless ``policy`` itself uses it."""
+    predictor = policy.predictor
+    if isinstance(predictor, OpenVLAPredictor) and name is not None and name != predictor.adapter:
+        predictor.model.adapters.remove(name)
+
+
+def _load_adapter(adapters: AdapterSet, folder: Path) -> str:
+    """Load the adapter beside the network unless the same weights are there; return its name."""
+    name = f"{folder}@{sha256_of_adapter(folder)[:12]}"
+    if name not in adapters.names:
+        adapters.add(name, read_adapter(folder))
+    return name
+
+
+def _stated(
+    checkpoint: str | Path,
+    adapter: str | Path | None,
+    profile: RobotProfile,
+    choices: PolicyChoices,
+    *,
+    offline: bool,
+) -> tuple[Path, PolicyChoices, dict[str, DatasetStatistics] | None]:
+    """Return the base's folder, and choices and statistics by the manifest where there is one."""
+    manifest = None if adapter is None else _manifest_beside(Path(adapter))
+    revision = None if manifest is None else manifest.base_revision
+    folder = resolve(checkpoint, offline=offline, revision=revision)
+    described = folder if adapter is None else Path(adapter)
+    manifest = manifest or _manifest_beside(described)
+    if manifest is None:
+        return folder, choices, None
+    manifest.check(profile)
+    manifest.check_adapter(described)
+    _check_base(manifest, checkpoint, folder, described)
+    agreed = _agreed(choices, manifest, str(manifest_path(described)))
+    return folder, agreed, {manifest.dataset_key: manifest.statistics}
 
 
 def _manifest_beside(folder: Path) -> Manifest | None:

@@ -151,7 +151,13 @@ class Run:
         self.store = self._open_store(transform)
         self.statistics = self._statistics(config)
         torch.manual_seed(recipe.seed + processes.rank)
-        network = load_model(self.base, dtype=request.dtype, device=request.device, progress=False)
+        network = load_model(
+            self.base,
+            dtype=request.dtype,
+            device=request.device,
+            quantization="nf4" if recipe.method == "qlora" else None,
+            progress=False,
+        )
         self.targets = make_trainable(network, recipe)
         self.trainer = Trainer(network, recipe, self.store.space.width, processes)
         questions = [pair for path in request.questions for pair in read_questions(path)]

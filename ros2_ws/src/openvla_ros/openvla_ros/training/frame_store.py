@@ -101,8 +101,8 @@ class FrameStore:
 def steps_to_learn(episode: Episode, selection: Selection) -> Int:
     """Return the indices of the steps that are worth learning; empty if none."""
     keep = np.ones(len(episode), np.bool_)
-    if episode.intervention.any() and not selection.keep_policy_steps:
-        keep &= episode.intervention
+    if episode.intervention.any():
+        keep &= episode.intervention | selection.keep_policy_steps
     elif episode.outcome == "failure" and not selection.keep_failures:
         keep[:] = False
     moved = np.linalg.norm(episode.actions[:, :3], axis=1) > selection.idle_m

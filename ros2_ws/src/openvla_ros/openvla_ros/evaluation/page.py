@@ -1,0 +1,46 @@
+"""The page that shows evaluations side by side: rates with intervals, trials, videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from openvla_ros.evaluation.trials import Evaluation
+from openvla_ros.evaluation.wilson import SuccessRate
+from openvla_ros.report import Page
+
+
+def add_rates(page: Page, rates: Mapping[str, SuccessRate], caption: str) -> None:
+    """Add a table and a bar chart of success rates."""
+    rows = []
+    for name, rate in rates.items():
+        low, high = rate.interval()
+        rows.append([name, rate.successes, rate.trials, f"{rate.rate:.0%}", f"{low:.0%} to {high:.0%}"])
+    page.table(["what", "successes", "trials", "rate", "95% Wilson interval"], rows, caption)
+    page.figure(rate_figure(rates), caption)
+
+
+def rate_figure(rates: Mapping[str, SuccessRate]) -> Figure:
+    """Return bars with their intervals."""
+    figure = Figure(figsize=(8, 0.6 + 0.5 * len(rates)))
+    axis = figure.subplots()
+    for row, rate in enumerate(rates.values()):
+        low, high = rate.interval()
+        error = [[max(0.0, rate.rate - low)], [max(0.0, high - rate.rate)]]
+        axis.barh(row, rate.rate, xerr=error, capsize=4, height=0.6)
+    axis.set(yticks=range(len(rates)), yticklabels=list(rates), xlim=(0, 1), xlabel="success rate")
+    axis.invert_yaxis()
+    return figure
+
+
+def add_videos(page: Page, evaluation: Evaluation, folder: Path, beside: Path, most: int = 3) -> None:
+    """Add the videos of the first trials that were filmed into ``folder``."""
+    found = {
+        f"{'done' if trial.success else 'failed'}: {trial.instruction}": path
+        for trial in evaluation.trials
+        if (path := folder / f"{trial.task}_{trial.seed}.mp4").is_file()
+    }
+    if found:
+        page.videos(dict(list(found.items())[:most]), beside=beside)
