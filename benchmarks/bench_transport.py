@@ -134,10 +134,13 @@ def ros_client(case: Case, profile_path: str, count: int) -> None:
     from trajectory_msgs.msg import JointTrajectory
 
     from openvla_ros.nodes import qos
-    from openvla_ros.nodes.messages import from_stamp, to_image, to_stamp
+    from openvla_ros.nodes.image_publisher import ImagePublisher
+    from openvla_ros.nodes.messages import from_stamp, to_stamp
     from openvla_ros.profile import load_profile
+    from openvla_ros.transport import keep_image_memory
 
     profile = load_profile(profile_path)
+    keep_image_memory()  # as every node of the package does
     rclpy.init()
     node = rclpy.create_node("bench")
     sent: dict[int, float] = {}
@@ -151,7 +154,10 @@ def ros_client(case: Case, profile_path: str, count: int) -> None:
     node.create_subscription(JointTrajectory, "policy/action_chunk", receive, qos.COMMAND)
     states = node.create_publisher(JointState, "joint_states", qos.STREAM_OUT)
     images = [
-        node.create_publisher(Image, f"camera/{c.name}/image_raw", qos.STREAM_OUT) for c in profile.cameras
+        ImagePublisher(
+            node.create_publisher(Image, f"camera/{camera.name}/image_raw", qos.STREAM_OUT), "lens"
+        )
+        for camera in profile.cameras
     ]
     words = node.create_publisher(String, "instruction", qos.LATCHED)
     words.publish(String(data="go"))
@@ -162,7 +168,9 @@ def ros_client(case: Case, profile_path: str, count: int) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (8, case.height, case.width, 3), np.uint8)
     names = [*profile.arm.joints, profile.gripper.joint]
     end = time.monotonic() + 60
-    while images[0].get_subscription_count() < 1 or not node.count_publishers("policy/action_chunk"):
+    while images[0].publisher.get_subscription_count() < 1 or not node.count_publishers(
+        "policy/action_chunk"
+    ):
         if time.monotonic() > end:
             os._exit(1)  # the parent says so
         time.sleep(0.1)
@@ -181,7 +189,7 @@ def ros_client(case: Case, profile_path: str, count: int) -> None:
         state.header.stamp = to_stamp(stamp_ns)
         states.publish(state)
         for c in reversed(range(case.cameras)):  # the policy acts when the first camera's picture is there
-            images[c].publish(to_image(pictures[(i + c) % 8], stamp_ns, "lens"))
+            images[c].publish(pictures[(i + c) % 8], stamp_ns)
     time.sleep(0.5)
     print(json.dumps({"latencies": latencies, "sent": count}), flush=True)
     sys.stdin.read()  # until the parent has read the processor time, and ends this process
@@ -223,7 +231,7 @@ def measure(server: list[str], client: list[str], environment: dict[str, str]) -
                     process.wait(10)
                 except subprocess.TimeoutExpired:
                     process.kill()
-    ordered = sorted(result["latencies"]) or [float("nan")]
+    ordered = sorted(result["latencies"]) or [float("inf")]  # every one was lost
     return {
         **{f"p{q}_ms": ordered[min(len(ordered) - 1, int(q / 100 * len(ordered)))] for q in (50, 95, 99)},
         "cpu_percent": 100 * sum(used) / wall,
@@ -313,7 +321,8 @@ def main() -> None:
         if case == CASES[1]:
             found["default_dds"] = measure_ours(case, min(count, 150), default_dds=True)
             row(case, "without the DDS profile", found["default_dds"])
-    print(json.dumps({"benchmark": "transport", "count": count, "rate_hz": RATE_HZ, "results": results}))
+    table = json.dumps({"benchmark": "transport", "count": count, "rate_hz": RATE_HZ, "results": results})
+    print(table.replace("Infinity", "null"))
 
 
 if __name__ == "__main__":

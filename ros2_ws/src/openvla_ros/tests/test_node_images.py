@@ -10,6 +10,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.image_encoding import encode_jpeg
 from openvla_ros.nodes import image_messages, messages
+from openvla_ros.nodes.image_publisher import ImagePublisher
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 
@@ -17,6 +18,24 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 def test_what_we_publish_comes_back():
     message = messages.to_image(PICTURE, 5, "lens")
     np.testing.assert_array_equal(image_messages.from_image(message), PICTURE)
+
+
+def test_the_reused_message_carries_each_picture_and_stamp_and_follows_a_new_size():
+    sent = []
+
+    class Publisher:
+        def publish(self, message):
+            sent.append(
+                (messages.from_stamp(message.header.stamp), image_messages.from_image(message).copy())
+            )
+
+    publisher = ImagePublisher(Publisher(), "lens")
+    pictures = [PICTURE, 255 - PICTURE, PICTURE[:4], PICTURE[::-1]]
+    for stamp, picture in enumerate(pictures):
+        publisher.publish(picture, stamp)
+    for stamp, picture in enumerate(pictures):
+        assert sent[stamp][0] == stamp
+        np.testing.assert_array_equal(sent[stamp][1], picture)
 
 
 def test_a_padded_big_endian_depth_message():

@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.arrays import Image, image_array, read_only
+from openvla_ros.arrays import Image, image_array
 from openvla_ros.episode import ImageSequence
 from openvla_ros.errors import DatasetError, InvalidValueError
+from openvla_ros.image_encoding import decode_compressed
 
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _JPEG_TAIL = 64  # bytes: some cameras pad a picture behind its end marker
@@ -28,10 +29,10 @@ def decode_image(data: bytes, origin: str) -> Image:
     """
     if data.startswith(_JPEG_START) and _JPEG_END not in data[-_JPEG_TAIL:]:
         raise DatasetError(f"{origin}: a JPEG of {len(data)} bytes that was cut off")
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if pixels is None:
-        raise DatasetError(f"{origin}: {len(data)} bytes are not a readable JPEG or PNG")
-    return read_only(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False))
+    try:
+        return decode_compressed(origin, data)
+    except InvalidValueError as error:
+        raise DatasetError(f"{origin}: {len(data)} bytes are not a readable JPEG or PNG: {error}") from error
 
 
 def encode_png(image: Image) -> bytes:

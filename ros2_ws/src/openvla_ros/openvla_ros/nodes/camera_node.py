@@ -26,7 +26,8 @@ from openvla_ros.image_encoding import encode_jpeg
 from openvla_ros.nodes import process, qos
 from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
 from openvla_ros.nodes.image_messages import to_camera_info, to_compressed_image, to_depth_image
-from openvla_ros.nodes.messages import from_stamp, to_image
+from openvla_ros.nodes.image_publisher import ImagePublisher
+from openvla_ros.nodes.messages import from_stamp
 from openvla_ros.nodes.parameters import declare, parameter, watch
 from openvla_ros.profile import load_profile
 
@@ -102,6 +103,7 @@ class CameraNode(LifecycleNode):
         kind = CompressedImage if self._profile.compressed else Image
         prefix = f"camera/{self._profile.name}"
         self._images = self.create_publisher(kind, f"{prefix}/image_raw", qos.STREAM_OUT)
+        self._raw_images = ImagePublisher(self._images, self._profile.frame_id)
         self._infos = self.create_publisher(CameraInfo, f"{prefix}/camera_info", qos.STREAM_OUT)
         self._depths = self.create_publisher(
             Image, f"{prefix}/aligned_depth_to_color/image_raw", qos.STREAM_OUT
@@ -227,7 +229,7 @@ class CameraNode(LifecycleNode):
             data = encode_jpeg(frame.rgb, self._settings.jpeg_quality)
             self._images.publish(to_compressed_image(data, "jpeg", stamp_ns, frame_id))
         else:
-            self._images.publish(to_image(frame.rgb, stamp_ns, frame_id))
+            self._raw_images.publish(frame.rgb, stamp_ns)
         height, width = frame.rgb.shape[:2]
         assert self._camera is not None
         intrinsics = self._calibration or self._camera.intrinsics
