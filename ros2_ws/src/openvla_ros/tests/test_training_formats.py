@@ -1,0 +1,73 @@
+"""Every format that demonstrations come in trains directly, and a base of 4 bits carries an adapter."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from recorded_run import steady_run
+from training_run import PROFILE, QUICK, Notes, make_base, make_request, write_data
+
+from openvla_ros.data.detect import SourceRequest
+from openvla_ros.manifest import read_manifest
+from openvla_ros.model.adapters import read_adapter
+from openvla_ros.profile import load_profile
+from openvla_ros.training.finetune import Run, WeightedData, finetune
+from openvla_ros.training.frame_store import Selection
+from openvla_ros.training.processes import Processes
+
+ALL = Selection(validation_share=0.0, keep_policy_steps=True, keep_failures=True)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("base") / "small")
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    monkeypatch.setattr("openvla_ros.training.finetune.Run._report", lambda run: None)
+
+
+def test_recordings_train_directly_and_name_their_robot(base, tmp_path):
+    steady_run().write(tmp_path / "bags" / "episode_000000")
+    recipe = replace(QUICK, steps=2, validation_share=0.0)
+    finetune(make_request(base, tmp_path / "bags", tmp_path / "run", recipe, selection=ALL), Notes())
+    manifest = read_manifest(tmp_path / "run")
+    assert manifest.robot == "sim_widowx"
+    manifest.check(load_profile("sim_widowx"))
+
+
+def test_real_bridge_data_trains_directly(base, bridge_folder, tmp_path):
+    request = make_request(base, bridge_folder, tmp_path, replace(QUICK, steps=1), robot="widowx")
+    run = Run(request, Notes(), Processes())
+    assert len(run.store.spans) + len(run.store.skipped) == 25
+    assert run.store.space.differences(PROFILE.space()) == []
+    assert np.abs(run.maker.normalised).max() <= 1.0
+    run.train()
+    assert read_manifest(tmp_path).robot == "widowx"
+
+
+def test_datasets_are_drawn_by_their_weights(base, tmp_path):
+    first, second = write_data(tmp_path / "a.hdf5", 2), write_data(tmp_path / "b.hdf5", 2)
+    data = (WeightedData(SourceRequest(first), 3.0), WeightedData(SourceRequest(second), 1.0))
+    recipe = replace(QUICK, validation_share=0.0)
+    request = replace(make_request(base, first, tmp_path / "run", recipe, selection=ALL), data=data)
+    run = Run(request, Notes(), Processes())
+    places = [place for step in range(12) for place in run.order.batch(step)]  # one pass: 12 steps x (3 + 1)
+    counts = np.bincount(run.store.sources()[[place.row for place in places]])
+    assert counts.tolist() == [36, 12]
+
+
+def test_a_base_of_four_bits_carries_an_adapter(base, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    recipe = replace(QUICK, method="qlora", steps=3, learning_rate=1e-3)
+    notes = Notes()
+    data = write_data(tmp_path / "demos.hdf5", 3)
+    run = Run(make_request(base, data, tmp_path / "run", recipe), notes, Processes())
+    quantised = {n for n, p in run.trainer.network.named_parameters() if p.dtype == torch.uint8}
+    assert any(name.endswith("q_proj.base.weight") for name in quantised)
+    run.train()
+    assert all(np.isfinite(step.scores.loss) and step.gradient_norm > 0.0 for step in notes.steps)
+    adapter = read_adapter(tmp_path / "run")
+    assert any(bool((update.up != 0).any()) for update in adapter.updates.values())
