@@ -282,6 +282,9 @@ def loop(
     demonstrations: Annotated[int, typer.Option(help="How many the expert gives.")] = 40,
     steps: Annotated[int, typer.Option(help="Optimizer steps of the fine-tuning.")] = 800,
     batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 32,
+    corrections: Annotated[
+        int, typer.Option(help="Episodes of the new policy in which the expert takes over where need be.")
+    ] = 10,
     trials: Annotated[int, typer.Option(help="Fresh scenes before and after, in one process.")] = 100,
     live_trials: Annotated[int, typer.Option(help="Fresh scenes before and after, through the nodes.")] = 20,
     robot: Annotated[str, typer.Option(help="A simulated robot.")] = "sim_widowx",
@@ -302,6 +305,7 @@ def loop(
         demonstrations=demonstrations,
         steps=steps,
         batch_size=batch_size,
+        corrections=corrections,
         trials=trials,
         live_trials=live_trials,
         robot=robot,

@@ -24,14 +24,17 @@ from openvla_ros.evaluation.trials import Evaluation
 from openvla_ros.evaluation.wilson import SuccessRate
 from openvla_ros.graph import GraphOptions
 from openvla_ros.manifest import read_manifest
+from openvla_ros.nodes.expert_operator import ExpertOperator
 from openvla_ros.nodes.live_evaluation import live_options, run_live_trials, swap_adapter
 from openvla_ros.nodes.live_loop import LiveLoop
+from openvla_ros.profile import load_profile
 from openvla_ros.report import Page
 from openvla_ros.sim.demonstrations import IDLE_M, IDLE_RAD
 from openvla_ros.sim.tasks import MAX_STEPS, find_task
 
 # Scenes of the demonstrations and of the evaluations: no seed is in both.
-FIRST_DEMONSTRATION, FIRST_TRIAL, FIRST_LIVE_TRIAL = 20_000, 30_000, 40_000
+FIRST_DEMONSTRATION, FIRST_TRIAL, FIRST_LIVE_TRIAL, FIRST_CORRECTION = 20_000, 30_000, 40_000, 50_000
+PATIENCE_STEPS = 35  # of the policy, before the expert takes over
 # While the model learns the robot stands; simulated slowly, it leaves the cores alone. Its states and
 # pictures still come within the age that the profile allows.
 STANDING_FACTOR = 0.25
@@ -49,6 +52,7 @@ class LoopRequest:
     demonstrations: int
     steps: int
     batch_size: int
+    corrections: int
     trials: int
     live_trials: int
     robot: str
@@ -57,6 +61,8 @@ class LoopRequest:
     def __post_init__(self) -> None:
         if min(self.demonstrations, self.steps, self.batch_size, self.trials, self.live_trials) < 1:
             raise InvalidValueError("demonstrations, steps, batch size and trials must be at least 1")
+        if self.corrections < 0:
+            raise InvalidValueError(f"corrections is {self.corrections}; it must not be negative")
         if find_task(self.task).base:
             raise InvalidValueError(
                 f"task {self.task!r} is one that the base was trained on; choose a new one"
@@ -82,10 +88,11 @@ class LearningLoop:
     def run(self) -> dict[str, Any]:
         """Run all of it, write ``index.html`` and ``summary.json``, return the summary."""
         request = self._request
+        read_manifest(request.base).check(load_profile(request.robot))
         request.folder.mkdir(parents=True, exist_ok=True)
         recordings = self.record()
         before = self._evaluate(None, "before")
-        with LiveLoop(live_options(self._asked(None)), self._log) as loop:
+        with LiveLoop(self._robot_that_records("corrections"), self._log) as loop:
             self._say(f"policy: {loop.policy_description()}")
             live_before = self._evaluate_live(loop, "before")
             loop.set_parameter("simulation", "real_time_factor", STANDING_FACTOR)
@@ -94,6 +101,7 @@ class LearningLoop:
             swapped = swap_adapter(loop, str(learned.folder.resolve()))
             self._say(swapped)
             live_after = self._evaluate_live(loop, "after")
+            corrected = self.correct(loop)
         after = self._evaluate(learned.folder, "after")
         evaluations = {
             "before": before,
@@ -101,7 +109,11 @@ class LearningLoop:
             "live_before": live_before,
             "live_after": live_after,
         }
+        if corrected:
+            again = self.learn(recordings, request.folder / "corrections", name="adapter_corrected")
+            evaluations["corrected"] = self._evaluate(again.folder, "corrected")
         summary = self._summary(evaluations, learned, recordings, swapped)
+        summary["corrections"] = corrected
         self._write_page(evaluations, summary, learned)
         return summary
 
@@ -124,24 +136,34 @@ class LearningLoop:
                 self._say(f"demonstration {number + 1}: {'done' if success else 'failed'}")
         return folder
 
-    def learn(self, recordings: Path) -> Learned:
+    def correct(self, loop: LiveLoop) -> int:
+        """Have the expert take over where the policy is not done in time; return how often it had to.
+
+        What the policy did by itself is recorded too, and labelled as such.
+        """
+        expert = ExpertOperator(loop.operator, loop.profile)
+        loop.spin_until(lambda: expert.ready, START_TIMEOUT_S)
+        return sum(self._correct(loop, expert, number) for number in range(self._request.corrections))
+
+    def learn(self, *recordings: Path, name: str = "adapter") -> Learned:
         """Fine-tune in a process of its own; raises ``TrainingError`` if that fails."""
-        request, folder = self._request, self._request.folder / "adapter"
+        request, folder = self._request, self._request.folder / name
+        stated = read_manifest(request.base)
         began, cpu_before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         options = {
             "output": folder,
             "steps": request.steps,
             "batch-size": request.batch_size,
-            "keep-statistics": read_manifest(request.base).dataset_key,
+            "keep-statistics": stated.dataset_key,
             "idle-m": IDLE_M,
             "idle-rad": IDLE_RAD,
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         program = "from openvla_ros.cli.main import main; main()"
-        command = [sys.executable, "-c", program, "finetune", request.base, str(recordings), *arguments]
-        if not read_manifest(request.base).center_crop:
+        command = [sys.executable, "-c", program, "finetune", request.base, *map(str, recordings), *arguments]
+        if not stated.center_crop:
             command.append("--no-augment")
-        self._say(f"learning from {recordings}")
+        self._say(f"learning from {', '.join(map(str, recordings))}")
         if subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode:
             raise TrainingError(f"fine-tuning failed; its message is above, its folder is {folder}")
         cpu = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -155,17 +177,48 @@ class LearningLoop:
         else:
             loop.go_to_neutral()
         instruction = loop.lay_table(self._request.task, FIRST_DEMONSTRATION + number)
+        self._begin(loop, instruction)
+        limit_s = MAX_STEPS / loop.profile.action_space.rate_hz
+        success = loop.wait(lambda: loop.operator.success, limit_s)
+        loop.order("recorder/stop_success" if success else "recorder/stop_failure")
+        loop.say("")
+        return success
+
+    def _correct(self, loop: LiveLoop, expert: ExpertOperator, number: int) -> bool:
+        """Record one episode of the policy; return whether the expert had to take over."""
+        loop.go_to_neutral()
+        instruction = loop.lay_table(self._request.task, FIRST_CORRECTION + number)
+        self._begin(loop, instruction)
+        step_s = loop.profile.space().step_s
+        if loop.wait(lambda: loop.operator.success, PATIENCE_STEPS * step_s):
+            loop.order("recorder/discard")
+            loop.say("")
+            return False
+        loop.order("controller/give_to_teleop")
+        expert.begin()
+        success = False
+        for _ in range(MAX_STEPS):
+            expert.act(instruction)
+            if success := loop.wait(lambda: loop.operator.success, step_s):
+                break
+        loop.order("recorder/stop_success" if success else "recorder/stop_failure")
+        loop.say("")
+        self._say(f"correction {number + 1}: {'done' if success else 'failed'}")
+        return True
+
+    def _begin(self, loop: LiveLoop, instruction: str) -> None:
+        """Tell the robot and start the recorder."""
         loop.spin_for(0.2)
         loop.say(instruction)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not (answer := loop.ask("recorder/start"))[0]:
             if time.monotonic() > deadline:
                 raise DeviceError(f"the recorder does not start: {answer[1]}")
-        limit_s = MAX_STEPS / loop.profile.action_space.rate_hz
-        success = loop.wait(lambda: loop.operator.success, limit_s)
-        loop.order("recorder/stop_success" if success else "recorder/stop_failure")
-        loop.say("")
-        return success
+
+    def _robot_that_records(self, name: str) -> GraphOptions:
+        folder = str((self._request.folder / name).resolve())
+        recorder = {"folder": folder, "operator": "scripted expert"}
+        return live_options(self._asked(None), record=True, recorder_parameters=recorder)
 
     def _asked(self, adapter: Path | None, trials: int = 1) -> EvaluationRequest:
         seeds = tuple(range(FIRST_TRIAL, FIRST_TRIAL + trials))
@@ -218,6 +271,7 @@ class LearningLoop:
             "after": "after, in one process",
             "live_before": "before, through the nodes",
             "live_after": "after, through the nodes",
+            "corrected": "after one round of corrections, in one process",
         }
         rates: dict[str, SuccessRate] = {labels[name]: done.rate for name, done in evaluations.items()}
         add_rates(page, rates, "Fresh scenes: none of them was demonstrated")
