@@ -21,7 +21,7 @@ from openvla_ros.nodes.messages import from_stamp, to_chunk_message, to_image
 from openvla_ros.profile import load_profile
 
 CAMERA_HZ = 10.0
-STEP_M, TURN_S = 0.025, 4.0  # the tool goes round a circle at 0.125 m/s
+STEP_M, TURN_S = 0.025, 2.0  # the tool goes round a circle of 40 mm at 0.125 m/s
 
 
 def camera(node) -> None:

@@ -93,7 +93,7 @@ def test_joint_trajectory_arm_without_lookahead_starts_at_once(pair):
 
 
 def test_stamps_are_even_though_the_clock_is_not_and_follow_it_when_it_is_set():
-    chance, clock, period_ns = np.random.default_rng(0), EvenClock(), 10_000_000
+    chance, clock, period_ns = np.random.default_rng(0), EvenClock(0.03), 10_000_000
     nows = [i * period_ns + int(chance.uniform(0, 8e6)) for i in range(500)]
     stamps = np.array([clock.tick(now, 0.01) for now in nows])
     assert np.abs(np.diff(stamps) - period_ns).max() < 0.06 * period_ns

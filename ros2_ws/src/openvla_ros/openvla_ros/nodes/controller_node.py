@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.node import Node
@@ -193,8 +194,11 @@ class ControllerNode(Node):
 
     def _tick(self) -> None:
         with self._lock:
-            self._output = output = self._core.tick(self._now_ns())
-        self._send(output)
+            before, self._output = self._output, self._core.tick(self._now_ns())
+            output = self._output
+        # A tick that came too early for a step says nothing new, and must not fill the next step's place.
+        if output.at_rest or not _same_place(before, output):
+            self._send(output)
 
     def _send(self, output: ControllerOutput) -> None:
         positions, velocities = output.joint_positions, output.joint_velocities
@@ -343,6 +347,11 @@ class ControllerNode(Node):
         for owner in ("policy", "teleoperation"):
             values[f"chunks of {owner}"] = str(self._streams[f"chunks of {owner}"].received_count)
         return Health("safety", level, str(verdict), values)
+
+
+def _same_place(one: ControllerOutput, other: ControllerOutput) -> bool:
+    a, b = one.joint_positions, other.joint_positions
+    return a is not None and b is not None and bool(np.array_equal(a, b))
 
 
 def _with_mode(profile: RobotProfile, mode: str) -> RobotProfile:

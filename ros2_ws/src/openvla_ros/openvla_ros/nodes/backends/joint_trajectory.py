@@ -31,7 +31,7 @@ class JointTrajectoryArm:
         self._node, self._joints = node, profile.arm.joints
         self._limits = MotionLimits.from_profile(profile.limits)
         self._lookahead_s = backend.lookahead_s
-        self._clock = EvenClock()
+        self._clock = EvenClock(backend.lookahead_s)
         self._publisher = node.create_publisher(JointTrajectory, backend.topic, COMMAND)
 
     def missing(self) -> str | None:
@@ -58,11 +58,11 @@ class JointTrajectoryArm:
 class EvenClock:
     """Stamps one period apart that stay with an uneven clock on average."""
 
-    # Beyond so many periods off, the stamps start anew: the loop paused, or the clock was set.
-    RESTART_PERIODS = 3.0
     FOLLOW = 0.05  # the share of the difference that is made up for in one period
 
-    def __init__(self) -> None:
+    def __init__(self, most_s: float) -> None:
+        """Start anew when the clock is ``most_s`` off: the loop paused, or the clock was set."""
+        self._most_ns = round(most_s * NS_PER_S)
         self._stamp_ns: int | None = None
 
     def tick(self, now_ns: int, period_s: float) -> int:
@@ -73,7 +73,7 @@ class EvenClock:
             return now_ns
         self._stamp_ns += period_ns
         off_ns = now_ns - self._stamp_ns
-        if abs(off_ns) > self.RESTART_PERIODS * period_ns:
+        if abs(off_ns) > self._most_ns:
             self._stamp_ns = now_ns
         else:
             self._stamp_ns += round(self.FOLLOW * off_ns)
