@@ -7,16 +7,22 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint clean
+BENCHMARKS := $(sort $(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py)))
+.PHONY: help setup demo loop test test-all lint clean $(BENCHMARKS)
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@echo "make bench-NAME   one claim against its peer or limit; ARGS=--quick for a short run; NAME is one of"
+	@echo "                  $(BENCHMARKS:bench-%=%)"
 
 setup:  ## make .venv with pinned versions and the program openvla
 	@$(PYTHON) tools/setup_environment.py
 
 demo: setup  ## the whole live loop in simulation: an arm is told what to do, and does it
 	@$(VENV)/openvla demo
+
+loop: setup  ## demonstrations, fine-tuning, the adapter into the running robot, success before and after
+	@$(VENV)/openvla loop $(ARGS)
 
 test: setup  ## the tests (about ten minutes on 2 cores)
 	@$(VENV)/python -m pytest
@@ -27,7 +33,7 @@ test-all: setup  ## the tests with the long ones: kills x 50, a million chunks
 lint: setup  ## ruff, and mypy in strict mode
 	@$(VENV)/ruff check . && $(VENV)/ruff format --check . && $(VENV)/mypy
 
-bench-%: setup  ## one claim against its peer: bench-transport, bench-model, bench-record, …
+$(BENCHMARKS): bench-%: setup
 	@$(VENV)/python benchmarks/bench_$*.py $(ARGS)
 
 clean:  ## remove the environment and everything that runs left behind

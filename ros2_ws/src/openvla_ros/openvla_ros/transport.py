@@ -15,8 +15,9 @@ from pathlib import Path
 
 from openvla_ros.resources import share_path
 
-# Fast DDS renamed its variable; Humble reads the older name, Kilted both.
+# Fast DDS renamed its variable. Humble to Jazzy need the older name, later releases warn about it.
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+OLDER_RELEASES = ("humble", "iron", "jazzy")  # values of ROS_DISTRO
 # Room for the largest image of the profiles (1280x720 rgb8, 2.8 MB) with one more in flight.
 NEEDED_SEGMENT_BYTES = 4 << 20
 
@@ -47,7 +48,8 @@ def dds_environment(environment: Mapping[str, str]) -> dict[str, str]:
     if any(environment.get(name) for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")):
         return {}
     path = str(share_path() / "config" / "dds" / "fastdds.xml")
-    return dict.fromkeys(PROFILE_VARIABLES, path)
+    older = environment.get("ROS_DISTRO") in OLDER_RELEASES
+    return dict.fromkeys(PROFILE_VARIABLES if older else PROFILE_VARIABLES[:1], path)
 
 
 def transport_problem(environment: Mapping[str, str], rmw: str) -> str | None:
@@ -55,8 +57,8 @@ def transport_problem(environment: Mapping[str, str], rmw: str) -> str | None:
     if "fastrtps" not in rmw or environment.get("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT") != "DEFAULT":
         return None
     remedy = (
-        "start the camera driver and these nodes with FASTDDS_DEFAULT_PROFILES_FILE and "
-        f"FASTRTPS_DEFAULT_PROFILES_FILE set to {share_path() / 'config' / 'dds' / 'fastdds.xml'}"
+        "start the camera driver and these nodes with FASTDDS_DEFAULT_PROFILES_FILE (up to Jazzy also "
+        f"FASTRTPS_DEFAULT_PROFILES_FILE) set to {share_path() / 'config' / 'dds' / 'fastdds.xml'}"
     )
     chosen = next((environment[name] for name in PROFILE_VARIABLES if environment.get(name)), None)
     if chosen is None:

@@ -45,7 +45,8 @@ def test_foreign_topics_are_remapped_from_the_canonical_names():
 
 
 def test_the_dds_profile_is_set_unless_the_user_chose_one():
-    assert set(build_graph(GraphOptions(), {}).environment) == set(PROFILE_VARIABLES)
+    assert set(build_graph(GraphOptions(), {}).environment) == {PROFILE_VARIABLES[0]}
+    assert set(build_graph(GraphOptions(), {"ROS_DISTRO": "humble"}).environment) == set(PROFILE_VARIABLES)
     assert not build_graph(GraphOptions(), {PROFILE_VARIABLES[0]: "/mine.xml"}).environment
 
 
