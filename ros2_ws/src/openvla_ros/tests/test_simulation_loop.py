@@ -15,6 +15,7 @@ from openvla_ros.nodes import qos
 from openvla_ros.nodes.scene_messages import from_markers
 
 pytestmark = pytest.mark.ros
+START_S = 60.0  # a busy machine imports slowly
 
 
 @pytest.mark.parametrize("name", ["sim_widowx", "sim_franka"])
@@ -36,14 +37,11 @@ def test_the_expert_does_what_it_is_told_through_the_real_nodes(ros_domain, name
         def outputs():
             return "\n".join(process.output[-2000:] for process in (simulation, controller, policy))
 
-        assert ear.spin_until(
-            lambda: (
-                words.get_subscription_count() >= 3
-                and scenes
-                and reset.service_is_ready()
-                and neutral.service_is_ready()
-            )
-        ), outputs()
+        def is_up():
+            listening = words.get_subscription_count() >= 3
+            return listening and scenes and reset.service_is_ready() and neutral.service_is_ready()
+
+        assert ear.spin_until(is_up, START_S), outputs()
         ear.spin_for(1.0)
         start = from_markers(scenes[-1]).tool.position
         ear.spin_for(1.0)
@@ -53,7 +51,7 @@ def test_the_expert_does_what_it_is_told_through_the_real_nodes(ros_domain, name
         assert ear.spin_until(future.done)
         assert not done[-1].data
         words.publish(String(data=future.result().message))
-        assert ear.spin_until(lambda: done[-1].data, 40.0), outputs()
+        assert ear.spin_until(lambda: done[-1].data, 60.0), outputs()
         words.publish(String(data=""))
         ear.spin_for(1.0)  # the policy's last word is "hold"; the next service call must come after it
 
@@ -62,7 +60,7 @@ def test_the_expert_does_what_it_is_told_through_the_real_nodes(ros_domain, name
         assert ear.spin_until(future.done)
         assert future.result().success, future.result().message
         assert ear.spin_until(
-            lambda: np.allclose(from_markers(scenes[-1]).tool.position, start, atol=0.01), 15.0
+            lambda: np.allclose(from_markers(scenes[-1]).tool.position, start, atol=0.01), 30.0
         ), outputs()
         other = from_markers(scenes[-1]).objects[0].name
         words.publish(String(data=f"move to the {other}"))
