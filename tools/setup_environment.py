@@ -91,7 +91,7 @@ def create_environment() -> None:
     if not PYTHON.exists():
         say(f"creating .venv with Python {platform.python_version()}")
         run([sys.executable, "-m", "venv", str(VENV)])
-    pip("pip", "setuptools", "wheel")
+    pip("--upgrade", "pip", "setuptools", "wheel")
 
 
 def install_package() -> None:
@@ -101,7 +101,7 @@ def install_package() -> None:
     pin = next(line for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
     pip(pin)
     extras = "ros,sim,quantization,test"
-    pip("--no-build-isolation", "-c", str(CONSTRAINTS), "-e", f"{PACKAGE}[{extras}]")
+    pip("--use-pep517", "--no-build-isolation", "-c", str(CONSTRAINTS), "-e", f"{PACKAGE}[{extras}]")
 
 
 def install_interfaces() -> None:

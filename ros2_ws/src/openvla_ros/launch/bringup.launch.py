@@ -5,18 +5,33 @@ ros2 launch openvla_ros bringup.launch.py robot:=widowx policy:=openvla checkpoi
 
 import os
 
-from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+    TimerAction,
+)
 from launch.events import Shutdown
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
 from openvla_ros.graph import LAUNCH_ARGUMENTS, Graph, NodeSpec, build_graph, options_from_arguments
+from openvla_ros.supervisor import RESTART_DELAY_S
 
 
 def node_action(spec: NodeSpec, graph: Graph) -> Node:
     """Return the launch action of one process of the graph."""
-    restart = spec.on_exit == "restart"
+
+    def ended(event: ProcessExited, context: LaunchContext) -> list:
+        if context.is_shutdown:
+            return []
+        if spec.restarts_after(event.returncode):
+            return [TimerAction(period=RESTART_DELAY_S, actions=[node_action(spec, graph)])]
+        return [EmitEvent(event=Shutdown(reason=f"{spec.name} ended with code {event.returncode}"))]
+
     return Node(
         package="openvla_ros",
         executable=spec.executable,
@@ -24,10 +39,8 @@ def node_action(spec: NodeSpec, graph: Graph) -> Node:
         namespace=graph.namespace,
         parameters=[dict(spec.parameters)],
         remappings=list(spec.remappings.items()),
-        respawn=restart,
-        respawn_delay=1.0,
         output="screen",
-        on_exit=None if restart else [EmitEvent(event=Shutdown(reason=f"{spec.name} ended"))],
+        on_exit=ended,
     )
 
 

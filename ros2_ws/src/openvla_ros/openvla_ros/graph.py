@@ -17,7 +17,9 @@ from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.transport import dds_environment
 
 ParameterValue = str | int | float | bool
-OnExit = Literal["shutdown", "restart"]
+# What happens when a process ends by itself: the rest is stopped, or it is started again, always or
+# only if a signal killed it (an exit code says that it cannot work as it was told to).
+OnExit = Literal["shutdown", "restart", "restart_if_killed"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class NodeSpec:
     remappings: Mapping[str, str] = field(default_factory=dict)
     on_exit: OnExit = "shutdown"  # what happens to the rest when this process ends by itself
     stop_order: int = 0  # lower numbers are stopped first; the robot itself is stopped last
+
+    def restarts_after(self, exit_code: int) -> bool:
+        """Return whether the process is started again after ``exit_code``; negative: killed by a signal."""
+        return self.on_exit == "restart" or (self.on_exit == "restart_if_killed" and exit_code < 0)
 
     @property
     def module(self) -> str:
@@ -167,7 +173,14 @@ def _controller(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
         "use_sim_time": options.use_sim_time,
         **options.controller_parameters,
     }
-    return NodeSpec("controller", "controller_node", parameters, _remappings(profile), stop_order=2)
+    return NodeSpec(
+        "controller",
+        "controller_node",
+        parameters,
+        _remappings(profile),
+        on_exit="restart_if_killed",
+        stop_order=2,
+    )
 
 
 def _policy(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
@@ -177,7 +190,14 @@ def _policy(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
         "use_sim_time": options.use_sim_time,
         **options.policy_parameters,
     }
-    return NodeSpec("policy", "policy_node", parameters, _remappings(profile), stop_order=0)
+    return NodeSpec(
+        "policy",
+        "policy_node",
+        parameters,
+        _remappings(profile),
+        on_exit="restart_if_killed",
+        stop_order=0,
+    )
 
 
 def _recorder(profile: RobotProfile, options: GraphOptions) -> NodeSpec:

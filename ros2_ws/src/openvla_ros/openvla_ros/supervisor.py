@@ -114,7 +114,7 @@ class Supervisor:
                 continue
             child.exit_code = code
             name = child.spec.name
-            if child.spec.on_exit == "restart" and child.restarts < MAX_RESTARTS:
+            if child.spec.restarts_after(code) and child.restarts < MAX_RESTARTS:
                 child.restarts += 1
                 child.restart_at = now + RESTART_DELAY_S
                 self.report(name, f"ended with {describe_exit(code)}; restart {child.restarts}")

@@ -91,6 +91,18 @@ def test_a_restartable_process_comes_back_after_sigkill(supervise):
     supervisor.stop()
 
 
+@pytest.mark.parametrize(("behaviour", "restarted"), [("run", True), ("fail", False)])
+def test_what_was_killed_comes_back_and_what_cannot_work_does_not(supervise, behaviour, restarted):
+    supervisor, lines = supervise(spec("robot"), spec("policy", behaviour, on_exit="restart_if_killed"))
+    supervisor.start()
+    run_until(supervisor, lambda: len(lines) >= 2)
+    if restarted:
+        os.kill(supervisor.pid("policy"), signal.SIGKILL)
+        run_until(supervisor, lambda: lines.count(("policy", "up")) == 2)
+    assert (("policy", "ended with signal SIGKILL; restart 1") in lines) == restarted
+    supervisor.stop()
+
+
 def test_a_process_that_ignores_the_signal_is_killed_and_named(supervise, monkeypatch):
     monkeypatch.setattr("openvla_ros.supervisor.STOP_S", 0.5)
     supervisor, lines = supervise(spec("deaf", "deaf"))
