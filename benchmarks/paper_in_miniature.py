@@ -1,0 +1,209 @@
+"""The paper's comparison in small: ways to learn a new task from a few demonstrations, on the same data.
+
+Every row sees the same demonstrations of the scripted expert and the same fresh scenes in simulation:
+the base untouched, the methods of the paper's fine-tuning table, the same network from scratch, a
+compact Diffusion Policy, and the LoRA result in 8 and 4 bits. CPU seconds of training stand beside.
+The expert and the base's pre-training used the simulator's ground truth; what is learned here is
+pictures, words and commands.
+
+    python benchmarks/paper_in_miniature.py BASE [--task lift_purple] [--quick] [--rows lora,scratch]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from openvla_ros.cli.training import ProgressBar
+from openvla_ros.data.detect import SourceRequest
+from openvla_ros.data.hdf5 import Hdf5Writer
+from openvla_ros.evaluation.closed_loop import run_trials
+from openvla_ros.evaluation.wilson import SuccessRate
+from openvla_ros.manifest import Manifest, read_manifest
+from openvla_ros.model.checkpoint import SINGLE
+from openvla_ros.model.config import read_config
+from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.quantization import Quantization
+from openvla_ros.model.vision_language import read_transform
+from openvla_ros.policy.openvla import load_openvla_policy
+from openvla_ros.policy.protocol import Policy
+from openvla_ros.profile import RobotProfile, load_profile
+from openvla_ros.sim.demonstrations import IDLE_M, IDLE_RAD, generate_demonstrations
+from openvla_ros.sim.tasks import Task, find_task
+from openvla_ros.sim.world import SimulatedRobot
+from openvla_ros.training.diffusion import DiffusionOptions, train_diffusion
+from openvla_ros.training.finetune import CACHE, FinetuneRequest, WeightedData, finetune
+from openvla_ros.training.frame_store import Selection, open_store
+from openvla_ros.training.recipe import Method, Recipe
+
+ROWS = (
+    "base", "lora", "full", "last-layer", "frozen-vision", "sandwich", "scratch", "diffusion",
+    "lora-int8", "lora-nf4",
+)  # fmt: skip
+FIRST_DEMONSTRATION, FIRST_TRIAL = 60_000, 70_000
+# A small model takes larger steps than one of seven billion parameters.
+RATES: dict[str, float] = {"lora": 5e-4, "scratch": 1e-3}
+OTHER_RATE = 2e-4
+
+
+@dataclass
+class Study:
+    """What all rows share."""
+
+    base: Path
+    manifest: Manifest
+    profile: RobotProfile
+    task: Task
+    data: Path
+    folder: Path
+    steps: int
+    batch_size: int
+
+    def selection(self) -> Selection:
+        """Return which steps are learned from."""
+        return Selection(idle_m=IDLE_M, idle_rad=IDLE_RAD, validation_share=0.05)
+
+    def trained(self, name: str, method: Method, base: Path) -> tuple[Path, float]:
+        """Fine-tune; return the run's folder and the CPU seconds that it took."""
+        folder, began = self.folder / name, time.process_time()
+        recipe = Recipe(
+            method=method,
+            learning_rate=RATES.get(name, OTHER_RATE),
+            batch_size=self.batch_size,
+            steps=self.steps,
+            augment=self.manifest.center_crop,
+            warmup_steps=min(50, self.steps // 10),
+            clip_norm=1.0,
+            save_every=10**6,
+            validate_every=10**6,
+        )
+        request = FinetuneRequest(
+            base=str(base),
+            data=(WeightedData(SourceRequest(self.data)),),
+            output=folder,
+            recipe=recipe,
+            selection=self.selection(),
+            keep_statistics=self.manifest.dataset_key,
+        )
+        finetune(request, ProgressBar())
+        return folder, time.process_time() - began
+
+
+def from_scratch(study: Study) -> Path:
+    """Return a checkpoint like the base whose weights were drawn anew."""
+    from safetensors.torch import save_file
+
+    folder = study.folder / "random_base"
+    shutil.copytree(study.base, folder)
+    torch.manual_seed(0)
+    network = OpenVLA(read_config(folder))
+    for name, value in network.named_parameters():
+        if value.ndim >= 2 and "vision" in name:
+            torch.nn.init.trunc_normal_(value, std=0.02)
+    weights = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
+    save_file(weights, folder / SINGLE, metadata={"format": "pt"})
+    return folder
+
+
+def loaded(study: Study, base: Path, adapter: Path | None, how: Quantization | None = None) -> Policy:
+    return load_openvla_policy(base, study.profile, adapter=adapter, dtype=torch.float32, quantization=how)
+
+
+def diffusion(study: Study) -> tuple[Policy, float]:
+    began = time.process_time()
+    transform = read_transform(study.base)
+    store = open_store(
+        study.folder / "diffusion" / CACHE, [SourceRequest(study.data).open()], transform, study.selection()
+    )
+    # As many examples as the other rows see.
+    options = DiffusionOptions(steps=max(1, study.steps * study.batch_size // DiffusionOptions().batch_size))
+    policy = train_diffusion(store, study.manifest.statistics.action, options, transform)
+    return policy, time.process_time() - began
+
+
+def make_row(study: Study, name: str) -> tuple[Policy, float]:
+    """Return the policy of a row, and the CPU seconds of its training."""
+    match name:
+        case "base":
+            return loaded(study, study.base, None), 0.0
+        case "lora":
+            folder, seconds = study.trained("lora", "lora", study.base)
+            return loaded(study, study.base, folder), seconds
+        case "lora-int8" | "lora-nf4":
+            how: Quantization = "int8" if name == "lora-int8" else "nf4"
+            return loaded(study, study.base, study.folder / "lora", how), 0.0
+        case "scratch":
+            folder, seconds = study.trained("scratch", "full", from_scratch(study))
+            return loaded(study, folder, None), seconds
+        case "diffusion":
+            return diffusion(study)
+        case "full" | "last-layer" | "frozen-vision" | "sandwich":
+            folder, seconds = study.trained(name, name, study.base)
+            return loaded(study, folder, None), seconds
+        case _:
+            raise ValueError(f"row {name!r} is none of {', '.join(ROWS)}")
+
+
+def demonstrate(profile: RobotProfile, task: Task, count: int, path: Path) -> None:
+    with Hdf5Writer(path) as writer:
+        for done in generate_demonstrations(
+            profile, task, range(FIRST_DEMONSTRATION, FIRST_DEMONSTRATION + count)
+        ):
+            writer.add(done.episode)
+
+
+def success(study: Study, policy: Policy, trials: int) -> SuccessRate:
+    with SimulatedRobot(study.profile, study.task) as robot:
+        seeds = range(FIRST_TRIAL, FIRST_TRIAL + trials)
+        done = [trial.success for trial in run_trials(policy, robot, seeds)]
+    return SuccessRate(sum(done), trials)
+
+
+def run(study: Study, rows: list[str], trials: int, say: Callable[[str], None]) -> dict[str, object]:
+    """Return each row's rate and training time, saying each as it comes."""
+    results: dict[str, object] = {}
+    for name in rows:
+        policy, seconds = make_row(study, name)
+        rate = success(study, policy, trials)
+        policy.close()
+        say(f"{name:14} {rate!s:48} {seconds:8.0f} CPU s")
+        results[name] = {**rate.to_json(), "training_cpu_s": seconds}
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("base", type=Path)
+    parser.add_argument("--task", default="lift_purple")
+    parser.add_argument("--demonstrations", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.demonstrations, arguments.steps, arguments.trials = 3, 4, 2
+    manifest = read_manifest(arguments.base)
+    profile, task = load_profile(manifest.robot), find_task(arguments.task)
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "demonstrations.hdf5"
+        demonstrate(profile, task, arguments.demonstrations, data)
+        study = Study(
+            arguments.base, manifest, profile, task, data, Path(folder), arguments.steps, arguments.batch_size
+        )
+        results = run(study, arguments.rows.split(","), arguments.trials, print)
+    request = {name: str(value) for name, value in vars(arguments).items()}
+    print(json.dumps({"benchmark": "paper_in_miniature", "request": request, "rows": results}))
+
+
+if __name__ == "__main__":
+    main()
