@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -297,7 +297,9 @@ class Run:
         def attempt(count: int) -> None:
             self.trainer.try_memory(batch.split(count)[0])
 
-        fits = None if self.processes.count > 1 else largest_that_fits(attempt, size)
+        if self.processes.count > 1:  # the others are not there to try with
+            return f"out of memory with {size} examples at once in a process; lower --micro-batch"
+        fits = largest_that_fits(attempt, size)
         return advice(recipe.method, size, fits, recipe.rank)
 
     def _note_step(self, records: Records, result: StepResult) -> None:
@@ -372,8 +374,3 @@ def finetune(request: FinetuneRequest, listener: Listener, processes: Processes 
 
 def _values(scores: Scores) -> dict[str, Any]:
     return {**asdict(scores), "l1": scores.l1}
-
-
-def with_paths(request: FinetuneRequest, paths: Sequence[Path]) -> FinetuneRequest:
-    """Return ``request`` with the datasets at ``paths``, each with weight 1."""
-    return replace(request, data=tuple(WeightedData(SourceRequest(path)) for path in paths))
