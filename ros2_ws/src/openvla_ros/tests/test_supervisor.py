@@ -21,6 +21,7 @@ def stop(*_):
 signal.signal(signal.SIGINT, stop)
 print("up", flush=True)
 if behaviour == "fail":
+    time.sleep(0.5)  # the others have begun by then
     sys.exit(3)
 if behaviour == "deaf":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
