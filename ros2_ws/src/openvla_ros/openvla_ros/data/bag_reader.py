@@ -270,8 +270,10 @@ class BagReader:
 
     @cached_property
     def _instructions(self) -> list[tuple[int, str]]:
-        heard = self.messages("instruction", stamped=False)
-        return [(item.received_ns, item.value.data) for item in heard]
+        """Return what was asked for by topic, and what the policy says it was told by action."""
+        asked = [(m.received_ns, m.value.data) for m in self.messages("instruction", stamped=False)]
+        told = [(m.received_ns, m.value.data) for m in self.messages("policy/instruction", stamped=False)]
+        return sorted([*asked, *((at, words) for at, words in told if words.strip())])
 
     @cached_property
     def _verdicts(self) -> tuple[list[OwnerChange], frozenset[tuple[bool, int]]]:

@@ -58,6 +58,7 @@ def recorded_streams(profile: RobotProfile) -> list[RecordedStream]:
     own: tuple[tuple[str, Any, bool], ...] = (
         ("joint_states", JointState, False),
         ("instruction", String, True),
+        ("policy/instruction", String, True),  # also what was told through the action; empty when idle
         ("policy/action_chunk", JointTrajectory, False),
         ("teleop/action_chunk", JointTrajectory, False),
         ("controller/target_pose", PoseStamped, False),

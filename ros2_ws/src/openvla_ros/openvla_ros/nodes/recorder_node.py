@@ -208,8 +208,9 @@ class RecorderNode(Node):
     def _arrived(self, stream: RecordedStream, data: bytes, sent_ns: int) -> None:
         now_ns = self._now_ns()
         self._heard_ns[stream.role] = now_ns
-        if stream.role == "instruction":
-            self.instruction = deserialize_message(data, String).data.strip()
+        if stream.role in ("instruction", "policy/instruction"):
+            words = deserialize_message(data, String).data.strip()
+            self.instruction = words if words or stream.role == "instruction" else self.instruction
         self._recorder.write(self._names[stream.role], data, now_ns, sent_ns or now_ns)
 
     def _notes(self) -> dict[str, dict[str, str]]:
