@@ -194,6 +194,8 @@ class Run:
                 self._note_step(records, result)
                 if self.step % recipe.validate_every == 0 or self.step == recipe.steps:
                     self._validate(records)
+                    if self.step < recipe.steps:
+                        self._report()
                 if self.step % recipe.save_every == 0 or self.step == recipe.steps:
                     self.save()
         self.export()
@@ -219,8 +221,7 @@ class Run:
         else:
             write_checkpoint(request.output, self.base, trained)
         write_description(request.output, self._manifest())
-        if self.processes.count == 1 or recipe.method in ADAPTERS:
-            self._report()
+        self._report()
 
     def _rank_folder(self) -> str:
         """Return where this process's records go: the run's folder for the first one."""
@@ -341,7 +342,10 @@ class Run:
         )
 
     def _report(self) -> None:
+        """Write the page as it stands; not where the parameters are spread over processes."""
         store, recipe = self.store, self.request.recipe
+        if not self.processes.is_first or (self.processes.count > 1 and recipe.method not in ADAPTERS):
+            return
         episodes = open_loop_episodes(self.trainer.network, self.maker, self.statistics.action, 3)
         trained = sum(parameter.numel() for parameter in self.trainer.parameters.values())
         facts = {
