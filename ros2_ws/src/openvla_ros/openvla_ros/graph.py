@@ -168,54 +168,34 @@ def _camera(profile: RobotProfile, options: GraphOptions, name: str, executable:
 
 
 def _controller(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
-    parameters = {
-        "robot": options.robot,
-        "use_sim_time": options.use_sim_time,
-        **options.controller_parameters,
-    }
-    return NodeSpec(
-        "controller",
-        "controller_node",
-        parameters,
-        _remappings(profile),
-        on_exit="restart_if_killed",
-        stop_order=2,
-    )
+    own = dict(options.controller_parameters)
+    return _node(profile, options, "controller", own, "restart_if_killed", stop_order=2)
 
 
 def _policy(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
-    parameters = {
-        "robot": options.robot,
-        "policy": options.policy,
-        "use_sim_time": options.use_sim_time,
-        **options.policy_parameters,
-    }
-    return NodeSpec(
-        "policy",
-        "policy_node",
-        parameters,
-        _remappings(profile),
-        on_exit="restart_if_killed",
-        stop_order=0,
-    )
+    own = {"policy": options.policy, **options.policy_parameters}
+    return _node(profile, options, "policy", own, "restart_if_killed", stop_order=0)
 
 
 def _recorder(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
-    parameters = {
-        "robot": options.robot,
-        "use_sim_time": options.use_sim_time,
-        **options.recorder_parameters,
-    }
-    return NodeSpec("recorder", "recorder_node", parameters, _remappings(profile), stop_order=1)
+    return _node(profile, options, "recorder", dict(options.recorder_parameters), "shutdown", stop_order=1)
 
 
 def _teleop(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
-    parameters: dict[str, ParameterValue] = {
-        "robot": options.robot,
-        "device": options.teleop,
-        "use_sim_time": options.use_sim_time,
-    }
-    return NodeSpec("teleop", "teleop_node", parameters, _remappings(profile), stop_order=0)
+    return _node(profile, options, "teleop", {"device": options.teleop}, "shutdown", stop_order=0)
+
+
+def _node(
+    profile: RobotProfile,
+    options: GraphOptions,
+    name: str,
+    own: dict[str, ParameterValue],
+    on_exit: OnExit,
+    stop_order: int,
+) -> NodeSpec:
+    """Return the process of the node ``name`` with what all nodes share and its ``own`` parameters."""
+    shared: dict[str, ParameterValue] = {"robot": options.robot, "use_sim_time": options.use_sim_time}
+    return NodeSpec(name, f"{name}_node", shared | own, _remappings(profile), on_exit, stop_order)
 
 
 def _remappings(profile: RobotProfile) -> dict[str, str]:

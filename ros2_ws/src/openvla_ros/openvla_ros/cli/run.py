@@ -130,17 +130,17 @@ def demo(
 
       openvla demo --task lift --policy openvla --checkpoint runs/lift
     """
-    from openvla_ros.nodes.demo import Demo, DemoRequest
+    from openvla_ros.nodes.demo import DemoRequest, run_demo
 
     folder = output or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
     console = Console(highlight=False, quiet=as_json)
     parameters = {"checkpoint": checkpoint} if checkpoint else {}
     request = DemoRequest(robot, policy, tuple(task or DEMO_TASKS), time_limit, folder, parameters)
-    result = Demo(request, console.print).run()
+    result = run_demo(request, console.print)
     if as_json:
         typer.echo(json.dumps({"page": str(result.page), "video": str(result.video), **result.figures}))
     else:
         headline = ", ".join(f"{name} {value}" for name, value in result.figures.items())
         console.print(f"{result.page}  |  {headline}", soft_wrap=True)
-    if result.successes < len(result.outcomes):
+    if not result.clean:
         raise typer.Exit(2)

@@ -1,6 +1,6 @@
 """A robot's processes and an operator's node in one place: start, tell, record, swap, stop.
 
-For programs that run the whole live path by themselves: live evaluation and ``openvla loop``. Every
+For programs that run the whole live path by themselves: the demo, live evaluation, ``openvla loop``. Every
 message crosses DDS; nothing here reaches into a node.
 """
 
@@ -52,6 +52,7 @@ class LiveLoop:
         self.profile = load_profile(options.robot)
         self._graph = build_graph(options, os.environ) if graph is None else graph
         self._log = log
+        self.exit_codes: dict[str, int] = {}  # of the processes, once they have been stopped
 
     def __enter__(self) -> LiveLoop:
         os.environ.update(self._graph.environment)  # this process looks at the pictures too
@@ -75,6 +76,11 @@ class LiveLoop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop()
+
+    @property
+    def processes(self) -> list[str]:
+        """The names of the processes, in the order in which they are started."""
+        return [node.name for node in self._graph.nodes]
 
     def spin_until(self, done: Callable[[], bool], timeout_s: float) -> None:
         """Spin as ``wait`` does; raises ``DeviceError`` after ``timeout_s``."""
@@ -184,7 +190,7 @@ class LiveLoop:
         self._file.write(f"{name}: {line}\n")
 
     def _stop(self) -> None:
-        self._supervisor.stop()
+        self.exit_codes = self._supervisor.stop()
         self._executor.shutdown()
         self.operator.destroy_node()
         rclpy.try_shutdown()

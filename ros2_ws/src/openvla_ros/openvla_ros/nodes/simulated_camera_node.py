@@ -52,7 +52,8 @@ class SimulatedCameraNode(Node):
         self._refusals = ReasonCounter("refusals")
         self._images = self.create_publisher(Image, f"camera/{camera.name}/image_raw", qos.STREAM_OUT)
         self._infos = self.create_publisher(CameraInfo, f"camera/{camera.name}/camera_info", qos.STREAM_OUT)
-        self._worker = Worker(f"draw {camera.name}", self._draw, self._broke)
+        # A renderer belongs to the thread that draws with it.
+        self._worker = Worker(f"draw {camera.name}", self._draw, self._broke, finish=self._close)
         self.create_subscription(JointState, "simulation/coordinates", self._moment, qos.NEWEST_IN)
         self._diagnostics = DiagnosticsPublisher(self, self._collect_health)
 
@@ -60,8 +61,6 @@ class SimulatedCameraNode(Node):
         """End the drawing and give the renderer back."""
         if not self._worker.stop():
             self.get_logger().error("the picture in progress did not end in time")
-        if self._robot is not None:
-            self._robot.close()
 
     def _moment(self, message: JointState) -> None:
         stamp_ns = from_stamp(message.header.stamp)
@@ -89,6 +88,10 @@ class SimulatedCameraNode(Node):
                 self._robot.close()
             self._robot = SimulatedRobot(self._profile, find_task(task))
         return self._robot
+
+    def _close(self) -> None:
+        if self._robot is not None:
+            self._robot.close()
 
     def _broke(self, error: Exception) -> None:
         self.get_logger().error(f"drawing failed: {type(error).__name__}: {error}")

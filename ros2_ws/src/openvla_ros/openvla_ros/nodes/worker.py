@@ -57,8 +57,15 @@ class Worker(Generic[T]):
     ``failed`` receives any exception of ``work``, on the worker's thread; the worker goes on.
     """
 
-    def __init__(self, name: str, work: Callable[[T], None], failed: Callable[[Exception], None]) -> None:
-        self._work, self._failed = work, failed
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[T], None],
+        failed: Callable[[Exception], None],
+        finish: Callable[[], None] | None = None,
+    ) -> None:
+        """Start the thread; ``finish`` is its last act: for what only one thread may touch."""
+        self._work, self._failed, self._finish = work, failed, finish
         self._slot: LatestValue[T] = LatestValue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=False)
@@ -93,3 +100,5 @@ class Worker(Generic[T]):
                 self._work(value)
             except Exception as error:  # noqa: BLE001 - handed on, never dropped
                 self._failed(error)
+        if self._finish is not None:
+            self._finish()
