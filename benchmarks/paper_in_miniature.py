@@ -40,9 +40,10 @@ from openvla_ros.sim.demonstrations import IDLE_M, IDLE_RAD, generate_demonstrat
 from openvla_ros.sim.tasks import Task, find_task
 from openvla_ros.sim.world import SimulatedRobot
 from openvla_ros.training.diffusion import DiffusionOptions, train_diffusion
-from openvla_ros.training.finetune import CACHE, FinetuneRequest, WeightedData, finetune
+from openvla_ros.training.finetune import CACHE, finetune
 from openvla_ros.training.frame_store import Selection, open_store
 from openvla_ros.training.recipe import Method, Recipe
+from openvla_ros.training.request import FinetuneRequest, WeightedData
 
 ROWS = (
     "base", "lora", "full", "last-layer", "frozen-vision", "sandwich", "scratch", "diffusion",

@@ -12,9 +12,10 @@ from openvla_ros.data.detect import SourceRequest
 from openvla_ros.manifest import read_manifest
 from openvla_ros.model.adapters import read_adapter
 from openvla_ros.profile import load_profile
-from openvla_ros.training.finetune import Run, WeightedData, finetune
+from openvla_ros.training.finetune import Run, finetune
 from openvla_ros.training.frame_store import Selection
 from openvla_ros.training.processes import Processes
+from openvla_ros.training.request import WeightedData
 
 ALL = Selection(validation_share=0.0, keep_policy_steps=True, keep_failures=True)
 

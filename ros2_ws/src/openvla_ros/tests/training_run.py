@@ -16,9 +16,10 @@ from openvla_ros.data.hdf5 import Hdf5Writer
 from openvla_ros.profile import load_profile
 from openvla_ros.statistics import DatasetStatistics, mask_of
 from openvla_ros.statistics_accumulator import StatisticsAccumulator
-from openvla_ros.training.finetune import FinetuneRequest, WeightedData, finetune
+from openvla_ros.training.finetune import finetune
 from openvla_ros.training.frame_store import Selection
 from openvla_ros.training.recipe import Recipe
+from openvla_ros.training.request import FinetuneRequest, WeightedData
 from openvla_ros.training.small_model import SmallSize, make_small_model, save_checkpoint, train_tokenizer
 
 PROFILE = load_profile("widowx")

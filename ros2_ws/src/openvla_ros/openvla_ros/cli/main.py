@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from openvla_ros.cli import data, model, robot, run, serve, training
+from openvla_ros.cli import data, evaluation, model, robot, run, serve, training
 from openvla_ros.errors import OpenVLARosError
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ def _root() -> None:
     """Keep the verbs as sub-commands even while there is only one."""
 
 
-for _module in (run, model, robot, data, training, serve):
+for _module in (run, model, robot, data, training, evaluation, serve):
     _module.register(app)
 
 

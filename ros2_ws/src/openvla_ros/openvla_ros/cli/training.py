@@ -1,11 +1,10 @@
-"""Verbs of ``openvla`` that fine-tune, evaluate and compare policies."""
+"""Verbs of ``openvla`` that fine-tune a model and look at what it was trained on."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from openvla_ros.errors import DatasetError, InvalidValueError
 
 if TYPE_CHECKING:
-    from openvla_ros.training.finetune import WeightedData
+    from openvla_ros.training.request import WeightedData
     from openvla_ros.training.trainer import Scores, StepResult
 
 MethodName = Literal["lora", "qlora", "full", "last-layer", "frozen-vision", "sandwich"]
@@ -27,9 +26,6 @@ def register(app: typer.Typer) -> None:
     """Add this module's verbs to ``app``."""
     app.command()(finetune)
     app.command()(acceptance)
-    app.command()(evaluate)
-    app.command()(compare)
-    app.command()(loop)
 
 
 def finetune(
@@ -105,11 +101,11 @@ def finetune(
     import torch
 
     from openvla_ros.model.vision_language import select_device, select_dtype
-    from openvla_ros.training.finetune import FinetuneRequest
     from openvla_ros.training.finetune import finetune as run
     from openvla_ros.training.frame_store import Selection
     from openvla_ros.training.processes import joined_processes
     from openvla_ros.training.recipe import ADAPTERS, Recipe
+    from openvla_ros.training.request import FinetuneRequest
 
     recipe = Recipe(
         method=method,
@@ -166,159 +162,10 @@ def finetune(
         typer.echo(f"{output}: trained; report: {output / 'report.html'}")
 
 
-def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, hub id, or 'expert'.")],
-    task: Annotated[list[str] | None, typer.Option(help="Task of the simulation; may be repeated.")] = None,
-    seeds: Annotated[
-        str, typer.Option(help="Scenes: a number, a range, or several: 100..199,500.")
-    ] = "100..199",
-    adapter: Annotated[Path | None, typer.Option(help="Folder of a LoRA adapter.")] = None,
-    robot: Annotated[str, typer.Option(help="A simulated robot.")] = "sim_widowx",
-    live: Annotated[
-        bool, typer.Option("--live", help="Through the real nodes, topics and clocks, in real time.")
-    ] = False,
-    videos: Annotated[int, typer.Option(help="How many trials of each task to film; not with --live.")] = 0,
-    output: Annotated[Path | None, typer.Option(help="Folder for page, videos and logs.")] = None,
-    unnorm_key: Annotated[str | None, typer.Option(help="Dataset whose statistics apply.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Measure how often a policy succeeds in simulation, with a 95% Wilson interval.
-
-    Example:
-      openvla evaluate runs/base --adapter runs/cups --task lift --seeds 100..199 --json
-    """
-    from openvla_ros.evaluation.page import add_rates, add_videos
-    from openvla_ros.evaluation.session import EvaluationRequest, evaluate_tasks
-    from openvla_ros.evaluation.trials import Evaluation, Trial, parse_seeds
-    from openvla_ros.report import Page
-
-    request = EvaluationRequest(
-        checkpoint, adapter, robot, tuple(task or ("lift",)), parse_seeds(seeds), unnorm_key, device
-    )
-    folder = output or Path("runs") / f"evaluate-{datetime.now():%Y%m%d-%H%M%S}"
-
-    def report(trial: Trial) -> None:
-        if not as_json:
-            word = "done" if trial.success else "failed"
-            typer.echo(f"{trial.task} {trial.seed}: {word} after {trial.steps} steps: {trial.instruction}")
-
-    if live:
-        from openvla_ros.nodes.live_evaluation import evaluate_live
-
-        folder.mkdir(parents=True, exist_ok=True)
-        result = evaluate_live(request, folder, report)
-    else:
-        result = evaluate_tasks(request, folder if videos else None, videos, report)
-    if output is not None or videos or live:
-        page = Page("Closed-loop evaluation", result.policy)
-        add_rates(page, {**result.by_task(), "all": result.rate}, f"{len(result.trials)} trials")
-        add_videos(page, Evaluation(result.policy, result.trials), folder, folder)
-        page.write(folder / "index.html")
-    if as_json:
-        typer.echo(json.dumps(result.to_json()))
-    else:
-        for name, rate in result.by_task().items():
-            typer.echo(f"{name}: {rate}")
-
-
-def compare(
-    policies: Annotated[
-        list[str], typer.Argument(help="Adapter folders of the running policy node; 'base' is none.")
-    ],
-    trials: Annotated[int, typer.Option(help="Trials of each policy.")],
-    output: Annotated[Path, typer.Option(help="File of the verdicts; the same command goes on with it.")],
-    instruction: Annotated[
-        list[str] | None, typer.Option(help="What the robot is told, in turn; asked for without.")
-    ] = None,
-    robot: Annotated[str, typer.Option(help="Robot profile.")] = "widowx",
-    time_limit: Annotated[float, typer.Option(help="Seconds for each trial.")] = 30.0,
-    seed: Annotated[int, typer.Option(help="Of the order.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
-) -> None:
-    """Compare policies on the running robot, blinded: shuffled, you judge, and learn which was which last.
-
-    After each trial press y for success or n for failure; Ctrl-C stops, the same command goes on.
-
-    Example:
-      openvla compare base runs/cups --trials 10 --output cups.jsonl --instruction "stack the cups"
-    """
-    from openvla_ros.evaluation.blinded import BlindedComparison
-    from openvla_ros.nodes.live_evaluation import compare_on_robot
-
-    names = ["" if policy == "base" else policy for policy in policies]
-    comparison = BlindedComparison(output, names, trials, seed)
-
-    def words(number: int) -> str:
-        typer.echo(f"\ntrial {number + 1} of {len(comparison.order)}: put everything in its place")
-        if instruction:
-            text = instruction[number // len(names) % len(instruction)]
-            typer.confirm(f'ready for "{text}"?', default=True, abort=True)
-            return text
-        return str(typer.prompt("what should the robot do"))
-
-    def verdict(outcome: str) -> bool:
-        typer.echo(f"ended: {outcome}. success? [y/n] ", nl=False)
-        while (key := typer.getchar().lower()) not in ("y", "n"):
-            if key == "\x03":
-                raise typer.Abort
-        typer.echo(key)
-        return key == "y"
-
-    compare_on_robot(robot, comparison, words, verdict, time_limit)
-    rates = {name or "base": rate for name, rate in comparison.rates().items()}
-    if as_json:
-        typer.echo(json.dumps({name: rate.to_json() for name, rate in rates.items()}))
-    else:
-        for name, rate in rates.items():
-            typer.echo(f"{name}: {rate}")
-
-
-def loop(
-    base: Annotated[
-        str, typer.Option(help="Checkpoint to start from; default the small one of the package.")
-    ] = "",
-    task: Annotated[str, typer.Option(help="A task that the base has not seen.")] = "lift_purple",
-    demonstrations: Annotated[int, typer.Option(help="How many the expert gives.")] = 40,
-    steps: Annotated[int, typer.Option(help="Optimizer steps of the fine-tuning.")] = 800,
-    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 32,
-    corrections: Annotated[
-        int, typer.Option(help="Episodes of the new policy in which the expert takes over where need be.")
-    ] = 10,
-    trials: Annotated[int, typer.Option(help="Fresh scenes before and after, in one process.")] = 100,
-    live_trials: Annotated[int, typer.Option(help="Fresh scenes before and after, through the nodes.")] = 20,
-    robot: Annotated[str, typer.Option(help="A simulated robot.")] = "sim_widowx",
-    output: Annotated[Path | None, typer.Option(help="Folder; default below runs.")] = None,
-) -> None:
-    """Close the loop: demonstrations, fine-tuning, the adapter into the running robot, and what it brought.
-
-    The scripted expert stands in for the person; it sees where things are, the model does not. The last
-    line is one JSON object.
-    """
-    from openvla_ros.nodes.learning_loop import LearningLoop, LoopRequest
-    from openvla_ros.resources import share_path
-
-    folder = output or Path("runs") / f"loop-{datetime.now():%Y%m%d-%H%M%S}"
-    request = LoopRequest(
-        base=base or str(share_path() / "checkpoints" / "small_base"),
-        task=task,
-        demonstrations=demonstrations,
-        steps=steps,
-        batch_size=batch_size,
-        corrections=corrections,
-        trials=trials,
-        live_trials=live_trials,
-        robot=robot,
-        folder=folder,
-    )
-    result = LearningLoop(request, typer.echo).run()
-    typer.echo(json.dumps(result))
-
-
 def _weighted(text: str, split: str | None, convention: str | None) -> WeightedData:
     """Return the dataset of ``PATH`` or ``PATH=WEIGHT``."""
     from openvla_ros.data.detect import SourceRequest
-    from openvla_ros.training.finetune import WeightedData
+    from openvla_ros.training.request import WeightedData
 
     path, _, number = text.rpartition("=")
     if not path or Path(text).exists():

@@ -6,13 +6,12 @@ on where its last state was saved, with the same numbers that it would have had.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from safetensors.torch import save_file
 
 from openvla_ros.action_codec import ActionCodec, normalise
 from openvla_ros.augmentation import Augmentation
-from openvla_ros.data.detect import SourceRequest
 from openvla_ros.errors import StatisticsError, TrainingError
 from openvla_ros.manifest import Manifest, sha256_of_adapter
 from openvla_ros.model.checkpoint import load_model, resolve
@@ -33,13 +31,14 @@ from openvla_ros.statistics import DatasetStatistics, select_statistics
 from openvla_ros.training.curves import write_report
 from openvla_ros.training.examples import ExampleMaker
 from openvla_ros.training.export import write_checkpoint, write_description
-from openvla_ros.training.frame_store import FrameStore, Selection, open_store
+from openvla_ros.training.frame_store import FrameStore, open_store
 from openvla_ros.training.loss import Batch
 from openvla_ros.training.low_rank import LowRankOptions, factors, write_adapter
 from openvla_ros.training.memory import advice, is_out_of_memory, largest_that_fits
 from openvla_ros.training.processes import Processes, whole
-from openvla_ros.training.recipe import ADAPTERS, Recipe
+from openvla_ros.training.recipe import ADAPTERS
 from openvla_ros.training.records import TRAINING, VALIDATION, Records, read_records
+from openvla_ros.training.request import FinetuneRequest, Listener
 from openvla_ros.training.sampling import BatchOrder, Order, part_of
 from openvla_ros.training.state import Position, collect_state, read_state, restore_state, write_state
 from openvla_ros.training.trainable import make_trainable
@@ -48,82 +47,6 @@ from openvla_ros.training.validation import open_loop_episodes, validation_batch
 from openvla_ros.training.words import read_questions
 
 CACHE, SETTINGS, BAD_BATCH = "frames", "finetune.json", "bad_batch.safetensors"
-
-
-@dataclass(frozen=True)
-class WeightedData:
-    """One dataset, and how often its steps are drawn relative to the others."""
-
-    request: SourceRequest
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class FinetuneRequest:
-    """What to train, on what, and where to."""
-
-    base: str  # checkpoint folder or hub id
-    data: tuple[WeightedData, ...]
-    output: Path
-    recipe: Recipe = field(default_factory=Recipe)
-    selection: Selection = field(default_factory=Selection)
-    questions: tuple[Path, ...] = ()
-    dataset_key: str = "finetuned"  # under which the statistics stand
-    keep_statistics: str | None = None  # dataset key of the base whose statistics stay in force
-    robot: str | None = None  # profile name, where the data does not say it
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    dtype: torch.dtype = torch.float32  # of the frozen weights
-    offline: bool = False
-
-    def key(self) -> str:
-        """Return a digest of everything that decides the numbers of the run."""
-        recipe = self.recipe.to_json()
-        for name in ("save_every", "validate_every", "steps"):
-            del recipe[name]
-        request = {
-            "base": self.base,
-            "data": [[str(d.request.path.resolve()), d.request.split, d.weight] for d in self.data],
-            "recipe": recipe,
-            "selection": asdict(self.selection),
-            "questions": [str(path.resolve()) for path in self.questions],
-            "keep_statistics": self.keep_statistics,
-            "dtype": str(self.dtype),
-        }
-        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-
-    def settings(self) -> dict[str, Any]:
-        """Return the request for people: the report and ``finetune.json``."""
-        return {
-            "base": self.base,
-            "data": [str(d.request.path) for d in self.data],
-            "data_weights": [d.weight for d in self.data],
-            "questions": [str(path) for path in self.questions],
-            **self.recipe.to_json(),
-            **{f"select_{name}": value for name, value in asdict(self.selection).items()},
-            "keep_statistics": self.keep_statistics,
-            "device": str(self.device),
-            "dtype": str(self.dtype),
-        }
-
-
-class Listener(Protocol):
-    """Whoever watches a run."""
-
-    def reading(self, done: int, total: int) -> None:
-        """Episode ``done`` of ``total`` has been read."""
-        ...
-
-    def stepped(self, step: int, total: int, result: StepResult) -> None:
-        """Optimizer step ``step`` of ``total`` is done."""
-        ...
-
-    def validated(self, step: int, scores: Scores) -> None:
-        """The held-out episodes were looked at after ``step``."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something that a person may want to know."""
-        ...
 
 
 class Run:

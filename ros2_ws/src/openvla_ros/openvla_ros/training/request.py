@@ -1,0 +1,92 @@
+"""What a run is asked to do, what identifies it, and who watches it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from openvla_ros.data.detect import SourceRequest
+from openvla_ros.training.frame_store import Selection
+from openvla_ros.training.recipe import Recipe
+from openvla_ros.training.trainer import Scores, StepResult
+
+
+@dataclass(frozen=True)
+class WeightedData:
+    """One dataset, and how often its steps are drawn relative to the others."""
+
+    request: SourceRequest
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class FinetuneRequest:
+    """What to train, on what, and where to."""
+
+    base: str  # checkpoint folder or hub id
+    data: tuple[WeightedData, ...]
+    output: Path
+    recipe: Recipe = field(default_factory=Recipe)
+    selection: Selection = field(default_factory=Selection)
+    questions: tuple[Path, ...] = ()
+    dataset_key: str = "finetuned"  # under which the statistics stand
+    keep_statistics: str | None = None  # dataset key of the base whose statistics stay in force
+    robot: str | None = None  # profile name, where the data does not say it
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32  # of the frozen weights
+    offline: bool = False
+
+    def key(self) -> str:
+        """Return a digest of everything that decides the numbers of the run."""
+        recipe = self.recipe.to_json()
+        for name in ("save_every", "validate_every", "steps"):
+            del recipe[name]
+        request = {
+            "base": self.base,
+            "data": [[str(d.request.path.resolve()), d.request.split, d.weight] for d in self.data],
+            "recipe": recipe,
+            "selection": asdict(self.selection),
+            "questions": [str(path.resolve()) for path in self.questions],
+            "keep_statistics": self.keep_statistics,
+            "dtype": str(self.dtype),
+        }
+        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+    def settings(self) -> dict[str, Any]:
+        """Return the request for people: the report and ``finetune.json``."""
+        return {
+            "base": self.base,
+            "data": [str(d.request.path) for d in self.data],
+            "data_weights": [d.weight for d in self.data],
+            "questions": [str(path) for path in self.questions],
+            **self.recipe.to_json(),
+            **{f"select_{name}": value for name, value in asdict(self.selection).items()},
+            "keep_statistics": self.keep_statistics,
+            "device": str(self.device),
+            "dtype": str(self.dtype),
+        }
+
+
+class Listener(Protocol):
+    """Whoever watches a run."""
+
+    def reading(self, done: int, total: int) -> None:
+        """Episode ``done`` of ``total`` has been read."""
+        ...
+
+    def stepped(self, step: int, total: int, result: StepResult) -> None:
+        """Optimizer step ``step`` of ``total`` is done."""
+        ...
+
+    def validated(self, step: int, scores: Scores) -> None:
+        """The held-out episodes were looked at after ``step``."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that a person may want to know."""
+        ...
