@@ -17,7 +17,7 @@ from openvla_ros.model.predictor import load_predictor
 from openvla_ros.model.vision_language import check_sizes, read_transform
 from openvla_ros.observation import Observation
 from openvla_ros.policy.openvla import OpenVLAPolicy, PolicyChoices, load_openvla_policy
-from openvla_ros.policy.protocol import Policy
+from openvla_ros.policy.protocol import Policy, Reporting
 from openvla_ros.profile import load_profile
 from openvla_ros.statistics import read_statistics
 
@@ -178,3 +178,20 @@ def test_the_base_of_a_fine_tune_comes_from_the_hub_at_its_revision(tmp_path, mo
     shutil.copytree(repository, other)
     with pytest.raises(ManifestError, match="base_model is 'owner/name'; 'owner/other' was given"):
         load_openvla_policy("owner/other", PROFILE, adapter=folder, offline=True)
+
+
+def test_the_fast_decoder_reports_its_guesses_and_the_plain_one_nothing():
+    case = cases()[0]
+    choices = PolicyChoices(unnorm_key="bridge_orig")
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    profile = load_profile("sim_widowx")
+    chunks = {}
+    for decoder, keys in (("fast", {"guesses_accepted", "passes_after_prefill"}), ("plain", set())):
+        policy = load_openvla_policy(
+            case.checkpoint, profile, choices=choices, dtype=torch.float32, decoder=decoder
+        )
+        seen = Observation(1, {"primary": image}, "lift the cube")
+        chunks[decoder] = [policy.infer(seen).actions.tolist() for _ in range(2)]
+        assert isinstance(policy, Reporting)
+        assert set(policy.report()) == keys
+    assert chunks["fast"] == chunks["plain"]

@@ -172,6 +172,14 @@ def load_predictor(
     return predictor if update is None else with_adapter(predictor, "adapter", update, dataset.action)
 
 
+def select_decoder(name: str) -> DecoderName:
+    """Return ``name`` if it is a decoder's; raises ``InvalidValueError`` listing them."""
+    for known in DECODERS:
+        if name == known:
+            return known
+    raise InvalidValueError(f"decoder {name!r} is not one of {', '.join(DECODERS)}")
+
+
 def make_decoder(name: DecoderName, network: OpenVLA, only_action_tokens: bool = False) -> Decoder:
     """Return the decoder called ``name``: both give the same tokens."""
     match name:
@@ -179,8 +187,6 @@ def make_decoder(name: DecoderName, network: OpenVLA, only_action_tokens: bool =
             return GreedyDecoder(network, only_action_tokens)
         case "fast":
             return DraftingDecoder(network, only_action_tokens)
-        case _:
-            raise InvalidValueError(f"decoder {name!r} is not one of {', '.join(DECODERS)}")
 
 
 def with_adapter(

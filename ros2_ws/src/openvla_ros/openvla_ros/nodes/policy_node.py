@@ -39,7 +39,7 @@ from openvla_ros.nodes.worker import Worker
 from openvla_ros.observation_buffer import Moment, ObservationBuffer, Refusal
 from openvla_ros.pacing import Pacer
 from openvla_ros.policy.load import POLICIES, PolicyOptions, load_policy
-from openvla_ros.policy.protocol import Policy
+from openvla_ros.policy.protocol import Policy, Reporting
 from openvla_ros.profile import load_profile
 from openvla_ros.robot.kinematics import KinematicChain
 from openvla_ros.scene import Scene
@@ -69,6 +69,9 @@ class PolicyParameters:
         "openvla: type of the weights; auto is bf16 on CUDA and fp32 on a CPU",
         read_only=True,
         choices=("auto", "bf16", "fp16", "fp32"),
+    )
+    decoder: str = parameter(
+        "fast", "openvla: how tokens are decoded; the same tokens", read_only=True, choices=("fast", "plain")
     )
     center_crop: bool = parameter(False, "openvla: for models trained with random crops", read_only=True)
     offline: bool = parameter(False, "openvla: never reach for the hub", read_only=True)
@@ -132,7 +135,7 @@ class PolicyNode(LifecycleNode):
         s = self._settings
         options = PolicyOptions(
             s.policy, s.checkpoint, s.unnorm_key, s.device, s.dtype, s.center_crop, s.offline, s.dataset,
-            s.episode, s.adapter, s.address, s.token_file, s.answer_timeout_s,
+            s.episode, s.adapter, s.address, s.token_file, s.answer_timeout_s, s.decoder,
         )  # fmt: skip
         try:
             self._policy = load_policy(options, self._profile, self._newest_scene)
@@ -481,6 +484,7 @@ class PolicyNode(LifecycleNode):
             "superseded": "" if self._worker is None else str(self._worker.replaced),
             "action_server": self._server_problem or "ready",
         }
+        values |= _reported(self._policy)
         if not self._active:
             return Health("task", "warn", "not active", values)
         if current is None:
@@ -500,6 +504,11 @@ def _reason(error: OpenVLARosError) -> str:
     """Return the key under which an error of a policy is counted: ``ModelOutputError`` → ``model_output``."""
     words = re.findall("[A-Z][a-z]+", type(error).__name__.removesuffix("Error"))
     return "_".join(words).lower()
+
+
+def _reported(policy: object) -> dict[str, str]:
+    """Return what a policy has measured of itself, if it does."""
+    return dict(policy.report()) if isinstance(policy, Reporting) else {}
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ class PolicyOptions:
     address: str = ""  # remote: ws://host:port of ``openvla serve``
     token_file: str = ""  # remote: file that holds the server's token
     timeout_s: float = 5.0  # remote: how long one answer may take
+    decoder: str = "fast"  # openvla: fast or plain; the same tokens
 
 
 def load_policy(options: PolicyOptions, profile: RobotProfile, scene: Callable[[], Scene]) -> Policy:
@@ -70,6 +71,7 @@ def _openvla(options: PolicyOptions, profile: RobotProfile) -> Policy:
     if not options.checkpoint:
         raise InvalidValueError("policy 'openvla' needs a checkpoint: a model folder or a hub id")
     # Importing torch takes seconds: only for the policy that needs it.
+    from openvla_ros.model.predictor import select_decoder
     from openvla_ros.model.vision_language import select_device, select_dtype
     from openvla_ros.policy.openvla import PolicyChoices, load_openvla_policy
 
@@ -84,6 +86,7 @@ def _openvla(options: PolicyOptions, profile: RobotProfile) -> Policy:
         dtype=select_dtype(None if options.dtype == "auto" else options.dtype, device),
         device=device,
         offline=options.offline,
+        decoder=select_decoder(options.decoder),
     )
 
 

@@ -19,8 +19,14 @@ from openvla_ros.errors import ManifestError, OpenVLARosError, PolicyError
 from openvla_ros.manifest import Manifest, manifest_path, read_manifest, sha256_of_adapter
 from openvla_ros.model.adapters import AdapterSet, read_adapter
 from openvla_ros.model.checkpoint import resolve
+from openvla_ros.model.drafting import DraftingDecoder
 from openvla_ros.model.loading import load_action_predictor
-from openvla_ros.model.predictor import ActionPredictor, OpenVLAPredictor, read_checkpoint_statistics
+from openvla_ros.model.predictor import (
+    ActionPredictor,
+    DecoderName,
+    OpenVLAPredictor,
+    read_checkpoint_statistics,
+)
 from openvla_ros.model.quantization import Quantization
 from openvla_ros.model.vision_language import read_transform
 from openvla_ros.observation import Observation
@@ -97,6 +103,16 @@ class OpenVLAPolicy:
             entropy=prediction.entropy,
         )
 
+    def report(self) -> dict[str, str]:
+        """Return how well the fast decoder's guesses were; nothing for other decoders."""
+        decoder = getattr(self._predictor, "decoder", None)
+        if not isinstance(decoder, DraftingDecoder):
+            return {}
+        return {
+            "guesses_accepted": f"{decoder.acceptance.share:.3f}",
+            "passes_after_prefill": f"{decoder.acceptance.mean_extra_passes:.2f}",
+        }
+
     def reset(self) -> None:
         """Nothing is carried from one instruction to the next."""
 
@@ -138,6 +154,7 @@ def load_openvla_policy(
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
     quantization: Quantization | None = None,
+    decoder: DecoderName = "fast",
     offline: bool = False,
 ) -> OpenVLAPolicy:
     """Return the policy of a local folder or hub id, and of a LoRA adapter on top, for one robot.
@@ -159,6 +176,7 @@ def load_openvla_policy(
         dtype=dtype,
         device=device,
         quantization=quantization,
+        decoder=decoder,
         offline=offline,
     )
     names = tuple(camera.name for camera in profile.cameras)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from openvla_ros.action import ActionChunk, ActionSpace
@@ -36,4 +37,13 @@ class Policy(Protocol):
 
     def close(self) -> None:
         """Give back devices, files and connections. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """What a policy may do besides: tell what it has measured of itself."""
+
+    def report(self) -> Mapping[str, str]:
+        """Return names and values for ``/diagnostics``."""
         ...
