@@ -7,7 +7,9 @@ import pytest
 import torch
 from recorded_run import steady_run
 from training_run import PROFILE, QUICK, Notes, make_base, make_request, write_data
+from typer.testing import CliRunner
 
+from openvla_ros.cli.main import app
 from openvla_ros.data.detect import SourceRequest
 from openvla_ros.manifest import read_manifest
 from openvla_ros.model.adapters import read_adapter
@@ -15,6 +17,7 @@ from openvla_ros.profile import load_profile
 from openvla_ros.training.finetune import Run, finetune
 from openvla_ros.training.frame_store import Selection
 from openvla_ros.training.processes import Processes
+from openvla_ros.training.records import read_records
 from openvla_ros.training.request import WeightedData
 
 ALL = Selection(validation_share=0.0, keep_policy_steps=True, keep_failures=True)
@@ -72,3 +75,18 @@ def test_a_base_of_four_bits_carries_an_adapter(base, tmp_path):
     assert all(np.isfinite(step.scores.loss) and step.gradient_norm > 0.0 for step in notes.steps)
     adapter = read_adapter(tmp_path / "run")
     assert any(bool((update.up != 0).any()) for update in adapter.updates.values())
+
+
+def test_the_verb_trains_resumes_and_says_what_is_wrong(base, tmp_path):
+    data, run = write_data(tmp_path / "demos.hdf5", 3), tmp_path / "run"
+    arguments = ["finetune", str(base), f"{data}=2", "--output", str(run), "--rank", "2", "--batch-size", "2"]
+    for steps in ("1", "3"):
+        result = CliRunner().invoke(app, [*arguments, "--steps", steps, "--device", "cpu"])
+        assert result.exit_code == 0, result.output
+        assert "report.html" in result.stdout
+    assert "resumed after step 1" in result.stderr
+    steps = [record["step"] for record in read_records(run) if record["kind"] == "training"]
+    assert steps == [1, 2, 3]
+    assert read_adapter(run).config.r == 2
+    wrong = CliRunner().invoke(app, [*arguments[:2], f"{data}=much", *arguments[3:]])
+    assert "'much' is no number" in str(wrong.exception)
