@@ -49,7 +49,7 @@ def request(folder, **changes):
 
 
 def test_a_loop_on_what_the_base_knows_proves_nothing_and_is_refused(tmp_path):
-    with pytest.raises(InvalidValueError, match="trained on task 'lift'"):
+    with pytest.raises(InvalidValueError, match="task 'lift' is one that the base was trained on"):
         request(tmp_path, task="lift")
     with pytest.raises(InvalidValueError, match="at least 1"):
         request(tmp_path, trials=0)
