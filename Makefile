@@ -8,12 +8,12 @@ export LP_NUM_THREADS ?= 0
 
 .DEFAULT_GOAL := help
 BENCHMARKS := $(sort $(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py)))
-.PHONY: help setup demo loop test test-all lint clean $(BENCHMARKS)
+.PHONY: help setup demo loop paper-in-miniature test test-all lint clean $(BENCHMARKS)
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
-	@echo "make bench-NAME   one claim against its peer or limit; ARGS=--quick for a short run; NAME is one of"
-	@echo "                  $(BENCHMARKS:bench-%=%)"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
+	@echo "make bench-NAME         one claim against its peer or limit; ARGS=--quick for a short run; NAME is one of"
+	@echo "                        $(BENCHMARKS:bench-%=%)"
 
 setup:  ## make .venv with pinned versions and the program openvla
 	@$(PYTHON) tools/setup_environment.py
@@ -23,6 +23,9 @@ demo: setup  ## the whole live loop in simulation: an arm is told what to do, an
 
 loop: setup  ## demonstrations, fine-tuning, the adapter into the running robot, success before and after
 	@$(VENV)/openvla loop $(ARGS)
+
+paper-in-miniature: setup  ## methods and baselines on one task: BASE=checkpoint, ARGS=--quick for a short run
+	@$(VENV)/python benchmarks/paper_in_miniature.py $(BASE) $(ARGS)
 
 test: setup  ## the tests (about ten minutes on 2 cores)
 	@$(VENV)/python -m pytest

@@ -96,6 +96,8 @@ LAUNCH_ARGUMENTS = {
     "checkpoint": ("", "model folder or hub id, for policy openvla"),
     "unnorm_key": ("", "dataset statistics to use where the checkpoint has more than one"),
     "adapter": ("", "LoRA adapter folder, for policy openvla"),
+    "address": ("", "ws://host:port of openvla serve, for policy remote"),
+    "token_file": ("", "file that holds the server's token, for policy remote"),
     "cameras": ("true", "start this package's camera nodes; false if the cameras' own drivers run"),
     "record": ("false", "start the recorder"),
     "teleop": ("", "teleoperation device: keyboard, gamepad, spacemouse, leader"),
@@ -109,12 +111,13 @@ def options_from_arguments(values: Mapping[str, str]) -> GraphOptions:
 
     Raises ``InvalidValueError`` for a switch that is neither ``true`` nor ``false``.
     """
-    model = {key: values[key] for key in ("checkpoint", "unnorm_key", "adapter") if values[key]}
+    of_policy = ("checkpoint", "unnorm_key", "adapter", "address", "token_file")
+    chosen = {key: values[key] for key in of_policy if values[key]}
     return GraphOptions(
         robot=values["robot"],
         namespace=values["namespace"],
         policy=values["policy"],
-        policy_parameters=model,
+        policy_parameters=chosen,
         cameras=_switch("cameras", values),
         simulation_parameters={"task": values["task"]} if values["task"] else {},
         record=_switch("record", values),
