@@ -85,7 +85,16 @@ setup(
         "sim": ["mujoco==3.8.1"],
         "realsense": ["pyrealsense2"],
         "quantization": ["bitsandbytes"],
-        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "xacro"],
+        "test": [
+            "pytest",
+            "pytest-timeout",
+            "pytest-rerunfailures",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "xacro",
+        ],
     },
     entry_points={
         "console_scripts": [
