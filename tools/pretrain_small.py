@@ -2,11 +2,12 @@
 
     .venv/bin/python tools/pretrain_small.py runs/base --minutes 70
 
-Two processes share the folder. One first has the scripted expert give demonstrations of every base
-task, then lets the newest model act and notes what the expert would have done (DAgger, arXiv
-1011.0686). The other trains on all frames that are there, and takes in new ones every few minutes.
-The expert and the localisation loss use the simulator's ground truth; the model sees one picture
-and the words. Seeds below 1,000,000 are left for evaluation.
+Two processes share the folder. One takes snapshots of random moments, has the scripted expert give
+demonstrations of every base task, then lets the newest model act and notes what the expert would
+have done (DAgger, arXiv 1011.0686). The other first trains the towers to see, then everything to
+act, on all frames that are there, and takes in new ones every few minutes. Killed, it goes on from
+its last round. The expert and the localisation losses use the simulator's ground truth; the model
+sees one picture and the words. Seeds below 1,000,000 are left for evaluation.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import logging
 import multiprocessing
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 from openvla_ros.action import ActionChunk
+from openvla_ros.goal import Goal
 from openvla_ros.manifest import Manifest, write_manifest
 from openvla_ros.model.predictor import load_predictor
 from openvla_ros.model.tokenizer import PromptTokenizer
@@ -39,14 +42,15 @@ from openvla_ros.sim.demonstrations import (
     IDLE_RAD,
     Disturbance,
     demonstrate,
-    points_of_interest,
 )
 from openvla_ros.sim.rollout import rollout
-from openvla_ros.sim.tasks import TASKS
+from openvla_ros.sim.snapshots import Photographer
+from openvla_ros.sim.tasks import TASKS, Task
+from openvla_ros.sim.whereabouts import THINGS, Whereabouts, asked_for, whereabouts
 from openvla_ros.sim.world import SimulatedRobot
 from openvla_ros.statistics import DatasetStatistics, mask_of, read_statistics, write_statistics
 from openvla_ros.statistics_accumulator import DatasetAccumulator
-from openvla_ros.training.frames import FrameSet, shrink
+from openvla_ros.training.frames import FrameSet, FrameShards, shrink
 from openvla_ros.training.pretraining import Pretraining, PretrainingOptions, Progress
 from openvla_ros.training.small_model import (
     SmallSize,
@@ -57,9 +61,12 @@ from openvla_ros.training.small_model import (
 
 ROBOT = "sim_widowx"
 BASE_TASKS = tuple(task for task in TASKS.values() if task.base)
-DEMONSTRATION_SEED, CORRECTION_SEED = 1_000_000, 2_000_000
+DEMONSTRATION_SEED, CORRECTION_SEED, SNAPSHOT_SEED = 1_000_000, 2_000_000, 3_000_000
 SHARD_EPISODES = 40
 EPISODES_A_TASK = SHARD_EPISODES // len(BASE_TASKS)
+SHARD_SNAPSHOTS = 2000
+SNAPSHOT_SHARE = 0.35  # of each batch, once there are episodes
+CAMERA = load_profile(ROBOT).cameras[0].name
 log = logging.getLogger("pretrain_small")
 
 
@@ -69,16 +76,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="where frames and checkpoints go")
-    parser.add_argument("--minutes", type=float, default=70.0, help="training time")
-    parser.add_argument("--demonstrations", type=int, default=300, help="episodes of each task at first")
+    parser.add_argument("--see-minutes", type=float, default=8.0, help="training of the towers alone")
+    parser.add_argument("--minutes", type=float, default=70.0, help="training of everything after that")
     parser.add_argument("--round-minutes", type=float, default=4.0, help="new frames are taken in so often")
+    parser.add_argument("--snapshots", type=int, default=40_000, help="single moments")
+    parser.add_argument("--demonstrations", type=int, default=200, help="episodes of each task at first")
     parser.add_argument("--threads", type=int, default=1, help="of the training process")
+    parser.add_argument("--half", action="store_true", help="bfloat16 products, for CPUs that have them")
+    parser.add_argument("--only", choices=("collect", "train"), help="one of the two processes")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     (arguments.folder / "frames").mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    gather = context.Process(target=collect, args=(arguments.folder, arguments.demonstrations), daemon=True)
+    if arguments.only == "collect":
+        collect(arguments.folder, arguments.snapshots, arguments.demonstrations)
+        return
+    if arguments.only == "train":
+        train(arguments)
+        return
+    gather = multiprocessing.get_context("spawn").Process(
+        target=collect, args=(arguments.folder, arguments.snapshots, arguments.demonstrations), daemon=True
+    )
     gather.start()
     try:
         train(arguments)
@@ -90,21 +108,29 @@ def main() -> None:
 # -- frames
 
 
-def collect(folder: Path, demonstrations: int) -> None:
-    """Write shards of demonstrations until there is a model, then of its corrections, without end."""
+def collect(folder: Path, snapshots: int, demonstrations: int) -> None:
+    """Write shards of snapshots and demonstrations, then of the newest model's corrections, without end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     robots = {task.name: SimulatedRobot(load_profile(ROBOT), task) for task in BASE_TASKS}
-    own = len(list((folder / "frames").glob("own_*.npz")))
-    first = 0
-    while True:
-        if first < demonstrations or not (folder / "model" / "config.json").exists():
-            path = folder / "frames" / f"expert_{first:06d}.npz"
+    photographers = [Photographer(robot) for robot in robots.values()]
+    shards = range(-(-snapshots // SHARD_SNAPSHOTS))
+    firsts = range(0, demonstrations, EPISODES_A_TASK)
+    for shard, first in itertools.zip_longest(shards, firsts):
+        if shard is not None:
+            path = folder / "frames" / f"snapshots_{shard:06d}.npz"
+            numbers = range(shard * SHARD_SNAPSHOTS, (shard + 1) * SHARD_SNAPSHOTS)
             if not path.exists():
-                numbers = range(first, first + EPISODES_A_TASK)
+                write_shard(path, (taken(photographers[n % len(photographers)], n) for n in numbers))
+        if first is not None:
+            path = folder / "frames" / f"expert_{first:06d}.npz"
+            numbers = range(first, first + EPISODES_A_TASK)
+            if not path.exists():
                 write_shard(path, (demonstrated(robots[t.name], n) for n in numbers for t in BASE_TASKS))
-            first += EPISODES_A_TASK
-            continue
+    while not (folder / "model" / "config.json").exists():
+        time.sleep(1.0)
+    own = len(list((folder / "frames").glob("own_*.npz")))
+    while True:
         policy = load_policy(folder / "model")
         episodes = range(own * SHARD_EPISODES, (own + 1) * SHARD_EPISODES)
         write_shard(
@@ -117,50 +143,68 @@ def collect(folder: Path, demonstrations: int) -> None:
 def write_shard(path: Path, episodes: Iterator[tuple[FrameSet, bool]]) -> None:
     """Write the frames of ``episodes`` and say how many of them succeeded."""
     frames, successes = zip(*episodes, strict=True)
-    FrameSet.join([f for f in frames if len(f)]).save(path)
-    log.info("%s: %d of %d succeeded", path.stem, sum(successes), len(successes))
+    joined = FrameSet.join([f for f in frames if len(f)])
+    joined.save(path)
+    log.info("%s: %d of %d succeeded, %d frames", path.stem, sum(successes), len(successes), len(joined))
+
+
+def frame_set(
+    images: list[np.ndarray],
+    actions: np.ndarray,
+    where: Sequence[Whereabouts],
+    asked: tuple[int, int, int],
+    words: str,
+) -> FrameSet:
+    """Return frames of one instruction as they are stored."""
+    side = SmallSize().image_size
+    return FrameSet(
+        images=np.stack([shrink(np.asarray(image), side) for image in images]),
+        actions=actions.astype(np.float32),
+        picture=np.stack([w.picture for w in where]).astype(np.float32),
+        metres=np.stack([w.metres for w in where]).astype(np.float32),
+        asked=np.array([asked] * len(where)),
+        words=np.array([words] * len(where), dtype="U64"),
+    )
+
+
+def taken(photographer: Photographer, number: int) -> tuple[FrameSet, bool]:
+    """Return one snapshot."""
+    shot = photographer.take(SNAPSHOT_SEED + number)
+    images = [shot.observation.images[CAMERA]]
+    words = shot.observation.instruction
+    return frame_set(images, shot.chunk.actions[:1], [shot.whereabouts], shot.asked, words), True
 
 
 def demonstrated(robot: SimulatedRobot, number: int) -> tuple[FrameSet, bool]:
     """Return one demonstration of the expert; that of a failed one is left out."""
     result = demonstrate(robot, DEMONSTRATION_SEED + number, Disturbance())
-    episode, side = result.episode, SmallSize().image_size
-    count = len(episode.actions) if result.success else 0
-    frames = FrameSet(
-        images=np.stack([shrink(np.asarray(im), side) for im in episode.images[result.labels.camera]])[
-            :count
-        ],
-        actions=episode.actions.astype(np.float32)[:count],
-        picture=result.labels.picture.astype(np.float32)[:count],
-        metres=result.labels.metres.astype(np.float32)[:count],
-        words=np.array([episode.instruction] * count, dtype="U64"),
+    episode, labels = result.episode, result.labels
+    frames = frame_set(
+        list(episode.images[CAMERA]), episode.actions, labels.whereabouts, labels.asked, episode.instruction
     )
-    return frames, result.success
+    return frames.take(np.arange(len(frames) if result.success else 0)), result.success
 
 
 def corrected(robot: SimulatedRobot, policy: OpenVLAPolicy, number: int) -> tuple[FrameSet, bool]:
     """Return the states that ``policy`` got into, with the expert's actions."""
     robot.reset(CORRECTION_SEED + number)
     expert = ScriptedExpert.for_profile(robot.profile, robot.scene)
-    camera, side = robot.profile.cameras[0].name, SmallSize().image_size
-    rows: list[tuple[np.ndarray, ...]] = []
+    images: list[np.ndarray] = []
+    actions: list[np.ndarray] = []
+    where: list[Whereabouts] = []
 
     def note(observation: Observation, _chunk: ActionChunk) -> None:
         action = expert.infer(observation).actions[0]
         idle = np.linalg.norm(action[:3]) < IDLE_M and np.linalg.norm(action[3:6]) < IDLE_RAD
-        if idle and rows and action[6] == rows[-1][1][6]:
+        if idle and actions and action[6] == actions[-1][6]:
             return
-        points = points_of_interest(robot.scene(), robot.goal)
-        picture = robot.project(camera, points)[:, :2]
-        rows.append((shrink(observation.images[camera], side), action, picture, points))
+        images.append(observation.images[CAMERA])
+        actions.append(action)
+        where.append(whereabouts(robot, CAMERA))
 
     result = rollout(robot, policy, on_step=note)
-    images, actions, picture, metres = (np.stack(part) for part in zip(*rows, strict=True))
-    words = np.array([robot.instruction] * len(rows), dtype="U64")
-    single = np.float32
-    return FrameSet(
-        images, actions.astype(single), picture.astype(single), metres.astype(single), words
-    ), result.success
+    frames = frame_set(images, np.stack(actions), where, asked_for(robot.goal), robot.instruction)
+    return frames, result.success
 
 
 # -- training
@@ -170,33 +214,60 @@ def train(arguments: argparse.Namespace) -> None:
     """Train in rounds; after each, the checkpoint is what the other process lets act."""
     torch.set_num_threads(arguments.threads)
     folder, size = arguments.folder, SmallSize()
-    wanted = -(-arguments.demonstrations // EPISODES_A_TASK)
-    while len(list((folder / "frames").glob("expert_*.npz"))) < wanted:
-        time.sleep(1.0)
-    frames = load_frames(folder)
-    statistics = read_or_compute_statistics(folder, frames)
-    texts = sorted({build_training_prompt(str(words)) for words in np.unique(frames.words)})
+    frames = Frames(folder / "frames")
+    while len(frames.snapshots) < 5 * SHARD_SNAPSHOTS or not len(frames.episodes):
+        time.sleep(2.0)
+        frames.refresh()
+    statistics = read_or_compute_statistics(folder, frames.episodes)
+    texts = sorted({build_training_prompt(words) for words in instructions(BASE_TASKS)})
     tokenizer = train_tokenizer(texts, size.pieces)
     model = make_small_model(size, arguments.seed)
+    options = PretrainingOptions(seed=arguments.seed, half=arguments.half)
     run = Pretraining(
-        model,
-        PromptTokenizer(tokenizer, "small model"),
-        statistics.action,
-        PretrainingOptions(seed=arguments.seed),
+        model, PromptTokenizer(tokenizer, "small model"), statistics.action, len(THINGS), options
     )
-    rounds = max(2, round(arguments.minutes / arguments.round_minutes))
-    ends = learning_rates(rounds)
-    for number, (first, last) in enumerate(ends):
-        frames = load_frames(folder)
-        log.info("round %d of %d: %d frames", number + 1, rounds, len(frames))
-        run.run(frames, 60.0 * arguments.minutes / rounds, first, last, report)
-        unfinished = folder / "model.part"
-        save_checkpoint(
-            unfinished, model, tokenizer, size, {ROBOT: statistics.to_json()}, dtype=torch.float32
-        )
-        write_manifest(unfinished, manifest(unfinished, statistics))
-        shutil.rmtree(folder / "model", ignore_errors=True)
-        unfinished.rename(folder / "model")
+    done = resume(folder, run)
+    seeing = rounds_of(arguments.see_minutes, arguments.round_minutes)
+    acting = rounds_of(arguments.minutes, arguments.round_minutes)
+    plan = [("see", rates) for rates in [(1.0, 1.0)] * seeing] + [("act", r) for r in learning_rates(acting)]
+    for number, (what, rates) in enumerate(plan[done:], done + 1):
+        frames.refresh()
+        log.info("round %d of %d, %s: %s", number, len(plan), what, frames)
+        if what == "see":
+            run.see(frames.snapshots, 60.0 * arguments.see_minutes / seeing, rates, report)
+        else:
+            pools = [(frames.snapshots, SNAPSHOT_SHARE), (frames.episodes, 1.0 - SNAPSHOT_SHARE)]
+            run.act(pools, 60.0 * arguments.minutes / acting, rates, report)
+            save(folder, run, tokenizer, size, statistics)
+        torch.save({"rounds": number, "run": run.state()}, folder / "state.part")
+        (folder / "state.part").replace(folder / "state.pt")
+
+
+def rounds_of(minutes: float, round_minutes: float) -> int:
+    """Return how many rounds of about ``round_minutes`` there are in ``minutes``."""
+    return max(1, round(minutes / round_minutes))
+
+
+def resume(folder: Path, run: Pretraining) -> int:
+    """Load the last round's state if there is one; returns how many rounds are done."""
+    path = folder / "state.pt"
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    run.load_state(state["run"])
+    return int(state["rounds"])
+
+
+def save(
+    folder: Path, run: Pretraining, tokenizer: Tokenizer, size: SmallSize, statistics: DatasetStatistics
+) -> None:
+    """Write the checkpoint with its manifest, whole or not at all."""
+    unfinished = folder / "model.part"
+    norm_stats = {ROBOT: statistics.to_json()}
+    save_checkpoint(unfinished, run.model, tokenizer, size, norm_stats, dtype=torch.float32)
+    write_manifest(unfinished, manifest(unfinished, statistics))
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    unfinished.rename(folder / "model")
 
 
 def learning_rates(rounds: int) -> list[tuple[float, float]]:
@@ -209,25 +280,46 @@ def learning_rates(rounds: int) -> list[tuple[float, float]]:
 
 def report(progress: Progress) -> None:
     """Log one line."""
-    log.info(
-        "step %d, %d samples: loss %.3f, within 2 bins %.3f, gripper %.3f, pointing %.3f, distance %.3f",
-        progress.step, progress.samples, progress.action_loss, progress.accuracy,
-        progress.gripper_accuracy, progress.pointing_loss, progress.distance_loss,
-    )  # fmt: skip
+    numbers = ", ".join(f"{name} {value:.3f}" for name, value in progress.numbers.items())
+    log.info("step %d, %d samples: %s", progress.step, progress.samples, numbers)
 
 
-def load_frames(folder: Path) -> FrameSet:
-    """Return all frames that have been collected so far."""
-    return FrameSet.join([FrameSet.load(path) for path in sorted((folder / "frames").glob("*[0-9].npz"))])
+def instructions(tasks: Iterable[Task]) -> set[str]:
+    """Return every instruction that the tasks may give."""
+    goals = {Goal(task.verb, f"{colour} cube", task.destination) for task in tasks for colour in task.objects}
+    return {phrasing for goal in goals for phrasing in goal.phrasings}
 
 
-def read_or_compute_statistics(folder: Path, frames: FrameSet) -> DatasetStatistics:
+class Frames:
+    """The frames that have been collected so far, in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._shards = folder, dict[str, FrameSet]()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in what is new."""
+        for path in sorted(self._folder.glob("*[0-9].npz")):
+            if path.stem not in self._shards:
+                self._shards[path.stem] = FrameSet.load(path)
+        self.snapshots = FrameShards([s for name, s in self._shards.items() if name.startswith("snapshots")])
+        self.episodes = FrameShards(
+            [s for name, s in self._shards.items() if not name.startswith("snapshots")]
+        )
+
+    def __str__(self) -> str:
+        own = sum(len(frames) for name, frames in self._shards.items() if name.startswith("own"))
+        return f"{len(self.snapshots)} snapshots, {len(self.episodes)} frames of episodes, {own} of its own"
+
+
+def read_or_compute_statistics(folder: Path, frames: FrameShards) -> DatasetStatistics:
     """Return the statistics of the demonstrations: fixed once, so that bins keep their meaning."""
     path = folder / "statistics.json"
     if path.exists():
         return read_statistics(path)[ROBOT]
-    accumulator = DatasetAccumulator(frames.actions.shape[1])
-    accumulator.add_episode(frames.actions)
+    accumulator = DatasetAccumulator(7)
+    for shard in frames.shards:
+        accumulator.add_episode(shard.actions)
     statistics = accumulator.statistics(mask_of(load_profile(ROBOT).space()))
     write_statistics(path, {ROBOT: statistics})
     return statistics

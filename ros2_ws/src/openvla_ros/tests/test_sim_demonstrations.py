@@ -7,6 +7,7 @@ import openvla_ros.sim.demonstrations as demonstrations_module
 from openvla_ros.profile import load_profile
 from openvla_ros.sim.demonstrations import Disturbance, generate_demonstrations
 from openvla_ros.sim.tasks import find_task
+from openvla_ros.sim.whereabouts import THINGS
 
 STILL = Disturbance(0.0, 0.0, 0.0, 0.0, 0.0)
 
@@ -62,13 +63,19 @@ def test_idle_steps_are_left_out_unless_asked_for(profile, monkeypatch):
 def test_labels_are_where_things_are(demonstrations):
     for demo in demonstrations:
         labels, episode = demo.labels, demo.episode
-        assert np.allclose(labels.metres[:, 0], episode.poses[:, :3, 3])
-        assert np.all(np.ptp(labels.metres[:, 2], axis=0) < 1e-3), "a plate does not move"
+        metres = np.stack([where.metres for where in labels.whereabouts])
+        picture = np.stack([where.picture for where in labels.whereabouts])
+        tool, item, plate = labels.asked
+        assert (THINGS[tool], THINGS[plate]) == ("tool", "plate")
+        assert THINGS[item] in episode.instruction
+        assert np.allclose(metres[:, tool], episode.poses[:, :3, 3])
+        assert np.all(np.ptp(metres[:, plate], axis=0) < 1e-3), "a plate does not move"
+        assert np.isnan(metres[:, THINGS.index("bowl")]).all(), "there is no bowl in this scene"
         if demo.success:
-            assert np.linalg.norm(labels.metres[-1, 1, :2] - labels.metres[-1, 2, :2]) < 0.045
-        inside = (labels.picture[:, 1:] > 0.0) & (labels.picture[:, 1:] < 1.0)
+            assert np.linalg.norm(metres[-1, item, :2] - metres[-1, plate, :2]) < 0.045
+        inside = (picture[:, [item, plate]] > 0.0) & (picture[:, [item, plate]] < 1.0)
         assert inside.mean() > 0.9
         # The commanded target runs ahead of the measured tool, by less than a step as a rule.
-        ahead = np.linalg.norm(labels.targets[:, :3, 3] - labels.metres[:, 0], axis=1)
+        ahead = np.linalg.norm(labels.targets[:, :3, 3] - metres[:, tool], axis=1)
         assert np.median(ahead) < 0.02
         assert ahead.max() < 0.1

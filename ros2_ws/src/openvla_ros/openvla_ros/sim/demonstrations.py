@@ -16,16 +16,14 @@ import numpy as np
 from openvla_ros.action import ActionChunk
 from openvla_ros.arrays import Float, Image, float_array
 from openvla_ros.episode import Episode
-from openvla_ros.goal import Goal
 from openvla_ros.observation import Observation
 from openvla_ros.policy.expert import ScriptedExpert
 from openvla_ros.profile import RobotProfile
-from openvla_ros.scene import Scene
 from openvla_ros.sim.rollout import ActionExecutor, observe
 from openvla_ros.sim.tasks import Task
+from openvla_ros.sim.whereabouts import Whereabouts, asked_for, whereabouts
 from openvla_ros.sim.world import SimulatedRobot
 
-POINTS = ("tool", "object", "destination")
 LONGEST = 100  # steps: disturbances cost some beyond what an evaluation allows
 # A step that moves the tool by less than this, and not the gripper, teaches to stand still.
 IDLE_M, IDLE_RAD = 0.002, 0.01
@@ -44,19 +42,16 @@ class Disturbance:
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """Where things really were at each of T steps: ``POINTS`` in metres and in the picture.
-
-    Where a goal has no destination, that point is the object's.
-    """
+    """Where things really were at each step."""
 
     camera: str
-    metres: Float  # (T, 3, 3) step, point, xyz in the base frame
-    picture: Float  # (T, 3, 2) step, point, u right and v down, 0..1 within the picture
+    asked: tuple[int, int, int]  # which of them are tool, object and destination, see ``asked_for``
+    whereabouts: tuple[Whereabouts, ...]
     targets: Float  # (T, 4, 4) commanded tool pose before each step's action
 
     def __post_init__(self) -> None:
-        for name, shape in (("metres", (None, 3, 3)), ("picture", (None, 3, 2)), ("targets", (None, 4, 4))):
-            object.__setattr__(self, name, float_array(f"labels: {name}", getattr(self, name), shape))
+        targets = float_array("labels: targets", self.targets, (len(self.whereabouts), 4, 4))
+        object.__setattr__(self, "targets", targets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +122,7 @@ class _Steps:
     camera: str
     observations: list[Observation] = field(default_factory=list)
     actions: list[Float] = field(default_factory=list)
-    metres: list[Float] = field(default_factory=list)
-    picture: list[Float] = field(default_factory=list)
+    whereabouts: list[Whereabouts] = field(default_factory=list)
     targets: list[Float] = field(default_factory=list)
 
     def is_idle(self, chunk: ActionChunk) -> bool:
@@ -141,11 +135,9 @@ class _Steps:
     def add(
         self, robot: SimulatedRobot, observation: Observation, chunk: ActionChunk, executor: ActionExecutor
     ) -> None:
-        points = points_of_interest(robot.scene(), robot.goal)
         self.observations.append(observation)
         self.actions.append(chunk.actions[0])
-        self.metres.append(points)
-        self.picture.append(robot.project(self.camera, points)[:, :2])
+        self.whereabouts.append(whereabouts(robot, self.camera))
         self.targets.append(executor.target.matrix)
 
     def demonstration(self, robot: SimulatedRobot, seed: int) -> Demonstration:
@@ -173,11 +165,5 @@ class _Steps:
                 "operator": "scripted expert",
             },
         )
-        labels = Labels(self.camera, np.array(self.metres), np.array(self.picture), np.array(self.targets))
+        labels = Labels(self.camera, asked_for(robot.goal), tuple(self.whereabouts), np.array(self.targets))
         return Demonstration(episode, labels)
-
-
-def points_of_interest(scene: Scene, goal: Goal) -> Float:
-    """Return where tool, object and destination are (3, 3), metres; see ``POINTS``."""
-    destination = goal.destination or goal.object
-    return np.stack([scene.tool.position, scene[goal.object].position, scene[destination].position])

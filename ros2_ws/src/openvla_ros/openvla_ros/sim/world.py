@@ -73,18 +73,23 @@ class SimulatedRobot:
 
     # -- episodes
 
-    def reset(self, seed: int, start: ArrayLike | None = None) -> None:
-        """Start episode ``seed`` at time 0: the arm at ``start`` (J,) radians or at neutral, gripper open."""
+    def reset(self, seed: int, start: ArrayLike | None = None, opening: float = 1.0) -> None:
+        """Start episode ``seed`` at time 0: the arm at ``start`` (J,) radians or at neutral.
+
+        ``opening`` is the gripper's, 0 closed .. 1 open.
+        """
         joints = float_array("start joints", self.profile.arm.neutral if start is None else start,
                              (len(self.profile.arm.joints),))  # fmt: skip
         mujoco.mj_resetData(self._model, self._data)
         self._data.qpos[self._joint_qpos] = joints
+        gripper = self.profile.gripper
         for finger in self._fingers:
             address = self._model.jnt_qposadr[finger]
             side = np.sign(self._model.jnt_range[finger].sum())  # a mimic joint may run backwards
-            self._data.qpos[address] = side * abs(self.profile.gripper.open_m)
+            position = gripper.closed_m + opening * (gripper.open_m - gripper.closed_m)
+            self._data.qpos[address] = side * abs(position)
         self.command_joints(joints)
-        self.command_gripper(1.0)
+        self.command_gripper(opening)
         self._arrange(seed)
         for _ in range(round(SETTLE_S / self._model.opt.timestep)):
             mujoco.mj_step(self._model, self._data)

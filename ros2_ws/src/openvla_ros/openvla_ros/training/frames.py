@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 from openvla_ros.arrays import Image
 from openvla_ros.errors import DatasetError, InvalidValueError
 
-FIELDS = ("images", "actions", "picture", "metres", "words")
+FIELDS = ("images", "actions", "picture", "metres", "asked", "words")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +26,9 @@ class FrameSet:
 
     images: NDArray[np.uint8]  # (N, S, S, 3) RGB, already at the model's size
     actions: NDArray[np.float32]  # (N, D) in the dataset's units
-    picture: NDArray[np.float32]  # (N, 3, 2) tool, object, destination in the picture, 0..1
-    metres: NDArray[np.float32]  # (N, 3, 3) the same in the base frame
+    picture: NDArray[np.float32]  # (N, T, 2) every thing's place in the picture, 0..1; NaN if not there
+    metres: NDArray[np.float32]  # (N, T, 3) the same in the base frame
+    asked: NDArray[np.int64]  # (N, 3) which things the words mean: tool, object, destination
     words: NDArray[np.str_]  # (N,) instructions
 
     def __post_init__(self) -> None:
@@ -37,6 +38,10 @@ class FrameSet:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    def take(self, rows: NDArray[np.int64]) -> FrameSet:
+        """Return the frames at ``rows``."""
+        return FrameSet(**{name: getattr(self, name)[rows] for name in FIELDS})
 
     def save(self, path: Path) -> None:
         """Write the frames to ``path``, whole or not at all."""
@@ -57,6 +62,25 @@ class FrameSet:
     def join(cls, sets: Sequence[FrameSet]) -> FrameSet:
         """Return the frames of several sets, one after the other."""
         return cls(**{name: np.concatenate([getattr(s, name) for s in sets]) for name in FIELDS})
+
+
+class FrameShards:
+    """Several frame sets seen as one, without a copy."""
+
+    def __init__(self, shards: Sequence[FrameSet]) -> None:
+        self.shards = tuple(shards)
+        self._ends = np.cumsum([len(shard) for shard in self.shards], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def take(self, rows: NDArray[np.int64]) -> FrameSet:
+        """Return the frames at ``rows``, counted over all shards."""
+        numbers = np.searchsorted(self._ends, rows, side="right")
+        starts = self._ends - [len(shard) for shard in self.shards]
+        return FrameSet.join(
+            [self.shards[n].take(np.array([row - starts[n]])) for n, row in zip(numbers, rows, strict=True)]
+        )
 
 
 def shrink(image: Image, side: int) -> Image:

@@ -1,4 +1,4 @@
-"""Pre-training of a small model in simulation: imitation with soft bins and a loss that makes it look.
+"""Pre-training of a small model in simulation: first it learns to see, then to act.
 
 What a person could not do and a simulator can is used without shame, and said: ground-truth labels
 for ``localisation``, and the expert's answer to every state that the model itself gets into. The
@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from openvla_ros.action_codec import ActionCodec, normalise
 from openvla_ros.model.openvla import OpenVLA
@@ -23,22 +25,25 @@ from openvla_ros.model.supervision import IGNORED
 from openvla_ros.model.tokenizer import PromptTokenizer
 from openvla_ros.statistics import FieldStatistics
 from openvla_ros.training.example import Example, action_example, collate
-from openvla_ros.training.frames import FrameSet
-from openvla_ros.training.localisation import LocalisationHead, Whereabouts
+from openvla_ros.training.frames import FrameSet, FrameShards
+from openvla_ros.training.localisation import AskedHead, ThingsHead, Whereabouts
 from openvla_ros.training.small_model import MEANS, STDS
+
+WARMUP_STEPS = 200
 
 
 @dataclass(frozen=True)
 class PretrainingOptions:
     """The recipe."""
 
-    batch_size: int = 64
+    batch_size: int = 48
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
-    warmup_share: float = 0.02
     soft_bins: float = 2.0  # standard deviation of the target around the right bin, in bins
-    pointing_weight: float = 0.5
+    pointing_weight: float = 0.3
     distance_weight: float = 1.0
+    things_weight: float = 0.2  # of both losses of ``ThingsHead`` while the model learns to act
+    half: bool = False  # matrix products in bfloat16: twice as fast where the CPU has instructions for it
     log_every_s: float = 20.0
     seed: int = 0
 
@@ -50,63 +55,142 @@ class Progress:
     step: int
     samples: int
     share: float  # of the time that is over, 0..1
-    action_loss: float  # nats a token
-    accuracy: float  # of motion tokens within two bins, 0..1
-    gripper_accuracy: float
-    pointing_loss: float
-    distance_loss: float
+    numbers: Mapping[str, float]  # losses in nats a token or a pointer, or in 5 cm; shares of right tokens
 
 
 Report = Callable[[Progress], None]
+Pool = tuple[FrameSet | FrameShards, float]  # frames, and their share of every batch
 
 
 class Pretraining:
-    """One run over a frame set, which may grow between calls of ``run``."""
+    """One run over frames, of which there may be more at each call."""
 
     def __init__(
         self,
         model: OpenVLA,
         tokenizer: PromptTokenizer,
         statistics: FieldStatistics,
+        things: int,
         options: PretrainingOptions,
     ) -> None:
         self.model, self.options = model, options
         self._tokenizer, self._statistics = tokenizer, statistics
         self._codec = ActionCodec(model.config.action_vocab_size, model.config.n_action_bins)
-        side = math.isqrt(model.config.patches)
+        side, width = math.isqrt(model.config.patches), model.config.text_config.hidden_size
         torch.manual_seed(options.seed)
-        self.head = LocalisationHead(model.config.text_config.hidden_size, side)
+        self._heads = nn.ModuleDict(
+            {"things": ThingsHead(width, side, things), "asked": AskedHead(width, side)}
+        )
         self._random = np.random.default_rng(options.seed)
         self._optimizer = torch.optim.AdamW(
-            _groups(model, self.head, options.weight_decay),
+            _groups(model, self._heads, options.weight_decay),
             lr=options.learning_rate,
             betas=(0.9, 0.98),
             fused=True,
         )
         self._step = self._samples = 0
 
-    def run(
-        self, frames: FrameSet, seconds: float, first_rate: float, last_rate: float, report: Report
-    ) -> None:
-        """Train for ``seconds``; the learning rate falls from ``first_rate`` to ``last_rate`` times its own.
+    def state(self) -> dict[str, Any]:
+        """Return what is needed to go on later: weights, heads, optimizer, counts."""
+        return {
+            "model": self.model.state_dict(),
+            "heads": self._heads.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "step": self._step,
+            "samples": self._samples,
+        }
 
-        The first call warms up.
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+        self.model.load_state_dict(state["model"])
+        self._heads.load_state_dict(state["heads"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._step, self._samples = state["step"], state["samples"]
+
+    def see(
+        self, frames: FrameSet | FrameShards, seconds: float, rates: tuple[float, float], report: Report
+    ) -> None:
+        """Train towers and projector alone to find every thing in the picture, for ``seconds``."""
+        self._loop([(frames, 1.0)], seconds, rates, report, self._seeing)
+
+    def act(self, pools: Sequence[Pool], seconds: float, rates: tuple[float, float], report: Report) -> None:
+        """Train everything to do what it is told, for ``seconds``.
+
+        The learning rate goes along half a cosine between the two factors ``rates``.
         """
-        examples = self._examples(frames)
-        sums, count, reported = np.zeros(6), 0, time.monotonic()
-        started = time.monotonic()
-        for rows in self._batches(len(frames)):
+        self._loop(pools, seconds, rates, report, self._acting)
+
+    def _loop(
+        self,
+        pools: Sequence[Pool],
+        seconds: float,
+        rates: tuple[float, float],
+        report: Report,
+        losses: Callable[[FrameSet], tuple[Tensor, dict[str, Tensor]]],
+    ) -> None:
+        self.model.train()
+        sums: dict[str, float] = {}
+        count, started = 0, time.monotonic()
+        reported = started
+        for batch in self._batches(pools):
             share = (time.monotonic() - started) / seconds
             if share >= 1.0:
                 break
-            cosine = 0.5 * (1.0 + math.cos(math.pi * share))
-            rate = last_rate + (first_rate - last_rate) * cosine
-            self._set_rate(rate * min(1.0, (self._step + 1) / 200.0))
-            sums += self._train_step(frames, examples, rows)
+            first, last = rates
+            rate = last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * share))
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.options.learning_rate * rate * min(1.0, (self._step + 1) / WARMUP_STEPS)
+            with SinglePrecisionAttention(), torch.autocast("cpu", torch.bfloat16, enabled=self.options.half):
+                loss, numbers = losses(batch)
+            self._optimizer.zero_grad(set_to_none=True)
+            with SinglePrecisionAttention():
+                loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_([*self.model.parameters(), *self._heads.parameters()], 1.0)
+            self._optimizer.step()
+            self._step += 1
+            self._samples += len(batch)
             count += 1
+            for name, value in numbers.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
             if time.monotonic() - reported > self.options.log_every_s:
-                report(Progress(self._step, self._samples, share, *(sums[:5] / count).tolist()))
-                sums, count, reported = np.zeros(6), 0, time.monotonic()
+                means = {name: value / count for name, value in sums.items()}
+                report(Progress(self._step, self._samples, share, means))
+                sums, count, reported = {}, 0, time.monotonic()
+
+    def _batches(self, pools: Sequence[Pool]) -> Iterator[FrameSet]:
+        total = sum(share for _, share in pools)
+        sizes = [max(1, round(self.options.batch_size * share / total)) for _, share in pools]
+        streams = [self._rows(len(frames), size) for (frames, _), size in zip(pools, sizes, strict=True)]
+        while True:
+            parts = [frames.take(next(rows)) for (frames, _), rows in zip(pools, streams, strict=True)]
+            yield FrameSet.join(parts)
+
+    def _rows(self, count: int, size: int) -> Iterator[np.ndarray]:
+        while True:
+            order = self._random.permutation(count)
+            for start in range(0, count - size + 1, size):
+                yield order[start : start + size]
+
+    def _seeing(self, frames: FrameSet) -> tuple[Tensor, dict[str, Tensor]]:
+        image = self.model.image_embeddings(to_pixels(torch.from_numpy(frames.images)))
+        pointing, distance = self._heads["things"](image, _truth(frames))
+        return pointing + distance, {"things": pointing, "things distance": distance}
+
+    def _acting(self, frames: FrameSet) -> tuple[Tensor, dict[str, Tensor]]:
+        token_ids, labels = collate(self._examples(frames), self.model.config.pad_token_id)
+        image = self.model.image_embeddings(to_pixels(torch.from_numpy(frames.images)))
+        hidden = self.model.hidden_states(self.model.join(image, self.model.text_embeddings(token_ids)))
+        action_loss, accuracy, gripper = self._action_loss(hidden, labels)
+        truth = _truth(frames)
+        seen = self._heads["things"](image, truth)
+        asked = truth.select(torch.from_numpy(frames.asked))
+        pointing, distance = self._heads["asked"](self._prompt_state(hidden, labels), image, asked)
+        options = self.options
+        loss = action_loss + options.pointing_weight * pointing + options.distance_weight * distance
+        return loss + options.things_weight * (seen[0] + seen[1]), {
+            "action": action_loss, "within 2 bins": accuracy, "gripper": gripper,
+            "pointing": pointing, "distance": distance, "things": seen[0], "things distance": seen[1],
+        }  # fmt: skip
 
     def _examples(self, frames: FrameSet) -> list[Example]:
         actions = normalise(frames.actions, self._statistics)
@@ -114,36 +198,6 @@ class Pretraining:
             action_example(self._tokenizer, self._codec, str(words), action)
             for words, action in zip(frames.words, actions, strict=True)
         ]
-
-    def _batches(self, count: int) -> Iterator[np.ndarray]:
-        size = min(self.options.batch_size, count)
-        while True:
-            order = self._random.permutation(count)
-            for start in range(0, count - size + 1, size):
-                yield order[start : start + size]
-
-    def _set_rate(self, factor: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.options.learning_rate * factor
-
-    def _train_step(self, frames: FrameSet, examples: list[Example], rows: np.ndarray) -> np.ndarray:
-        self.model.train()
-        token_ids, labels = collate([examples[row] for row in rows], self.model.config.pad_token_id)
-        image = self.model.image_embeddings(to_pixels(torch.from_numpy(frames.images[rows])))
-        hidden = self.model.hidden_states(self.model.join(image, self.model.text_embeddings(token_ids)))
-        action_loss, accuracy, gripper = self._action_loss(hidden, labels)
-        truth = Whereabouts(torch.from_numpy(frames.picture[rows]), torch.from_numpy(frames.metres[rows]))
-        pointing, distance = self.head(self._prompt_state(hidden, labels), image, truth)
-        loss = action_loss + self.options.pointing_weight * pointing + self.options.distance_weight * distance
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_([*self.model.parameters(), *self.head.parameters()], 1.0)
-        self._optimizer.step()
-        self._step += 1
-        self._samples += len(rows)
-        with torch.no_grad():
-            numbers = [action_loss, accuracy, gripper, pointing, distance, loss]
-            return np.array([float(number) for number in numbers])
 
     def _prompt_state(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Return the state (B, H) at the last token of each prompt."""
@@ -189,6 +243,24 @@ def to_pixels(images: Tensor) -> Tensor:
         for mean, std in zip(MEANS, STDS, strict=True)
     ]
     return torch.cat(parts, dim=1)
+
+
+class SinglePrecisionAttention(TorchFunctionMode):
+    """Attention in float32 whatever autocast says: its backward pass in bfloat16 is slow on CPUs."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is functional.scaled_dot_product_attention:
+            args = [part.float() if isinstance(part, Tensor) else part for part in args]
+            with torch.autocast("cpu", enabled=False):
+                return function(*args, **kwargs)
+        return function(*args, **kwargs)
+
+
+def _truth(frames: FrameSet) -> Whereabouts:
+    return Whereabouts(torch.from_numpy(frames.picture), torch.from_numpy(frames.metres))
 
 
 def _groups(model: nn.Module, head: nn.Module, weight_decay: float) -> list[dict[str, object]]:

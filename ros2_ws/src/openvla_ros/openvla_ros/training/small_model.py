@@ -40,10 +40,10 @@ class SmallSize:
     vision_width: int = 96
     vision_depth: int = 4
     vision_heads: int = 3
-    text_width: int = 160
+    text_width: int = 128
     text_depth: int = 3
     text_heads: int = 4
-    text_inner: int = 432
+    text_inner: int = 344
     pieces: int = 512  # vocabulary before the action tokens
 
     @property
