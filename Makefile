@@ -24,8 +24,8 @@ demo: setup  ## the whole live loop in simulation: an arm is told what to do, an
 loop: setup  ## demonstrations, fine-tuning, the adapter into the running robot, success before and after
 	@$(VENV)/openvla loop $(ARGS)
 
-paper-in-miniature: setup  ## methods and baselines on one task: BASE=checkpoint, ARGS=--quick for a short run
-	@$(VENV)/python benchmarks/paper_in_miniature.py $(BASE) $(ARGS)
+paper-in-miniature: setup  ## methods and baselines on one new task; ARGS=--quick for a short run
+	@$(VENV)/python benchmarks/paper_in_miniature.py $(ARGS)
 
 test: setup  ## the tests (about ten minutes on 2 cores)
 	@$(VENV)/python -m pytest

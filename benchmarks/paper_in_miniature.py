@@ -6,7 +6,7 @@ compact Diffusion Policy, and the LoRA result in 8 and 4 bits. CPU seconds of tr
 The expert and the base's pre-training used the simulator's ground truth; what is learned here is
 pictures, words and commands.
 
-    python benchmarks/paper_in_miniature.py BASE [--task lift_purple] [--quick] [--rows lora,scratch]
+    python benchmarks/paper_in_miniature.py [--base FOLDER] [--task lift_purple] [--quick] [--rows lora,scratch]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from openvla_ros.data.hdf5 import Hdf5Writer
 from openvla_ros.evaluation.closed_loop import run_trials
 from openvla_ros.evaluation.wilson import SuccessRate
 from openvla_ros.manifest import Manifest, read_manifest
-from openvla_ros.model.checkpoint import SINGLE
+from openvla_ros.model.checkpoint import SINGLE, resolve
 from openvla_ros.model.config import read_config
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.quantization import Quantization
@@ -36,6 +36,7 @@ from openvla_ros.model.vision_language import read_transform
 from openvla_ros.policy.openvla import load_openvla_policy
 from openvla_ros.policy.protocol import Policy
 from openvla_ros.profile import RobotProfile, load_profile
+from openvla_ros.resources import SMALL_BASE
 from openvla_ros.sim.demonstrations import IDLE_M, IDLE_RAD, generate_demonstrations
 from openvla_ros.sim.tasks import Task, find_task
 from openvla_ros.sim.world import SimulatedRobot
@@ -182,7 +183,7 @@ def run(study: Study, rows: list[str], trials: int, say: Callable[[str], None]) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("base", type=Path)
+    parser.add_argument("--base", default=SMALL_BASE, help="folder; default the small model of the package")
     parser.add_argument("--task", default="lift_purple")
     parser.add_argument("--demonstrations", type=int, default=50)
     parser.add_argument("--steps", type=int, default=800)
@@ -193,13 +194,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.demonstrations, arguments.steps, arguments.trials = 3, 4, 2
-    manifest = read_manifest(arguments.base)
+    base = resolve(arguments.base)
+    manifest = read_manifest(base)
     profile, task = load_profile(manifest.robot), find_task(arguments.task)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "demonstrations.hdf5"
         demonstrate(profile, task, arguments.demonstrations, data)
         study = Study(
-            arguments.base, manifest, profile, task, data, Path(folder), arguments.steps, arguments.batch_size
+            base, manifest, profile, task, data, Path(folder), arguments.steps, arguments.batch_size
         )
         results = run(study, arguments.rows.split(","), arguments.trials, print)
     request = {name: str(value) for name, value in vars(arguments).items()}

@@ -37,6 +37,7 @@ from openvla_ros.policy.expert import ScriptedExpert
 from openvla_ros.policy.openvla import OpenVLAPolicy
 from openvla_ros.profile import load_profile
 from openvla_ros.prompt import build_training_prompt
+from openvla_ros.resources import SMALL_BASE
 from openvla_ros.sim.demonstrations import (
     IDLE_M,
     IDLE_RAD,
@@ -51,7 +52,7 @@ from openvla_ros.sim.world import SimulatedRobot
 from openvla_ros.statistics import DatasetStatistics, mask_of, read_statistics, write_statistics
 from openvla_ros.statistics_accumulator import DatasetAccumulator
 from openvla_ros.training.frames import FrameSet, FrameShards, shrink
-from openvla_ros.training.pretraining import Pretraining, PretrainingOptions, Progress
+from openvla_ros.training.pretraining import Pretraining, PretrainingOptions, Progress, Span
 from openvla_ros.training.small_model import (
     SmallSize,
     make_small_model,
@@ -234,10 +235,10 @@ def train(arguments: argparse.Namespace) -> None:
         frames.refresh()
         log.info("round %d of %d, %s: %s", number, len(plan), what, frames)
         if what == "see":
-            run.see(frames.snapshots, 60.0 * arguments.see_minutes / seeing, rates, report)
+            run.see(frames.snapshots, Span(60.0 * arguments.see_minutes / seeing, rates=rates), report)
         else:
             pools = [(frames.snapshots, SNAPSHOT_SHARE), (frames.episodes, 1.0 - SNAPSHOT_SHARE)]
-            run.act(pools, 60.0 * arguments.minutes / acting, rates, report)
+            run.act(pools, Span(60.0 * arguments.minutes / acting, rates=rates), report)
             save(folder, run, tokenizer, size, statistics)
         torch.save({"rounds": number, "run": run.state()}, folder / "state.part")
         (folder / "state.part").replace(folder / "state.pt")
@@ -329,7 +330,7 @@ def manifest(folder: Path, statistics: DatasetStatistics) -> Manifest:
     """Return what the policy node checks the checkpoint against."""
     profile = load_profile(ROBOT)
     return Manifest(
-        base_model="small_base",
+        base_model=SMALL_BASE,
         base_revision=None,
         adapter_sha256=None,
         dataset_key=ROBOT,

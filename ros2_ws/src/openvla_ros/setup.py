@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = "openvla_ros"
 HERE = Path(__file__).parent
-SHARED = ("launch", "config", "urdf")  # folders that a user finds under share/openvla_ros
+SHARED = ("launch", "config", "urdf", "checkpoints")  # folders that a user finds under share/openvla_ros
 
 NODES = (
     "simulation_node",

@@ -1,4 +1,4 @@
-"""Where the package's shared files lie: profiles, robot descriptions, launch files.
+"""Where the package's shared files lie: profiles, robot descriptions, launch files, the small model.
 
 A checkout and an editable install read them from the source tree; an installed package from
 ``share/openvla_ros`` of its prefix, as colcon and pip both lay it out.
@@ -12,10 +12,11 @@ from pathlib import Path
 from openvla_ros.errors import OpenVLARosError
 
 PACKAGE = "openvla_ros"
+SMALL_BASE = "small_base"  # the checkpoint that comes with the package; acts on sim_widowx
 
 
 def share_path() -> Path:
-    """Return the folder that holds ``config``, ``launch`` and ``urdf``."""
+    """Return the folder that holds ``config``, ``launch``, ``urdf`` and ``checkpoints``."""
     package = Path(__file__).resolve().parent
     source = package.parent
     # .../<prefix>/lib/pythonX.Y/site-packages/openvla_ros under colcon and pip alike
@@ -26,3 +27,8 @@ def share_path() -> Path:
     raise OpenVLARosError(
         f"the shared files of {PACKAGE} were not found; looked in " + ", ".join(map(str, candidates))
     )
+
+
+def shipped_checkpoints() -> dict[str, Path]:
+    """Return the checkpoints that come with the package: name → folder."""
+    return {path.parent.name: path.parent for path in (share_path() / "checkpoints").glob("*/config.json")}

@@ -39,7 +39,8 @@ def evaluate(
     Example:
       openvla evaluate runs/base --adapter runs/cups --task lift --seeds 100..199 --json
     """
-    from openvla_ros.evaluation.page import add_rates, add_videos
+    from openvla_ros.resources import SMALL_BASE
+from openvla_ros.evaluation.page import add_rates, add_videos
     from openvla_ros.evaluation.session import EvaluationRequest, evaluate_tasks
     from openvla_ros.evaluation.trials import Evaluation, Trial, parse_seeds
     from openvla_ros.report import Page
@@ -128,7 +129,7 @@ def compare(
 def loop(
     base: Annotated[
         str, typer.Option(help="Checkpoint to start from; default the small one of the package.")
-    ] = "",
+    ] = SMALL_BASE,
     task: Annotated[str, typer.Option(help="A task that the base has not seen.")] = "lift_purple",
     demonstrations: Annotated[int, typer.Option(help="How many the expert gives.")] = 40,
     steps: Annotated[int, typer.Option(help="Optimizer steps of the fine-tuning.")] = 800,
@@ -147,11 +148,10 @@ def loop(
     line is one JSON object.
     """
     from openvla_ros.nodes.learning_loop import LearningLoop, LoopRequest
-    from openvla_ros.resources import share_path
 
     folder = output or Path("runs") / f"loop-{datetime.now():%Y%m%d-%H%M%S}"
     request = LoopRequest(
-        base=base or str(share_path() / "checkpoints" / "small_base"),
+        base=base,
         task=task,
         demonstrations=demonstrations,
         steps=steps,

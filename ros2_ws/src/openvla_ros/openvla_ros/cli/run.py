@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from openvla_ros.graph import LAUNCH_ARGUMENTS, build_graph, options_from_arguments
+from openvla_ros.manifest import read_manifest
 from openvla_ros.profile import load_profile
-from openvla_ros.resources import share_path
+from openvla_ros.resources import SMALL_BASE, share_path, shipped_checkpoints
 from openvla_ros.supervisor import Supervisor
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan")
@@ -120,8 +121,12 @@ def tell(
 
 def demo(
     robot: Annotated[str, typer.Option(help="a simulated robot: sim_widowx or sim_franka")] = "sim_widowx",
-    policy: Annotated[str, typer.Option(help="expert, or openvla with --checkpoint")] = "expert",
-    checkpoint: Annotated[str, typer.Option(help="model folder or hub id, for policy openvla")] = "",
+    policy: Annotated[
+        str, typer.Option(help="openvla or expert; default openvla where the small model fits the robot")
+    ] = "",
+    checkpoint: Annotated[
+        str, typer.Option(help="model folder or hub id; default the small model of the package")
+    ] = "",
     task: Annotated[list[str] | None, typer.Option(help="task of the simulation; may be repeated")] = None,
     time_limit: Annotated[float, typer.Option(help="seconds for each instruction")] = 30.0,
     output: Annotated[Path | None, typer.Option(help="folder for video, page and logs")] = None,
@@ -132,13 +137,15 @@ def demo(
     Examples:
       openvla demo
 
-      openvla demo --task lift --policy openvla --checkpoint runs/lift
+      openvla demo --robot sim_franka --policy expert --task lift
+
+      openvla demo --task lift --checkpoint runs/lift
     """
     from openvla_ros.nodes.demo import DemoRequest, run_demo
 
     folder = output or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
     console = Console(highlight=False, quiet=as_json)
-    parameters = {"checkpoint": checkpoint} if checkpoint else {}
+    policy, parameters = _demo_policy(robot, policy, checkpoint, console)
     request = DemoRequest(robot, policy, tuple(task or DEMO_TASKS), time_limit, folder, parameters)
     result = run_demo(request, console.print)
     if as_json:
@@ -148,3 +155,14 @@ def demo(
         console.print(f"{result.page}  |  {headline}", soft_wrap=True)
     if not result.clean:
         raise typer.Exit(2)
+
+
+def _demo_policy(robot: str, policy: str, checkpoint: str, console: Console) -> tuple[str, dict[str, str]]:
+    """Return who acts in the demo, and its parameters; says so where nobody was asked for."""
+    if not policy and not checkpoint:
+        small = shipped_checkpoints().get(SMALL_BASE)
+        if small is not None and read_manifest(small).robot == robot:
+            return "openvla", {"checkpoint": SMALL_BASE}
+        console.print(f"the small model of the package is not for {robot}: the scripted expert acts instead")
+        return "expert", {}
+    return policy or "openvla", {"checkpoint": checkpoint} if checkpoint else {}

@@ -25,6 +25,7 @@ from openvla_ros.errors import CheckpointError
 from openvla_ros.model.config import OpenVLAConfig, read_config, read_json
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.quantization import Quantization, assign_quantized, make_quantized_layers
+from openvla_ros.resources import shipped_checkpoints
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -50,7 +51,8 @@ class StoredTensor:
 
 
 def resolve(source: str | Path, *, offline: bool = False, revision: str | None = None) -> Path:
-    """Return the local folder of ``source``: a folder, or a hub id, downloaded unless it is cached.
+    """Return the local folder of ``source``: a folder, a hub id, downloaded unless it is cached, or
+    the name of a checkpoint that comes with this package.
 
     Raises ``CheckpointError`` if it is neither, or is not there, or cannot be reached.
     """
@@ -59,8 +61,14 @@ def resolve(source: str | Path, *, offline: bool = False, revision: str | None =
         return folder
     if folder.exists():
         raise CheckpointError(f"{source} is a file; a checkpoint is a folder or a hub id")
+    shipped = shipped_checkpoints()
+    if str(source) in shipped:
+        return shipped[str(source)]
     if not _HUB_ID.fullmatch(str(source)):
-        raise CheckpointError(f"{source} is neither a folder nor a hub id (owner/name)")
+        raise CheckpointError(
+            f"{source} is no folder, no hub id (owner/name) and none of the package's own checkpoints "
+            f"({', '.join(sorted(shipped)) or 'there are none'})"
+        )
     try:
         path = snapshot_download(
             str(source),

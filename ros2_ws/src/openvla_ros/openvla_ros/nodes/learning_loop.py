@@ -24,6 +24,7 @@ from openvla_ros.evaluation.trials import Evaluation
 from openvla_ros.evaluation.wilson import SuccessRate
 from openvla_ros.graph import GraphOptions
 from openvla_ros.manifest import read_manifest
+from openvla_ros.model.checkpoint import resolve
 from openvla_ros.nodes.expert_operator import ExpertOperator
 from openvla_ros.nodes.live_evaluation import live_options, run_live_trials, swap_adapter
 from openvla_ros.nodes.live_loop import LiveLoop
@@ -88,7 +89,7 @@ class LearningLoop:
     def run(self) -> dict[str, Any]:
         """Run all of it, write ``index.html`` and ``summary.json``, return the summary."""
         request = self._request
-        read_manifest(request.base).check(load_profile(request.robot))
+        read_manifest(resolve(request.base)).check(load_profile(request.robot))
         request.folder.mkdir(parents=True, exist_ok=True)
         recordings = self.record()
         before = self._evaluate(None, "before")
@@ -148,7 +149,7 @@ class LearningLoop:
     def learn(self, *recordings: Path, name: str = "adapter") -> Learned:
         """Fine-tune in a process of its own; raises ``TrainingError`` if that fails."""
         request, folder = self._request, self._request.folder / name
-        stated = read_manifest(request.base)
+        stated = read_manifest(resolve(request.base))
         began, cpu_before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         options = {
             "output": folder,

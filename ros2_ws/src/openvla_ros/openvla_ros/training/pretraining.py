@@ -29,8 +29,6 @@ from openvla_ros.training.frames import FrameSet, FrameShards
 from openvla_ros.training.localisation import AskedHead, ThingsHead, Whereabouts
 from openvla_ros.training.small_model import MEANS, STDS
 
-WARMUP_STEPS = 200
-
 
 @dataclass(frozen=True)
 class PretrainingOptions:
@@ -44,8 +42,30 @@ class PretrainingOptions:
     distance_weight: float = 1.0
     things_weight: float = 0.2  # of both losses of ``ThingsHead`` while the model learns to act
     half: bool = False  # matrix products in bfloat16: twice as fast where the CPU has instructions for it
+    warmup_steps: int = 200
     log_every_s: float = 20.0
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Span:
+    """How long to train: so many seconds, or so many steps, whichever is over first.
+
+    The learning rate goes along half a cosine between the two factors ``rates``.
+    """
+
+    seconds: float = math.inf
+    steps: float = math.inf
+    rates: tuple[float, float] = (1.0, 1.0)
+
+    def share(self, seconds: float, steps: int) -> float:
+        """Return how much of it is over, 0..1 and beyond."""
+        return max(seconds / self.seconds, steps / self.steps)
+
+    def rate(self, share: float) -> float:
+        """Return the factor of the learning rate when ``share`` is over."""
+        first, last = self.rates
+        return last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 @dataclass(frozen=True)
@@ -54,7 +74,7 @@ class Progress:
 
     step: int
     samples: int
-    share: float  # of the time that is over, 0..1
+    share: float  # of the span that is over, 0..1
     numbers: Mapping[str, float]  # losses in nats a token or a pointer, or in 5 cm; shares of right tokens
 
 
@@ -107,24 +127,18 @@ class Pretraining:
         self._optimizer.load_state_dict(state["optimizer"])
         self._step, self._samples = state["step"], state["samples"]
 
-    def see(
-        self, frames: FrameSet | FrameShards, seconds: float, rates: tuple[float, float], report: Report
-    ) -> None:
-        """Train towers and projector alone to find every thing in the picture, for ``seconds``."""
-        self._loop([(frames, 1.0)], seconds, rates, report, self._seeing)
+    def see(self, frames: FrameSet | FrameShards, span: Span, report: Report) -> None:
+        """Train towers and projector alone to find every thing in the picture."""
+        self._loop([(frames, 1.0)], span, report, self._seeing)
 
-    def act(self, pools: Sequence[Pool], seconds: float, rates: tuple[float, float], report: Report) -> None:
-        """Train everything to do what it is told, for ``seconds``.
-
-        The learning rate goes along half a cosine between the two factors ``rates``.
-        """
-        self._loop(pools, seconds, rates, report, self._acting)
+    def act(self, pools: Sequence[Pool], span: Span, report: Report) -> None:
+        """Train everything to do what it is told."""
+        self._loop(pools, span, report, self._acting)
 
     def _loop(
         self,
         pools: Sequence[Pool],
-        seconds: float,
-        rates: tuple[float, float],
+        span: Span,
         report: Report,
         losses: Callable[[FrameSet], tuple[Tensor, dict[str, Tensor]]],
     ) -> None:
@@ -132,14 +146,15 @@ class Pretraining:
         sums: dict[str, float] = {}
         count, started = 0, time.monotonic()
         reported = started
-        for batch in self._batches(pools):
-            share = (time.monotonic() - started) / seconds
+        for done, batch in enumerate(self._batches(pools)):
+            share = span.share(time.monotonic() - started, done)
             if share >= 1.0:
                 break
-            first, last = rates
-            rate = last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * share))
+            rate = span.rate(share)
             for group in self._optimizer.param_groups:
-                group["lr"] = self.options.learning_rate * rate * min(1.0, (self._step + 1) / WARMUP_STEPS)
+                group["lr"] = (
+                    self.options.learning_rate * rate * min(1.0, (self._step + 1) / self.options.warmup_steps)
+                )
             with SinglePrecisionAttention(), torch.autocast("cpu", torch.bfloat16, enabled=self.options.half):
                 loss, numbers = losses(batch)
             self._optimizer.zero_grad(set_to_none=True)
