@@ -6,7 +6,8 @@ compact Diffusion Policy, and the LoRA result in 8 and 4 bits. CPU seconds of tr
 The expert and the base's pre-training used the simulator's ground truth; what is learned here is
 pictures, words and commands.
 
-    python benchmarks/paper_in_miniature.py [--base FOLDER] [--task lift_purple] [--quick] [--rows lora,scratch]
+    python benchmarks/paper_in_miniature.py [--base FOLDER] [--task lift_purple] [--quick]
+        [--rows lora,scratch]
 """
 
 from __future__ import annotations

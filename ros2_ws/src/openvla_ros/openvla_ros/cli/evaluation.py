@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from openvla_ros.resources import SMALL_BASE
+
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs to ``app``."""
@@ -39,8 +41,7 @@ def evaluate(
     Example:
       openvla evaluate runs/base --adapter runs/cups --task lift --seeds 100..199 --json
     """
-    from openvla_ros.resources import SMALL_BASE
-from openvla_ros.evaluation.page import add_rates, add_videos
+    from openvla_ros.evaluation.page import add_rates, add_videos
     from openvla_ros.evaluation.session import EvaluationRequest, evaluate_tasks
     from openvla_ros.evaluation.trials import Evaluation, Trial, parse_seeds
     from openvla_ros.report import Page

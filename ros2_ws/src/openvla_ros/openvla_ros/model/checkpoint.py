@@ -51,10 +51,11 @@ class StoredTensor:
 
 
 def resolve(source: str | Path, *, offline: bool = False, revision: str | None = None) -> Path:
-    """Return the local folder of ``source``: a folder, a hub id, downloaded unless it is cached, or
-    the name of a checkpoint that comes with this package.
+    """Return the local folder of ``source``.
 
-    Raises ``CheckpointError`` if it is neither, or is not there, or cannot be reached.
+    That is a folder, a hub id, which is downloaded unless it is cached, or the name of a checkpoint
+    that comes with this package. Raises ``CheckpointError`` if it is none of them, or is not there, or
+    cannot be reached.
     """
     folder = Path(source)
     if folder.is_dir():
