@@ -89,3 +89,6 @@ class SafetyVerdict:
 
     def __str__(self) -> str:
         return f"{self.outcome}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+
+
+OK = SafetyVerdict.command()

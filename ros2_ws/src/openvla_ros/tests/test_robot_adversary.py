@@ -13,7 +13,8 @@ import pytest
 from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.robot.controller import ArmController, ControllerState
 from openvla_ros.robot.kinematics import KinematicChain
-from openvla_ros.robot.safety import TABLE_TOLERANCE_M, ReceivedChunk
+from openvla_ros.robot.safety.chunk import ReceivedChunk
+from openvla_ros.robot.safety.motion import TABLE_TOLERANCE_M
 from openvla_ros.robot.selfcollision import SelfCollision, TableClearance
 from openvla_ros.verdict import Reason
 

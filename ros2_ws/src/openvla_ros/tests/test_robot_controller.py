@@ -10,7 +10,8 @@ from openvla_ros.errors import InvalidValueError
 from openvla_ros.geometry import Pose
 from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.robot.controller import ArmController, ControllerOutput, ControllerState
-from openvla_ros.robot.safety import TABLE_TOLERANCE_M, ReceivedChunk
+from openvla_ros.robot.safety.chunk import ReceivedChunk
+from openvla_ros.robot.safety.motion import TABLE_TOLERANCE_M
 from openvla_ros.verdict import Reason
 
 WIDOWX, FRANKA = load_profile("sim_widowx"), load_profile("sim_franka")

@@ -21,7 +21,7 @@ from openvla_ros.arrays import Float
 from openvla_ros.arrays import Image as ImageArray
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.geometry import Pose
-from openvla_ros.robot.safety import ReceivedChunk
+from openvla_ros.robot.safety.chunk import ReceivedChunk
 
 NS_PER_S = 1_000_000_000
 PROBABILITY, ENTROPY = "probability/", "entropy/"

@@ -33,18 +33,11 @@ from openvla_ros.robot.follower import ToolFollower
 from openvla_ros.robot.homing import JointLine
 from openvla_ros.robot.inverse import rotation_error
 from openvla_ros.robot.kinematics import KinematicChain
-from openvla_ros.robot.safety import (
-    OK,
-    ChunkChecks,
-    MotionChecks,
-    ReceivedChunk,
-    RobotState,
-    StateChecks,
-    TargetLimits,
-    parse_state,
-)
+from openvla_ros.robot.safety.chunk import ChunkChecks, ReceivedChunk
+from openvla_ros.robot.safety.motion import MotionChecks, TargetLimits
+from openvla_ros.robot.safety.state import RobotState, StateChecks, parse_state
 from openvla_ros.robot.schedule import StepSchedule
-from openvla_ros.verdict import Reason, SafetyVerdict
+from openvla_ros.verdict import OK, Reason, SafetyVerdict
 
 NamedPose = Literal["home", "neutral", "park"]
 

@@ -1,0 +1,120 @@
+"""What a chunk must be before anything is done with it: meaning, age, numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openvla_ros.action import ActionChunk
+from openvla_ros.arrays import Float
+from openvla_ros.profile import RobotProfile
+from openvla_ros.robot.safety import CLOCK_TOLERANCE_S
+from openvla_ros.verdict import OK, Reason, SafetyVerdict
+
+# Values beyond their bounds by up to this share of the bounds' width are limited, not refused: recorded
+# actions of BridgeData V2 pass theirs by a few percent. Anything larger is no action of this space.
+BOUNDS_SLACK = 0.1
+# A chunk's step may differ from the action space's by this share.
+STEP_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class ReceivedChunk:
+    """A chunk as it came in, before any check; what a message holds."""
+
+    names: tuple[str, ...]
+    frame_id: str
+    stamp_ns: int  # of the observation
+    step_s: float
+    values: NDArray[np.float64]  # (T, D) if the sender did it right
+
+    @classmethod
+    def from_chunk(cls, chunk: ActionChunk, profile: RobotProfile) -> ReceivedChunk:
+        """Return a policy's chunk as it arrives at ``profile``'s controller."""
+        link = profile.arm.base_link if chunk.space.frame == "base" else profile.arm.tool_link
+        return cls(
+            chunk.space.names,
+            profile.arm.frame_prefix + link,
+            chunk.observation_stamp_ns,
+            chunk.space.step_s,
+            chunk.actions,
+        )
+
+
+class ChunkChecks:
+    """What a chunk must be before anything is done with it."""
+
+    def __init__(self, profile: RobotProfile) -> None:
+        self._space = profile.space()
+        self._frame_id = profile.action_frame_id()
+        self._max_age_s = profile.control.chunk_max_age_s
+        slack = BOUNDS_SLACK * (self._space.upper - self._space.lower)
+        self._lower, self._upper = self._space.lower - slack, self._space.upper + slack
+
+    def check(self, chunk: ReceivedChunk, now_ns: int) -> SafetyVerdict:
+        """Return OK, or the hold that names the first thing wrong with ``chunk``."""
+        return self._meaning(chunk) or self._age(chunk, now_ns) or self._numbers(chunk) or OK
+
+    def limit(self, values: Float) -> tuple[Float, SafetyVerdict]:
+        """Return checked actions (T, D) brought within their bounds, and what was changed."""
+        limited = np.clip(values, self._space.lower, self._space.upper)
+        # Rounding to float32 on the way is no change.
+        beyond = np.abs(values - limited) > 1e-5 * (self._space.upper - self._space.lower)
+        if not beyond.any():
+            return limited, OK
+        step, i = (int(k) for k in np.argwhere(beyond)[0])
+        return limited, SafetyVerdict.command(Reason.STEP_BOUNDS, self._bounds(values, step, i))
+
+    def _bounds(self, values: Float, step: int, i: int) -> str:
+        space = self._space
+        return (
+            f"{space.names[i]} of step {step} is {values[step, i]:.6g}; "
+            f"its limits are {space.lower[i]:g} .. {space.upper[i]:g} {space.units[i]}"
+        )
+
+    def _meaning(self, chunk: ReceivedChunk) -> SafetyVerdict | None:
+        names, width = self._space.names, self._space.width
+        if chunk.values.ndim != 2 or chunk.values.shape[1] != width or not len(chunk.values):
+            return SafetyVerdict.hold(
+                Reason.WIDTH, f"actions have shape {chunk.values.shape}; they must be (steps, {width})"
+            )
+        if tuple(chunk.names) != names:
+            return SafetyVerdict.hold(
+                Reason.SPACE, f"actions are named {chunk.names}; the robot takes {names}"
+            )
+        if chunk.frame_id != self._frame_id:
+            return SafetyVerdict.hold(
+                Reason.SPACE, f"actions are along {chunk.frame_id!r}; the robot takes {self._frame_id!r}"
+            )
+        if not abs(chunk.step_s - self._space.step_s) <= STEP_TOLERANCE * self._space.step_s:
+            return SafetyVerdict.hold(
+                Reason.TIMING, f"one step lasts {chunk.step_s} s; the robot takes {self._space.step_s} s"
+            )
+        return None
+
+    def _age(self, chunk: ReceivedChunk, now_ns: int) -> SafetyVerdict | None:
+        age_s = (now_ns - chunk.stamp_ns) * 1e-9
+        if age_s > self._max_age_s:
+            return SafetyVerdict.hold(
+                Reason.STALE, f"the observation is {age_s:.3f} s old; the limit is {self._max_age_s} s"
+            )
+        if age_s < -CLOCK_TOLERANCE_S:
+            return SafetyVerdict.hold(
+                Reason.FUTURE, f"the observation is stamped {-age_s:.3f} s ahead of the controller's clock"
+            )
+        return None
+
+    def _numbers(self, chunk: ReceivedChunk) -> SafetyVerdict | None:
+        bad = np.argwhere(~np.isfinite(chunk.values))
+        if len(bad):
+            step, i = (int(k) for k in bad[0])
+            return SafetyVerdict.hold(
+                Reason.NOT_FINITE, f"{self._space.names[i]} of step {step} is {chunk.values[step, i]}"
+            )
+        beyond = np.argwhere((chunk.values < self._lower) | (chunk.values > self._upper))
+        if len(beyond):
+            step, i = (int(k) for k in beyond[0])
+            return SafetyVerdict.hold(Reason.STEP_BOUNDS, self._bounds(chunk.values, step, i))
+        return None

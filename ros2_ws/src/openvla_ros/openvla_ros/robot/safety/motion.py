@@ -1,0 +1,179 @@
+"""Where targets and joint motions lead: the workspace and the tilt, the arm's own links, the table."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from openvla_ros.arrays import Float
+from openvla_ros.errors import ProfileError
+from openvla_ros.geometry import Pose, transform_euler_to_matrix, transform_rotvec_to_matrix
+from openvla_ros.profile import ArmProfile, RobotProfile
+from openvla_ros.robot.composition import orthonormal
+from openvla_ros.robot.kinematics import KinematicChain
+from openvla_ros.robot.selfcollision import SelfCollision, TableClearance
+from openvla_ros.verdict import OK, Reason, SafetyVerdict
+
+# Kept in hand because a stop is checked at a few samples, not all along.
+SAMPLING_RESERVE_M = 0.002
+# The joints may bring a link this much nearer to the table than its clearance, as they follow targets.
+TABLE_TOLERANCE_M = 0.002
+# The joints may tilt the tool by this much more than its targets while they follow them.
+TILT_TOLERANCE_RAD = 0.1
+
+
+class TargetLimits:
+    """The box and the tilt that a commanded tool pose is kept within."""
+
+    def __init__(self, profile: RobotProfile) -> None:
+        self._lower = np.array(profile.limits.workspace_lower)
+        self._upper = np.array(profile.limits.workspace_upper)
+        self._tilt = profile.limits.tilt_rad
+        self._axis = _tool_axis(profile.arm)
+
+    def limit(self, target: Pose, previous: Pose) -> tuple[Pose, SafetyVerdict]:
+        """Return ``target`` brought within the limits, and what was changed.
+
+        A ``previous`` target outside them (the arm was found there) widens them to itself: the tool
+        may come back in but never farther out.
+        """
+        lower = np.minimum(self._lower, previous.position)
+        upper = np.maximum(self._upper, previous.position)
+        position = np.minimum(np.maximum(target.position, lower), upper)
+        verdict = OK
+        off = np.abs(target.position - position)
+        if off.max() > 1e-9:
+            i = int(np.argmax(off))
+            verdict = SafetyVerdict.command(
+                Reason.WORKSPACE,
+                f"{'xyz'[i]} {target.position[i]:.4f} m kept within {self._lower[i]:g} .. {self._upper[i]:g}",
+            )
+        rotation = target.rotation
+        tilt, allowed = self.tilt(rotation), max(self._tilt, self.tilt(previous.rotation))
+        if tilt > allowed + 1e-9:
+            rotation = self._upright(rotation, tilt - allowed)
+            verdict = SafetyVerdict.command(
+                Reason.TILT, f"the tool's tilt of {tilt:.3f} rad is kept at {allowed:.3f} rad"
+            )
+        return (target if verdict is OK else Pose(position, rotation)), verdict
+
+    def tilt(self, rotation: Float) -> float:
+        """Return the angle in radians between the tool's axis and straight down."""
+        return math.acos(min(1.0, max(-1.0, -float(rotation[2] @ self._axis))))
+
+    def excess_tilt(self, rotations: Float) -> Float:
+        """Return by how much the tool tilts beyond its limit (B,), negative within, for (B, 3, 3)."""
+        excess: Float = np.arccos(np.clip(-rotations[:, 2] @ self._axis, -1.0, 1.0)) - self._tilt
+        return excess
+
+    def outside_m(self, positions: Float) -> Float:
+        """Return how far ``positions`` (B, 3) lie outside the workspace box (B,), negative inside."""
+        outside: Float = np.maximum(self._lower - positions, positions - self._upper).max(axis=1)
+        return outside
+
+    def _upright(self, rotation: Float, excess: float) -> Float:
+        axis = rotation @ self._axis
+        turn = np.cross(axis, [0.0, 0.0, -1.0])
+        length = float(np.linalg.norm(turn))
+        if length < 1e-9:  # pointing straight up: any way down is as good
+            turn, length = np.array([1.0, 0.0, 0.0]), 1.0
+        return orthonormal(transform_rotvec_to_matrix(turn / length * excess) @ rotation)
+
+
+class MotionChecks:
+    """Where a joint motion would lead: each other's links, the table, the workspace, the tilt.
+
+    A motion is judged at its next sample and along the stop from there, so that an arm that has
+    been let move can always stop in time. An arm that was found beyond a limit (parked outside the
+    workspace) may move as long as it does not go farther beyond.
+    """
+
+    def __init__(self, profile: RobotProfile, chain: KinematicChain, targets: TargetLimits) -> None:
+        limits, arm = profile.limits, profile.arm
+        fingers = {profile.gripper.joint: profile.gripper.open_m}
+        self._chain = chain
+        self._targets = targets
+        self._collision = SelfCollision(chain, fingers, (arm.home, arm.neutral, arm.park))
+        self._table = None
+        self._clearance_m = limits.table_clearance_m
+        if limits.table_height_m is not None:
+            self._table = TableClearance(chain, fingers, limits.table_height_m)
+        self._workspace_tolerance_m = limits.workspace_tolerance_m
+
+    def check(self, now: Float, after: Float) -> SafetyVerdict:
+        """Return OK, or the hold that names where going from ``now`` (J,) to ``after`` (K, J) leads."""
+        frames = self._chain.frames(np.concatenate([now[None], after]))
+        tool = frames[:, -1]
+        return (
+            self._links(frames)
+            or self._workspace(self._targets.outside_m(tool[:, :3, 3]))
+            or self._tilt(self._targets.excess_tilt(tool[:, :3, :3]))
+            or OK
+        )
+
+    def check_line(self, points: Float) -> SafetyVerdict:
+        """Return OK, or the hold that names which links, or the table, a line of joints (K, J) runs into."""
+        return self._links(self._chain.frames(points)) or OK
+
+    def _links(self, frames: Float) -> SafetyVerdict | None:
+        found = _first_worse(self._collision.margins(frames))
+        if found is not None:
+            pair = " and ".join(self._collision.pair(found[1]))
+            return SafetyVerdict.hold(
+                Reason.SELF_COLLISION, f"{pair} would be {-found[0]:.4f} m nearer than allowed"
+            )
+        if self._table is None:
+            return None
+        found = _first_worse(self._table.margins(frames) - self._clearance_m + TABLE_TOLERANCE_M)
+        if found is None:
+            return None
+        link, height_m = self._table.link(found[1]), found[0] + self._clearance_m - TABLE_TOLERANCE_M
+        return SafetyVerdict.hold(
+            Reason.TABLE,
+            f"{link} would be {height_m:.4f} m above the table; the limit is {self._clearance_m} m",
+        )
+
+    def _workspace(self, outside_m: Float) -> SafetyVerdict | None:
+        limit = self._workspace_tolerance_m
+        reserve = min(SAMPLING_RESERVE_M, limit / 2)
+        found = _first_worse((limit - reserve - outside_m)[:, None])
+        if found is None:
+            return None
+        outside = limit - reserve - found[0]
+        return SafetyVerdict.hold(
+            Reason.WORKSPACE,
+            f"the tool would be {outside:.4f} m outside the workspace; the limit is {limit} m",
+        )
+
+    def _tilt(self, excess_rad: Float) -> SafetyVerdict | None:
+        found = _first_worse((TILT_TOLERANCE_RAD - excess_rad)[:, None])
+        if found is None:
+            return None
+        excess = TILT_TOLERANCE_RAD - found[0]
+        return SafetyVerdict.hold(
+            Reason.TILT,
+            f"the tool would tilt {excess:.3f} rad beyond its limit; {TILT_TOLERANCE_RAD} rad is allowed",
+        )
+
+
+def _first_worse(margins: Float) -> tuple[float, int] | None:
+    """Return the worst of ``margins`` (K, M) that is negative and worse than in row 0, and its column."""
+    floor = np.minimum(0.0, margins[0]) - 1e-9
+    short = margins[1:] - floor
+    worst = int(np.argmin(short))
+    if short.flat[worst] >= 0.0:
+        return None
+    return float(margins[1:].flat[worst]), worst % margins.shape[1]
+
+
+def _tool_axis(arm: ArmProfile) -> Float:
+    if arm.tool_axis is None:
+        down = np.array([0.0, 0.0, -1.0])
+        axis: Float = transform_euler_to_matrix(arm.state_rotation_offset).T @ down
+        return axis
+    axis = np.array(arm.tool_axis)
+    length = float(np.linalg.norm(axis))
+    if length < 1e-6:
+        raise ProfileError(f"arm.tool_axis is {arm.tool_axis}; it must have a direction")
+    return axis / length
