@@ -77,7 +77,7 @@ def publish(seconds: float) -> None:
     pictures = [
         to_image(rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8), 0, "camera") for _ in range(4)
     ]
-    images = [node.create_publisher(Image, camera.topic, qos.STREAM_OUT) for camera in profile.cameras]
+    images = [node.create_publisher(Image, camera.topic, qos.IMAGE_OUT) for camera in profile.cameras]
     states = node.create_publisher(JointState, "joint_states", qos.STREAM_OUT)
     words = node.create_publisher(String, "instruction", qos.LATCHED)
     words.publish(String(data="measure"))

@@ -154,9 +154,7 @@ def ros_client(case: Case, profile_path: str, count: int) -> None:
     node.create_subscription(JointTrajectory, "policy/action_chunk", receive, qos.COMMAND)
     states = node.create_publisher(JointState, "joint_states", qos.STREAM_OUT)
     images = [
-        ImagePublisher(
-            node.create_publisher(Image, f"camera/{camera.name}/image_raw", qos.STREAM_OUT), "lens"
-        )
+        ImagePublisher(node.create_publisher(Image, f"camera/{camera.name}/image_raw", qos.IMAGE_OUT), "lens")
         for camera in profile.cameras
     ]
     words = node.create_publisher(String, "instruction", qos.LATCHED)

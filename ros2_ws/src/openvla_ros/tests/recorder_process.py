@@ -35,14 +35,14 @@ def main(root: Path, episode_s: float) -> None:
     sys.stdout.write("READY\n")
     sys.stdout.flush()
     while True:
-        recording.start({"openvla_ros.episode": {"instruction": "count"}}, time.time_ns())
+        recording.start({"openvla_ros.episode": {"instruction": "count"}})
         number, end = 0, time.monotonic() + episode_s
         while time.monotonic() < end:
             for name, size in zip(NAMES, SIZES, strict=True):
-                recording.write(name, payload(number, size), time.time_ns(), time.time_ns())
+                recording.write(name, payload(number, size), time.time_ns())
             number += 1
             time.sleep(0.005)
-        recording.stop("success", time.time_ns())
+        recording.stop("success")
 
 
 if __name__ == "__main__":

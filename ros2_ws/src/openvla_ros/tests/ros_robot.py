@@ -29,7 +29,7 @@ class PretendedRobot(Node):
         self._images = {}
         for camera in profile.cameras:
             folder = f"camera/{camera.name}"
-            self._images[camera.name] = self.create_publisher(Image, f"{folder}/image_raw", qos.STREAM_OUT)
+            self._images[camera.name] = self.create_publisher(Image, f"{folder}/image_raw", qos.IMAGE_OUT)
             info = self.create_publisher(CameraInfo, f"{folder}/camera_info", qos.LATCHED)
             info.publish(CameraInfo(height=camera.height, width=camera.width))
             self.create_timer(1 / camera.rate_hz, lambda name=camera.name: self.publish_image(name))

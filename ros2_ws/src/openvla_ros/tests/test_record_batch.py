@@ -71,16 +71,22 @@ def test_what_was_refused_waits_for_the_operator():
     batch = Batch(1, pause_s=5.0)
     batch.begin(0.0)
     assert batch.due(5.0) == "start"
-    batch.refused()
+    batch.refused(recording=False)
     assert batch.state == "ready"
     assert batch.due(99.0) is None
+    press(batch, "\n", 100.0)
+    assert batch.key("s") == "success"
+    batch.refused(recording=True)
+    assert batch.state == "recording"
+    batch.refused(recording=False)  # the disk took neither the episode nor its end
+    assert batch.state == "ready"
 
 
 def test_recover_finishes_what_was_left(tmp_path):
     left = recorder(tmp_path)
-    left.start({}, time.time_ns())
+    left.start({})
     for _ in range(10):
-        left.write("/counted", b"\x00\x01\x00\x00\x02\x00\x00\x001\x00", time.time_ns(), 0)
+        left.write("/counted", b"\x00\x01\x00\x00\x02\x00\x00\x001\x00")
     time.sleep(0.8)
     left.close()
     done = CliRunner().invoke(app, ["recover", str(tmp_path)])

@@ -1,5 +1,7 @@
 """The recorder node over DDS: what was published is what is in the bag, and the operator is told why not."""
 
+import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +11,14 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
 
 import rclpy
+from rclpy.executors import SingleThreadedExecutor
 from ros_robot import PretendedRobot, Spinning, call, init, wait_for
 from rosbags.highlevel import AnyReader
 
 from openvla_ros.data.bag_reader import BagReader, read_metadata
+from openvla_ros.data.listing import recorded_warnings
+from openvla_ros.errors import DatasetError
+from openvla_ros.nodes.recorded_streams import PICTURE_DEPTH
 from openvla_ros.nodes.recorder_node import RecorderNode
 from openvla_ros.profile import dump_profile, load_profile
 
@@ -126,3 +132,71 @@ def test_a_node_that_ends_finishes_its_episode_as_unknown(context, tmp_path):
         before = len(robot.sent["chunks"])
         wait_for(lambda: len(robot.sent["chunks"]) > before + 3)
     assert read_metadata(tmp_path / "set" / "episode_000000").outcome == "unknown"
+
+
+def spin_until(executor, condition, timeout_s=20.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, condition
+        executor.spin_once(timeout_sec=0.05)
+
+
+@pytest.fixture
+def ready(context, tmp_path):
+    """A robot and a recorder with an episode in progress, spun only while a test spins them."""
+    robot_file = profile_file(tmp_path)
+    robot = PretendedRobot(load_profile(robot_file))
+    recorder = RecorderNode(robot=robot_file, folder=str(tmp_path / "set"))
+    executor = SingleThreadedExecutor()
+    for node in (robot, recorder):
+        executor.add_node(node)
+    robot.say("lift the cube")
+    spin_until(executor, lambda: not recorder.missing())
+    recorder.begin()
+    yield robot, recorder, executor
+    recorder.stop()
+    executor.shutdown()
+    for node in (robot, recorder):
+        node.destroy_node()
+
+
+def test_what_overflows_the_queue_is_counted_told_and_in_the_episode(ready):
+    robot, recorder, executor = ready
+    spin_until(executor, lambda: len(robot.sent["images"]) > 5)
+    for _ in range(PICTURE_DEPTH + 40):  # the recorder stands still meanwhile
+        robot.publish_image("primary")
+    sent = len(robot.sent["images"])
+    spin_until(executor, lambda: len(robot.sent["images"]) > sent)
+    spin_until(executor, recorder.warnings)
+    folder = recorder.finish("success")
+    with BagReader(folder) as reader:
+        stored = set(reader.stream("camera/primary/image_raw").stamps_ns.tolist())
+        quality = reader.metadata.quality
+        episode = reader.episode()
+    between = [s for s in robot.sent["images"] if min(stored) <= s <= max(stored)]
+    lost = len(between) - len(stored)
+    assert lost >= 40
+    assert quality["camera/primary/image_raw undelivered"] == str(lost)
+    expected = f"{lost} messages undelivered: {lost} of camera/primary/image_raw"
+    assert expected in json.loads(quality["warnings"])
+    assert expected in list(recorded_warnings(episode))
+
+
+def test_what_waits_for_the_executor_when_an_episode_ends_is_in_it(ready):
+    robot, recorder, executor = ready
+    spin_until(executor, lambda: len(robot.sent["images"]) > 5)
+    last = [robot.publish_image("primary") or max(robot.sent["images"]) for _ in range(30)]
+    folder = recorder.finish("success")
+    with BagReader(folder) as reader:
+        assert set(last) <= set(reader.stream("camera/primary/image_raw").stamps_ns.tolist())
+        assert "undelivered" not in reader.metadata.quality["warnings"]
+
+
+def test_recording_again_deletes_nothing_where_nothing_can_be_recorded(ready):
+    robot, recorder, executor = ready
+    kept = recorder.finish("success")
+    robot.muted.add("primary")
+    spin_until(executor, recorder.missing)
+    with pytest.raises(DatasetError, match="missing camera/primary/image_raw"):
+        recorder.rerecord()
+    assert kept.is_dir()

@@ -88,10 +88,9 @@ class Batch:
             case "quit":
                 self.state = "over"
 
-    def refused(self) -> None:
-        """Take note that it could not be done: wait for the operator."""
-        if self.state == "pause":
-            self.state = "ready"
+    def refused(self, recording: bool) -> None:
+        """Take note that it could not be done, and whether an episode is in progress."""
+        self.state = "recording" if recording else "ready"
 
     def _rest(self, now_s: float) -> None:
         if self.recorded >= self.episodes:

@@ -11,21 +11,26 @@ import contextlib
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from openvla_ros.data.alarms import Alarms, Tell
+from openvla_ros.data.backlog import Backlog, ReceivedMessage
 from openvla_ros.data.bag_writer import BagWriter, Topic
 from openvla_ros.data.hazards import ClockWatch, WriteRate, free_bytes
 from openvla_ros.data.recordings import OUTCOME, Recordings, Recovered
 from openvla_ros.episode import OUTCOMES, Outcome
 from openvla_ros.errors import DatasetError, InvalidValueError
-from openvla_ros.health import Health, Level
+from openvla_ros.health import Health
 
 Records = Mapping[str, Mapping[str, str]]  # metadata records by name
 Transform = Callable[[bytes], bytes]  # serialised message in, as it is stored out
 Inspect = Callable[[str, "bytes | memoryview", int], None]  # topic, message as it came, receive stamp
+BATCH_BYTES = 8 << 20  # of messages that are stored between two looks at what else is to be done
+CHECK_S = 0.5  # between two looks at what needs no hurry
+RETRY_S = 0.2  # before a write that the disk refused is tried again
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,11 @@ class RecorderLimits:
 
     reserve_bytes: int = 256 << 20  # kept free, so that the episode in progress can be finished
     warn_s: float = 120.0  # warn when the disk is full this soon at the present rate
-    backlog_bytes: int = 512 << 20  # memory for what the disk has not taken yet
-    clock_jump_s: float = 0.05  # NTP slews by 0.0005 s a second; more at once is a jump
+    backlog_bytes: int = 512 << 20  # memory for what is not stored yet
+    # With flush_s this is what a crash can cost: together at most one second.
+    backlog_s: float = 0.5
     flush_s: float = 0.5
+    clock_jump_s: float = 0.05  # NTP slews by 0.0005 s a second; more at once is a jump
     sync_s: float = 2.0  # how much a power failure may cost
 
 
@@ -50,14 +57,6 @@ class RecordedTopic:
     latched: bool = False  # its newest message is written at the start of every episode
 
 
-@dataclass(frozen=True)
-class _Item:
-    topic: str
-    data: bytes
-    received_ns: int
-    sent_ns: int
-
-
 @dataclass
 class _Open:
     """The episode in progress."""
@@ -66,23 +65,23 @@ class _Open:
     writer: BagWriter
     numbers: dict[str, int] = field(default_factory=dict)  # topics of which a message has come
     clock_jumps: list[str] = field(default_factory=list)
-    lost: int = 0
     full: bool = False
 
 
 class EpisodeRecorder:
     """Records one episode after another into ``recordings``, whose lock it holds until ``close``.
 
-    ``alarm`` is called with a level and a line for people, from either thread. ``inspect`` sees
-    each message on the writing thread before it is stored. Unfinished episodes of an earlier
-    process are recovered first; ``recovered`` lists them.
+    ``alarm`` is called with a level and a line for people, from either thread; ``clock`` gives the
+    time of receipt, nanoseconds. ``inspect`` sees each message on the writing thread before it is
+    stored. Unfinished episodes of an earlier process are recovered first; ``recovered`` lists them.
     """
 
     def __init__(
         self,
         recordings: Recordings,
         topics: Sequence[RecordedTopic],
-        alarm: Callable[[Level, str], None],
+        alarm: Tell,
+        clock: Callable[[], int] = time.time_ns,
         inspect: Inspect | None = None,
         limits: RecorderLimits | None = None,
         simulated_clock: bool = False,
@@ -90,19 +89,18 @@ class EpisodeRecorder:
         self.recordings = recordings
         self.limits = limits or RecorderLimits()
         self._topics = {item.source or item.topic.name: item for item in topics}
-        self._alarm, self._inspect = alarm, inspect
+        self._alarms, self._inspect = Alarms(alarm), inspect
         self._lock = contextlib.ExitStack()
         self._lock.enter_context(recordings.locked())
         self.recovered: list[Recovered] = recordings.recover()
-        self._clock = ClockWatch(self.limits.clock_jump_s, simulated_clock)
-        self._latched: dict[str, _Item] = {}
+        self._clock = ClockWatch(clock, self.limits.clock_jump_s, simulated_clock)
+        self._latched: dict[str, ReceivedMessage] = {}
         self._open: _Open | None = None
+        self._lost: Counter[str] = Counter()
         self._changed = threading.Condition()
-        self._queue: deque[_Item] = deque()
-        self._queued_bytes = 0
+        self._backlog = Backlog(self.limits.backlog_bytes)
         self._taking = False  # the caller waits for the episode
         self._stopping = False
-        self._raised: dict[str, Level] = {}  # alarms in force
         self._rate = WriteRate()
         self._thread = threading.Thread(target=self._run, name="episode writer", daemon=False)
         self._thread.start()
@@ -119,23 +117,24 @@ class EpisodeRecorder:
         """The folder of the episode in progress."""
         return self._open.folder if self._open else None
 
+    @property
+    def lost(self) -> Counter[str]:
+        """Messages by topic that came but could not be stored, of this episode or of the last one."""
+        with self._changed:
+            return self._lost.copy()
+
     def add_topic(self, item: RecordedTopic) -> None:
         """Announce a topic, or say anew how it is stored; it is in a bag once a message of it came."""
         self._topics = {**self._topics, item.source or item.topic.name: item}
 
-    def start(self, metadata: Records, now_ns: int) -> Path:
+    def start(self, metadata: Records) -> Path:
         """Begin an episode with these metadata records inside; return its folder.
 
         Raises ``DatasetError`` if one is in progress, or the disk has no room or refuses.
         """
         if self._open is not None:
             raise DatasetError(f"{self._open.folder.name} is being recorded; stop it first")
-        free = free_bytes(self.recordings.root)
-        if free < 2 * self.limits.reserve_bytes:
-            raise DatasetError(
-                f"{self.recordings.root} has {free / 1e6:.0f} MB free; recording needs at least "
-                f"{2 * self.limits.reserve_bytes / 1e6:.0f} MB"
-            )
+        self._check_room()
         folder = self.recordings.begin()
         writer = None
         try:
@@ -147,41 +146,34 @@ class EpisodeRecorder:
                 writer.abandon()
             self.recordings.discard(folder)
             raise
-        received_ns, _ = self._clock.check(now_ns, time.monotonic_ns())
+        received_ns = self._now_ns()
         with self._changed:
-            for item in self._latched.values():
-                self._queue.append(replace(item, received_ns=received_ns))
-                self._queued_bytes += len(item.data)
+            self._lost.clear()
+            for message in self._latched.values():
+                self._backlog.put(replace(message, received_ns=received_ns, taken_s=time.monotonic()))
             self._open = _Open(folder, writer)
             self._changed.notify()
         self._rate = WriteRate()
         return folder
 
-    def write(self, topic: str, data: bytes, now_ns: int, sent_ns: int) -> None:
-        """Hand over one serialised message that arrived at ``now_ns``; never blocks on the disk."""
-        received_ns, jump = self._clock.check(now_ns, time.monotonic_ns())
-        if jump:
-            self._note_jump(received_ns, jump)
-        item = _Item(topic, data, received_ns, sent_ns)
+    def write(self, topic: str, data: bytes, sent_ns: int = 0) -> None:
+        """Hand over one serialised message that has just come; never blocks on the disk.
+
+        ``sent_ns`` is the source's stamp, where it gave one.
+        """
+        received_ns = self._now_ns()
+        message = ReceivedMessage(topic, data, received_ns, sent_ns or received_ns)
         if self._topics[topic].latched:
-            self._latched[topic] = item
+            self._latched[topic] = message
         with self._changed:
-            episode = self._open
-            if episode is None or self._taking:
+            if self._open is None or self._taking:
                 return
-            if self._queued_bytes + len(data) > self.limits.backlog_bytes:
-                episode.lost += 1
-                lost = episode.lost
-            else:
-                self._queue.append(item)
-                self._queued_bytes += len(data)
+            if self._backlog.put(message):
                 self._changed.notify()
                 return
-        self._raise("backlog", "error", f"the disk cannot keep up: {lost} messages of this episode are lost")
+        self._lose(topic, "they come faster than they can be stored")
 
-    def stop(
-        self, outcome: Outcome, now_ns: int, notes: Callable[[], Records] = dict[str, Mapping[str, str]]
-    ) -> Path:
+    def stop(self, outcome: Outcome, notes: Callable[[], Records] = dict[str, Mapping[str, str]]) -> Path:
         """Finish the episode in progress; return its final folder.
 
         ``notes`` returns further metadata records, once every message is written. Raises
@@ -190,11 +182,12 @@ class EpisodeRecorder:
         """
         if outcome not in OUTCOMES:
             raise DatasetError(f"outcome is {outcome!r}; choose from {', '.join(OUTCOMES)}")
+        ended_ns = self._now_ns()
         episode = self._take()
         try:
             for name, values in notes().items():
                 episode.writer.add_metadata(name, values)
-            episode.writer.add_metadata(OUTCOME, _outcome(episode, outcome, now_ns))
+            episode.writer.add_metadata(OUTCOME, _outcome(episode, outcome, ended_ns, self._lost))
             episode.writer.close()
             return self.recordings.finish(episode.folder)
         except DatasetError as error:
@@ -225,24 +218,44 @@ class EpisodeRecorder:
     def health(self) -> Health:
         """Return the worst alarm in force, and figures."""
         with self._changed:
-            episode, queued = self._open, self._queued_bytes
+            episode, waiting, age_s = self._open, self._backlog.bytes, self._backlog.age_s()
+            lost = self._lost.total()
         values = {
             "recording": episode.folder.name if episode else "",
             "megabytes": f"{episode.writer.bytes_written / 1e6:.1f}" if episode else "0",
             "messages": str(episode.writer.message_count) if episode else "0",
-            "lost": str(episode.lost) if episode else "0",
-            "backlog_megabytes": f"{queued / 1e6:.1f}",
+            "lost": str(lost) if episode else "0",
+            "backlog_megabytes": f"{waiting / 1e6:.1f}",
+            "backlog_s": f"{age_s:.2f}",
         }
         with contextlib.suppress(DatasetError):  # a folder that is gone has raised its alarm already
             values["free_megabytes"] = f"{free_bytes(self.recordings.root) / 1e6:.0f}"
-        for level in ("error", "warn"):
-            names = [name for name, raised in list(self._raised.items()) if raised == level]
-            if names:
-                return Health("recording", "error" if level == "error" else "warn", ", ".join(names), values)
-        return Health("recording", "ok", "recording" if episode else "idle", values)
+        level, text = self._alarms.worst()
+        return Health("recording", level, text or ("recording" if episode else "idle"), values)
+
+    # The caller's side
+
+    def _now_ns(self) -> int:
+        """Return the stamp of now; a clock that was set raises an alarm and is noted in the episode."""
+        received_ns, jump_ns = self._clock.read()
+        if jump_ns:
+            if self._open is not None:
+                self._open.clock_jumps.append(f"{received_ns}:{jump_ns}")
+            self._alarms.end("clock")  # each jump is told
+            text = f"the clock jumped by {jump_ns * 1e-9:+.3f} s: stamps before and after do not fit"
+            self._alarms.set_off("clock", "error", text)
+        return received_ns
+
+    def _check_room(self) -> None:
+        free, needed = free_bytes(self.recordings.root), 2 * self.limits.reserve_bytes
+        if free < needed:
+            raise DatasetError(
+                f"{self.recordings.root} has {free / 1e6:.0f} MB free; recording needs at least "
+                f"{needed / 1e6:.0f} MB"
+            )
 
     def _take(self) -> _Open:
-        """Let the writing thread finish what is queued, and take the episode from it."""
+        """Let the writing thread finish what waits, and take the episode from it."""
         with self._changed:
             if self._open is None:
                 raise DatasetError("no episode is being recorded")
@@ -250,103 +263,120 @@ class EpisodeRecorder:
             self._taking = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._taking)
-            self._raised.clear()
+            self._alarms.end_all()
         return episode
 
-    def _hand_over(self) -> None:
-        """Give the episode to the caller that waits for it; the writing thread holds the lock."""
-        if self._open is not None:
-            self._open.lost += len(self._queue)
-        self._queue.clear()
-        self._queued_bytes = 0
-        self._open = None
-        self._taking = False
-        self._changed.notify_all()
+    # The writing thread
 
     def _run(self) -> None:
         checked = 0.0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._stopping or self._taking, timeout=0.1)
-                if self._taking and (not self._queue or "write" in self._raised):
+                self._changed.wait_for(lambda: self._backlog or self._stopping or self._taking, timeout=0.1)
+                if self._taking and (not self._backlog or "write" in self._alarms):
                     self._hand_over()
                     continue
-                if self._stopping and not self._queue:
+                if self._stopping and not self._backlog:
                     return
-                batch, episode = list(self._queue), self._open
-                self._queue.clear()
-                self._queued_bytes = 0
+                # So little at a time that the reserve is not used up between two looks at the disk.
+                batch = self._backlog.take(min(BATCH_BYTES, self.limits.reserve_bytes // 4))
+                episode = self._open
             if episode is not None:
+                self._check_space(episode)
                 self._store(episode, batch)
-                if time.monotonic() - checked > 0.5:
+                if time.monotonic() - checked > CHECK_S:
                     checked = time.monotonic()
-                    self._check_disk(episode)
+                    self._check_folder(episode)
+                    self._check_backlog()
 
-    def _store(self, episode: _Open, batch: list[_Item]) -> None:
-        """Write ``batch``; what the disk refuses goes back to the front of the queue."""
-        for position, item in enumerate(batch):
+    def _hand_over(self) -> None:
+        """Give the episode to the caller that waits for it; the writing thread holds the lock."""
+        left = self._backlog.take(self.limits.backlog_bytes)
+        self._lost.update(message.topic for message in left)
+        self._open = None
+        self._taking = False
+        self._changed.notify_all()
+
+    def _store(self, episode: _Open, batch: list[ReceivedMessage]) -> None:
+        """Write ``batch``; what the disk refuses waits again, in front."""
+        for position, message in enumerate(batch):
             if episode.full:
-                episode.lost += 1
+                self._count_lost(message.topic)  # the full disk is the alarm
                 continue
+            written = episode.writer.message_count
             try:
-                self._store_one(episode, item)
+                self._store_one(episode, message)
             except InvalidValueError as error:
-                episode.lost += 1
-                self._raise("message", "error", f"a message of {item.topic} cannot be stored: {error}")
+                self._lose(message.topic, f"one of {message.topic} cannot be stored: {error}")
             except DatasetError as error:
-                self._raise("write", "error", f"{error}; recording waits for the disk")
-                with self._changed:
-                    rest = batch[position + 1 :]
-                    self._queue.extendleft(reversed(rest))
-                    self._queued_bytes += sum(len(item.data) for item in rest)
-                    if self._stopping:
-                        self._queue.clear()
-                time.sleep(0.2)
+                # The writer keeps a message that it has counted, and tries that again by itself.
+                self._wait_for_disk(error, batch[position + (episode.writer.message_count > written) :])
                 return
         try:
             episode.writer.flush_if_due()
         except DatasetError as error:
-            self._raise("write", "error", f"{error}; recording waits for the disk")
+            self._wait_for_disk(error, ())
             return
-        self._clear("write")
+        self._alarms.end("write")
 
-    def _store_one(self, episode: _Open, item: _Item) -> None:
-        data = item.data
+    def _store_one(self, episode: _Open, message: ReceivedMessage) -> None:
+        recorded = self._topics[message.topic]
+        if message.topic not in episode.numbers:
+            episode.numbers[message.topic] = episode.writer.add_topic(recorded.topic)
         if self._inspect is not None:
-            self._inspect(item.topic, data, item.received_ns)
-        transform = self._topics[item.topic].transform
-        if transform is not None:
-            data = transform(data)
+            self._inspect(message.topic, message.data, message.received_ns)
+        data = message.data if recorded.transform is None else recorded.transform(message.data)
         self._rate.add(len(data))
-        if item.topic not in episode.numbers:
-            episode.numbers[item.topic] = episode.writer.add_topic(self._topics[item.topic].topic)
-        episode.writer.write(episode.numbers[item.topic], data, item.received_ns, item.sent_ns)
+        episode.writer.write(episode.numbers[message.topic], data, message.received_ns, message.sent_ns)
 
-    def _check_disk(self, episode: _Open) -> None:
+    def _wait_for_disk(self, error: DatasetError, rest: Sequence[ReceivedMessage]) -> None:
+        self._alarms.set_off("write", "error", f"{error}; recording waits for the disk")
+        with self._changed:
+            if not self._stopping:
+                self._backlog.give_back(rest)
+        time.sleep(RETRY_S)
+
+    def _lose(self, topic: str, why: str) -> None:
+        lost = self._count_lost(topic)
+        self._alarms.set_off("lost", "error", f"{lost} messages of this episode are lost: {why}")
+
+    def _count_lost(self, topic: str) -> int:
+        """Count a message of ``topic`` as lost; return how many are."""
+        with self._changed:
+            self._lost[topic] += 1
+            return self._lost.total()
+
+    def _check_folder(self, episode: _Open) -> None:
+        root = self.recordings.root
+        if not episode.folder.is_dir() or not os.access(root, os.W_OK | os.X_OK):
+            text = f"{root} can no longer be written: the episode cannot be finished there"
+            self._alarms.set_off("folder", "error", text)
+        else:
+            self._alarms.end("folder")
+
+    def _check_space(self, episode: _Open) -> None:
         root = self.recordings.root
         try:
             free = free_bytes(root)
-            reachable = episode.folder.is_dir()
         except DatasetError as error:
-            self._raise("folder", "error", str(error))
+            self._alarms.set_off("folder", "error", str(error))
             return
-        if not reachable or not os.access(root, os.W_OK | os.X_OK):
-            self._raise(
-                "folder", "error", f"{root} can no longer be written: the episode cannot be finished there"
-            )
-        else:
-            self._clear("folder")
         left_s = (free - self.limits.reserve_bytes) / max(self._rate.bytes_per_s(), 1.0)
         if free < self.limits.reserve_bytes:
-            if not episode.full:
-                episode.full = True
-                self._raise("disk full", "error", f"{root} is full: stop this episode, it is complete so far")
+            episode.full = True
+            text = f"{root} is full: stop this episode, it is complete so far"
+            self._alarms.set_off("disk full", "error", text)
         elif left_s < self.limits.warn_s:
-            self._raise("disk space", "warn", f"{root} is full in {left_s:.0f} s at this rate")
+            self._alarms.set_off("disk space", "warn", f"{root} is full in {left_s:.0f} s at this rate")
+
+    def _check_backlog(self) -> None:
         with self._changed:
-            queued = self._queued_bytes
-        if queued > self.limits.backlog_bytes // 4:
-            self._raise("backlog", "warn", f"the disk is slow: {queued / 1e6:.0f} MB wait for it")
+            waiting, age_s = self._backlog.bytes, self._backlog.age_s()
+        if age_s > self.limits.backlog_s:
+            text = f"{age_s:.1f} s of messages ({waiting / 1e6:.0f} MB) wait to be stored"
+            self._alarms.set_off("backlog", "warn", f"{text}: a crash would cost them")
+        else:
+            self._alarms.end("backlog")
 
     def _sync(self) -> None:
         """See the data onto the disk as it grows, so that finishing is quick and little is at risk."""
@@ -361,31 +391,17 @@ class EpisodeRecorder:
                 with episode.writer.path.open("rb") as file:
                     os.fdatasync(file.fileno())
             except OSError as error:
-                self._raise("sync", "error", f"cannot write {episode.writer.path}: {error.strerror}")
-
-    def _note_jump(self, received_ns: int, jump: int) -> None:
-        if self._open is not None:
-            self._open.clock_jumps.append(f"{received_ns}:{jump}")
-        self._raised.pop("clock", None)
-        self._raise(
-            "clock", "error", f"the clock jumped by {jump * 1e-9:+.3f} s: stamps before and after do not fit"
-        )
-
-    def _raise(self, name: str, level: Level, text: str) -> None:
-        if self._raised.get(name) != level:
-            self._raised[name] = level
-            self._alarm(level, text)
-
-    def _clear(self, name: str) -> None:
-        self._raised.pop(name, None)
+                text = f"cannot write {episode.writer.path}: {error.strerror}"
+                self._alarms.set_off("sync", "error", text)
 
 
-def _outcome(episode: _Open, outcome: Outcome, now_ns: int) -> dict[str, str]:
+def _outcome(episode: _Open, outcome: Outcome, ended_ns: int, lost: Counter[str]) -> dict[str, str]:
     return {
         "outcome": outcome,
-        "ended_ns": str(now_ns),
+        "ended_ns": str(ended_ns),
         "recovered": "false",
-        "lost": str(episode.lost),
+        "lost": str(lost.total()),
+        "lost_by_topic": ", ".join(f"{topic} {count}" for topic, count in sorted(lost.items())),
         "clock_jumps": " ".join(episode.clock_jumps),
         "disk_full": str(episode.full).lower(),
     }

@@ -7,21 +7,40 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from openvla_ros.errors import DatasetError
 
+_READINGS = 3  # of two clocks at one moment, until nothing came between them
+
 
 class ClockWatch:
-    """Finds jumps of the clock that stamps messages, against the monotonic clock, and undoes them."""
+    """Finds jumps of ``clock`` (nanoseconds) against the monotonic clock, and undoes them."""
 
-    def __init__(self, threshold_s: float, simulated: bool) -> None:
+    def __init__(self, clock: Callable[[], int], threshold_s: float, simulated: bool) -> None:
+        self._clock = clock
         self._threshold_ns, self._simulated = round(threshold_s * 1e9), simulated
         self._offset: int | None = None
         self._correction = 0
 
+    def read(self) -> tuple[int, int]:
+        """Return (stamp of now that never goes back, jump since the last reading in nanoseconds or 0).
+
+        A process that is held up between two clocks would see a jump that is none, so they are read
+        again then; a process that is held up every time leaves the judgement to the next call.
+        """
+        now_ns = 0
+        for _ in range(_READINGS):
+            before_ns = time.monotonic_ns()
+            now_ns = self._clock()
+            after_ns = time.monotonic_ns()
+            if 2 * (after_ns - before_ns) < self._threshold_ns:
+                return self.check(now_ns, after_ns)
+        return now_ns + self._correction, 0
+
     def check(self, now_ns: int, monotonic_ns: int) -> tuple[int, int]:
-        """Return (stamp that never goes back, jump in nanoseconds or 0).
+        """Return the same for two clocks that were read at one moment.
 
         A simulated clock may run at any rate, so of that only steps backwards count.
         """

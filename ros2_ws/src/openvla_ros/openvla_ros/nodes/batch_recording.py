@@ -1,7 +1,7 @@
 """``openvla record``: a recorder node, a terminal, and a person who demonstrates.
 
 The recorder node runs in this process on a thread of its own, so that nothing that the terminal does
-costs a message.
+costs a message; what the person asks for is done on that thread too, between two messages.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import TextIO
+from functools import partial
+from typing import TextIO, TypeVar
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -27,11 +29,12 @@ from std_msgs.msg import String
 
 from openvla_ros.data.batch import HELP, PROMPTS, Act, Batch, State
 from openvla_ros.data.recordings import RECORDING
-from openvla_ros.errors import DatasetError
+from openvla_ros.errors import DatasetError, DeviceError
 from openvla_ros.nodes import qos
 from openvla_ros.nodes.recorder_node import RecorderNode
 from openvla_ros.teleop.keyboard import Keyboard
 
+T = TypeVar("T")
 PERIOD_S = 0.1
 SPEAKERS = ("espeak-ng", "spd-say", "espeak", "say")
 
@@ -77,11 +80,59 @@ class Prompter:
             self._speaking = None
 
 
+class ExecutorThread:
+    """A node that is spun on a thread of its own, which also does what others ask of the node."""
+
+    def __init__(self, node: RecorderNode) -> None:
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(node)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._spin, name="recorder")
+        self._thread.start()
+
+    def call(self, act: Callable[[], T]) -> T:
+        """Return what ``act`` returns, or raise what it raises, on the node's thread.
+
+        Raises ``DeviceError`` if that thread has ended.
+        """
+        done: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(act())
+            except Exception as error:  # noqa: BLE001 - handed on to whoever asked
+                done.set_exception(error)
+
+        self._executor.create_task(run)
+        while not wait([done], PERIOD_S).done:
+            if not self._thread.is_alive():
+                raise DeviceError("the recorder's thread has ended; nothing is recorded any more")
+        return done.result()
+
+    def stop(self) -> None:
+        """End the thread; the executor goes with the node."""
+        self._stopping.set()
+        self._thread.join()
+
+    def shutdown(self) -> None:
+        """Give the executor back."""
+        self._executor.shutdown()
+
+    def _spin(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._executor.spin_once(timeout_sec=PERIOD_S)
+        except ExternalShutdownException:
+            return
+
+
 class BatchRecording:
     """One batch, from the first prompt to the last."""
 
-    def __init__(self, node: RecorderNode, options: BatchOptions, console: Console) -> None:
-        self._node, self._options, self._console = node, options, console
+    def __init__(
+        self, node: RecorderNode, thread: ExecutorThread, options: BatchOptions, console: Console
+    ) -> None:
+        self._node, self._thread, self._options, self._console = node, thread, options, console
         self._batch = Batch(options.episodes, options.pause_s)
         self._prompter = Prompter(console, options.speak)
         self._words = node.create_publisher(String, "instruction", qos.LATCHED)
@@ -111,6 +162,11 @@ class BatchRecording:
             self._prompter.say(
                 f"{PROMPTS[self._said]} {self._options.task if self._said == 'recording' else ''}"
             )
+
+    def interrupt(self) -> None:
+        """End at once: an episode in progress is kept, with outcome ``unknown``."""
+        if self._node.recording:
+            self._keep(self._thread.call(partial(self._node.finish, "unknown")).name)
 
     def close(self) -> None:
         """End a prompt that is still being spoken."""
@@ -147,11 +203,11 @@ class BatchRecording:
         if act is None:
             return
         try:
-            self._perform(act)
+            self._thread.call(partial(self._perform, act))
         except DatasetError as error:
             self.message = str(error)
             if act != "quit":
-                self._batch.refused()
+                self._batch.refused(self._node.recording)
                 return
         self._batch.done(act, now_s)
 
@@ -208,20 +264,15 @@ def record(
 def _with_node(options: BatchOptions, keyboard: Keyboard, console: Console) -> list[str]:
     node = RecorderNode(robot=options.robot, folder=options.folder, operator=options.operator)
     node.get_logger().set_level(LoggingSeverity.FATAL)  # the screen shows what the log would say
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    stopping = threading.Event()
-    spinning = threading.Thread(target=_spin, args=(executor, stopping), name="recorder")
-    batch = BatchRecording(node, options, console)
-    spinning.start()
+    thread = ExecutorThread(node)
+    batch = BatchRecording(node, thread, options, console)
     try:
         _run(batch, keyboard, console)
     finally:
         batch.close()
-        stopping.set()
-        spinning.join()
+        thread.stop()
         node.stop()
-        executor.shutdown()
+        thread.shutdown()
         node.destroy_node()
     return batch.kept
 
@@ -235,12 +286,4 @@ def _run(batch: BatchRecording, keyboard: Keyboard, console: Console) -> None:
                 live.update(batch.screen())
                 time.sleep(PERIOD_S)
         except KeyboardInterrupt:
-            batch.step("q")
-
-
-def _spin(executor: SingleThreadedExecutor, stopping: threading.Event) -> None:
-    try:
-        while not stopping.is_set():
-            executor.spin_once(timeout_sec=PERIOD_S)
-    except ExternalShutdownException:
-        return
+            batch.interrupt()

@@ -102,11 +102,11 @@ class CameraNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         kind = CompressedImage if self._profile.compressed else Image
         prefix = f"camera/{self._profile.name}"
-        self._images = self.create_publisher(kind, f"{prefix}/image_raw", qos.STREAM_OUT)
+        self._images = self.create_publisher(kind, f"{prefix}/image_raw", qos.IMAGE_OUT)
         self._raw_images = ImagePublisher(self._images, self._profile.frame_id)
         self._infos = self.create_publisher(CameraInfo, f"{prefix}/camera_info", qos.STREAM_OUT)
         self._depths = self.create_publisher(
-            Image, f"{prefix}/aligned_depth_to_color/image_raw", qos.STREAM_OUT
+            Image, f"{prefix}/aligned_depth_to_color/image_raw", qos.IMAGE_OUT
         )
         if p.lock_step:
             self._answers = self.create_subscription(

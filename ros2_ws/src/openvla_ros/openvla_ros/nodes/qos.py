@@ -19,8 +19,10 @@ def _profile(reliability: ReliabilityPolicy, depth: int, latched: bool = False) 
     )
 
 
-# Images and states: offered reliably, asked for best effort and newest only.
-STREAM_OUT = _profile(ReliabilityPolicy.RELIABLE, depth=5)
+# Images and states: offered reliably, asked for best effort and newest only. The depth is a second of
+# a fast stream: so long may a recorder's process stand still before a message is overwritten unsent.
+STREAM_OUT = _profile(ReliabilityPolicy.RELIABLE, depth=100)
+IMAGE_OUT = _profile(ReliabilityPolicy.RELIABLE, depth=30)
 NEWEST_IN = _profile(ReliabilityPolicy.BEST_EFFORT, depth=1)
 # Every message of a stream in order, as a recorder wants it; matches best-effort drivers too.
 EVERY_IN = _profile(ReliabilityPolicy.BEST_EFFORT, depth=100)

@@ -1,13 +1,14 @@
 """Which topics a recording of a robot holds, and subscriptions to them that fit whoever publishes.
 
 A recorder must not force its own quality of service on others: each subscription is made once a
-publisher is there, as reliable and as latched as every publisher of that topic offers.
+publisher is there, as reliable and as latched as every publisher of that topic offers. Every message
+that was sent and did not arrive is counted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -24,6 +25,7 @@ from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from openvla_ros.data.bag_writer import QualityOfService
+from openvla_ros.data.sequence_watch import SequenceWatch
 from openvla_ros.profile import RobotProfile
 
 try:
@@ -31,8 +33,8 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
-# Messages that may wait for the executor: a second of a fast camera.
-DEPTH = 100
+# Messages that may wait for the executor: 3 s of a camera (90 MB of 640x480), 10 s of a joint state.
+PICTURE_DEPTH, DEPTH = 100, 1000
 Arrived = Callable[["RecordedStream", bytes, int], None]  # stream, serialised message, source stamp
 
 
@@ -84,7 +86,8 @@ class StreamSubscriptions:
 
     ``found`` is called when a stream is subscribed, with its type and what its publishers offer;
     ``arrived`` with every message. Both on the executor's thread. ``lost`` counts by role the
-    messages that the middleware knows it did not deliver.
+    messages that were sent and did not arrive: by their numbers, or, where the middleware does not
+    give them (Humble, Cyclone DDS), by its own reports, which miss what overflows its queues.
     """
 
     def __init__(
@@ -97,6 +100,8 @@ class StreamSubscriptions:
         self._node, self._found, self._arrived = node, found, arrived
         self._streams = {stream.role: stream for stream in streams}
         self._subscriptions: dict[str, Subscription] = {}
+        self._watches = {stream.role: SequenceWatch() for stream in streams}
+        self._numbered: set[str] = set()  # roles whose messages carry sequence numbers
         self.lost: Counter[str] = Counter()
         self._unknown: set[str] = set()  # types that are not installed here, told once
 
@@ -106,7 +111,7 @@ class StreamSubscriptions:
         return {role: resolve(stream.topic) for role, stream in self._streams.items()}
 
     def refresh(self) -> None:
-        """Look who publishes now, and subscribe anew where what they offer has changed."""
+        """Look who publishes now, and subscribe anew where what they offer asks for it."""
         for role, stream in list(self._streams.items()):
             name = self._node.resolve_topic_name(stream.topic)
             publishers = self._node.get_publishers_info_by_topic(name)
@@ -117,30 +122,54 @@ class StreamSubscriptions:
                 continue
             kind = stream.type or self._type(publishers[0].topic_type, name)
             if kind is not None:
-                self._subscribe(replace(stream, type=kind, offers=offers))
+                self._take_note(replace(stream, type=kind, offers=offers))
 
-    def _subscribe(self, stream: RecordedStream) -> None:
-        old = self._subscriptions.pop(stream.role, None)
-        if old is not None:
-            self._node.destroy_subscription(old)
+    def take_waiting(self) -> None:
+        """Hand on every message that has arrived and waits for the executor; on its thread."""
+        for role, subscription in self._subscriptions.items():
+            for _ in range(DEPTH):
+                with subscription.handle:
+                    taken = subscription.handle.take_message(subscription.msg_type, True)
+                if taken is None:
+                    break
+                self._take(role, *taken)
+
+    def _take_note(self, stream: RecordedStream) -> None:
+        """Subscribe to ``stream`` unless the subscription that there is fits it as well."""
+        before = self._streams[stream.role]
         self._streams[stream.role] = stream
         self._found(stream)
-        callback: Callable[..., None] = partial(_arrived, self._arrived, stream)
-        if not hasattr(
-            Subscription, "CallbackType"
-        ):  # before Iron, callbacks are not told the source's stamp
-            callback = partial(_arrived, self._arrived, stream, info={"source_timestamp": 0})
+        fits = _asked(before) == _asked(stream)
+        if stream.role in self._subscriptions:
+            if fits:
+                return
+            self._node.destroy_subscription(self._subscriptions.pop(stream.role))
+        callback: Callable[..., None] = partial(self._take, stream.role)
+        if not hasattr(Subscription, "CallbackType"):  # before Iron, callbacks are told nothing besides
+            callback = partial(self._take, stream.role, info={})
         self._subscriptions[stream.role] = self._node.create_subscription(
             stream.type,
             stream.topic,
             callback,
-            _asked(stream.offers),
+            _asked(stream),
             raw=True,
             event_callbacks=SubscriptionEventCallbacks(message_lost=partial(self._note_loss, stream.role)),
         )
 
+    def _take(self, role: str, data: bytes, info: Mapping[str, Any]) -> None:
+        publisher, number = info.get("publisher_gid"), info.get("publication_sequence_number")
+        if publisher is not None and number is not None:
+            self._numbered.add(role)
+            missing = self._watches[role].missing(bytes(publisher["data"]), int(number))
+            if missing is None:
+                return
+            if missing:
+                self.lost[role] += missing
+        self._arrived(self._streams[role], data, int(info.get("source_timestamp", 0)))
+
     def _note_loss(self, role: str, event: Any) -> None:
-        self.lost[role] += int(event.total_count_change)
+        if role not in self._numbered and event.total_count_change > 0:
+            self.lost[role] += int(event.total_count_change)
 
     def _type(self, name: str, topic: str) -> Any | None:
         package, _, message = name.partition("/msg/")
@@ -168,17 +197,13 @@ def _offer(profile: QoSProfile) -> QualityOfService:
     )
 
 
-def _asked(offers: tuple[QualityOfService, ...]) -> QoSProfile:
-    """Return the strongest quality of service that every publisher offers."""
-    reliable = all(offer.reliability == "reliable" for offer in offers)
-    latched = all(offer.durability == "transient_local" for offer in offers)
+def _asked(stream: RecordedStream) -> QoSProfile:
+    """Return the strongest quality of service that every publisher of ``stream`` offers."""
+    reliable = all(offer.reliability == "reliable" for offer in stream.offers)
+    latched = all(offer.durability == "transient_local" for offer in stream.offers)
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
-        depth=DEPTH,
+        depth=PICTURE_DEPTH if stream.type in (Image, CompressedImage) else DEPTH,
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
     )
-
-
-def _arrived(arrived: Arrived, stream: RecordedStream, data: bytes, info: Any) -> None:
-    arrived(stream, data, int(info["source_timestamp"]))

@@ -80,6 +80,7 @@ class RecorderNode(Node):
             self.recordings,
             (),
             self._alarm,
+            self._now_ns,
             self._inspect,
             RecorderLimits(reserve_bytes=settings.reserve_mb << 20),
             simulated_clock=bool(self.get_parameter("use_sim_time").value),
@@ -118,30 +119,32 @@ class RecorderNode(Node):
             silent.append("an instruction (publish it on the topic instruction)")
         return silent
 
+    def _check_ready(self) -> None:
+        if missing := self.missing():
+            raise DatasetError(f"there is nothing to record: missing {', '.join(missing)}")
+
     def begin(self) -> Path:
         """Start an episode; return its folder."""
-        missing = self.missing()
-        if missing:
-            raise DatasetError(f"there is nothing to record: missing {', '.join(missing)}")
-        now_ns = self._now_ns()
+        self._check_ready()
         metadata = EpisodeMetadata(
             profile=self.profile,
             topics=self._stored_names(),
             instruction=self.instruction,
             operator=self._operator,
             number=self.recordings.next_number(),
-            started_ns=now_ns,
+            started_ns=self._now_ns(),
         )
         self._monitor = QualityMonitor(self.profile, self._types)
         self._warned.clear()
         self._lost_before = self._sources.lost.copy()
-        folder = self._recorder.start(metadata.records(), now_ns)
+        folder = self._recorder.start(metadata.records())
         self.get_logger().info(f"recording {folder.name.removesuffix(RECORDING)}: {self.instruction}")
         return folder
 
     def finish(self, outcome: Outcome) -> Path:
-        """Finish the episode in progress; return its folder."""
-        self._newest = self._recorder.stop(outcome, self._now_ns(), self._notes)
+        """Finish the episode in progress with all that has come until now; return its folder."""
+        self._sources.take_waiting()
+        self._newest = self._recorder.stop(outcome, self._notes)
         self.get_logger().info("; ".join((f"{self._newest.name}: {outcome}", *self._report().warnings)))
         return self._newest
 
@@ -151,7 +154,11 @@ class RecorderNode(Node):
         self.get_logger().info("discarded")
 
     def rerecord(self) -> Path:
-        """Delete the episode in progress, or the one that was finished last, and start it again."""
+        """Delete the episode in progress, or the one that was finished last, and start it again.
+
+        Nothing is deleted if it could not be started.
+        """
+        self._check_ready()
         if self._recorder.recording:
             self._recorder.discard()
         elif self._newest is not None and self._newest.is_dir():
@@ -206,23 +213,28 @@ class RecorderNode(Node):
         }
 
     def _arrived(self, stream: RecordedStream, data: bytes, sent_ns: int) -> None:
-        now_ns = self._now_ns()
-        self._heard_ns[stream.role] = now_ns
+        self._heard_ns[stream.role] = self._now_ns()
         if stream.role in ("instruction", "policy/instruction"):
             words = deserialize_message(data, String).data.strip()
             self.instruction = words if words or stream.role == "instruction" else self.instruction
-        self._recorder.write(self._names[stream.role], data, now_ns, sent_ns or now_ns)
+        self._recorder.write(self._names[stream.role], data, sent_ns)
 
     def _notes(self) -> dict[str, dict[str, str]]:
         return {QUALITY: self._report().record()}
 
     def _report(self) -> QualityReport:
-        """Return the quality of the episode, with what the middleware could not deliver."""
+        """Return the quality of the episode, with every message that was sent and is not in it."""
         report = self._monitor.report() if self._monitor else QualityReport(())
-        lost = self._sources.lost - self._lost_before
-        values = {f"{role} undelivered": str(count) for role, count in sorted(lost.items())}
-        extra = tuple(f"{count} messages of {role} were lost on the way" for role, count in lost.items())
-        return QualityReport((*report.warnings, *extra), {**report.values, **values})
+        undelivered = self._sources.lost.copy() - self._lost_before
+        unstored = Counter({self._roles[name]: count for name, count in self._recorder.lost.items()})
+        values: dict[str, str] = {}
+        warnings: list[str] = []
+        for what, counts in (("undelivered", undelivered), ("unstored", unstored)):
+            values |= {f"{role} {what}": str(count) for role, count in sorted(counts.items())}
+            if counts:
+                listed = ", ".join(f"{count} of {role}" for role, count in sorted(counts.items()))
+                warnings.append(f"{counts.total()} messages {what}: {listed}")
+        return QualityReport((*report.warnings, *warnings), {**report.values, **values})
 
     def _inspect(self, topic: str, data: bytes | memoryview, received_ns: int) -> None:
         if self._monitor is not None:

@@ -50,7 +50,7 @@ class SimulatedCameraNode(Node):
         self._moments = StreamHealth("coordinates", camera.rate_hz, camera.max_age_s)
         self._drawing = LatencyHealth("drawing", 1.0 / camera.rate_hz)
         self._refusals = ReasonCounter("refusals")
-        self._images = self.create_publisher(Image, f"camera/{camera.name}/image_raw", qos.STREAM_OUT)
+        self._images = self.create_publisher(Image, f"camera/{camera.name}/image_raw", qos.IMAGE_OUT)
         self._infos = self.create_publisher(CameraInfo, f"camera/{camera.name}/camera_info", qos.STREAM_OUT)
         # A renderer belongs to the thread that draws with it.
         self._worker = Worker(f"draw {camera.name}", self._draw, self._broke, finish=self._close)

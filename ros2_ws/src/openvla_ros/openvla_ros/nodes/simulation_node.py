@@ -117,10 +117,13 @@ class SimulationNode(Node):
         )
         self._images, self._infos = (
             {
-                camera.name: self.create_publisher(kind, f"camera/{camera.name}/{topic}", qos.STREAM_OUT)
+                camera.name: self.create_publisher(kind, f"camera/{camera.name}/{topic}", offer)
                 for camera in self._cameras
             }
-            for kind, topic in ((Image, "image_raw"), (CameraInfo, "camera_info"))
+            for kind, topic, offer in (
+                (Image, "image_raw", qos.IMAGE_OUT),
+                (CameraInfo, "camera_info", qos.STREAM_OUT),
+            )
         )
 
     def _create_subscriptions(self) -> None:
