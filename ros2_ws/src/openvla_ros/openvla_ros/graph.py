@@ -142,6 +142,18 @@ def build_graph(options: GraphOptions, environment: Mapping[str, str]) -> Graph:
     return Graph(options.namespace, tuple(nodes), dds_environment(environment))
 
 
+def arguments_of_one_node(
+    name: str, robot: str, namespace: str = "", use_sim_time: bool = False
+) -> list[str]:
+    """Return the ROS arguments with which the node ``name`` alone joins a robot that is up already.
+
+    They hold the same names and parameters as in the graph of ``build_graph``.
+    """
+    options = GraphOptions(robot=robot, namespace=namespace, use_sim_time=use_sim_time)
+    node = _node(load_profile(robot), options, name, {}, "shutdown", stop_order=0)
+    return ["--ros-args", *node.ros_arguments(namespace)]
+
+
 def _robot_nodes(profile: RobotProfile, options: GraphOptions) -> list[NodeSpec]:
     """The simulated robot and the cameras; a real arm's own driver is started by its maker's launch."""
     if profile.simulation is None:

@@ -8,6 +8,7 @@ from openvla_ros.graph import (
     LAUNCH_ARGUMENTS,
     GraphOptions,
     NodeSpec,
+    arguments_of_one_node,
     build_graph,
     options_from_arguments,
 )
@@ -42,6 +43,13 @@ def test_foreign_topics_are_remapped_from_the_canonical_names():
     assert remappings["camera/primary/image_raw"] == "/camera/camera/color/image_raw"
     assert remappings["camera/primary/camera_info"] == "/camera/camera/color/camera_info"
     assert not build_graph(GraphOptions(robot="sim_widowx"), {}).node("policy").remappings
+
+
+def test_a_node_that_joins_alone_has_the_names_and_parameters_of_the_graph():
+    graph = build_graph(GraphOptions(robot="widowx", namespace="left", record=True, use_sim_time=True), {})
+    alone = arguments_of_one_node("recorder", "widowx", "left", use_sim_time=True)
+    assert alone == ["--ros-args", *graph.node("recorder").ros_arguments("left")]
+    assert "joint_states:=/wx250s/joint_states" in alone
 
 
 def test_the_dds_profile_is_set_unless_the_user_chose_one():

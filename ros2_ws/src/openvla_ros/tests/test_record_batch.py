@@ -5,6 +5,7 @@ import pty
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from recorder_process import recorder
@@ -119,15 +120,22 @@ def read_all(terminal: int, until: str, log: list[str], timeout_s: float = 40.0)
 def test_a_batch_in_a_real_terminal(ros_domain, tmp_path):
     pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
     import rclpy
-    from ros_robot import PretendedRobot, Spinning, init
+    from ros_robot import PretendedRobot, Spinning
 
-    from openvla_ros.profile import load_profile
+    from openvla_ros.profile import dump_profile, load_profile
 
-    init()
+    profile = load_profile("sim_widowx")  # with topics that have the names of some driver, as on a real robot
+    camera = replace(profile.cameras[0], topic="/lens/color/image_raw")
+    state = replace(profile.state, joint_states_topic="/arm/joint_states")
+    robot = tmp_path / "robot.yaml"
+    robot.write_text(dump_profile(replace(profile, cameras=(camera,), state=state)))
+    names = {"joint_states": "/arm/joint_states", "camera/primary/image_raw": "/lens/color/image_raw"}
+    remappings = [text for pair in names.items() for text in ("-r", ":=".join(pair))]
+    rclpy.init(args=["--ros-args", *remappings])
     terminal, end = pty.openpty()
     command = [
         sys.executable, "-c", "from openvla_ros.cli.main import main; main()",
-        "record", "--robot", "sim_widowx", "--episodes", "2", "--task", "lift the cube", "--pause", "0",
+        "record", "--robot", str(robot), "--episodes", "2", "--task", "lift the cube", "--pause", "0",
         "--folder", str(tmp_path / "set"), "--operator", "ada", "--no-speak",
     ]  # fmt: skip
     environment = {**os.environ, "COLUMNS": "200", "TERM": "xterm"}

@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 
 from openvla_ros.errors import DatasetError, MissingDependencyError
+from openvla_ros.graph import arguments_of_one_node
 
 RobotOption = Annotated[str, typer.Option(help="Robot profile: a name or a YAML file.")]
+NamespaceOption = Annotated[str, typer.Option(help="Namespace of the robot's nodes.")]
+SimTimeOption = Annotated[bool, typer.Option("--use-sim-time", help="Take the time from /clock.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +35,8 @@ def record(
     ] = "",
     operator: Annotated[str, typer.Option(help="Who demonstrates; default the user's name.")] = "",
     speak: Annotated[bool, typer.Option(help="Say prompts aloud, or ring the bell.")] = True,
+    namespace: NamespaceOption = "",
+    use_sim_time: SimTimeOption = False,
 ) -> None:
     """Record a batch of demonstrations, with keys for success, failure, discard and record again.
 
@@ -54,6 +59,8 @@ def record(
         folder=folder,
         operator=operator,
         speak=speak,
+        namespace=namespace,
+        use_sim_time=use_sim_time,
     )
     kept = batch_recording.record(options)
     typer.echo(f"{len(kept)} episodes kept" + (f": {kept[0]} to {kept[-1]}" if kept else ""))
@@ -87,10 +94,17 @@ def teleop(
         typer.Option(help="Device file of a gamepad or SpaceMouse, or auto; default: topics joy, spacenav."),
     ] = "",
     leader_robot: Annotated[str, typer.Option(help="Profile of the leader arm; default: the robot's.")] = "",
+    namespace: NamespaceOption = "",
+    use_sim_time: SimTimeOption = False,
 ) -> None:
     """Move the robot by hand, through the same controller and limits as a policy.
 
     Taking the dead man's switch takes the arm from the policy; only the key that gives it back does.
+
+    Examples:
+      openvla teleop --robot widowx --device gamepad
+
+      openvla teleop --robot widowx --device spacemouse --path auto
     """
     try:
         from openvla_ros.nodes import process, teleop_node
@@ -99,7 +113,7 @@ def teleop(
     if device not in teleop_node.DEVICES:
         raise DatasetError(f"device {device!r} is not one of {', '.join(teleop_node.DEVICES)}")
     node = partial(teleop_node.TeleopNode, device=device, robot=robot, path=path, leader_robot=leader_robot)
-    raise typer.Exit(process.run(node))
+    raise typer.Exit(process.run(node, arguments_of_one_node("teleop", robot, namespace, use_sim_time)))
 
 
 def _without_ros(error: ImportError) -> MissingDependencyError:

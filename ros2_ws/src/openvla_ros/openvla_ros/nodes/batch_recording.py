@@ -6,11 +6,12 @@ costs a message; what the person asks for is done on that thread too, between tw
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
@@ -30,9 +31,11 @@ from std_msgs.msg import String
 from openvla_ros.data.batch import HELP, PROMPTS, Act, Batch, State
 from openvla_ros.data.recordings import RECORDING
 from openvla_ros.errors import DatasetError, DeviceError
+from openvla_ros.graph import arguments_of_one_node
 from openvla_ros.nodes import qos
 from openvla_ros.nodes.recorder_node import RecorderNode
 from openvla_ros.teleop.keyboard import Keyboard
+from openvla_ros.transport import dds_environment, keep_image_memory
 
 T = TypeVar("T")
 PERIOD_S = 0.1
@@ -50,6 +53,8 @@ class BatchOptions:
     folder: str = ""
     operator: str = ""
     speak: bool = True
+    namespace: str = ""
+    use_sim_time: bool = False
 
 
 class Prompter:
@@ -242,16 +247,17 @@ class BatchRecording:
         return name.removesuffix(RECORDING)
 
 
-def record(
-    options: BatchOptions, stream: TextIO | None = None, args: Sequence[str] | None = None
-) -> list[str]:
+def record(options: BatchOptions, stream: TextIO | None = None) -> list[str]:
     """Record a batch in this terminal; return the names of the episodes that were kept.
 
     Raises ``DeviceError`` without a terminal and ``DatasetError`` if the folder cannot be used.
     """
     console = Console()
+    args = arguments_of_one_node("recorder", options.robot, options.namespace, options.use_sim_time)
     keyboard = Keyboard(stream)
     try:
+        os.environ.update(dds_environment(os.environ))  # read when the first node is made
+        keep_image_memory()
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         try:
             return _with_node(options, keyboard, console)
