@@ -98,7 +98,7 @@ class Run:
     def add(self, role: str, received_ns: int, message) -> None:
         self.messages[role].append((received_ns, message))
 
-    def write(self, folder: Path, jpeg: bool = False) -> Path:
+    def write(self, folder: Path, jpeg: bool = False, **notes: str) -> Path:
         profile = PROFILE
         if jpeg:
             profile = replace(PROFILE, recording=replace(PROFILE.recording, image_format="jpeg"))
@@ -120,7 +120,7 @@ class Run:
             if jpeg and role == "camera/primary/image_raw":
                 data = cdr.compress_image(data, 95)
             writer.write(numbers[role], data, received, received)
-        writer.add_metadata(OUTCOME, {"outcome": self.outcome, "recovered": "false"})
+        writer.add_metadata(OUTCOME, {"outcome": self.outcome, "recovered": "false", **notes})
         writer.add_metadata(QUALITY, {"warnings": '["camera primary was black for 3.0 s"]'})
         writer.close()
         return folder

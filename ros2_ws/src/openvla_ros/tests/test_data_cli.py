@@ -4,6 +4,7 @@ import json
 
 import pytest
 from episode_factory import make_episode
+from recorded_run import steady_run
 from typer.testing import CliRunner
 
 from openvla_ros.cli.main import app
@@ -34,7 +35,7 @@ def test_convert_and_list(source, tmp_path, target):
     done = run("convert", source, tmp_path / "out", "--to", target, "--images", "h264", "--workers", 1)
     assert f"3 episodes, 18 steps, as {target}" in done.stdout
     assert (tmp_path / "out" / REPORT).is_file()
-    out = tmp_path / "out" / "out.hdf5" if target == "hdf5" else tmp_path / "out"
+    out = tmp_path / "out"
     found = json.loads(run("episodes", out, "--json").stdout)
     assert [entry["id"] for entry in found] == [f"episode_{i:04d}" for i in range(3)]
     assert [entry["outcome"] for entry in found] == ["success", "failure", "unknown"]
@@ -51,6 +52,24 @@ def test_the_table_names_a_damaged_episode(source, tmp_path):
     assert "2 episodes, 12 steps" in listed
     left = run("convert", tmp_path / "out", tmp_path / "again", "--to", "hdf5", code=2)
     assert "left out: episode 1:" in left.output
+
+
+def test_a_folder_of_several_hdf5_files_asks_for_one(source, tmp_path):
+    (tmp_path / "second.hdf5").write_bytes(source.read_bytes())
+    with pytest.raises(DatasetError, match=r"several datasets; name one: second.hdf5, source.hdf5"):
+        run("episodes", tmp_path)
+
+
+def test_what_endangered_a_recording_and_what_is_unfinished_is_listed(tmp_path):
+    steady_run().write(tmp_path / "episode_000000", disk_full="true", clock_jumps="1:5 9:-5")
+    (tmp_path / "episode_000001.recording").mkdir()
+    listed = run("episodes", tmp_path).stdout
+    assert "episode_000000: the disk was full before the end" in listed
+    assert "episode_000000: the clock was set while recording, 2 times" in listed
+    assert (
+        f"unfinished: episode_000001.recording; if nobody is recording it: openvla recover {tmp_path}"
+        in listed
+    )
 
 
 def test_show_writes_one_self_contained_page(source, tmp_path):

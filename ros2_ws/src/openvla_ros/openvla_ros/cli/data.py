@@ -99,13 +99,18 @@ def episodes(
     profile: ProfileOption = None,
 ) -> None:
     """List the episodes of a dataset: steps, instruction, outcome, rate, warnings."""
-    from openvla_ros.data.listing import summarise
+    from openvla_ros.data.listing import summarise, unfinished
 
     found = list(summarise(_request(source, split, convention, profile).open()))
     if as_json:
         typer.echo(json.dumps([asdict(entry) for entry in found], indent=2, ensure_ascii=False))
-    else:
-        _print_table(found)
+        return
+    _print_table([entry for entry in found if entry.problem is None])
+    for entry in found:
+        if entry.problem is not None:
+            typer.secho(f"cannot be read: episode {entry.index}: {entry.problem}", fg="red")
+    for name in unfinished(source):
+        typer.secho(f"unfinished: {name}; if nobody is recording it: openvla recover {source}", fg="yellow")
 
 
 def _print_table(found: list[EpisodeSummary]) -> None:
@@ -114,10 +119,10 @@ def _print_table(found: list[EpisodeSummary]) -> None:
     from rich.table import Table
 
     table = Table()
-    for name in ("#", "episode", "steps", "s", "Hz", "outcome", "instruction", "warnings"):
-        table.add_column(name, overflow="fold")
-    good = [entry for entry in found if entry.problem is None]
-    for entry in good:
+    for name in ("#", "episode", "steps", "s", "Hz", "outcome"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("#", "steps", "s", "Hz") else "left")
+    table.add_column("instruction")
+    for entry in found:
         table.add_row(
             str(entry.index),
             escape(entry.id),
@@ -126,15 +131,14 @@ def _print_table(found: list[EpisodeSummary]) -> None:
             f"{entry.rate_hz:g}",
             entry.outcome,
             escape(entry.instruction),
-            escape("; ".join(entry.warnings)),
         )
-    console = Console()
+    console = Console(highlight=False)
     console.print(table)
-    seconds = sum(entry.duration_s for entry in good)
-    console.print(f"{len(good)} episodes, {sum(e.steps for e in good)} steps, {seconds / 60:.1f} minutes")
+    seconds = sum(entry.duration_s for entry in found)
+    console.print(f"{len(found)} episodes, {sum(e.steps for e in found)} steps, {seconds / 60:.1f} minutes")
     for entry in found:
-        if entry.problem is not None:
-            typer.secho(f"cannot be read: episode {entry.index}: {entry.problem}", fg="red")
+        for warning in entry.warnings:
+            console.print(f"[yellow]{escape(entry.id)}: {escape(warning)}[/]", soft_wrap=True)
 
 
 def show(

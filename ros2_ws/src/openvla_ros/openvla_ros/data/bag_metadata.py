@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -36,6 +37,16 @@ class EpisodeMetadata:
     recovered: bool = False
     notes: Mapping[str, str] = field(default_factory=dict)  # the rest of the outcome record
     quality: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was found odd while the episode was recorded, and what endangered it."""
+        found = [str(warning) for warning in json.loads(self.quality.get("warnings", "[]"))]
+        if self.notes.get("disk_full") == "true":
+            found.append("the disk was full before the end")
+        if jumps := self.notes.get("clock_jumps", "").split():
+            found.append(f"the clock was set while recording, {len(jumps)} times")
+        return tuple(found)
 
     def records(self) -> dict[str, dict[str, str]]:
         """Return the records that are written at the start of an episode."""

@@ -6,6 +6,7 @@ seen at a stamp is decided by ``observation_streams``, the code that runs live.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -212,10 +213,8 @@ class BagReader:
             "operator": m.operator,
             "software_version": m.software_version,
             "recovered": str(m.recovered).lower(),
-            "quality_warnings": m.quality.get("warnings", "[]"),
+            "quality_warnings": json.dumps(m.warnings, ensure_ascii=False),
         }
-        if m.quality.get("warnings", "[]") != "[]":
-            values["quality_warnings"] = m.quality["warnings"]
         if left_out:
             values["steps_left_out"] = f"{left_out} ({reasons})"
         if other_instruction:

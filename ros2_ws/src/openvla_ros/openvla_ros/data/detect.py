@@ -22,7 +22,7 @@ _SIGNS = (
     "bag: a folder with metadata.yaml and .mcap files, or a folder of such folders; "
     "rlds: a folder with dataset_info.json and features.json; "
     "lerobot: a folder with meta/info.json; "
-    "hdf5: a .hdf5 or .h5 file"
+    "hdf5: a .hdf5 or .h5 file, or a folder with one"
 )
 
 
@@ -41,7 +41,24 @@ def detect_format(path: Path) -> Format:
         return "rlds"
     elif any(path.glob("*.mcap")) or any(path.glob("*/*.mcap")):
         return "bag"
+    elif hdf5_files(path):
+        return "hdf5"
     raise DatasetError(f"{path}: of no known format; the formats are {_SIGNS}")
+
+
+def hdf5_files(folder: Path) -> list[Path]:
+    """Return the HDF5 files in ``folder``, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+
+
+def _hdf5_file(path: Path) -> Path:
+    """Return ``path``, or the only file in it; raises ``DatasetError`` naming them if there are several."""
+    if path.is_file():
+        return path
+    files = hdf5_files(path)
+    if len(files) > 1:
+        raise DatasetError(f"{path} holds several datasets; name one: {', '.join(f.name for f in files)}")
+    return files[0]
 
 
 @dataclass(frozen=True)
@@ -62,7 +79,7 @@ class SourceRequest:
             case "rlds":
                 return RldsSource(self.path, split=self.split, convention=self.convention)
             case "hdf5":
-                return Hdf5Source(self.path)
+                return Hdf5Source(_hdf5_file(self.path))
             case "lerobot":
                 return LerobotSource(self.path, space=self.space)
             case "bag":

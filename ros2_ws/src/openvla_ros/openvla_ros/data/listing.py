@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from openvla_ros.data.recordings import RECORDING
 from openvla_ros.data.source import EpisodeSource
 from openvla_ros.episode import Episode
 from openvla_ros.errors import DatasetError, InvalidValueError
@@ -53,6 +55,11 @@ def summary(index: int, episode: Episode) -> EpisodeSummary:
         interventions=int(episode.intervention.sum()),
         warnings=(*recorded_warnings(episode), *numeric_warnings(episode)),
     )
+
+
+def unfinished(path: Path) -> list[str]:
+    """Return the episodes in a folder of recordings that are being recorded, or were when a recorder died."""
+    return sorted(folder.name for folder in path.glob(f"*{RECORDING}") if folder.is_dir())
 
 
 def recorded_warnings(episode: Episode) -> Iterator[str]:

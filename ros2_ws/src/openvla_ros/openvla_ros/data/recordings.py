@@ -58,7 +58,10 @@ class Recordings:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
-            raise DatasetError(f"another process is recording into {self.root}; stop it first") from error
+            raise DatasetError(
+                f"another process is recording into {self.root} (openvla up --record, or openvla record); "
+                "stop it first, or choose another folder"
+            ) from error
         try:
             yield
         finally:
