@@ -22,6 +22,8 @@ from openvla_ros.resources import share_path
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Positive = Annotated[float, Field(gt=0)]
 Topic = Annotated[str, Field(pattern=r"^~?/?[A-Za-z_][A-Za-z0-9_/]*$")]
+# MoveIt Servo's incoming_command_timeout by default: without a command for so long it stops the arm.
+SERVO_TIMEOUT_S = 0.1
 Encoding = Literal["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "yuv422", "yuv422_yuy2", "compressed"]
 
 
@@ -153,6 +155,16 @@ class ArmBackend:
     lookahead_s: Annotated[float, Field(ge=0, le=0.2)] = 0.03
     group: str = "arm"  # the joint group's name; only for ``interbotix``
     recovery_action: Topic | None = None  # franka_msgs/action/ErrorRecovery, where the arm has it
+
+    @property
+    def brakes_by_itself(self) -> bool:
+        """Whether every command carries its own stop; otherwise the arm's software stops it its own way."""
+        return self.kind == "joint_trajectory"
+
+    @property
+    def patience_s(self) -> float:
+        """How late a command may come before the robot's side goes on without it."""
+        return self.lookahead_s if self.brakes_by_itself else SERVO_TIMEOUT_S
 
 
 @dataclass(frozen=True, config=_STRICT)

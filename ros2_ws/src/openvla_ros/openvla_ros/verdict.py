@@ -38,6 +38,7 @@ class Reason(str, Enum):
     WAITING = "waiting"  # nothing has been asked for
     STARVED = "starved"  # no new chunk in time
     SHUT_DOWN = "shut_down"
+    OVERRUN = "overrun"  # the control loop stood still for longer than the robot's side waits for it
     # Where the motion would lead.
     WORKSPACE = "workspace"
     TILT = "tilt"

@@ -13,7 +13,6 @@ from child_process import Child, python_child
 
 from openvla_ros.errors import MissingDependencyError
 from openvla_ros.nodes.backends.interbotix import gripper_pwm
-from openvla_ros.nodes.backends.joint_trajectory import EvenClock
 from openvla_ros.nodes.backends.packages import interface
 from openvla_ros.nodes.backends.servo_twist import CORRECTION_PER_S, correction
 from openvla_ros.profile import load_profile
@@ -90,16 +89,6 @@ def test_joint_trajectory_arm_without_lookahead_starts_at_once(pair):
     got = pair.topic("arm")
     assert got["stamp"] == 0.0
     assert got["times"][0] == pytest.approx(0.01)
-
-
-def test_stamps_are_even_though_the_clock_is_not_and_follow_it_when_it_is_set():
-    chance, clock, period_ns = np.random.default_rng(0), EvenClock(0.03), 10_000_000
-    nows = [i * period_ns + int(chance.uniform(0, 8e6)) for i in range(500)]
-    stamps = np.array([clock.tick(now, 0.01) for now in nows])
-    assert np.abs(np.diff(stamps) - period_ns).max() < 0.06 * period_ns
-    assert np.abs(stamps - nows).max() < period_ns
-    later = nows[-1] + 5 * period_ns
-    assert clock.tick(later, 0.01) == later
 
 
 def test_joint_trajectory_arm_at_rest_sends_one_point(pair):

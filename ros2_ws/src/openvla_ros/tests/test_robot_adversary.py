@@ -1,8 +1,8 @@
 """Whatever is sent, from whomever and whenever, no command ever leaves the limits.
 
 Random and adversarial chunks against the whole core: NaN, infinities, huge values, wrong widths,
-other spaces, time going backwards, duplicates, bursts, hand-overs, emergency stops, homing, broken
-joint states. The full count of a million runs under the ``slow`` marker.
+other spaces, time going backwards or standing still, duplicates, bursts, hand-overs, emergency stops,
+homing, broken joint states. The full count of a million runs under the ``slow`` marker.
 """
 
 from dataclasses import replace
@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 
 from openvla_ros.profile import RobotProfile, load_profile
-from openvla_ros.robot.controller import ArmController, ControllerState
+from openvla_ros.robot.braking import JointMotion, MotionLimiter, MotionLimits
+from openvla_ros.robot.controller import ArmController
 from openvla_ros.robot.kinematics import KinematicChain
+from openvla_ros.robot.output import ControllerState
 from openvla_ros.robot.safety.chunk import ReceivedChunk
 from openvla_ros.robot.safety.motion import TABLE_TOLERANCE_M
 from openvla_ros.robot.selfcollision import SelfCollision, TableClearance
 from openvla_ros.verdict import Reason
 
 PERIOD_NS = 10_000_000
+MOTION = ("positions", "velocities", "accelerations")
 OWNERS = ("policy", "teleoperation", "recovery")
 # Chunks for each tick of the loop: most are refused, and refusing is what is tested.
 BURST = 12
@@ -40,11 +43,16 @@ class Limits:
         self.collision = SelfCollision(self.chain, fingers, known)
         self.table = TableClearance(self.chain, fingers, limits.table_height_m)
 
-    def check(self, commands: np.ndarray) -> None:
-        """Hold a stream of commands, (N, J) one a period, to the limits."""
+    def check(self, runs: list[list[np.ndarray]]) -> None:
+        """Hold runs of commands, (N, J) one a period and N of each run its own, to the limits."""
+        for run in runs:
+            if run:
+                self._check(np.array(run))
+
+    def _check(self, commands: np.ndarray) -> None:
         assert np.isfinite(commands).all()
         assert np.all((commands >= self.lower) & (commands <= self.upper))
-        for order, limit in enumerate(self.rates, start=1):
+        for order, limit in enumerate(self.rates[: len(commands) - 1], start=1):
             rate = np.diff(commands, n=order, axis=0) / (PERIOD_NS * 1e-9) ** order
             # Rounding of positions near 3 rad, magnified by the third difference, stays below 1e-6.
             assert np.all(np.abs(rate) <= limit * (1 + 1e-6)), (order, np.abs(rate).max(axis=0) / limit)
@@ -67,7 +75,10 @@ class Adversary:
         self.heading = np.zeros(7)
         self.sent = 0
         self.accepted = 0
-        self.commands: list[np.ndarray] = []
+        self.runs: list[list[np.ndarray]] = [[]]  # a new one after the loop stood still
+        self.output = self.controller.tick(self.now_ns)
+        limits = MotionLimits.from_profile(profile.limits)
+        self.brake = MotionLimiter(limits, PERIOD_NS * 1e-9, target_stop_s=0.1)
         self.gap = False  # whether joint states have stopped coming
         self.outside_m = np.inf
         self.led_outside = False
@@ -140,7 +151,8 @@ class Adversary:
             case 7:
                 controller.observe(np.full(len(self.q), np.nan), None, None, self.now_ns, self.now_ns)
             case 8:
-                controller.observe_wrench(rng.normal(0, 60, 3), rng.normal(0, 60, 3))
+                force, torque = rng.normal(0, 60, 3), rng.normal(0, 60, 3)
+                controller.observe_wrench(force, torque, self.now_ns, self.now_ns)
             case 9:
                 self.gap = not self.gap  # joint states stop coming, or come again
             case 10:
@@ -154,12 +166,14 @@ class Adversary:
         if rng.random() < 0.7:
             controller.reset_e_stop()
             controller.give_to(controller.tick(self.now_ns).owner)
-            controller.observe_wrench(np.zeros(3), np.zeros(3))
+            controller.observe_wrench(np.zeros(3), np.zeros(3), self.now_ns, self.now_ns)
             self.gap = False
 
     def tick(self) -> None:
         rng = self.rng
         self.now_ns += PERIOD_NS if rng.random() < 0.97 else int(rng.integers(0, 5 * PERIOD_NS))
+        if rng.random() < 0.002:
+            self.stand_still(float(rng.uniform(0.05, 2.0)))
         if not self.gap:
             lag = self.q + rng.normal(0, 1e-3, len(self.q))
             self.controller.observe(lag, None, None, self.now_ns, self.now_ns)
@@ -171,13 +185,31 @@ class Adversary:
             if self.controller.accept(chunk, owner, self.now_ns).commands:
                 self.last = chunk
                 self.accepted += 1
-        output = self.controller.tick(self.now_ns)
+        before, self.output = self.output, self.controller.tick(self.now_ns)
+        output = self.output
+        if output.counters.get(Reason.OVERRUN) != before.counters.get(Reason.OVERRUN):
+            self.runs.append([])
         if output.joint_positions is not None:
             # A tick that comes early repeats the command: only what changed is a step.
             if output.at_rest or not np.array_equal(output.joint_positions, self.q):
-                self.commands.append(np.array(output.joint_positions))
+                if not self.runs[-1] and len(self.runs) > 1:
+                    self.check_resumption(output)
+                self.runs[-1].append(np.array(output.joint_positions))
             self.q = np.array(output.joint_positions)
         self.check(output)
+
+    def stand_still(self, seconds: float) -> None:
+        """Let the loop stand still: the arm brakes by itself, as the last command said."""
+        self.now_ns += round(seconds * 1e9)
+        if self.output.joint_positions is not None:
+            motion = JointMotion(*(np.array(getattr(self.output, f"joint_{k}")) for k in MOTION))
+            self.q = self.brake.stop_after(motion, seconds).position
+
+    def check_resumption(self, output) -> None:
+        """Check that the first command after the loop stood still is about where the arm is."""
+        limits = self.profile.limits
+        reach = np.array(limits.joint_velocity) * (0.05 + self.profile.arm_backend.lookahead_s)
+        assert np.all(np.abs(output.joint_positions - self.q) <= reach + limits.tracking_error_rad)
 
     def check(self, output) -> None:
         assert output.gripper_opening in (None, 0.0, 1.0)
@@ -224,15 +256,15 @@ def attack(profile: RobotProfile, chunks: int, seed: int) -> None:
         adversary = Adversary(profile, seed + 1000 * round_)
         while adversary.sent < min(5000, chunks):
             adversary.tick()
-        limits.check(np.array(adversary.commands))
+        limits.check(adversary.runs)
         total, accepted, round_ = total + adversary.sent, accepted + adversary.accepted, round_ + 1
         reasons |= set(adversary.controller.tick(adversary.now_ns).counters)
     # The attack is one only if the arm moved and everything was tried.
     assert accepted >= (2 if profile.control.mode == "blocking" else total / 200)
-    assert np.ptp(adversary.commands, axis=0).max() > 0.05
+    assert np.ptp(np.concatenate([run for run in adversary.runs if run]), axis=0).max() > 0.05
     assert reasons >= {
         Reason.NOT_FINITE, Reason.STEP_BOUNDS, Reason.WIDTH, Reason.SPACE, Reason.TIMING, Reason.FUTURE,
-        Reason.STALE, Reason.OWNER,
+        Reason.STALE, Reason.OWNER, Reason.OVERRUN,
     }  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from openvla_ros.action import ActionChunk
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.geometry import Pose
 from openvla_ros.profile import RobotProfile, load_profile
-from openvla_ros.robot.controller import ArmController, ControllerOutput, ControllerState
+from openvla_ros.robot.controller import ArmController
+from openvla_ros.robot.output import ControllerOutput, ControllerState
 from openvla_ros.robot.safety.chunk import ReceivedChunk
 from openvla_ros.robot.safety.motion import TABLE_TOLERANCE_M
 from openvla_ros.verdict import Reason
@@ -30,12 +31,15 @@ class Bench:
         self.now_ns = START_NS
         self.outputs: list[ControllerOutput] = []
         self.effort: np.ndarray | None = None
+        self.reports_wrench = profile.state.wrench_topic is not None
         self.tick()
 
     def tick(self, count: int = 1) -> ControllerOutput:
         for _ in range(count):
             self.now_ns += TICK_NS
             self.controller.observe(self.q, None, self.effort, self.now_ns, self.now_ns)
+            if self.reports_wrench:
+                self.controller.observe_wrench(np.zeros(3), np.zeros(3), self.now_ns, self.now_ns)
             output = self.controller.tick(self.now_ns)
             if output.joint_positions is not None:
                 self.q = output.joint_positions
@@ -438,9 +442,30 @@ def test_effort_and_wrench_beyond_their_limits_stop_the_arm():
     bench = Bench(replace(FRANKA, limits=replace(FRANKA.limits, wrench_n=30.0)))
     centre(bench)
     bench.run_policy(action(x=0.01), 0.6)
-    bench.controller.observe_wrench([0, 0, 31.0], [0, 0, 0])
+    bench.controller.observe_wrench([0, 0, 31.0], [0, 0, 0], bench.now_ns, bench.now_ns)
     assert bench.tick().verdict.reason is Reason.WRENCH
-    assert bench.controller.observe_wrench([np.nan, 0, 0], [0, 0, 0]).reason is Reason.STATE_INVALID
+    broken = bench.controller.observe_wrench([np.nan, 0, 0], [0, 0, 0], bench.now_ns, bench.now_ns)
+    assert broken.reason is Reason.STATE_INVALID
+
+
+def test_a_robot_that_should_report_a_wrench_is_not_moved_without_one():
+    state = replace(FRANKA.state, wrench_topic="/wrench")
+    bench = Bench(replace(FRANKA, state=state, limits=replace(FRANKA.limits, wrench_n=30.0)))
+    bench.controller = ArmController(bench.profile)
+    bench.reports_wrench = False
+    bench.tick()
+    refused = bench.send(action(x=0.01))
+    assert refused.reason is Reason.NO_STATE
+    assert "no external wrench" in refused.detail
+    assert bench.controller.go_to("home").reason is Reason.NO_STATE
+    zero = np.zeros(3)
+    assert bench.controller.observe_wrench(zero, zero, bench.now_ns, bench.now_ns).commands
+    assert bench.send(action(x=0.01)).commands
+    late = bench.controller.observe_wrench(zero, zero, bench.now_ns + 10**9, bench.now_ns)
+    assert late.reason is Reason.FUTURE
+    output = bench.tick(round(100 * FRANKA.state.max_age_s) + 2)  # the wrench has stopped coming
+    assert output.verdict.reason is Reason.STATE_STALE
+    assert "external wrench" in output.verdict.detail
 
 
 def test_a_stale_or_broken_joint_state_stops_the_arm():
@@ -510,7 +535,7 @@ def test_a_late_tick_takes_no_longer_step():
     bench = Bench(WIDOWX)
     bench.run_policy(action(x=0.03), 0.6)
     before = bench.q
-    bench.now_ns += 15 * TICK_NS
+    bench.now_ns += 2 * TICK_NS
     after = bench.tick().joint_positions
     assert np.all(np.abs(after - before) <= np.array(WIDOWX.limits.joint_velocity) * 0.01)
 

@@ -36,8 +36,10 @@ from openvla_ros.nodes.messages import NS_PER_S, from_stamp, joint_values, to_po
 from openvla_ros.nodes.parameters import declare, parameter
 from openvla_ros.nodes.verdict_message import ORDINARY, VerdictReport, state_report, to_verdict_message
 from openvla_ros.profile import RobotProfile, load_profile
+from openvla_ros.robot.authority import Owner
 from openvla_ros.robot.braking import JointMotion
-from openvla_ros.robot.controller import ArmController, ControllerOutput, Owner
+from openvla_ros.robot.controller import ArmController
+from openvla_ros.robot.output import ControllerOutput
 from openvla_ros.verdict import Reason, SafetyVerdict
 
 GRIPPER_PERIOD_S = 0.02  # bridge_data_robot drives its gripper 50 times a second
@@ -93,12 +95,13 @@ class ControllerNode(Node):
         if not self._loop.stop():
             self.get_logger().error("the control thread did not end")
         self._output = self._core.shutdown()
-        period_ns = round(self._core.period_s * NS_PER_S)
+        now_ns, period_ns = self._now_ns(), round(self._core.period_s * NS_PER_S)
         for _ in range(round(STOP_S / self._core.period_s)):
             if self._output.at_rest:
                 break
             time.sleep(self._core.period_s)
-            self._output = self._core.tick(self._output.stamp_ns + period_ns)
+            now_ns += period_ns
+            self._output = self._core.tick(now_ns)
             self._send(self._output)
         self._send(self._output)
         self._publish_verdict(self._output)
@@ -132,9 +135,9 @@ class ControllerNode(Node):
         return joint_values(message, names), velocities, effort
 
     def _wrench(self, message: WrenchStamped) -> None:
-        f, t = message.wrench.force, message.wrench.torque
+        f, t, stamp_ns = message.wrench.force, message.wrench.torque, from_stamp(message.header.stamp)
         with self._lock:
-            verdict = self._core.observe_wrench([f.x, f.y, f.z], [t.x, t.y, t.z])
+            verdict = self._core.observe_wrench([f.x, f.y, f.z], [t.x, t.y, t.z], stamp_ns, self._now_ns())
         self._report_refusal(verdict)
 
     def _chunk(self, source: Owner, message: JointTrajectory) -> None:

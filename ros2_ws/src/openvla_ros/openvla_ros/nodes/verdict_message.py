@@ -12,7 +12,7 @@ from typing import Literal
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.robot.controller import ControllerOutput
+from openvla_ros.robot.output import ControllerOutput
 from openvla_ros.verdict import Reason, SafetyVerdict
 
 Kind = Literal["state", "refusal"]

@@ -167,8 +167,8 @@ class _Joint:
             lower, upper = min(lower, now[0] + low), max(upper, now[0] + high)
         return lower <= p + lowest and p + highest <= upper
 
-    def stop(self, p: float, v: float, a: float) -> State:
-        return stop_state(p, v, a, self.a, self.j, self.dt)
+    def stop(self, p: float, v: float, a: float, t: float) -> State:
+        return stop_state(p, v, a, self.a, self.j, t)
 
     def follow(self, now: State, target: State) -> State:
         p, v, a = now
@@ -176,7 +176,7 @@ class _Joint:
         after = self.step(p, v, a, wanted)
         if self.is_safe(now, wanted, after):
             return after
-        stop = self.stop(p, v, a)
+        stop = self.stop(p, v, a, self.dt)
         safe, safe_after = (stop[2] - a) / self.dt, stop
         for _ in range(BISECTIONS):
             middle = 0.5 * (wanted + safe)
@@ -269,7 +269,12 @@ class MotionLimiter:
 
     def stop(self, motion: JointMotion) -> JointMotion:
         """Return the motion one tick later on the fastest stop."""
-        return _motion(joint.stop(*state) for joint, state in zip(self._joints, _states(motion), strict=True))
+        return self.stop_after(motion, self.period_s)
+
+    def stop_after(self, motion: JointMotion, seconds: float) -> JointMotion:
+        """Return the motion ``seconds`` (≥ 0) later on the fastest stop."""
+        pairs = zip(self._joints, _states(motion), strict=True)
+        return _motion(joint.stop(*state, seconds) for joint, state in pairs)
 
     def stop_samples(self, motion: JointMotion, count: int) -> Float:
         """Return joint positions (``count``, J) along the fastest stop, the last one at rest."""

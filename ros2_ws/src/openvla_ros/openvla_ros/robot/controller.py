@@ -1,83 +1,54 @@
 """The controller's core: received chunks in, joint commands at the control rate out.
 
 Sits between the messages (the controller node) and the arm's own software, and ties the parts
-together: ``Authority`` (who), ``ChunkChecks`` and ``StateChecks`` (whether), ``StepSchedule`` (what
-next), ``TargetLimits`` and ``ToolFollower`` (where to), ``MotionLimiter`` (how fast), ``MotionChecks``
-(whether that can end well). Every time is a stamp in nanoseconds that the caller passes in: there
-is no clock here, so recorded, simulated and live time all work.
+together: ``Authority`` (who), ``ChunkChecks``, ``ObservationOrder`` and ``StateChecks`` (whether),
+``StepSchedule`` (what next), ``TargetLimits`` and ``ToolFollower`` (where to), ``MotionLimiter`` (how
+fast), ``MotionChecks`` (whether that can end well), ``CommandClock`` (when) and ``Resumption`` (from
+where, after the loop stood still). Every time is a stamp in nanoseconds that the caller passes in:
+there is no clock here, so recorded, simulated and live time all work.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
-from itertools import pairwise
 from types import MappingProxyType
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from openvla_ros.action import ActionChunk
-from openvla_ros.arrays import Float, read_only
-from openvla_ros.errors import InvalidValueError
+from openvla_ros.arrays import read_only
 from openvla_ros.geometry import Pose
 from openvla_ros.profile import RobotProfile
-from openvla_ros.robot.authority import Authority
-from openvla_ros.robot.authority import Owner as Owner
+from openvla_ros.robot.authority import Authority, Owner
 from openvla_ros.robot.braking import JointMotion, MotionLimiter, MotionLimits
+from openvla_ros.robot.command_clock import CommandClock, Tick
 from openvla_ros.robot.composition import compose
 from openvla_ros.robot.follower import ToolFollower
-from openvla_ros.robot.homing import JointLine
-from openvla_ros.robot.inverse import rotation_error
+from openvla_ros.robot.gripper import GripperSwitch
+from openvla_ros.robot.homing import JointLine, NamedPose, WayPlanner, checked_pose
 from openvla_ros.robot.kinematics import KinematicChain
+from openvla_ros.robot.output import ControllerOutput, ControllerState
+from openvla_ros.robot.overrun import LastCommand, Resumption
 from openvla_ros.robot.safety.chunk import ChunkChecks, ReceivedChunk
 from openvla_ros.robot.safety.motion import MotionChecks, TargetLimits
-from openvla_ros.robot.safety.state import RobotState, StateChecks, parse_state
+from openvla_ros.robot.safety.order import ObservationOrder
+from openvla_ros.robot.safety.state import (
+    RobotState,
+    StateChecks,
+    ToolDrift,
+    Wrench,
+    parse_state,
+    parse_wrench,
+)
 from openvla_ros.robot.schedule import StepSchedule
 from openvla_ros.verdict import OK, Reason, SafetyVerdict
-
-NamedPose = Literal["home", "neutral", "park"]
 
 # Samples of the stop that are checked for where a motion leads, besides the next tick.
 STOP_SAMPLES = 4
 # Faults in which the arm pushes against something: the commanded joints then go to the measured ones.
 PUSHING = (Reason.TRACKING, Reason.EFFORT, Reason.WRENCH)
-
-
-class ControllerState(str, Enum):
-    """What the controller is doing."""
-
-    IDLE = "idle"  # has commanded nothing since it started
-    EXECUTING = "executing"
-    HOMING = "homing"
-    HOLDING = "holding"  # at rest, or coming to rest
-    STOPPED = "stopped"  # the robot's own reports forbid motion, or the controller was shut down
-    E_STOP = "e_stop"
-
-    def __str__(self) -> str:
-        return self.value
-
-
-@dataclass(frozen=True, eq=False)
-class ControllerOutput:
-    """What goes out at one tick. Nothing is commanded where ``joint_positions`` is None."""
-
-    stamp_ns: int
-    state: ControllerState
-    owner: Owner
-    verdict: SafetyVerdict
-    joint_positions: Float | None  # (J,) rad, in the profile's joint order
-    joint_velocities: Float | None  # (J,) rad/s
-    joint_accelerations: Float | None  # (J,) rad/s²
-    gripper_opening: float | None  # 0 closed .. 1 open
-    tool: Pose | None  # where the commanded joints put the tool: what a Cartesian back end is sent
-    target: Pose | None  # the composed target that the tool is on its way to
-    at_rest: bool  # no commanded joint moves
-    settled: bool  # at rest, and nothing is left to execute: blocking control looks now
-    counters: Mapping[Reason, int]  # events for each reason since the start
+UNSEEN = SafetyVerdict.hold(Reason.OVERRUN, "the arm has not been seen since the control loop stood still")
 
 
 class ArmController:
@@ -94,9 +65,15 @@ class ArmController:
         self._schedule = StepSchedule(profile.control, self._space.step_s)
         self._authority = Authority(owner)
         self._chunk_checks = ChunkChecks(profile)
+        self._order = ObservationOrder()
         self._state_checks = StateChecks(profile)
+        self._drift = ToolDrift(profile.control, self.chain)
         self._target_limits = TargetLimits(profile)
         self._motion_checks = MotionChecks(profile, self.chain, self._target_limits)
+        self._planner = WayPlanner(profile, self._limits, self._motion_checks)
+        self._gripper = GripperSwitch(profile.gripper)
+        self._clock = CommandClock(self.period_s, max(profile.arm_backend.patience_s, self.period_s))
+        self._resumption = Resumption(profile, self._limiter)
 
         self._state = ControllerState.IDLE
         self._verdict = SafetyVerdict.hold(Reason.WAITING, "nothing has been asked for")
@@ -104,18 +81,15 @@ class ArmController:
         self._counters: Counter[Reason] = Counter()
 
         self._robot: RobotState | None = None
-        self._wrench: tuple[Float, Float] | None = None
+        self._wrench: Wrench | None = None
         self._motion: JointMotion | None = None  # None until something was asked for
+        self._overrun: LastCommand | None = None  # the loop stood still and the arm has not been seen since
         self._anchored = False  # whether targets compose on the commanded one, not on the measured pose
         self._homing: tuple[NamedPose, list[JointLine]] | None = None  # the pose, and the lines to it
-        self._gripper: float | None = None
 
         self._now_ns: int | None = None
-        self._credit_s = 0.0
-        self._last_stamp_ns: int | None = None  # of the newest accepted observation
         self._accepted_ns: int | None = None
         self._fed_ns = 0  # when a step was last under way
-        self._look_after_ns: int | None = None  # an older observation does not show where the arm is now
 
     # What the robot reports
 
@@ -138,11 +112,13 @@ class ArmController:
         self._robot = state
         return OK
 
-    def observe_wrench(self, force: ArrayLike, torque: ArrayLike) -> SafetyVerdict:
-        """Take in the external force (3,) N and torque (3,) N m; returns why it is not used, or OK."""
-        wrench = np.array(force, dtype=np.float64), np.array(torque, dtype=np.float64)
-        if any(part.shape != (3,) or not np.isfinite(part).all() for part in wrench):
-            return self._refuse(SafetyVerdict.hold(Reason.STATE_INVALID, f"the external wrench is {wrench}"))
+    def observe_wrench(
+        self, force: ArrayLike, torque: ArrayLike, stamp_ns: int, now_ns: int
+    ) -> SafetyVerdict:
+        """Take in the external force (3,) N and torque (3,) N m; returns why they are not used, or OK."""
+        wrench = parse_wrench(force, torque, stamp_ns, now_ns)
+        if isinstance(wrench, SafetyVerdict):
+            return self._refuse(wrench)
         self._wrench = wrench
         return OK
 
@@ -160,7 +136,7 @@ class ArmController:
         remaining_s = self._follower.path.remaining_s
         values, limited = self._chunk_checks.limit(received.values)
         skipped = self._schedule.take(values, received.stamp_ns, now_ns, remaining_s, moving)
-        self._last_stamp_ns = received.stamp_ns
+        self._order.used(received.stamp_ns)
         self._accepted_ns = self._fed_ns = now_ns
         self._state = ControllerState.EXECUTING
         if limited.reason is not Reason.OK:
@@ -199,7 +175,7 @@ class ArmController:
         forbidden = self._authority.give_to(owner)
         if forbidden is not None:
             return self._refuse(forbidden)
-        self._look_after_ns = self._now_ns
+        self._order.look_after(self._now_ns)
         self._rest(SafetyVerdict.hold(Reason.WAITING, f"waiting for {owner}"))
         return OK
 
@@ -209,8 +185,7 @@ class ArmController:
         It goes by way of home where the direct line would collide. The arm comes to rest first.
         Allowed while the arm is held; it is held again at the end.
         """
-        if name not in get_args(NamedPose):
-            raise InvalidValueError(f"pose is {name!r}; it must be one of {', '.join(get_args(NamedPose))}")
+        checked_pose(name)
         latched = self._authority.latched
         if latched is not None and latched.reason is not Reason.HELD:
             return self._refuse(latched)
@@ -219,6 +194,8 @@ class ArmController:
         verdict = self._state_checks.check(self._robot, None, self._wrench, self._now_ns)
         if not verdict.commands:
             return self._refuse(verdict)
+        if self._overrun is not None:
+            return self._refuse(UNSEEN)
         on_the_way = SafetyVerdict.command(detail=f"on the way to {name}")
         self._rest(on_the_way)
         if self._motion is None:
@@ -230,47 +207,82 @@ class ArmController:
     def shutdown(self) -> ControllerOutput:
         """Begin the last stop; ``tick`` until the output is at rest, then send nothing more."""
         self._latch(Reason.SHUT_DOWN, "the controller is shutting down")
-        return self._output(self._now_ns or 0)
+        return self._output()
 
     # The loop
 
     def tick(self, now_ns: int) -> ControllerOutput:
         """Advance the motion by one control period if one has passed, and return what to command."""
-        if self._period_passed(now_ns):
-            self._watch(now_ns)
-            moved_s = 0.0
-            match self._state:
-                case ControllerState.EXECUTING:
-                    moved_s = self._execute(now_ns)
-                case ControllerState.HOMING:
-                    self._home(now_ns)
-                case _:
-                    self._stop()
-            self._schedule.note(now_ns, moved_s)
-        return self._output(now_ns)
-
-    def _period_passed(self, now_ns: int) -> bool:
-        """Whether a control period is due: late ticks slow the motion down, early ones never speed it up."""
-        before_ns, self._now_ns = self._now_ns, now_ns
-        if before_ns is None:
-            return True
-        if now_ns < before_ns:
+        self._now_ns = now_ns
+        last_ns = self._clock.stamp_ns
+        tick = self._clock.tick(now_ns)
+        if tick is Tick.BACK:
             self._forget_time()
-            return False
-        self._credit_s = min(self._credit_s + (now_ns - before_ns) * 1e-9, 1.25 * self.period_s)
-        if self._credit_s < 0.5 * self.period_s:
-            return False
-        self._credit_s -= self.period_s
-        return True
+        elif tick is not Tick.EARLY:
+            if tick is Tick.OVERRUN:
+                self._begin_overrun(last_ns)
+            moved_s = 0.0
+            if self._overrun is None:
+                moved_s = self._advance(now_ns)
+            else:
+                self._end_overrun(self._overrun, now_ns)
+            self._schedule.note(now_ns, moved_s)
+        return self._output()
+
+    def _advance(self, now_ns: int) -> float:
+        """Advance the motion by one period; returns for how long a step was under way, seconds."""
+        self._watch(now_ns)
+        match self._state:
+            case ControllerState.EXECUTING:
+                return self._execute(now_ns)
+            case ControllerState.HOMING:
+                self._home(now_ns)
+            case _:
+                self._stop()
+        return 0.0
 
     def _forget_time(self) -> None:
         """The clock went back (a simulation was reset): nothing from before it means anything now."""
-        self._robot = None
-        self._last_stamp_ns = self._look_after_ns = self._accepted_ns = None
-        self._credit_s = 0.0
+        self._robot = self._wrench = None
+        self._accepted_ns = None
+        self._order.forget_time()
         self._schedule.forget_time()
+        if self._overrun is not None:
+            self._overrun = self._motion = None
         if self._state in (ControllerState.EXECUTING, ControllerState.HOMING):
             self._interrupt(SafetyVerdict.hold(Reason.TIMING, "the clock went back"))
+
+    def _begin_overrun(self, last_ns: int) -> None:
+        """The loop stood still since the command of ``last_ns``; the robot's side went on without it."""
+        if self._motion is None or self._overrun is not None:
+            return
+        self._overrun = LastCommand(self._motion, last_ns)
+        stood_s = self._clock.elapsed_s
+        if self._homing is not None:  # planned anew once the arm rests
+            self._homing = self._homing[0], []
+        text = f"the control loop stood still for {stood_s:.3f} s"
+        if stood_s > self.profile.state.max_age_s:
+            self._hold_overrun(text)
+        else:
+            self._count(SafetyVerdict.command(Reason.OVERRUN, text))
+
+    def _end_overrun(self, last: LastCommand, now_ns: int) -> None:
+        """Go on from where the arm is, once it has been seen; nothing is commanded before."""
+        state = self._robot
+        if state is None or (now_ns - state.stamp_ns) * 1e-9 > self.profile.state.max_age_s:
+            if self._state in (ControllerState.EXECUTING, ControllerState.HOMING):
+                self._hold_overrun(UNSEEN.detail)
+            return
+        self._motion = self._resumption.motion(last, state, self._clock.stamp_ns)
+        self._overrun = None
+
+    def _hold_overrun(self, detail: str) -> None:
+        """Drop what was being executed; an observation from before shows neither the arm nor its task now."""
+        self._order.look_after(self._now_ns)
+        if self._state in (ControllerState.EXECUTING, ControllerState.HOMING):
+            self._interrupt(SafetyVerdict.hold(Reason.OVERRUN, detail))
+        else:
+            self._count(SafetyVerdict.hold(Reason.OVERRUN, detail))
 
     def _watch(self, now_ns: int) -> None:
         """Stop while the robot's own reports forbid motion; hold when that is over."""
@@ -311,7 +323,9 @@ class ArmController:
         action = self._schedule.next()
         assert action is not None
         base = self._follower.path.target
-        verdict = self._drift() or OK
+        assert self._motion is not None
+        assert self._robot is not None
+        verdict = self._drift.check(self._motion.position, self._robot.positions) or OK
         if verdict.reason is Reason.TRACKING:
             base = self._measured_tool()
             self._count(verdict)
@@ -320,7 +334,7 @@ class ArmController:
             verdict = limited
             self._count(limited)
         self._follower.path.begin(target, self._schedule.step_s)
-        self._set_gripper(self._space.opening(float(action[-1])))
+        self._gripper.ask(self._space.opening(float(action[-1])))
         self._verdict = verdict
 
     def _follow(self) -> None:
@@ -346,7 +360,7 @@ class ArmController:
         assert self._motion is not None
         if control.mode == "blocking":
             if self._follower.path.settled and self._motion.is_at_rest:
-                self._look_after_ns = now_ns
+                self._order.look_after(now_ns)
                 self._rest(SafetyVerdict.hold(Reason.WAITING, "the move is done"), keep_target=True)
             return
         starved_s = (now_ns - self._fed_ns) * 1e-9
@@ -365,7 +379,7 @@ class ArmController:
             if not self._motion.is_at_rest:
                 self._stop()
                 return
-            planned = self._lines_to(name)
+            planned = self._planner.plan(self._motion.position, name)
             if isinstance(planned, SafetyVerdict):
                 self._interrupt(planned)
                 return
@@ -374,26 +388,8 @@ class ArmController:
         if lines[0].done and self._motion.is_at_rest:
             lines.pop(0)
             if not lines:
-                self._look_after_ns = now_ns
+                self._order.look_after(now_ns)
                 self._rest(SafetyVerdict.hold(Reason.WAITING, f"at {name}"))
-
-    def _lines_to(self, name: NamedPose) -> list[JointLine] | SafetyVerdict:
-        """Return the way to a named pose: one line, or two by way of home where one would collide."""
-        assert self._motion is not None
-        limits = self._limits.scaled(self.profile.control.homing_share)
-        here, home, goal = self._motion.position, np.array(self.profile.arm.home), self._named(name)
-        verdicts = []
-        for stations in ([here, goal], [here, home, goal]):
-            lines = [JointLine(start, end, limits, self.period_s) for start, end in pairwise(stations)]
-            checks = [self._motion_checks.check_line(line.points()) for line in lines]
-            refused = next((verdict for verdict in checks if not verdict.commands), None)
-            if refused is None:
-                return lines
-            verdicts.append(refused)
-        return verdicts[0]
-
-    def _named(self, name: NamedPose) -> Float:
-        return np.array(getattr(self.profile.arm, name), dtype=np.float64)
 
     def _stop(self) -> None:
         """Go on along the fastest stop; pushed against something, go to where the arm really is."""
@@ -414,34 +410,21 @@ class ArmController:
             return refused
         for verdict in (
             self._chunk_checks.check(chunk, now_ns),
-            self._order(chunk),
+            self._busy() or self._order.judge(chunk.stamp_ns) or OK,
             self._state_checks.check(self._robot, None, self._wrench, now_ns),
             self._state_checks.check_limits(self._robot),
-            self._fault or OK,
+            self._fault or (UNSEEN if self._overrun is not None else OK),
         ):
             if not verdict.commands:
                 return verdict
         return OK
 
-    def _order(self, chunk: ReceivedChunk) -> SafetyVerdict:
+    def _busy(self) -> SafetyVerdict | None:
         if self._state is ControllerState.HOMING:
             return SafetyVerdict.hold(Reason.BUSY, "the arm is on its way to a named pose")
         if self.profile.control.mode == "blocking" and self._state is ControllerState.EXECUTING:
             return SafetyVerdict.hold(Reason.BUSY, "the move before is not over")
-        last_ns, ready_ns = self._last_stamp_ns, self._look_after_ns
-        if last_ns is not None and chunk.stamp_ns == last_ns:
-            return SafetyVerdict.hold(Reason.DUPLICATE, "the observation has been used already")
-        if last_ns is not None and chunk.stamp_ns < last_ns:
-            late_s = (last_ns - chunk.stamp_ns) * 1e-9
-            return SafetyVerdict.hold(
-                Reason.OUT_OF_ORDER, f"the observation is {late_s:.3f} s older than the last one used"
-            )
-        if ready_ns is not None and chunk.stamp_ns < ready_ns:
-            early_s = (ready_ns - chunk.stamp_ns) * 1e-9
-            return SafetyVerdict.hold(
-                Reason.BUSY, f"the observation is from {early_s:.3f} s before the arm was ready for it"
-            )
-        return OK
+        return None
 
     def _anchor(self) -> None:
         """Compose from the measured pose; the commanded joints go on from where they are."""
@@ -454,31 +437,6 @@ class ArmController:
     def _measured_tool(self) -> Pose:
         assert self._robot is not None
         return self.chain.forward(self._robot.positions)
-
-    def _drift(self) -> SafetyVerdict | None:
-        """Return why the next step must start from the measured pose, or None."""
-        assert self._motion is not None
-        assert self._robot is not None
-        both = np.stack([self._motion.position, self._robot.positions])
-        commanded, measured = self.chain.frames(both)[:, -1]
-        off_m = float(np.linalg.norm(commanded[:3, 3] - measured[:3, 3]))
-        off_rad = float(np.linalg.norm(rotation_error(commanded[:3, :3], measured[:3, :3])))
-        control = self.profile.control
-        if off_m <= control.reanchor_error_m and off_rad <= control.reanchor_error_rad:
-            return None
-        return SafetyVerdict.command(
-            Reason.TRACKING,
-            f"the step starts from the measured tool, {off_m:.3f} m and {off_rad:.3f} rad off the commanded",
-        )
-
-    def _set_gripper(self, opening: float) -> None:
-        """Open or close as ``opening`` says, with a hysteresis against flicker."""
-        gripper = self.profile.gripper
-        margin = 0.0 if self._gripper is None else gripper.hysteresis
-        if opening > gripper.threshold + margin:
-            self._gripper = 1.0
-        elif opening < gripper.threshold - margin or self._gripper is None:
-            self._gripper = 0.0
 
     def _latch(self, reason: Reason, detail: str) -> SafetyVerdict:
         if not self._authority.latch(reason, detail):
@@ -515,19 +473,19 @@ class ArmController:
     def _count(self, verdict: SafetyVerdict) -> None:
         self._counters[verdict.reason] += 1
 
-    def _output(self, now_ns: int) -> ControllerOutput:
-        motion = self._motion
+    def _output(self) -> ControllerOutput:
+        motion = self._motion if self._overrun is None else None
         at_rest = motion is None or motion.is_at_rest
         idle = self._state is not ControllerState.HOMING and not len(self._schedule)
         return ControllerOutput(
-            stamp_ns=now_ns,
+            stamp_ns=self._clock.stamp_ns,
             state=self._state,
             owner=self._authority.owner,
             verdict=self._verdict,
             joint_positions=None if motion is None else read_only(motion.position),
             joint_velocities=None if motion is None else read_only(motion.velocity),
             joint_accelerations=None if motion is None else read_only(motion.acceleration),
-            gripper_opening=self._gripper,
+            gripper_opening=self._gripper.opening,
             tool=None if motion is None else self.chain.forward(motion.position),
             target=self._follower.path.target if self._anchored else None,
             at_rest=at_rest,

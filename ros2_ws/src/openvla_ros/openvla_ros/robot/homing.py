@@ -6,11 +6,19 @@ within its own; so the line keeps the limits at every tick and can be stopped at
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Literal, get_args
+
 import numpy as np
 
 from openvla_ros.arrays import Float
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.braking import JointMotion, MotionLimiter, MotionLimits
+from openvla_ros.robot.safety.motion import MotionChecks
+from openvla_ros.verdict import SafetyVerdict
 
+NamedPose = Literal["home", "neutral", "park"]
 # Points of the line that are checked for collisions before it begins.
 CHECKED_POINTS = 48
 
@@ -46,3 +54,36 @@ class JointLine:
     def done(self) -> bool:
         """Whether the goal has been reached."""
         return abs(1.0 - float(self._share.position[0])) < 1e-6
+
+
+class WayPlanner:
+    """Finds the lines that lead to a named pose of the profile without touching anything."""
+
+    def __init__(self, profile: RobotProfile, limits: MotionLimits, checks: MotionChecks) -> None:
+        self._arm, self._checks = profile.arm, checks
+        self._limits = limits.scaled(profile.control.homing_share)
+        self._period_s = 1.0 / profile.control.rate_hz
+
+    def plan(self, here: Float, name: NamedPose) -> list[JointLine] | SafetyVerdict:
+        """Return the way from rest at ``here`` (J,): one line, or two by way of home where one would collide.
+
+        Where both would, returns the hold that names what is in the way of the first.
+        """
+        home, goal = np.array(self._arm.home), np.array(getattr(self._arm, checked_pose(name)))
+        verdicts = []
+        for stations in ([here, goal], [here, home, goal]):
+            lines = [JointLine(start, end, self._limits, self._period_s) for start, end in pairwise(stations)]
+            checks = [self._checks.check_line(line.points()) for line in lines]
+            refused = next((verdict for verdict in checks if not verdict.commands), None)
+            if refused is None:
+                return lines
+            verdicts.append(refused)
+        return verdicts[0]
+
+
+def checked_pose(name: str) -> NamedPose:
+    """Return ``name``; raises ``InvalidValueError`` listing the poses there are."""
+    for known in get_args(NamedPose):
+        if name == known:
+            return known  # type: ignore[no-any-return]
+    raise InvalidValueError(f"pose is {name!r}; it must be one of {', '.join(get_args(NamedPose))}")

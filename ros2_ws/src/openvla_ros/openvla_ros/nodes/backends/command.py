@@ -14,7 +14,7 @@ from openvla_ros.robot.braking import JointMotion
 class ArmCommand:
     """Where the arm shall be one period from now; the motion lies within the profile's limits."""
 
-    stamp_ns: int  # ROS clock, nanoseconds
+    stamp_ns: int  # ROS clock, nanoseconds; evenly spaced from command to command
     period_s: float  # until the next command is due
     motion: JointMotion  # (J,) rad, rad/s, rad/s²
     pose: Pose  # of the tool at ``motion``, in the base frame

@@ -31,7 +31,6 @@ class JointTrajectoryArm:
         self._node, self._joints = node, profile.arm.joints
         self._limits = MotionLimits.from_profile(profile.limits)
         self._lookahead_s = backend.lookahead_s
-        self._clock = EvenClock(backend.lookahead_s)
         self._publisher = node.create_publisher(JointTrajectory, backend.topic, COMMAND)
 
     def missing(self) -> str | None:
@@ -44,8 +43,7 @@ class JointTrajectoryArm:
         """Publish the command and the stop after it."""
         stop = trailing_stop(command.motion, self._limits)
         if self._lookahead_s > 0.0:
-            stamp_ns = self._clock.tick(command.stamp_ns, command.period_s)
-            times = stop.times_s + self._lookahead_s
+            stamp_ns, times = command.stamp_ns, stop.times_s + self._lookahead_s
         else:
             stamp_ns, times = 0, stop.times_s + command.period_s  # 0: start at once
         self._publisher.publish(
@@ -53,31 +51,6 @@ class JointTrajectoryArm:
                 self._joints, stop.positions, list(times), stamp_ns, velocities=stop.velocities
             )
         )
-
-
-class EvenClock:
-    """Stamps one period apart that stay with an uneven clock on average."""
-
-    FOLLOW = 0.05  # the share of the difference that is made up for in one period
-
-    def __init__(self, most_s: float) -> None:
-        """Start anew when the clock is ``most_s`` off: the loop paused, or the clock was set."""
-        self._most_ns = round(most_s * NS_PER_S)
-        self._stamp_ns: int | None = None
-
-    def tick(self, now_ns: int, period_s: float) -> int:
-        """Return the stamp for the period that began at about ``now_ns``."""
-        period_ns = round(period_s * NS_PER_S)
-        if self._stamp_ns is None:
-            self._stamp_ns = now_ns
-            return now_ns
-        self._stamp_ns += period_ns
-        off_ns = now_ns - self._stamp_ns
-        if abs(off_ns) > self._most_ns:
-            self._stamp_ns = now_ns
-        else:
-            self._stamp_ns += round(self.FOLLOW * off_ns)
-        return self._stamp_ns
 
 
 class JointTrajectoryGripper:

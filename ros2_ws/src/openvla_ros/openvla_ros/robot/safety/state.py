@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from openvla_ros.arrays import Float, read_only
-from openvla_ros.profile import RobotProfile
+from openvla_ros.profile import ControlProfile, RobotProfile
+from openvla_ros.robot.inverse import rotation_error
+from openvla_ros.robot.kinematics import KinematicChain
 from openvla_ros.robot.safety import CLOCK_TOLERANCE_S
 from openvla_ros.verdict import OK, Reason, SafetyVerdict
 
@@ -24,6 +26,25 @@ class RobotState:
     positions: Float  # (J,) rad
     velocities: Float | None = None
     effort: Float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Wrench:
+    """The external wrench that the robot last reported."""
+
+    stamp_ns: int
+    force: Float  # (3,) N
+    torque: Float  # (3,) N m
+
+
+def parse_wrench(force: ArrayLike, torque: ArrayLike, stamp_ns: int, now_ns: int) -> Wrench | SafetyVerdict:
+    """Return an external wrench whose numbers are finite, or the hold that says what is wrong."""
+    f, t = np.array(force, dtype=np.float64), np.array(torque, dtype=np.float64)
+    if any(part.shape != (3,) or not np.isfinite(part).all() for part in (f, t)):
+        return SafetyVerdict.hold(
+            Reason.STATE_INVALID, f"the external wrench is {f} N, {t} N m; it must be 3 and 3 finite numbers"
+        )
+    return _ahead("external wrench", stamp_ns, now_ns) or Wrench(stamp_ns, read_only(f), read_only(t))
 
 
 def parse_state(
@@ -44,14 +65,18 @@ def parse_state(
                 Reason.STATE_INVALID, f"joint {name} are {array}; they must be {count} finite numbers"
             )
         arrays.append(None if array is None else read_only(array))
-    ahead_s = (stamp_ns - now_ns) * 1e-9
-    if ahead_s > CLOCK_TOLERANCE_S:
-        return SafetyVerdict.hold(
-            Reason.FUTURE, f"the joint state is stamped {ahead_s:.3f} s ahead of the controller's clock"
-        )
     if arrays[0] is None:
         return SafetyVerdict.hold(Reason.STATE_INVALID, "the joint state has no positions")
-    return RobotState(stamp_ns, arrays[0], arrays[1], arrays[2])
+    return _ahead("joint state", stamp_ns, now_ns) or RobotState(stamp_ns, arrays[0], arrays[1], arrays[2])
+
+
+def _ahead(what: str, stamp_ns: int, now_ns: int) -> SafetyVerdict | None:
+    ahead_s = (stamp_ns - now_ns) * 1e-9
+    if ahead_s <= CLOCK_TOLERANCE_S:
+        return None
+    return SafetyVerdict.hold(
+        Reason.FUTURE, f"the {what} is stamped {ahead_s:.3f} s ahead of the controller's clock"
+    )
 
 
 class StateChecks:
@@ -60,6 +85,7 @@ class StateChecks:
     def __init__(self, profile: RobotProfile) -> None:
         self._joints = profile.arm.joints
         self._max_age_s = profile.state.max_age_s
+        self._wants_wrench = profile.state.wrench_topic is not None
         limits = profile.limits
         self._lower, self._upper = np.array(limits.joint_lower), np.array(limits.joint_upper)
         self._tracking_rad = limits.tracking_error_rad
@@ -70,7 +96,7 @@ class StateChecks:
         self,
         state: RobotState | None,
         commanded: Float | None,
-        wrench: tuple[Float, Float] | None,
+        wrench: Wrench | None,
         now_ns: int,
     ) -> SafetyVerdict:
         """Return OK, or the hold that names the first report beyond its limit."""
@@ -81,7 +107,13 @@ class StateChecks:
             return SafetyVerdict.hold(
                 Reason.STATE_STALE, f"the joint state is {age_s:.3f} s old; the limit is {self._max_age_s} s"
             )
-        return self._tracking(state, commanded) or self._forces(state, wrench) or OK
+        return (
+            self._tracking(state, commanded)
+            or self._efforts(state)
+            or self._wrench_there(wrench, now_ns)
+            or self._wrench(wrench)
+            or OK
+        )
 
     def check_limits(self, state: RobotState | None) -> SafetyVerdict:
         """Return OK, or the hold that names the joint found too far outside its limits to start from."""
@@ -109,24 +141,62 @@ class StateChecks:
             f"{self._joints[i]} is {error[i]:.3f} rad off its command; the limit is {self._tracking_rad} rad",
         )
 
-    def _forces(self, state: RobotState, wrench: tuple[Float, Float] | None) -> SafetyVerdict | None:
-        if self._effort is not None and state.effort is not None:
-            share = np.abs(state.effort) / self._effort
-            i = int(np.argmax(share))
-            if share[i] > 1.0:
-                return SafetyVerdict.hold(
-                    Reason.EFFORT,
-                    f"{self._joints[i]} reports {state.effort[i]:.1f}; the limit is {self._effort[i]:g}",
-                )
-        if wrench is not None:
-            force, torque = float(np.linalg.norm(wrench[0])), float(np.linalg.norm(wrench[1]))
-            if self._force_n is not None and force > self._force_n:
-                return SafetyVerdict.hold(
-                    Reason.WRENCH, f"the external force is {force:.1f} N; the limit is {self._force_n:g} N"
-                )
-            if self._torque_nm is not None and torque > self._torque_nm:
-                return SafetyVerdict.hold(
-                    Reason.WRENCH,
-                    f"the external torque is {torque:.1f} N m; the limit is {self._torque_nm:g} N m",
-                )
+    def _efforts(self, state: RobotState) -> SafetyVerdict | None:
+        if self._effort is None or state.effort is None:
+            return None
+        share = np.abs(state.effort) / self._effort
+        i = int(np.argmax(share))
+        if share[i] <= 1.0:
+            return None
+        return SafetyVerdict.hold(
+            Reason.EFFORT,
+            f"{self._joints[i]} reports {state.effort[i]:.1f}; the limit is {self._effort[i]:g}",
+        )
+
+    def _wrench_there(self, wrench: Wrench | None, now_ns: int) -> SafetyVerdict | None:
+        """A robot whose profile names a wrench is not moved without one: its limit would be none."""
+        if not self._wants_wrench:
+            return None
+        if wrench is None:
+            return SafetyVerdict.hold(Reason.NO_STATE, "no external wrench has been received")
+        age_s = (now_ns - wrench.stamp_ns) * 1e-9
+        if age_s <= self._max_age_s:
+            return None
+        return SafetyVerdict.hold(
+            Reason.STATE_STALE, f"the external wrench is {age_s:.3f} s old; the limit is {self._max_age_s} s"
+        )
+
+    def _wrench(self, wrench: Wrench | None) -> SafetyVerdict | None:
+        if wrench is None:
+            return None
+        force, torque = float(np.linalg.norm(wrench.force)), float(np.linalg.norm(wrench.torque))
+        if self._force_n is not None and force > self._force_n:
+            return SafetyVerdict.hold(
+                Reason.WRENCH, f"the external force is {force:.1f} N; the limit is {self._force_n:g} N"
+            )
+        if self._torque_nm is not None and torque > self._torque_nm:
+            return SafetyVerdict.hold(
+                Reason.WRENCH,
+                f"the external torque is {torque:.1f} N m; the limit is {self._torque_nm:g} N m",
+            )
         return None
+
+
+class ToolDrift:
+    """How far the measured tool may be off the commanded one before steps start from where it is."""
+
+    def __init__(self, control: ControlProfile, chain: KinematicChain) -> None:
+        self._most_m, self._most_rad = control.reanchor_error_m, control.reanchor_error_rad
+        self._chain = chain
+
+    def check(self, commanded: Float, measured: Float) -> SafetyVerdict | None:
+        """Return why the next step must start from the ``measured`` joints (J,) rad, or None."""
+        there, here = self._chain.frames(np.stack([commanded, measured]))[:, -1]
+        off_m = float(np.linalg.norm(there[:3, 3] - here[:3, 3]))
+        off_rad = float(np.linalg.norm(rotation_error(there[:3, :3], here[:3, :3])))
+        if off_m <= self._most_m and off_rad <= self._most_rad:
+            return None
+        return SafetyVerdict.command(
+            Reason.TRACKING,
+            f"the step starts from the measured tool, {off_m:.3f} m and {off_rad:.3f} rad off the commanded",
+        )

@@ -1,0 +1,21 @@
+"""Open or closed: what an action's gripper value asks for, without flicker."""
+
+from __future__ import annotations
+
+from openvla_ros.profile import GripperProfile
+
+
+class GripperSwitch:
+    """Opens above the profile's threshold and closes below it, with a hysteresis."""
+
+    def __init__(self, gripper: GripperProfile) -> None:
+        self._threshold, self._hysteresis = gripper.threshold, gripper.hysteresis
+        self.opening: float | None = None  # 0 closed or 1 open; None until something was asked for
+
+    def ask(self, opening: float) -> None:
+        """Take in a wanted ``opening``, 0 (closed) .. 1 (open)."""
+        margin = 0.0 if self.opening is None else self._hysteresis
+        if opening > self._threshold + margin:
+            self.opening = 1.0
+        elif opening < self._threshold - margin or self.opening is None:
+            self.opening = 0.0

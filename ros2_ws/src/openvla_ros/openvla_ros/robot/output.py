@@ -1,0 +1,45 @@
+"""What the controller says at each tick: what to command, what it is doing, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from openvla_ros.arrays import Float
+from openvla_ros.geometry import Pose
+from openvla_ros.robot.authority import Owner
+from openvla_ros.verdict import Reason, SafetyVerdict
+
+
+class ControllerState(str, Enum):
+    """What the controller is doing."""
+
+    IDLE = "idle"  # has commanded nothing since it started
+    EXECUTING = "executing"
+    HOMING = "homing"
+    HOLDING = "holding"  # at rest, or coming to rest
+    STOPPED = "stopped"  # the robot's own reports forbid motion, or the controller was shut down
+    E_STOP = "e_stop"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, eq=False)
+class ControllerOutput:
+    """What goes out at one tick. Nothing is commanded where ``joint_positions`` is None."""
+
+    stamp_ns: int  # of the command; stamps of commands that follow each other are evenly spaced
+    state: ControllerState
+    owner: Owner
+    verdict: SafetyVerdict
+    joint_positions: Float | None  # (J,) rad, in the profile's joint order
+    joint_velocities: Float | None  # (J,) rad/s
+    joint_accelerations: Float | None  # (J,) rad/s²
+    gripper_opening: float | None  # 0 closed .. 1 open
+    tool: Pose | None  # where the commanded joints put the tool: what a Cartesian back end is sent
+    target: Pose | None  # the composed target that the tool is on its way to
+    at_rest: bool  # no commanded joint moves
+    settled: bool  # at rest, and nothing is left to execute: blocking control looks now
+    counters: Mapping[Reason, int]  # events for each reason since the start
