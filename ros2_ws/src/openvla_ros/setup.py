@@ -14,6 +14,7 @@ NODES = (
     "camera_node",
     "policy_node",
     "controller_node",
+    "setpoint_node",
     "recorder_node",
     "teleop_node",
 )

@@ -134,7 +134,10 @@ def build_graph(options: GraphOptions, environment: Mapping[str, str]) -> Graph:
     profile = load_profile(options.robot)
     if options.policy not in POLICIES:
         raise InvalidValueError(f"policy {options.policy!r} is not one of {', '.join(POLICIES)}")
-    nodes = [*_robot_nodes(profile, options), _controller(profile, options), _policy(profile, options)]
+    nodes = _robot_nodes(profile, options)
+    if profile.takes_setpoints:
+        nodes.append(_setpoints(profile, options))
+    nodes += [_controller(profile, options), _policy(profile, options)]
     if options.record:
         nodes.append(_recorder(profile, options))
     if options.teleop:
@@ -180,6 +183,12 @@ def _camera(profile: RobotProfile, options: GraphOptions, name: str, executable:
     return NodeSpec(
         f"camera_{name}", executable, parameters, _remappings(profile), on_exit="restart", stop_order=1
     )
+
+
+def _setpoints(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
+    """Part of the robot's side: it outlives the controller, and nothing moves without it."""
+    parameters: dict[str, ParameterValue] = {"robot": options.robot, "use_sim_time": options.use_sim_time}
+    return NodeSpec("setpoints", "setpoint_node", parameters, _remappings(profile), stop_order=3)
 
 
 def _controller(profile: RobotProfile, options: GraphOptions) -> NodeSpec:

@@ -150,8 +150,8 @@ class ArmBackend:
 
     kind: Literal["joint_trajectory", "forward_position", "interbotix", "cartesian_target", "servo_twist"]
     topic: Topic
-    # Only for ``joint_trajectory``: points are sent so far ahead of their time, which hides the jitter
-    # of this process and of the network. 0 sends them for "now", for a robot with another clock.
+    # Points are sent so far ahead of their time, which hides the jitter of the controller and of the
+    # network. 0 sends them for "now", for a robot with another clock. Not for ``servo_twist``.
     lookahead_s: Annotated[float, Field(ge=0, le=0.2)] = 0.03
     group: str = "arm"  # the joint group's name; only for ``interbotix``
     recovery_action: Topic | None = None  # franka_msgs/action/ErrorRecovery, where the arm has it
@@ -159,7 +159,12 @@ class ArmBackend:
     @property
     def brakes_by_itself(self) -> bool:
         """Whether every command carries its own stop; otherwise the arm's software stops it its own way."""
-        return self.kind == "joint_trajectory"
+        return self.kind != "servo_twist"
+
+    @property
+    def takes_setpoints(self) -> bool:
+        """Whether the arm's software takes single setpoints, which the setpoint node plays to it."""
+        return self.kind in ("forward_position", "interbotix", "cartesian_target")
 
     @property
     def patience_s(self) -> float:
@@ -177,6 +182,11 @@ class GripperBackend:
     force_n: Positive = 40.0  # the most force that a grasp may take
     pwm_limit: Positive = 350.0  # only for ``interbotix_pwm``, as bridge_data_robot drives it
     motor: str = "gripper"  # the motor's name; only for ``interbotix_pwm``
+
+    @property
+    def takes_setpoints(self) -> bool:
+        """Whether the setpoint node regulates the gripper."""
+        return self.kind == "interbotix_pwm"
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -259,6 +269,11 @@ class RobotProfile:
             upper=np.array(a.upper),
             rate_hz=a.rate_hz,
         )
+
+    @property
+    def takes_setpoints(self) -> bool:
+        """Whether the robot's software takes single setpoints: the setpoint node runs for it."""
+        return self.arm_backend.takes_setpoints or self.gripper_backend.takes_setpoints
 
     def camera(self, name: str) -> CameraProfile:
         """Return the camera called ``name``; raises ``ProfileError`` listing the names there are."""

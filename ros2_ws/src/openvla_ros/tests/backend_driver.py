@@ -11,7 +11,7 @@ import numpy as np
 import rclpy
 
 from openvla_ros.errors import OpenVLARosError
-from openvla_ros.nodes.backends.choice import make_arm, make_gripper, make_recovery
+from openvla_ros.nodes.backends.choice import make_arm_driver, make_gripper_driver, make_recovery
 from openvla_ros.nodes.backends.command import ArmCommand, GripperCommand
 from openvla_ros.profile import ArmBackend, GripperBackend, load_profile
 from openvla_ros.robot.braking import JointMotion
@@ -34,10 +34,10 @@ class Driver:
         self.chain = KinematicChain.from_profile(profile.arm)
         if part == "arm":
             profile = dataclasses.replace(profile, arm_backend=ArmBackend(**backend))
-            self.adapter = make_arm(self.node, profile)
+            self.adapter = make_arm_driver(self.node, profile)
         elif part == "gripper":
             profile = dataclasses.replace(profile, gripper_backend=GripperBackend(**backend))
-            self.adapter = make_gripper(self.node, profile)
+            self.adapter = make_gripper_driver(self.node, profile)
         else:
             self.adapter = make_recovery(self.node, profile)
         say(made=type(self.adapter).__name__)

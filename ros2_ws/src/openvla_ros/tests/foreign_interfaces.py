@@ -1,6 +1,6 @@
 """Message packages of other people's robots, for machines whose ROS comes from wheels.
 
-There is no wheel of control_msgs, interbotix_xs_msgs, franka_msgs or moveit_msgs. The folders in
+There is no wheel of control_msgs, interbotix_xs_msgs, franka_msgs, moveit_msgs or tf2_msgs. The folders in
 ``interfaces`` hold the published definitions that the back ends speak, so that a stand-in can speak
 them over DDS with the same types. They are built once (about a minute) and kept in the user's cache
 under a key of their content. A machine with ROS installed has the real packages and needs none of it.
@@ -21,7 +21,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent / "interfaces"
 BUILDER = Path(__file__).resolve().parents[4] / "tools" / "build_interfaces.py"
-PACKAGES = ("control_msgs", "interbotix_xs_msgs", "franka_msgs", "moveit_msgs")
+PACKAGES = ("control_msgs", "interbotix_xs_msgs", "franka_msgs", "moveit_msgs", "tf2_msgs")
 NEEDED_PROGRAMS = ("cmake", "ninja", "g++")
 
 

@@ -48,6 +48,8 @@ def test_check_finds_nothing_wrong_with_the_robot_s_own_profile(cell):
     assert not [f for f in found if f["level"] == "error"]
     subjects = {f["subject"] for f in found}
     assert {"joint states", "joint names", "camera primary", "arm back end", "gripper back end"} <= subjects
+    (frames,) = (f for f in found if f["subject"] == "frames")
+    assert (frames["level"], frames["message"]) == ("not checked", "nobody publishes /tf or /tf_static")
 
 
 def test_check_names_each_thing_that_is_wrong_and_its_remedy(cell, tmp_path):

@@ -22,8 +22,9 @@ def names(options: GraphOptions) -> list[str]:
 def test_a_simulated_robot_brings_its_simulation_and_a_real_one_its_cameras():
     assert names(GraphOptions(robot="sim_widowx")) == ["simulation", "camera_primary", "controller", "policy"]
     assert names(GraphOptions(robot="sim_widowx", cameras=False)) == ["simulation", "controller", "policy"]
-    assert names(GraphOptions(robot="widowx")) == ["camera_primary", "controller", "policy"]
+    assert names(GraphOptions(robot="franka")) == ["camera_primary", "controller", "policy"]
     assert names(GraphOptions(robot="widowx", cameras=False, record=True, teleop="keyboard")) == [
+        "setpoints",
         "controller",
         "policy",
         "recorder",
@@ -35,6 +36,8 @@ def test_the_policy_stops_first_and_the_robot_last():
     graph = build_graph(GraphOptions(robot="sim_widowx"), {})
     ranks = {node.name: node.stop_order for node in graph.nodes}
     assert ranks["policy"] < ranks["controller"] < ranks["simulation"]
+    ranks = {node.name: node.stop_order for node in build_graph(GraphOptions(robot="widowx"), {}).nodes}
+    assert ranks["controller"] < ranks["setpoints"]
 
 
 def test_foreign_topics_are_remapped_from_the_canonical_names():

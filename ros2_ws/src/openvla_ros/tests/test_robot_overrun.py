@@ -11,7 +11,7 @@ from openvla_ros.robot.braking import JointMotion, MotionLimits
 from openvla_ros.robot.command_clock import CommandClock, Tick
 from openvla_ros.robot.output import ControllerOutput, ControllerState
 from openvla_ros.robot.trailing_stop import trailing_stop
-from openvla_ros.sim.follower import TrajectoryFollower
+from openvla_ros.robot.trajectory_follower import TrajectoryFollower
 from openvla_ros.verdict import Reason
 
 MS = 1_000_000

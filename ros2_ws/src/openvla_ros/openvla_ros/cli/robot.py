@@ -21,7 +21,7 @@ Namespace = Annotated[str, typer.Option(help="namespace of the robot's nodes")]
 SimTime = Annotated[bool, typer.Option("--use-sim-time", help="take the time from /clock")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 Robot = Annotated[str, typer.Option(help="robot profile: a name from config/robots or a YAML file")]
-COLOURS = {"ok": "green", "warn": "yellow", "error": "red"}
+COLOURS = {"ok": "green", "not checked": "blue", "warn": "yellow", "error": "red"}
 STARTS = ("here", "neutral", "episode")
 # Verb → (service of the controller, what it does).
 VERBS = {

@@ -6,35 +6,29 @@ Looks and listens; it publishes nothing, calls nothing that changes anything, an
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import WrenchStamped
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
+from openvla_ros.arrays import Float
 from openvla_ros.errors import InvalidValueError, OpenVLARosError
 from openvla_ros.nodes import qos
-from openvla_ros.nodes.backends.choice import make_arm, make_gripper
+from openvla_ros.nodes.backends.choice import make_arm_driver, make_gripper_driver
+from openvla_ros.nodes.finding import Finding
+from openvla_ros.nodes.frame_check import FrameListener, check_frames
 from openvla_ros.nodes.image_messages import from_compressed_image, from_image
 from openvla_ros.nodes.messages import from_stamp, joint_values
 from openvla_ros.nodes.session import Session
 from openvla_ros.profile import CameraProfile, RobotProfile
 from openvla_ros.robot.kinematics import KinematicChain
+from openvla_ros.robot.safety import CLOCK_TOLERANCE_S
 
-Level = Literal["ok", "warn", "error"]
+# The nodes of this package that command a robot.
+OWN_NODES = ("controller", "setpoints")
 # A stream slower than this share of its stated rate is reported, as in the nodes' diagnostics.
 SLOW = 0.8
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    level: Level
-    subject: str
-    message: str
-    fix: str = ""  # what to do; empty where nothing is wrong
 
 
 class _Stream:
@@ -43,12 +37,14 @@ class _Stream:
     def __init__(self, session: Session, kind: type, topic: str) -> None:
         self.session, self.kind = session, kind
         self.topic = session.node.resolve_topic_name(topic)
+        self.first: Any = None
         self.newest: Any = None
         self.stamps: list[int] = []
         self.ages_s: list[float] = []
         session.node.create_subscription(kind, topic, self._received, qos.EVERY_IN)
 
     def _received(self, message: Any) -> None:
+        self.first = self.first or message
         self.newest = message
         self.stamps.append(from_stamp(message.header.stamp))
         self.ages_s.append((self.session.now_ns - self.stamps[-1]) * 1e-9)
@@ -73,6 +69,7 @@ def check_profile(profile: RobotProfile, session: Session, seconds: float) -> li
     wrench = None
     if profile.state.wrench_topic is not None:
         wrench = _Stream(session, WrenchStamped, profile.state.wrench_topic)
+    frames = FrameListener(session)
     adapters = list(_adapters(profile, session, findings))
     session.spin_until(lambda: False, seconds)
     findings += _flow(state, "joint states", profile.state.rate_hz, profile.state.max_age_s)
@@ -85,13 +82,13 @@ def check_profile(profile: RobotProfile, session: Session, seconds: float) -> li
             findings += _picture(camera, stream.newest, subject)
     if wrench is not None:
         findings += _flow(wrench, "wrench", 0.0, profile.state.max_age_s)
+    not_checked = frames.why_not()
+    if not_checked is None:
+        findings += check_frames(profile, frames.tree, *_positions(profile, state))
+    else:
+        findings.append(Finding("not checked", "frames", not_checked))
     for part, adapter in adapters:
-        missing = adapter.missing()
-        kind = getattr(profile, f"{part}_backend").kind
-        fix = f"start the robot's driver, or correct {part}_backend in the profile" if missing else ""
-        findings.append(
-            Finding("error" if missing else "ok", f"{part} back end", missing or f"{kind} is there", fix)
-        )
+        findings += _backend(profile, part, adapter, session)
     return findings
 
 
@@ -129,11 +126,42 @@ def _description(profile: RobotProfile) -> Iterator[Finding]:
 
 
 def _adapters(profile: RobotProfile, session: Session, findings: list[Finding]) -> Iterator[tuple[str, Any]]:
-    for part, make in (("arm", make_arm), ("gripper", make_gripper)):
+    for part, make in (("arm", make_arm_driver), ("gripper", make_gripper_driver)):
         try:
             yield part, make(session.node, profile)
         except OpenVLARosError as error:
             findings.append(Finding("error", f"{part} back end", str(error), "install what it names"))
+
+
+def _backend(profile: RobotProfile, part: str, adapter: Any, session: Session) -> Iterator[Finding]:
+    """Check that the robot's software is there, and that nobody else commands it."""
+    subject, backend = f"{part} back end", getattr(profile, f"{part}_backend")
+    missing = adapter.missing()
+    if missing:
+        fix = f"start the robot's driver, or correct {part}_backend in the profile"
+        yield Finding("error", subject, missing, fix)
+    elif backend.takes_setpoints:
+        text = f"{backend.kind} is there; it has no time limit, so the setpoint node stands before it"
+        yield Finding("ok", subject, text)
+    else:
+        yield Finding("ok", subject, f"{backend.kind} is there")
+    publishers = session.node.get_publishers_info_by_topic(session.node.resolve_topic_name(backend.topic))
+    others = sorted({p.node_name for p in publishers} - {*OWN_NODES, session.node.get_name()})
+    if others:
+        text = f"{', '.join(others)} also publishes {backend.topic}: two would command one {part}"
+        yield Finding("warn", subject, text, "stop it before the controller moves anything")
+
+
+def _positions(profile: RobotProfile, stream: _Stream) -> tuple[Float | None, Float | None]:
+    """Return the first and the newest joint positions (J,) rad, where there are any."""
+    try:
+        first, newest = (
+            None if message is None else joint_values(message, profile.arm.joints)
+            for message in (stream.first, stream.newest)
+        )
+    except InvalidValueError:
+        return None, None  # said where the joint names are checked
+    return first, newest
 
 
 def _flow(stream: _Stream, subject: str, rate_hz: float, max_age_s: float) -> Iterator[Finding]:
@@ -157,7 +185,7 @@ def _flow(stream: _Stream, subject: str, rate_hz: float, max_age_s: float) -> It
     if age > max_age_s:
         text = f"{stream.topic}: messages are {age:.2f} s old on arrival; allowed {max_age_s} s"
         yield Finding("error", subject, text, "synchronise the clocks (chrony), or set use_sim_time")
-    elif age < -0.05:
+    elif age < -CLOCK_TOLERANCE_S:
         text = f"{stream.topic}: stamped {-age:.2f} s in the future"
         yield Finding("error", subject, text, "synchronise the clocks (chrony)")
     elif len(stream.stamps) < 3:

@@ -30,6 +30,8 @@ EVERY_IN = _profile(ReliabilityPolicy.BEST_EFFORT, depth=100)
 COMMAND = _profile(ReliabilityPolicy.RELIABLE, depth=10)
 # What a late subscriber must still learn: the instruction, camera info, the verdict in force.
 LATCHED = _profile(ReliabilityPolicy.RELIABLE, depth=1, latched=True)
+# What several publishers have latched each for itself: the static frames of tf.
+LATCHED_BY_MANY = _profile(ReliabilityPolicy.RELIABLE, depth=100, latched=True)
 # Verdicts: every refusal in order, and the newest one for whoever comes late.
 VERDICT = _profile(ReliabilityPolicy.RELIABLE, depth=10, latched=True)
 DIAGNOSTICS = _profile(ReliabilityPolicy.RELIABLE, depth=10)

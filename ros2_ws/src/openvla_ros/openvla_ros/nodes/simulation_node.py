@@ -37,7 +37,7 @@ from openvla_ros.nodes.parameters import declare, parameter, watch
 from openvla_ros.nodes.scene_messages import to_markers
 from openvla_ros.nodes.simulated_camera_node import COORDINATES_PERIOD_S, simulated_profile
 from openvla_ros.profile import CameraProfile
-from openvla_ros.sim.follower import TrajectoryFollower
+from openvla_ros.robot.trajectory_follower import TrajectoryFollower
 from openvla_ros.sim.pacing import RealTimePacer
 from openvla_ros.sim.tasks import find_task
 from openvla_ros.sim.video import VideoWriter

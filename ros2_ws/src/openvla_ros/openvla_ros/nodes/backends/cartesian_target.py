@@ -1,6 +1,8 @@
 """Streams tool poses to a Cartesian impedance controller (crisp_controllers' ``target_pose``).
 
-The controller holds the last pose: if this process is killed, the arm rests there.
+It has no time limit: it pulls the arm to the last pose, through its own filter and damping. So the
+setpoint node feeds it, which brakes when the controller is gone. It obeys nobody while two nodes
+publish ``target_pose``; that the setpoint node outlives the controller keeps it to one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Which adapter a profile asks for: the one place that knows all of them."""
+"""Which adapter a profile asks for: the one place that knows all of them.
+
+The controller speaks to a driver that takes single setpoints through the setpoint node, in
+trajectories that each end at rest; the driver's own adapter is that node's.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,33 @@ from openvla_ros.nodes.backends.joint_trajectory import JointTrajectoryArm, Join
 from openvla_ros.nodes.backends.servo_twist import ServoTwistArm
 from openvla_ros.profile import RobotProfile
 
+# What the setpoint node takes, relative to the robot's namespace.
+ARM_SETPOINTS, GRIPPER_SETPOINTS = "controller/arm_trajectory", "controller/gripper_trajectory"
+
 
 def make_arm(node: Node, profile: RobotProfile) -> ArmAdapter:
-    """Return the adapter for the profile's arm.
+    """Return what the controller moves the profile's arm with; raises as ``make_arm_driver``."""
+    if profile.arm_backend.takes_setpoints:
+        return JointTrajectoryArm(node, profile, ARM_SETPOINTS, "setpoint node")
+    return make_arm_driver(node, profile)
+
+
+def make_gripper(node: Node, profile: RobotProfile) -> GripperAdapter:
+    """Return what the controller moves the profile's gripper with; raises as ``make_arm_driver``."""
+    if profile.gripper_backend.takes_setpoints:
+        return JointTrajectoryGripper(node, profile, GRIPPER_SETPOINTS, "setpoint node")
+    return make_gripper_driver(node, profile)
+
+
+def make_arm_driver(node: Node, profile: RobotProfile) -> ArmAdapter:
+    """Return the adapter that speaks to the arm's own software.
 
     Raises ``MissingDependencyError`` if the messages that it speaks are not installed.
     """
     backend = profile.arm_backend
     match backend.kind:
         case "joint_trajectory":
-            return JointTrajectoryArm(node, profile, backend)
+            return JointTrajectoryArm(node, profile, backend.topic)
         case "forward_position":
             return ForwardPositionArm(node, backend)
         case "interbotix":
@@ -34,12 +55,12 @@ def make_arm(node: Node, profile: RobotProfile) -> ArmAdapter:
             return ServoTwistArm(node, profile, backend)
 
 
-def make_gripper(node: Node, profile: RobotProfile) -> GripperAdapter:
-    """Return the adapter for the profile's gripper; raises as ``make_arm``."""
+def make_gripper_driver(node: Node, profile: RobotProfile) -> GripperAdapter:
+    """Return the adapter that speaks to the gripper's own software; raises as ``make_arm_driver``."""
     backend = profile.gripper_backend
     match backend.kind:
         case "joint_trajectory":
-            return JointTrajectoryGripper(node, profile, backend)
+            return JointTrajectoryGripper(node, profile, backend.topic)
         case "gripper_command":
             return GripperAction(node, profile, backend)
         case "interbotix_pwm":

@@ -1,6 +1,7 @@
 """Streams positions to a ros2_control forward command controller (``JointGroupPositionController``).
 
-Such a controller holds its last command: if this process is killed, the arm rests there.
+Such a controller has no time limit: it writes its last command to the joints for as long as it is
+active, and stops them dead there. So the setpoint node feeds it, which brakes when the controller is gone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Streams to Interbotix's xs_sdk: joint groups by position, the gripper by PWM.
 
 The group's motors must be in position mode without a time profile, as the driver's ``modes.yaml``
-for BridgeData V2 has it. They hold their last command: if this process is killed, the arm rests
-there. The gripper's PWM stays as it was last: a gripper that was closing goes on pressing.
+for BridgeData V2 has it. The driver has no time limit: the motors stop dead at their last position,
+and the gripper presses on with its last PWM. (Its ``commands/joint_trajectory`` refuses a trajectory
+while one is played, so nothing can be streamed there.) So the setpoint node feeds both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Streams to a ros2_control joint trajectory controller, for the arm and for the gripper.
+"""Streams to a ros2_control joint trajectory controller, or the setpoint node, for arm and gripper.
 
 Every message of the arm carries the next sample and then a stop within the limits. The controller
 on the robot replaces a trajectory by the next message; if there is no next message, because this
@@ -15,7 +15,7 @@ from openvla_ros.nodes.backends.command import ArmCommand, GripperCommand
 from openvla_ros.nodes.backends.subscribers import missing_subscriber
 from openvla_ros.nodes.messages import NS_PER_S, to_joint_trajectory
 from openvla_ros.nodes.qos import COMMAND
-from openvla_ros.profile import ArmBackend, GripperBackend, RobotProfile
+from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.braking import MotionLimits
 from openvla_ros.robot.trailing_stop import trailing_stop
 
@@ -27,15 +27,18 @@ class JointTrajectoryArm:
     late, or two at once, still says when to be where: the arm does not speed up to make up for it.
     """
 
-    def __init__(self, node: Node, profile: RobotProfile, backend: ArmBackend) -> None:
-        self._node, self._joints = node, profile.arm.joints
+    def __init__(
+        self, node: Node, profile: RobotProfile, topic: str, taker: str = "joint trajectory controller"
+    ) -> None:
+        """``taker`` says in messages who should subscribe to ``topic``."""
+        self._node, self._joints, self._taker = node, profile.arm.joints, taker
         self._limits = MotionLimits.from_profile(profile.limits)
-        self._lookahead_s = backend.lookahead_s
-        self._publisher = node.create_publisher(JointTrajectory, backend.topic, COMMAND)
+        self._lookahead_s = profile.arm_backend.lookahead_s
+        self._publisher = node.create_publisher(JointTrajectory, topic, COMMAND)
 
     def missing(self) -> str | None:
         """Return ``None`` if a controller subscribes."""
-        return missing_subscriber(self._node, self._publisher, "joint trajectory controller")
+        return missing_subscriber(self._node, self._publisher, self._taker)
 
     connect = missing
 
@@ -59,14 +62,18 @@ class JointTrajectoryGripper:
     # Repeated, so that a gripper controller that was restarted takes up the command again.
     REPEAT_S = 1.0
 
-    def __init__(self, node: Node, profile: RobotProfile, backend: GripperBackend) -> None:
-        self._node, self._gripper, self._speed_m_s = node, profile.gripper, backend.speed_m_s
-        self._publisher = node.create_publisher(JointTrajectory, backend.topic, COMMAND)
+    def __init__(
+        self, node: Node, profile: RobotProfile, topic: str, taker: str = "gripper trajectory controller"
+    ) -> None:
+        """``taker`` says in messages who should subscribe to ``topic``."""
+        self._node, self._gripper, self._taker = node, profile.gripper, taker
+        self._speed_m_s = profile.gripper_backend.speed_m_s
+        self._publisher = node.create_publisher(JointTrajectory, topic, COMMAND)
         self._last: GripperCommand | None = None
 
     def missing(self) -> str | None:
         """Return ``None`` if a controller subscribes."""
-        return missing_subscriber(self._node, self._publisher, "gripper trajectory controller")
+        return missing_subscriber(self._node, self._publisher, self._taker)
 
     connect = missing
 

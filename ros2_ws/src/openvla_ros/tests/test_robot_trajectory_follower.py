@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.sim.follower import TrajectoryFollower
+from openvla_ros.robot.trajectory_follower import TrajectoryFollower
 
 
 @pytest.fixture

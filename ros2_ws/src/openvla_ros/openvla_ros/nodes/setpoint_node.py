@@ -1,0 +1,161 @@
+"""The setpoints as a ROS 2 node: what stands between the controller and a driver without trajectories.
+
+A forward command controller, Interbotix's driver and a Cartesian impedance controller hold their last
+setpoint. So the controller speaks to this node as it would to a joint trajectory controller, each
+message with its own stop, and this node plays the messages to the driver: where the controller was
+killed or suspended, the arm brakes within its limits and rests. A gripper that is driven by PWM is
+regulated here for the same reason: its driver would press on with the last PWM for ever.
+
+Decides nothing: limits and checks are the controller's.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from trajectory_msgs.msg import JointTrajectory
+
+from openvla_ros.errors import InvalidValueError, ProfileError
+from openvla_ros.health import Health, ReasonCounter, StreamHealth
+from openvla_ros.nodes import process, qos
+from openvla_ros.nodes.backends.choice import (
+    ARM_SETPOINTS,
+    GRIPPER_SETPOINTS,
+    make_arm_driver,
+    make_gripper_driver,
+)
+from openvla_ros.nodes.backends.command import ArmAdapter, ArmCommand, GripperAdapter, GripperCommand
+from openvla_ros.nodes.control_loop import ControlLoop
+from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
+from openvla_ros.nodes.messages import NS_PER_S, from_duration, from_stamp, joint_values
+from openvla_ros.nodes.parameters import declare, parameter
+from openvla_ros.profile import load_profile
+from openvla_ros.robot.braking import JointMotion
+from openvla_ros.robot.kinematics import KinematicChain
+from openvla_ros.robot.setpoints import SetpointPlayer
+
+GRIPPER_PERIOD_S = 0.02  # bridge_data_robot drives its gripper 50 times a second
+CONNECT_PERIOD_S = 0.5
+
+
+@dataclass(frozen=True)
+class SetpointParameters:
+    """What an operator sets; rates and topics come from the profile."""
+
+    robot: str = parameter("widowx", "robot profile: a name or a YAML file", read_only=True)
+
+
+class SetpointNode(Node):
+    """Plays one controller's trajectories to the driver of one arm, and of its gripper."""
+
+    def __init__(self) -> None:
+        super().__init__("setpoints")
+        self._profile = profile = load_profile(declare(self, SetpointParameters).robot)
+        if not profile.takes_setpoints:
+            raise ProfileError(
+                f"robot {profile.name!r} needs no setpoint node: its arm_backend is "
+                f"{profile.arm_backend.kind!r} and its gripper_backend {profile.gripper_backend.kind!r}"
+            )
+        self._chain = KinematicChain.from_profile(profile.arm)
+        self._player = SetpointPlayer(profile.arm.joints)
+        self._guard = threading.Lock()  # over the player
+        self._opening: float | None = None
+        self._finger_m: float | None = None
+        self._trajectories = StreamHealth("trajectories", profile.control.rate_hz, max_age_s=1.0)
+        self._refusals = ReasonCounter("trajectories refused")
+        self._problems: dict[str, str | None] = {}
+        self._period_s = 1.0 / profile.control.rate_hz
+        simulated = bool(self.get_parameter("use_sim_time").value)
+        self._loop = ControlLoop(self._period_s, self._tick, self.get_clock(), simulated)
+        self._drivers: list[tuple[str, ArmAdapter | GripperAdapter]] = []
+        if profile.arm_backend.takes_setpoints:
+            self._arm = make_arm_driver(self, profile)
+            self._drivers.append(("arm", self._arm))
+            self.create_subscription(JointTrajectory, ARM_SETPOINTS, self._follow, qos.COMMAND)
+            self._loop.start()
+        if profile.gripper_backend.takes_setpoints:
+            self._gripper = make_gripper_driver(self, profile)
+            self._drivers.append(("gripper", self._gripper))
+            self.create_subscription(JointTrajectory, GRIPPER_SETPOINTS, self._open, qos.COMMAND)
+            self.create_subscription(JointState, "joint_states", self._joint_state, qos.NEWEST_IN)
+            self.create_timer(GRIPPER_PERIOD_S, self._drive_gripper)
+        self.create_timer(CONNECT_PERIOD_S, self._connect)
+        self._diagnostics = DiagnosticsPublisher(self, self._healths)
+
+    def stop(self) -> None:
+        """End the thread; the controller, which is stopped before, has brought the arm to rest."""
+        if not self._loop.stop():
+            self.get_logger().error("the control thread did not end")
+
+    def _follow(self, message: JointTrajectory) -> None:
+        now_ns, stamp_ns = self._now_ns(), from_stamp(message.header.stamp)
+        self._trajectories.received(stamp_ns or now_ns, now_ns)
+        try:
+            with self._guard:
+                self._player.follow(
+                    list(message.joint_names),
+                    [from_duration(point.time_from_start) for point in message.points],
+                    [list(point.positions) for point in message.points],
+                    [list(point.velocities) for point in message.points],
+                    (stamp_ns or now_ns) / NS_PER_S,
+                    now_ns / NS_PER_S,
+                )
+        except (InvalidValueError, ValueError) as error:
+            self._refusals.add("refused", str(error))
+
+    def _tick(self) -> None:
+        """Send the driver what is due now. On the control thread."""
+        now_ns = self._now_ns()
+        with self._guard:
+            setpoint = self._player.sample(now_ns / NS_PER_S)
+        if setpoint is None:
+            return
+        pose = self._chain.forward(setpoint)
+        self._arm.send(ArmCommand(now_ns, self._period_s, JointMotion.at_rest(setpoint), pose, setpoint))
+
+    def _open(self, message: JointTrajectory) -> None:
+        if message.points and len(message.points[-1].positions):
+            self._opening = self._profile.gripper.opening(float(message.points[-1].positions[0]))
+
+    def _joint_state(self, message: JointState) -> None:
+        finger = self._profile.gripper.joint
+        if finger in message.name:
+            self._finger_m = float(joint_values(message, [finger])[0])
+
+    def _drive_gripper(self) -> None:
+        if self._opening is not None:
+            self._gripper.send(GripperCommand(self._now_ns(), self._opening, self._finger_m))
+
+    def _connect(self) -> None:
+        if self._loop.failure is not None:
+            raise self._loop.failure
+        for part, driver in self._drivers:
+            problem = driver.connect()
+            if problem != self._problems.get(part, ""):
+                self._problems[part] = problem
+                self.get_logger().info(f"{part}: {problem or 'connected'}")
+
+    def _healths(self) -> list[Health]:
+        healths = [self._loop.health(), self._refusals.health()]
+        if self._profile.arm_backend.takes_setpoints:
+            healths.append(self._trajectories.health(self._now_ns()))
+        healths += [
+            Health(f"{part} driver", "error" if problem else "ok", problem or "connected", {})
+            for part, problem in self._problems.items()
+        ]
+        return healths
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+
+def main() -> None:
+    """Run the node."""
+    process.main(SetpointNode)
+
+
+if __name__ == "__main__":
+    main()
