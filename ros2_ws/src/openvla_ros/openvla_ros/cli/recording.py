@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 
 from openvla_ros.errors import DatasetError, MissingDependencyError
 from openvla_ros.graph import arguments_of_one_node
+from openvla_ros.transport import dds_environment
 
 RobotOption = Annotated[str, typer.Option(help="Robot profile: a name or a YAML file.")]
 NamespaceOption = Annotated[str, typer.Option(help="Namespace of the robot's nodes.")]
@@ -112,6 +114,7 @@ def teleop(
         raise _without_ros(error) from error
     if device not in teleop_node.DEVICES:
         raise DatasetError(f"device {device!r} is not one of {', '.join(teleop_node.DEVICES)}")
+    os.environ.update(dds_environment(os.environ))  # read when the first node is made
     node = partial(teleop_node.TeleopNode, device=device, robot=robot, path=path, leader_robot=leader_robot)
     raise typer.Exit(process.run(node, arguments_of_one_node("teleop", robot, namespace, use_sim_time)))
 

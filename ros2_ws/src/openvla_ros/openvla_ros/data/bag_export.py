@@ -24,6 +24,7 @@ from openvla_ros.data.bag_writer import BagWriter, QualityOfService, Topic
 from openvla_ros.data.frames import decode_image, encoded_frame, image_format
 from openvla_ros.data.mcap_file import McapFile
 from openvla_ros.data.message_definition import message_definition
+from openvla_ros.data.source import reading
 from openvla_ros.data.table import build_episode, episode_columns, episode_metadata, parse_metadata
 from openvla_ros.episode import Episode, ImageSequence
 from openvla_ros.errors import DatasetError
@@ -205,24 +206,31 @@ class ExportedBagSource:
     def __getitem__(self, index: int) -> Episode:
         """Return episode ``index``; its pictures stay in the file."""
         path = self._files[index]
+        with reading(path):
+            return self._read(path)
+
+    def _read(self, path: Path) -> Episode:
         file = McapFile(path)
         if EXPORT not in file.metadata:
             raise DatasetError(f"{path}: holds no exported episode, or was cut off")
         record = file.metadata[EXPORT]
         metadata = parse_metadata(record["description"], str(path))
-        columns = _unpack(record["columns"], path)
+        columns = _unpack(record["columns"])
         count = len(columns["stamp_ns"])
         images = {camera: ExportedFrames(file, camera, count) for camera in metadata["cameras"]}
         provenance = {"imported_format": self.format, "imported_path": str(path)}
         return build_episode(metadata, columns, images, provenance)
 
+    def verify(self, index: int) -> None:
+        """Read all of episode ``index``; raises ``DatasetError`` if it was cut off or a checksum is wrong."""
+        path = self._files[index]
+        with reading(path), McapFile(path) as file:
+            file.verify()
 
-def _unpack(text: str, path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(io.BytesIO(base64.b64decode(text))) as arrays:
-            return dict(arrays)
-    except (ValueError, OSError) as error:
-        raise DatasetError(f"{path}: the columns cannot be read: {error}") from error
+
+def _unpack(text: str) -> dict[str, NDArray[Any]]:
+    with np.load(io.BytesIO(base64.b64decode(text))) as arrays:
+        return dict(arrays)
 
 
 def exported_files(path: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import openvla_ros
 from openvla_ros.data.recordings import OUTCOME
 from openvla_ros.episode import OUTCOMES, Outcome
-from openvla_ros.errors import DatasetError
+from openvla_ros.errors import DatasetError, ProfileError
 from openvla_ros.profile import RobotProfile, dump_profile, parse_profile
 
 EPISODE, PROFILE, TOPICS, QUALITY = (
@@ -75,7 +75,7 @@ def parse_metadata(records: Records, source: str) -> EpisodeMetadata:
     if result not in OUTCOMES:
         raise DatasetError(f"{source}: outcome is {result!r}; choose from {', '.join(OUTCOMES)}")
     return EpisodeMetadata(
-        profile=parse_profile(records[PROFILE]["yaml"], f"the profile inside {source}"),
+        profile=_profile(records[PROFILE], f"the profile inside {source}"),
         topics=dict(records[TOPICS]),
         instruction=episode.get("instruction", ""),
         operator=episode.get("operator", ""),
@@ -87,3 +87,10 @@ def parse_metadata(records: Records, source: str) -> EpisodeMetadata:
         notes=outcome,
         quality=dict(records.get(QUALITY, {})),
     )
+
+
+def _profile(record: Mapping[str, str], source: str) -> RobotProfile:
+    try:
+        return parse_profile(record.get("yaml", ""), source)
+    except ProfileError as error:
+        raise DatasetError(str(error)) from error

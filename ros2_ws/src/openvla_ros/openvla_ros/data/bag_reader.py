@@ -20,6 +20,7 @@ from openvla_ros.data import cdr
 from openvla_ros.data.bag_metadata import EpisodeMetadata, parse_metadata
 from openvla_ros.data.bag_stream import BagFrames, RecordedMessage, Stream
 from openvla_ros.data.mcap_file import McapFile
+from openvla_ros.data.recordings import RECORDING
 from openvla_ros.data.resampling import (
     OwnerChange,
     RecordedChunk,
@@ -30,6 +31,7 @@ from openvla_ros.data.resampling import (
     newest_before,
     target_steps,
 )
+from openvla_ros.data.source import reading
 from openvla_ros.episode import Episode
 from openvla_ros.errors import DatasetError
 from openvla_ros.geometry import Pose
@@ -69,6 +71,11 @@ class BagReader:
         """Give the file back; pictures of an episode that is still in use keep it."""
         self._streams.clear()
         self._file.close()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the file has its end; that of an episode in progress has not."""
+        return self._file.finished
 
     def stream(self, role: str, stamped: bool = True) -> Stream | None:
         """Return the stream that plays ``role`` (see ``EpisodeMetadata``), or ``None``."""
@@ -311,7 +318,20 @@ class BagSource:
 
     def __getitem__(self, index: int) -> Episode:
         """Return episode ``index``; raises ``DatasetError`` if it is damaged or holds no step."""
-        return BagReader(self.folders[index]).episode(self._actions)
+        folder = self.folders[index]
+        with reading(folder):
+            reader = BagReader(folder)
+            if not reader.finished:
+                raise DatasetError(
+                    f"{folder} was cut off; rename it to {folder.stem}{RECORDING} and run openvla recover"
+                )
+            return reader.episode(self._actions)
+
+    def verify(self, index: int) -> None:
+        """Read all of episode ``index``; raises ``DatasetError`` if it was cut off or a checksum is wrong."""
+        folder = self.folders[index]
+        with reading(folder), McapFile(mcap_in(folder)) as file:
+            file.verify()
 
 
 def read_metadata(path: Path) -> EpisodeMetadata:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 
 from openvla_ros.arrays import Image
 from openvla_ros.errors import DatasetError, InvalidValueError
@@ -122,9 +122,11 @@ def compress_image(data: Bytes, quality: int) -> bytes:
 def _store(types: tuple[tuple[str, str], ...]) -> Any:
     store = get_typestore(Stores.EMPTY)
     for name, definition in types:
-        store.register(
-            {k: v for k, v in get_types_from_msg(definition, name).items() if k not in store.types}
-        )
+        try:
+            found = get_types_from_msg(definition, name)
+        except TypesysError as error:
+            raise DatasetError(f"the definition of {name} makes no sense: {error}") from error
+        store.register({k: v for k, v in found.items() if k not in store.types})
     return store
 
 

@@ -25,6 +25,7 @@ from openvla_ros.data.export import ExportOptions, Target, merge, open_part
 from openvla_ros.data.layout import Layout
 from openvla_ros.data.lerobot_writer import Storage
 from openvla_ros.data.rlds_writer import observation_state
+from openvla_ros.data.source import Checksummed, EpisodeSource, reading
 from openvla_ros.episode import Episode
 from openvla_ros.errors import DatasetError, InvalidValueError, MissingDependencyError
 from openvla_ros.statistics import write_statistics
@@ -97,9 +98,14 @@ class ConversionReport:
     skipped: tuple[Skipped, ...] = field(default=())
 
 
-def read_episode(request: ConversionRequest, open_at: Callable[[int], Episode], index: int) -> Episode:
-    """Return episode ``index`` with the actions that ``request`` asks for."""
-    episode = open_at(index)
+def read_episode(request: ConversionRequest, source: EpisodeSource, index: int) -> Episode:
+    """Return episode ``index`` of ``source`` with the actions that ``request`` asks for.
+
+    Raises ``DatasetError`` if it cannot be read, or a checksum of it is wrong.
+    """
+    episode = source[index]
+    if isinstance(source, Checksummed):
+        source.verify(index)
     return episode.with_measured_actions() if request.actions == "measured" else episode
 
 
@@ -120,8 +126,9 @@ def convert_group(job: Job, group: range) -> GroupResult:
     with open_part(working, job.options) as writer:
         for index in group:
             try:
-                episode = read_episode(job.request, source.__getitem__, index)
-                job.options.layout.check(episode)
+                episode = read_episode(job.request, source, index)
+                with reading(f"{source.path}: episode {index}"):
+                    job.options.layout.check(episode)
             except (DatasetError, InvalidValueError) as error:
                 skipped.append(Skipped(index, str(error)))
                 continue
@@ -208,8 +215,9 @@ def _options(request: ConversionRequest) -> ExportOptions:
     reasons: list[str] = []
     for index in range(len(source)):
         try:
-            episode = read_episode(request, source.__getitem__, index)
-            layout = Layout.of(episode)
+            episode = read_episode(request, source, index)
+            with reading(f"{source.path}: episode {index}"):
+                layout = Layout.of(episode)
         except (DatasetError, InvalidValueError) as error:
             reasons.append(str(error))
             continue

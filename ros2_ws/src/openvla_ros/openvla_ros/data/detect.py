@@ -12,7 +12,7 @@ from openvla_ros.data.bag_reader import BagSource
 from openvla_ros.data.hdf5 import SUFFIXES, Hdf5Source
 from openvla_ros.data.lerobot import LerobotSource
 from openvla_ros.data.rlds import RldsSource, find_dataset_folder
-from openvla_ros.data.source import EpisodeSource
+from openvla_ros.data.source import EpisodeSource, reading
 from openvla_ros.errors import DatasetError
 
 Format = Literal["bag", "rlds", "lerobot", "hdf5"]
@@ -72,7 +72,10 @@ class SourceRequest:
 
     def open(self) -> EpisodeSource:
         """Return the dataset; raises ``DatasetError`` if it cannot be opened or an option does not fit."""
-        found = detect_format(self.path)
+        with reading(self.path):
+            return self._open(detect_format(self.path))
+
+    def _open(self, found: Format) -> EpisodeSource:
         if found != "rlds" and (self.split or self.convention):
             raise DatasetError(f"{self.path}: split and convention are for RLDS datasets; this is {found}")
         match found:

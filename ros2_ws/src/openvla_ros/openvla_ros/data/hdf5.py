@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from openvla_ros.action import ActionSpace
 from openvla_ros.arrays import Image, image_array
+from openvla_ros.data.source import reading
 from openvla_ros.data.table import build_episode, episode_columns, episode_metadata, parse_metadata
 from openvla_ros.episode import Episode
 from openvla_ros.errors import DatasetError, InvalidValueError
@@ -53,23 +54,14 @@ class Hdf5Frames:
 
     def __getitem__(self, index: int) -> Image:
         place = range(self._count)[index]
-        with _readable(self._path):
+        with reading(self._path):
             file = _shared(self._path, self._path.stat().st_mtime_ns, os.getpid())
             return image_array(self._dataset, np.asarray(file[self._dataset][place]))
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn what h5py raises into a ``DatasetError`` naming the file."""
-    try:
-        yield
-    except (OSError, KeyError, IndexError) as error:
-        raise DatasetError(f"{path}: cannot be read as HDF5: {error}") from error
-
-
-@contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    with _readable(path), h5py.File(path, "r") as file:
+    with reading(path), h5py.File(path, "r") as file:
         yield file
 
 
@@ -215,11 +207,11 @@ class Hdf5Writer:
         demo = self._next(length)
         demo.attrs[EXACT] = episode_metadata(episode)
         last = np.arange(length) == length - 1
-        demo["actions"] = episode.actions
-        demo["dones"] = last.astype(np.int64)
-        demo["rewards"] = (last & (episode.outcome == "success")).astype(np.float64)
+        _store(demo, "actions", episode.actions)
+        _store(demo, "dones", last.astype(np.int64))
+        _store(demo, "rewards", (last & (episode.outcome == "success")).astype(np.float64))
         for name, column in episode_columns(episode).items():
-            demo[f"{EXACT}/{name}"] = column
+            _store(demo, f"{EXACT}/{name}", column)
         self._observations(demo.create_group("obs"), episode)
 
     def copy(self, path: Path) -> None:
@@ -243,19 +235,29 @@ class Hdf5Writer:
 
     def _observations(self, group: Any, episode: Episode) -> None:
         if episode.joint_positions is not None:
-            group["robot0_joint_pos"] = episode.joint_positions
+            _store(group, "robot0_joint_pos", episode.joint_positions)
         if episode.poses is not None:
-            group["robot0_eef_pos"] = episode.poses[:, :3, 3]
-            group["robot0_eef_quat"] = transform_matrix_to_quaternion(episode.poses[:, :3, :3])
+            _store(group, "robot0_eef_pos", episode.poses[:, :3, 3])
+            _store(group, "robot0_eef_quat", transform_matrix_to_quaternion(episode.poses[:, :3, :3]))
         if episode.gripper is not None:
-            group["robot0_gripper_opening"] = episode.gripper[:, None]
+            _store(group, "robot0_gripper_opening", episode.gripper[:, None])
         for camera, pictures in episode.images.items():
             shape = pictures[0].shape
             frames = group.create_dataset(
-                f"{camera}_image", (len(pictures), *shape), np.uint8, chunks=(1, *shape), compression="lzf"
+                f"{camera}_image",
+                (len(pictures), *shape),
+                np.uint8,
+                chunks=(1, *shape),
+                compression="lzf",
+                fletcher32=True,
             )
             for index in range(len(pictures)):
                 picture = pictures[index]
                 if picture.shape != shape:
                     raise InvalidValueError(f"picture {index} of {camera!r} is {picture.shape}, not {shape}")
                 frames[index] = picture
+
+
+def _store(group: Any, name: str, values: NDArray[Any]) -> None:
+    """Store an array as one chunk with a checksum, so that damage is found when it is read."""
+    group.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)

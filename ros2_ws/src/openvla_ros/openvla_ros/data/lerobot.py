@@ -9,8 +9,7 @@ actions must be named x, y, z, roll, pitch, yaw, gripper, or be described by a r
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from openvla_ros.action import ActionSpace
 from openvla_ros.arrays import Image
 from openvla_ros.data.frames import EncodedFrames
+from openvla_ros.data.source import reading
 from openvla_ros.data.table import COLUMNS, build_episode, parse_metadata
 from openvla_ros.data.video import VideoFrames
 from openvla_ros.episode import Episode, ImageSequence
@@ -35,15 +35,6 @@ VERSIONS = ("v3.0", "v2.1")
 MOTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 IMAGE_PREFIX = "observation.images."
 _START_NS = 1_000_000_000
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what the file libraries raise into a ``DatasetError`` naming the file."""
-    try:
-        yield
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise DatasetError(f"{path}: cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -75,7 +66,7 @@ class Info:
     def read(cls, folder: Path) -> Info:
         """Read the file; raises ``DatasetError`` naming what is missing or the known versions."""
         path = folder / "meta" / "info.json"
-        with _reading(path):
+        with reading(path):
             values = json.loads(path.read_text(encoding="utf-8"))
             if values["codebase_version"] not in VERSIONS:
                 raise DatasetError(f"{path}: version {values['codebase_version']!r}; known are {VERSIONS}")
@@ -110,11 +101,10 @@ def read_entries(info: Info) -> list[EpisodeEntry]:
 def _entries_v3(info: Info) -> list[EpisodeEntry]:
     rows: list[dict[str, Any]] = []
     for path in sorted((info.path / "meta" / "episodes").glob("*/*.parquet")):
-        with _reading(path):
+        with reading(path):
             schema = pq.read_schema(path)
-            rows += pq.read_table(
-                path, columns=[name for name in schema.names if not name.startswith("stats/")]
-            ).to_pylist()
+            wanted = [name for name in schema.names if not name.startswith("stats/")]
+            rows += pq.read_table(path, columns=wanted, page_checksum_verification=True).to_pylist()
     return [_entry_v3(info, row) for row in sorted(rows, key=lambda row: int(row["episode_index"]))]
 
 
@@ -144,7 +134,7 @@ def _entry_v3(info: Info, row: Mapping[str, Any]) -> EpisodeEntry:
 
 def _entries_v21(info: Info) -> list[EpisodeEntry]:
     path = info.path / "meta" / "episodes.jsonl"
-    with _reading(path):
+    with reading(path):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         return [_entry_v21(info, row) for row in sorted(rows, key=lambda row: int(row["episode_index"]))]
 
@@ -187,8 +177,13 @@ class ParquetFrames:
 
 
 def _read_rows(entry: EpisodeEntry, columns: list[str]) -> pa.Table:
-    with _reading(entry.data):
-        rows = pq.read_table(entry.data, columns=columns, filters=[("episode_index", "=", entry.index)])
+    with reading(entry.data):
+        rows = pq.read_table(
+            entry.data,
+            columns=columns,
+            filters=[("episode_index", "=", entry.index)],
+            page_checksum_verification=True,
+        )
     if rows.num_rows != entry.length:
         raise DatasetError(
             f"{entry.data}: episode {entry.index} has {rows.num_rows} rows; the metadata say {entry.length}"
@@ -224,11 +219,13 @@ class LerobotSource:
     def __getitem__(self, index: int) -> Episode:
         """Return episode ``index``; videos are opened when a picture is looked at."""
         entry = self._entries[index]
-        provenance = {"imported_format": self.format, "imported_path": f"{entry.data} episode {entry.index}"}
-        images = self._images(entry)
-        if entry.description is not None:
-            return self._exact(entry, images, provenance)
-        return self._foreign(entry, images, provenance)
+        origin = f"{entry.data} episode {entry.index}"
+        provenance = {"imported_format": self.format, "imported_path": origin}
+        with reading(origin):
+            images = self._images(entry)
+            if entry.description is not None:
+                return self._exact(entry, images, provenance)
+            return self._foreign(entry, images, provenance)
 
     def _images(self, entry: EpisodeEntry) -> dict[str, ImageSequence]:
         images: dict[str, ImageSequence] = {

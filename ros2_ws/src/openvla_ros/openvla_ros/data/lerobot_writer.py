@@ -36,6 +36,7 @@ CHUNK_SIZE = 1000  # files a folder
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 _IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as the datasets library stores it
+_PARQUET = {"compression": "snappy", "write_page_checksum": True}
 _STATISTICS = ("action", "observation.state", "timestamp")
 _SAMPLES = 8  # pictures of each episode and camera that enter the image statistics
 
@@ -75,7 +76,7 @@ class LerobotPart:
         start_s = {camera: video.count / self._layout.rate_hz for camera, video in self._videos.items()}
         table = self._table(episode)
         if self._rows is None:
-            self._rows = pq.ParquetWriter(self._folder / ROWS, table.schema, compression="snappy")
+            self._rows = pq.ParquetWriter(self._folder / ROWS, table.schema, **_PARQUET)
         self._rows.write_table(table)
         statistics = {}
         for camera, pictures in episode.images.items():
@@ -166,7 +167,7 @@ class _Merge:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = pq.ParquetFile(part / ROWS)
         self._schema = rows.schema_arrow
-        with pq.ParquetWriter(path, self._schema, compression="snappy") as writer:
+        with pq.ParquetWriter(path, self._schema, **_PARQUET) as writer:
             for group, entry in enumerate(entries):
                 writer.write_table(self._number(rows.read_row_group(group), entry))
                 self._record(entry, chunk, file)
@@ -226,10 +227,9 @@ class _Merge:
         """Write ``meta/``."""
         meta = self._destination / "meta"
         (meta / "episodes" / "chunk-000").mkdir(parents=True, exist_ok=True)
-        pq.write_table(
-            pa.Table.from_pylist(self._episodes), meta / "episodes" / "chunk-000" / "file-000.parquet"
-        )
-        pq.write_table(_task_table(self._tasks), meta / "tasks.parquet")
+        episodes = meta / "episodes" / "chunk-000" / "file-000.parquet"
+        pq.write_table(pa.Table.from_pylist(self._episodes), episodes, **_PARQUET)
+        pq.write_table(_task_table(self._tasks), meta / "tasks.parquet", **_PARQUET)
         (meta / "stats.json").write_text(json.dumps(dict(self._stats()), indent=2), encoding="utf-8")
         (meta / "info.json").write_text(json.dumps(self._info(robot), indent=2), encoding="utf-8")
 

@@ -145,7 +145,10 @@ class McapFile:
 
     def _read(self, chunk: int, offset: int, log_ns: int) -> Message:
         data = self._chunk_data(chunk)
-        opcode, length, channel, _, log, publish = MESSAGE.unpack_from(data, offset)
+        try:
+            opcode, length, channel, _, log, publish = MESSAGE.unpack_from(data, offset)
+        except struct.error as error:
+            raise DatasetError(f"{self.path}: the index of chunk {chunk} points past its end") from error
         if opcode != Opcode.MESSAGE or log != log_ns or offset + 9 + length > len(data):
             raise DatasetError(f"{self.path}: the index of chunk {chunk} points at no message")
         start = offset + MESSAGE.size
@@ -177,7 +180,9 @@ class McapFile:
         return memoryview(data)
 
     def verify(self) -> None:
-        """Read every chunk; raises ``DatasetError`` at the first whose checksum is wrong."""
+        """Read every chunk; raises ``DatasetError`` if the file was cut off or a checksum is wrong."""
+        if self.damage or not self.finished:
+            raise DatasetError(f"{self.path}: {self.damage or 'the file was cut off'}")
         for number, chunk in enumerate(self._chunks):
             if chunk.crc and zlib.crc32(self._chunk_data(number)) != chunk.crc:
                 raise DatasetError(f"{self.path}: chunk {number} is damaged (its checksum is wrong)")

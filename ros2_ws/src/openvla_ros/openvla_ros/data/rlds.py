@@ -17,6 +17,7 @@ from openvla_ros.data.convention import Convention, find_convention
 from openvla_ros.data.example import parse_example
 from openvla_ros.data.features import Feature, Record, parse_features
 from openvla_ros.data.frames import EncodedFrames
+from openvla_ros.data.source import reading
 from openvla_ros.data.table import build_episode, parse_metadata
 from openvla_ros.data.tfrecord import RecordIndex, index_records, read_record
 from openvla_ros.episode import Episode
@@ -54,7 +55,7 @@ class Shard:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no JSON, or no UTF-8
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise DatasetError(f"{path}: holds {type(values).__name__}, not a JSON object")
@@ -145,9 +146,10 @@ class RldsSource:
         """Return episode ``index`` with its images undecoded."""
         episode_id, record = self.record(index)
         provenance = {"imported_format": self.format, "imported_path": record.origin}
-        if self.convention is not None:
-            return self.convention.episode(episode_id, record, provenance)
-        return read_exact(record, provenance)
+        with reading(record.origin):
+            if self.convention is not None:
+                return self.convention.episode(episode_id, record, provenance)
+            return read_exact(record, provenance)
 
 
 def read_exact(record: Record, provenance: Mapping[str, str]) -> Episode:

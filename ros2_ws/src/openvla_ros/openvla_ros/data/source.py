@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from openvla_ros.episode import Episode
+from openvla_ros.errors import DatasetError, InvalidValueError, MissingDependencyError, OpenVLARosError
 
 
 class EpisodeSource(Protocol):
@@ -26,5 +29,30 @@ class EpisodeSource(Protocol):
         ...
 
     def __getitem__(self, index: int) -> Episode:
-        """Return episode ``index``, images undecoded; raises ``IndexError`` past the end."""
+        """Return episode ``index``, images undecoded; raises ``IndexError`` past the end.
+
+        Raises ``DatasetError`` or ``InvalidValueError``, and nothing else, however it is damaged.
+        """
         ...
+
+
+@runtime_checkable
+class Checksummed(Protocol):
+    """A dataset whose checksums reading does not look at, because that would mean reading everything."""
+
+    def verify(self, index: int) -> None:
+        """Read all of episode ``index``; raises ``DatasetError`` if it was cut off or a checksum is wrong."""
+        ...
+
+
+@contextmanager
+def reading(origin: object) -> Iterator[None]:
+    """Turn whatever damaged data makes a library raise into a ``DatasetError`` that names ``origin``."""
+    try:
+        yield
+    except (DatasetError, InvalidValueError, MissingDependencyError):
+        raise
+    except OpenVLARosError as error:
+        raise DatasetError(str(error)) from error
+    except Exception as error:  # on damaged bytes a library raises anything
+        raise DatasetError(f"{origin} cannot be read: {type(error).__name__}: {error}") from error

@@ -14,7 +14,7 @@ import numpy as np
 
 from openvla_ros.arrays import Float, read_only
 from openvla_ros.data.reading_order import Mixture, StepPlace
-from openvla_ros.data.source import EpisodeSource
+from openvla_ros.data.source import EpisodeSource, reading
 from openvla_ros.episode import Episode
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.observation import Observation
@@ -92,9 +92,9 @@ class TrainingReader:
         """Return the sample of one step."""
         episode = self._episode(place)
         rows = np.minimum(np.arange(place.step, place.step + self._horizon), len(episode) - 1)
-        return TrainingSample(
-            episode.observation(place.step), read_only(episode.actions[rows]), self._names[place.dataset]
-        )
+        with reading(f"{self._sources[place.dataset].path}: episode {episode.id!r}, step {place.step}"):
+            observation = episode.observation(place.step)
+        return TrainingSample(observation, read_only(episode.actions[rows]), self._names[place.dataset])
 
     def iterate(self, start: int = 0, stride: int = 1) -> Iterator[TrainingSample]:
         """Yield samples for ever; worker w of W takes ``start=w, stride=W``."""

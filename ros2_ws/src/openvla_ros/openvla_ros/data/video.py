@@ -104,7 +104,7 @@ class VideoFrames:
             if self._frames is None or not self._next <= index <= self._next + _AHEAD:
                 self._seek(index)
             return self._decode(index)
-        except (av.FFmpegError, OSError) as error:
+        except (av.FFmpegError, OSError, IndexError) as error:  # IndexError: there is no video stream
             raise DatasetError(f"{self._path}: picture {index} cannot be decoded: {error}") from error
 
     def _seek(self, index: int) -> None:
