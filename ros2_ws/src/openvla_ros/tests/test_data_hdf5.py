@@ -115,5 +115,5 @@ def test_formats_are_detected(tmp_path, request):
 def test_a_damaged_file_is_a_dataset_error(tmp_path):
     path = write(tmp_path / "a.hdf5", [make_episode(0)])
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(DatasetError, match=r"a\.hdf5: cannot be read as HDF5"):
+    with pytest.raises(DatasetError, match=r"a\.hdf5: cannot be read: OSError"):
         Hdf5Source(path)

@@ -55,4 +55,4 @@ def reading(origin: object) -> Iterator[None]:
     except OpenVLARosError as error:
         raise DatasetError(str(error)) from error
     except Exception as error:  # on damaged bytes a library raises anything
-        raise DatasetError(f"{origin} cannot be read: {type(error).__name__}: {error}") from error
+        raise DatasetError(f"{origin}: cannot be read: {type(error).__name__}: {error}") from error
