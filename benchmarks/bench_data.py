@@ -28,10 +28,11 @@ from openvla_ros.data.bag_export import write_episode
 from openvla_ros.data.conversion import ConversionRequest, convert
 from openvla_ros.data.detect import SourceRequest
 from openvla_ros.data.export import Target
-from openvla_ros.data.frames import ArrayFrames, EncodedFrames, decode_image, encode_jpeg, encoded_frame
+from openvla_ros.data.frames import ArrayFrames, EncodedFrames, decode_image, encoded_frame
 from openvla_ros.data.lerobot_writer import Storage
 from openvla_ros.data.training_reader import TrainingReader
 from openvla_ros.episode import Episode
+from openvla_ros.image_encoding import encode_jpeg
 from openvla_ros.profile import load_profile
 
 GOAL_JPEG, GOAL_RAW = 500, 1000  # samples a second and core

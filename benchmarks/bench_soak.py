@@ -109,7 +109,7 @@ def main() -> None:
     seconds = 30.0 if arguments.quick else 60.0 * arguments.minutes
     os.environ.setdefault("ROS_DOMAIN_ID", "76")
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    from openvla_ros.data.frames import encode_jpeg
+    from openvla_ros.image_encoding import encode_jpeg
     from openvla_ros.supervisor import child_environment
     from openvla_ros.transport import dds_environment
 

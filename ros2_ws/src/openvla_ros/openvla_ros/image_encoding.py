@@ -115,12 +115,23 @@ def decode_compressed(format_name: str, data: Bytes) -> Image:
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:
-    """Return a uint8 (H, W, 3) RGB image as a JPEG file of ``quality`` 0..100."""
+    """Return a uint8 (H, W, 3) RGB image as a JPEG file of ``quality`` 50 .. 100."""
+    if not 50 <= quality <= 100:
+        raise InvalidValueError(f"JPEG quality is {quality}; it must lie within 50 .. 100")
+    return _encode(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def encode_png(image: Image) -> bytes:
+    """Return a uint8 (H, W, 3) RGB image as a PNG file: lossless, and quick rather than small."""
+    return _encode(image, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def _encode(image: Image, suffix: str, options: list[int]) -> bytes:
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    done, data = cv2.imencode(suffix, bgr, options)
     if not done:
-        raise InvalidValueError(f"image of shape {image.shape} cannot be written as JPEG")
-    return bytes(data)
+        raise InvalidValueError(f"an image of shape {image.shape} cannot be written as {suffix}")
+    return data.tobytes()
 
 
 def _rows(encoding: str, height: int, row_bytes: int, step: int, data: Bytes) -> NDArray[np.uint8]:

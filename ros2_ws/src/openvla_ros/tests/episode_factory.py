@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from openvla_ros.data.frames import ArrayFrames, EncodedFrames, encode_jpeg
+from openvla_ros.data.frames import ArrayFrames, EncodedFrames
 from openvla_ros.episode import Episode
 from openvla_ros.geometry import transform_euler_to_matrix
+from openvla_ros.image_encoding import encode_jpeg
 from openvla_ros.profile import load_profile
 
 

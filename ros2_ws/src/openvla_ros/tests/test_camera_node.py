@@ -11,7 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from ros_harness import Listener, NodeProcess
 from sensor_msgs.msg import CameraInfo, Image
 
-from openvla_ros.data.frames import encode_png
+from openvla_ros.image_encoding import encode_png
 from openvla_ros.nodes import qos
 from openvla_ros.nodes.image_messages import from_image
 from openvla_ros.nodes.messages import from_stamp

@@ -14,9 +14,10 @@ from openvla_ros.cameras.protocol import Camera, Frame
 from openvla_ros.cameras.realsense import RealSenseCamera
 from openvla_ros.cameras.reconnecting import ReconnectingCamera
 from openvla_ros.cameras.recordings import EpisodeCamera, ImageFolderCamera, VideoFileCamera
-from openvla_ros.data.frames import ArrayFrames, encode_png
+from openvla_ros.data.frames import ArrayFrames
 from openvla_ros.episode import Episode
 from openvla_ros.errors import DatasetError, DeviceError, InvalidValueError, ProfileError
+from openvla_ros.image_encoding import encode_png
 from openvla_ros.profile import load_profile
 
 PROFILE = load_profile("sim_widowx")

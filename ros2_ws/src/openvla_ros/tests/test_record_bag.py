@@ -228,11 +228,11 @@ def test_an_existing_episode_is_never_overwritten(tmp_path):
 
 
 def test_a_disk_that_fills_warns_before_it_stops_and_the_episode_ends_whole(tmp_path, monkeypatch):
-    import openvla_ros.data.episode_recorder as module
+    from openvla_ros.data import hazards
 
     alarms = []
     free = 600e6
-    monkeypatch.setattr(module, "free_bytes", lambda folder: free)
+    monkeypatch.setattr(hazards, "free_bytes", lambda folder: free)
     recording = recorder(
         tmp_path,
         lambda level, text: alarms.append((level, text)),

@@ -38,9 +38,9 @@ from openvla_ros.geometry import Pose
 from openvla_ros.observation import Observation
 from openvla_ros.observation_streams import JointSample, observe, proprioception
 from openvla_ros.profile import CameraProfile
+from openvla_ros.robot.authority import PERSON
 from openvla_ros.robot.kinematics import KinematicChain
 
-PERSON = "teleoperation"  # the owner, or the source of a chunk, in the controller's verdicts
 ActionSource = Literal["commanded", "target", "measured"]
 ACTION_SOURCES: tuple[ActionSource, ...] = get_args(ActionSource)
 

@@ -26,6 +26,7 @@ from openvla_ros.action import ActionSpace, Frame, RotationConvention
 from openvla_ros.arrays import Float
 from openvla_ros.data.features import Record
 from openvla_ros.data.frames import EncodedFrames
+from openvla_ros.data.source import stamps_from_seconds
 from openvla_ros.episode import Episode, Outcome
 from openvla_ros.errors import DatasetError
 from openvla_ros.geometry import (
@@ -41,7 +42,6 @@ Selector = str | tuple[str, ...]
 _STRICT = ConfigDict(extra="forbid")
 _SELECTOR = re.compile(r"^(?P<path>[^\[\]()]+?)(?:\[(?P<start>\d+):(?P<stop>\d+)\])?$")
 _ZEROS = re.compile(r"^zeros\((\d+)\)$")
-_START_NS = 1_000_000_000  # datasets without time begin at 1 s: a stamp of 0 means "not set" in ROS
 
 
 @validated(frozen=True, config=_STRICT)
@@ -131,7 +131,7 @@ class Convention:
             instruction=table.instruction(self.instruction),
             space=self.space(),
             rate_hz=self.rate_hz,
-            stamps_ns=_START_NS + np.rint(np.arange(length) * (1e9 / self.rate_hz)).astype(np.int64),
+            stamps_ns=stamps_from_seconds(np.arange(length) / self.rate_hz),
             images={
                 camera: EncodedFrames(record.blobs(f"steps/{path}")[keep], f"{record.origin} {camera}")
                 for camera, path in self.images.items()

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from openvla_ros.arrays import Image
-from openvla_ros.data.frames import encode_jpeg
 from openvla_ros.data.listing import numeric_warnings, recorded_warnings
 from openvla_ros.data.video import VideoWriter
 from openvla_ros.episode import Episode, ImageSequence
+from openvla_ros.image_encoding import encode_jpeg
 from openvla_ros.report import Page
 
 _STRIP = 8  # pictures of each camera in a row

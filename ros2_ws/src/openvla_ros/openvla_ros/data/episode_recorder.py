@@ -19,7 +19,7 @@ from pathlib import Path
 from openvla_ros.data.alarms import Alarms, Tell
 from openvla_ros.data.backlog import Backlog, ReceivedMessage
 from openvla_ros.data.bag_writer import BagWriter, Topic
-from openvla_ros.data.hazards import ClockWatch, WriteRate, free_bytes
+from openvla_ros.data.hazards import ClockWatch, DiskWatch, free_bytes
 from openvla_ros.data.recordings import OUTCOME, Recordings, Recovered
 from openvla_ros.episode import OUTCOMES, Outcome
 from openvla_ros.errors import DatasetError, InvalidValueError
@@ -101,7 +101,7 @@ class EpisodeRecorder:
         self._backlog = Backlog(self.limits.backlog_bytes)
         self._taking = False  # the caller waits for the episode
         self._stopping = False
-        self._rate = WriteRate()
+        self._disk = DiskWatch(recordings.root, self.limits.reserve_bytes, self.limits.warn_s, self._alarms)
         self._thread = threading.Thread(target=self._run, name="episode writer", daemon=False)
         self._thread.start()
         self._syncer = threading.Thread(target=self._sync, name="episode sync", daemon=False)
@@ -134,7 +134,7 @@ class EpisodeRecorder:
         """
         if self._open is not None:
             raise DatasetError(f"{self._open.folder.name} is being recorded; stop it first")
-        self._check_room()
+        self._disk.begin()
         folder = self.recordings.begin()
         writer = None
         try:
@@ -153,7 +153,6 @@ class EpisodeRecorder:
                 self._backlog.put(replace(message, received_ns=received_ns, taken_s=time.monotonic()))
             self._open = _Open(folder, writer)
             self._changed.notify()
-        self._rate = WriteRate()
         return folder
 
     def write(self, topic: str, data: bytes, sent_ns: int = 0) -> None:
@@ -246,14 +245,6 @@ class EpisodeRecorder:
             self._alarms.set_off("clock", "error", text)
         return received_ns
 
-    def _check_room(self) -> None:
-        free, needed = free_bytes(self.recordings.root), 2 * self.limits.reserve_bytes
-        if free < needed:
-            raise DatasetError(
-                f"{self.recordings.root} has {free / 1e6:.0f} MB free; recording needs at least "
-                f"{needed / 1e6:.0f} MB"
-            )
-
     def _take(self) -> _Open:
         """Let the writing thread finish what waits, and take the episode from it."""
         with self._changed:
@@ -282,11 +273,11 @@ class EpisodeRecorder:
                 batch = self._backlog.take(min(BATCH_BYTES, self.limits.reserve_bytes // 4))
                 episode = self._open
             if episode is not None:
-                self._check_space(episode)
+                episode.full = episode.full or self._disk.is_full()
                 self._store(episode, batch)
                 if time.monotonic() - checked > CHECK_S:
                     checked = time.monotonic()
-                    self._check_folder(episode)
+                    self._disk.check_access(episode.folder)
                     self._check_backlog()
 
     def _hand_over(self) -> None:
@@ -326,7 +317,7 @@ class EpisodeRecorder:
         if self._inspect is not None:
             self._inspect(message.topic, message.data, message.received_ns)
         data = message.data if recorded.transform is None else recorded.transform(message.data)
-        self._rate.add(len(data))
+        self._disk.wrote(len(data))
         episode.writer.write(episode.numbers[message.topic], data, message.received_ns, message.sent_ns)
 
     def _wait_for_disk(self, error: DatasetError, rest: Sequence[ReceivedMessage]) -> None:
@@ -345,29 +336,6 @@ class EpisodeRecorder:
         with self._changed:
             self._lost[topic] += 1
             return self._lost.total()
-
-    def _check_folder(self, episode: _Open) -> None:
-        root = self.recordings.root
-        if not episode.folder.is_dir() or not os.access(root, os.W_OK | os.X_OK):
-            text = f"{root} can no longer be written: the episode cannot be finished there"
-            self._alarms.set_off("folder", "error", text)
-        else:
-            self._alarms.end("folder")
-
-    def _check_space(self, episode: _Open) -> None:
-        root = self.recordings.root
-        try:
-            free = free_bytes(root)
-        except DatasetError as error:
-            self._alarms.set_off("folder", "error", str(error))
-            return
-        left_s = (free - self.limits.reserve_bytes) / max(self._rate.bytes_per_s(), 1.0)
-        if free < self.limits.reserve_bytes:
-            episode.full = True
-            text = f"{root} is full: stop this episode, it is complete so far"
-            self._alarms.set_off("disk full", "error", text)
-        elif left_s < self.limits.warn_s:
-            self._alarms.set_off("disk space", "warn", f"{root} is full in {left_s:.0f} s at this rate")
 
     def _check_backlog(self) -> None:
         with self._changed:

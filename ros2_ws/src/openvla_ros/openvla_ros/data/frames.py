@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,25 +32,6 @@ def decode_image(data: bytes, origin: str) -> Image:
         return decode_compressed(origin, data)
     except InvalidValueError as error:
         raise DatasetError(f"{origin}: {len(data)} bytes are not a readable JPEG or PNG: {error}") from error
-
-
-def encode_png(image: Image) -> bytes:
-    """Return ``image`` uint8 (H, W, 3) RGB as a PNG: lossless."""
-    return _encode(image, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1])
-
-
-def encode_jpeg(image: Image, quality: int) -> bytes:
-    """Return ``image`` uint8 (H, W, 3) RGB as a JPEG of ``quality`` 50..100."""
-    if not 50 <= quality <= 100:
-        raise InvalidValueError(f"JPEG quality is {quality}; it must lie within 50 .. 100")
-    return _encode(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
-
-
-def _encode(image: Image, suffix: str, options: list[int]) -> bytes:
-    done, data = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), options)
-    if not done:
-        raise DatasetError(f"an image of shape {image.shape} could not be written as {suffix}")
-    return data.tobytes()
 
 
 def image_format(data: bytes) -> str:

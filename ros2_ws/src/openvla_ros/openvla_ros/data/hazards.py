@@ -1,6 +1,6 @@
 """What endangers a recording, told in time: a clock that is set, and a disk that fills up.
 
-Pure measurements; ``episode_recorder`` turns them into alarms.
+Knows nothing of messages; ``episode_recorder`` asks while it writes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from openvla_ros.data.alarms import Alarms
 from openvla_ros.errors import DatasetError
 
 _READINGS = 3  # of two clocks at one moment, until nothing came between them
@@ -53,19 +54,53 @@ class ClockWatch:
         return now_ns + self._correction, jump
 
 
-class WriteRate:
-    """Bytes a second since it was made."""
+class DiskWatch:
+    """Says in time that ``folder`` runs full or can no longer be written.
 
-    def __init__(self) -> None:
-        self._begun, self._bytes = time.monotonic(), 0
+    ``reserve_bytes`` are kept free; ``warn_s`` seconds before they are reached there is a warning.
+    """
 
-    def add(self, count: int) -> None:
+    def __init__(self, folder: Path, reserve_bytes: int, warn_s: float, alarms: Alarms) -> None:
+        self._folder, self._alarms = folder, alarms
+        self._reserve_bytes, self._warn_s = reserve_bytes, warn_s
+        self._begun_s, self._bytes = time.monotonic(), 0
+
+    def begin(self) -> None:
+        """Measure the rate of writing from now on; raises ``DatasetError`` if there is no room to begin."""
+        free, needed = free_bytes(self._folder), 2 * self._reserve_bytes
+        if free < needed:
+            raise DatasetError(
+                f"{self._folder} has {free / 1e6:.0f} MB free; recording needs at least {needed / 1e6:.0f} MB"
+            )
+        self._begun_s, self._bytes = time.monotonic(), 0
+
+    def wrote(self, count: int) -> None:
         """Note that ``count`` bytes were written."""
         self._bytes += count
 
-    def bytes_per_s(self) -> float:
-        """Return the mean rate; the first second counts as a whole one."""
-        return self._bytes / max(time.monotonic() - self._begun, 1.0)
+    def is_full(self) -> bool:
+        """Return whether only the reserve is left; that, and that it comes near, sets off an alarm."""
+        try:
+            left = free_bytes(self._folder) - self._reserve_bytes
+        except DatasetError as error:
+            self._alarms.set_off("folder", "error", str(error))
+            return False
+        rate = self._bytes / max(time.monotonic() - self._begun_s, 1.0)  # bytes a second
+        if left < 0:
+            text = f"{self._folder} is full: stop this episode, it is complete so far"
+            self._alarms.set_off("disk full", "error", text)
+        elif left < self._warn_s * rate:
+            text = f"{self._folder} is full in {left / rate:.0f} s at this rate"
+            self._alarms.set_off("disk space", "warn", text)
+        return left < 0
+
+    def check_access(self, episode: Path) -> None:
+        """Set off an alarm while ``episode`` is gone, or could not be finished where it is."""
+        if episode.is_dir() and os.access(self._folder, os.W_OK | os.X_OK):
+            self._alarms.end("folder")
+            return
+        text = f"{self._folder} can no longer be written: the episode cannot be finished there"
+        self._alarms.set_off("folder", "error", text)
 
 
 def free_bytes(folder: Path) -> int:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from openvla_ros.action import ActionSpace
 from openvla_ros.arrays import Image, image_array
-from openvla_ros.data.source import reading
+from openvla_ros.data.source import reading, stamps_from_seconds
 from openvla_ros.data.table import build_episode, episode_columns, episode_metadata, parse_metadata
 from openvla_ros.episode import Episode
 from openvla_ros.errors import DatasetError, InvalidValueError
@@ -31,7 +31,6 @@ from openvla_ros.geometry import transform_matrix_to_quaternion, transform_quate
 
 EXACT = "openvla_ros"
 SUFFIXES = (".hdf5", ".h5")
-_START_NS = 1_000_000_000
 
 
 @lru_cache(maxsize=16)
@@ -117,7 +116,7 @@ class Hdf5Source:
             instruction=_instruction(environment),
             space=space,
             rate_hz=space.rate_hz,
-            stamps_ns=_START_NS + np.rint(np.arange(length) * (1e9 / space.rate_hz)).astype(np.int64),
+            stamps_ns=stamps_from_seconds(np.arange(length) / space.rate_hz),
             images={key.removesuffix("_image"): self._frames(demo, key) for key in keys},
             actions=np.concatenate([actions[:, :6], robosuite_opening(actions[:, 6:])], axis=1),
             joint_positions=_optional(observations, "robot0_joint_pos"),

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from openvla_ros.action import ActionSpace
 from openvla_ros.arrays import Image
 from openvla_ros.data.frames import EncodedFrames
-from openvla_ros.data.source import reading
+from openvla_ros.data.source import reading, stamps_from_seconds
 from openvla_ros.data.table import COLUMNS, build_episode, parse_metadata
 from openvla_ros.data.video import VideoFrames
 from openvla_ros.episode import Episode, ImageSequence
@@ -34,7 +34,6 @@ EXACT = "openvla_ros"  # prefix of the exact columns, and name of the descriptio
 VERSIONS = ("v3.0", "v2.1")
 MOTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 IMAGE_PREFIX = "observation.images."
-_START_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -263,7 +262,7 @@ class LerobotSource:
             instruction=entry.instruction,
             space=space,
             rate_hz=self.info.rate_hz,
-            stamps_ns=_START_NS + np.rint(seconds * 1e9).astype(np.int64),
+            stamps_ns=stamps_from_seconds(seconds),
             images=images,
             actions=_matrix(rows, "action").astype(np.float64),
             poses=poses,

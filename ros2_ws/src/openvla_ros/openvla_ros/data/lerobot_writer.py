@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from openvla_ros.data.frames import encode_png, encoded_frame
+from openvla_ros.data.frames import encoded_frame
 from openvla_ros.data.layout import Layout
 from openvla_ros.data.lerobot import EXACT, IMAGE_PREFIX, MOTION_NAMES
 from openvla_ros.data.placing import place
@@ -27,6 +27,7 @@ from openvla_ros.data.rlds_writer import observation_state
 from openvla_ros.data.table import episode_columns, episode_metadata
 from openvla_ros.data.video import Codec, VideoWriter
 from openvla_ros.episode import Episode
+from openvla_ros.image_encoding import encode_png
 from openvla_ros.statistics_accumulator import StatisticsAccumulator
 
 Storage = Literal["av1", "h264", "image"]

@@ -100,40 +100,52 @@ class QualityMonitor:
 
     def report(self) -> QualityReport:
         """Return what is known so far."""
-        values, warnings = {}, []
-        for stream in self.streams.values():
-            values[f"{stream.name} rate_hz"] = f"{stream.measured_rate_hz:.2f}"
-            values[f"{stream.name} messages"] = str(stream.count)
-            values[f"{stream.name} missing"] = str(stream.missing)
-            values[f"{stream.name} lag_ms"] = f"{1e3 * stream.lag_mean_s:.1f}"
-            values[f"{stream.name} lag_ms_max"] = f"{1e3 * stream.lag_max_s:.1f}"
-            warnings += self._stream_warnings(stream)
-        for role, watch in self.pictures.items():
-            name = self.streams[role].name
-            values[f"{name} frozen_s"], values[f"{name} black_s"] = (
-                f"{watch.frozen_s:.1f}",
-                f"{watch.black_s:.1f}",
-            )
-            if self._frozen[role]:
-                warnings.append(f"{name} showed the same picture for {watch.frozen_s:.1f} s")
-            if watch.black_s > FROZEN_S:
-                warnings.append(f"{name} was black for {watch.black_s:.1f} s")
-        values["desync_ms"] = f"{1e3 * self._desync_s:.1f}"
+        parts = [
+            *(self._of_stream(stream) for stream in self.streams.values()),
+            *(self._of_pictures(role) for role in self.pictures),
+            self._of_the_whole(),
+        ]
+        values = {key: value for part in parts for key, value in part.values.items()}
+        return QualityReport(tuple(warning for part in parts for warning in part.warnings), values)
+
+    def _of_stream(self, stream: StreamStatistics) -> QualityReport:
+        values = {
+            "rate_hz": f"{stream.measured_rate_hz:.2f}",
+            "messages": str(stream.count),
+            "missing": str(stream.missing),
+            "lag_ms": f"{1e3 * stream.lag_mean_s:.1f}",
+            "lag_ms_max": f"{1e3 * stream.lag_max_s:.1f}",
+        }
+        named = {f"{stream.name} {key}": value for key, value in values.items()}
+        return QualityReport(tuple(self._stream_warnings(stream)), named)
+
+    def _of_pictures(self, role: str) -> QualityReport:
+        name, watch, warnings = self.streams[role].name, self.pictures[role], []
+        if self._frozen[role]:
+            warnings.append(f"{name} showed the same picture for {watch.frozen_s:.1f} s")
+        if watch.black_s > FROZEN_S:
+            warnings.append(f"{name} was black for {watch.black_s:.1f} s")
+        values = {f"{name} frozen_s": f"{watch.frozen_s:.1f}", f"{name} black_s": f"{watch.black_s:.1f}"}
+        return QualityReport(tuple(warnings), values)
+
+    def _of_the_whole(self) -> QualityReport:
+        """Return what concerns no single stream: cameras together, the arm, its limits, damage."""
+        limits = ", ".join(f"{reason} {count}" for reason, count in sorted(dict(self._limits).items()))
+        warnings = []
         if self._desync_s > self._allowed_desync_s():
             warnings.append(f"cameras were up to {1e3 * self._desync_s:.0f} ms apart")
-        values["idle_s"], values["idle_s_longest"] = (
-            f"{self._idle.total_s:.1f}",
-            f"{self._idle.longest_s:.1f}",
-        )
         if self._idle.longest_s > IDLE_S:
             warnings.append(f"the arm stood still for {self._idle.longest_s:.1f} s")
-        values["limits"] = ", ".join(
-            f"{reason} {count}" for reason, count in sorted(dict(self._limits).items())
-        )
-        if self._limits:
-            warnings.append(f"limits touched: {values['limits']}")
+        if limits:
+            warnings.append(f"limits touched: {limits}")
         if self.unreadable:
             warnings.append(f"{self.unreadable} messages could not be read")
+        values = {
+            "desync_ms": f"{1e3 * self._desync_s:.1f}",
+            "idle_s": f"{self._idle.total_s:.1f}",
+            "idle_s_longest": f"{self._idle.longest_s:.1f}",
+            "limits": limits,
+        }
         return QualityReport(tuple(warnings), values)
 
     def _stream_warnings(self, stream: StreamStatistics) -> list[str]:

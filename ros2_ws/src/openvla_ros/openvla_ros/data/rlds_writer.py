@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla_ros.data.example import Values, serialise_example
-from openvla_ros.data.frames import encode_png, encoded_frame, image_format
+from openvla_ros.data.frames import encoded_frame, image_format
 from openvla_ros.data.rlds import EXACT, FEATURES, INFO
 from openvla_ros.data.table import episode_columns, episode_metadata
 from openvla_ros.data.tfrecord import write_record
 from openvla_ros.episode import Episode, ImageSequence
 from openvla_ros.geometry import transform_matrix_to_euler
+from openvla_ros.image_encoding import encode_png
 
 _CORE = "tensorflow_datasets.core.features"
 VERSION = "1.0.0"

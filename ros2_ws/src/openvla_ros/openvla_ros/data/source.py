@@ -7,8 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
+from openvla_ros.arrays import Float, Int
 from openvla_ros.episode import Episode
 from openvla_ros.errors import DatasetError, InvalidValueError, MissingDependencyError, OpenVLARosError
+
+_FIRST_NS = 1_000_000_000  # datasets without time begin at 1 s: a stamp of 0 means "not set" in ROS
+
+
+def stamps_from_seconds(seconds: Float) -> Int:
+    """Return stamps (T,) for steps at ``seconds`` (T,) from the beginning, where a dataset has no date."""
+    stamps: Int = _FIRST_NS + np.rint(seconds * 1e9).astype(np.int64)
+    return stamps
 
 
 class EpisodeSource(Protocol):

@@ -64,10 +64,10 @@ class RecorderNode(Node):
 
     def __init__(self, **overrides: str) -> None:
         super().__init__("recorder")
-        settings = declare(self, RecorderParameters)
-        self.profile = load_profile(overrides.get("robot", settings.robot))
-        self._operator = overrides.get("operator") or settings.operator or getpass.getuser()
-        folder = overrides.get("folder") or settings.folder or f"~/openvla_recordings/{self.profile.name}"
+        settings = RecorderParameters(**{**vars(declare(self, RecorderParameters)), **overrides})
+        self.profile = load_profile(settings.robot)
+        self._operator = settings.operator or getpass.getuser()
+        folder = settings.folder or f"~/openvla_recordings/{self.profile.name}"
         self.recordings = Recordings(Path(folder).expanduser())
         self.instruction = ""
         self._types: dict[str, tuple[str, str]] = {}  # role → type as it comes, definition

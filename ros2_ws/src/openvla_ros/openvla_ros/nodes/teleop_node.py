@@ -32,6 +32,7 @@ from openvla_ros.nodes.parameters import declare, parameter
 from openvla_ros.nodes.teleop_topics import JoyTopic, LeaderTopic, SpacenavTopic
 from openvla_ros.nodes.verdict_message import from_verdict_message
 from openvla_ros.profile import load_profile
+from openvla_ros.robot.authority import PERSON
 from openvla_ros.robot.kinematics import KinematicChain
 from openvla_ros.teleop.command import Device, Event, TeleopCommand
 from openvla_ros.teleop.gamepad import JoystickDevice
@@ -44,7 +45,6 @@ DEVICES = ("keyboard", "gamepad", "spacemouse", "leader")
 POLL_S = 0.02
 # A target pose older than this is not in force: the controller publishes it only while it executes.
 TARGET_S = 0.2
-PERSON = "teleoperation"  # the owner's name in the controller's verdicts
 SERVICES: dict[Event, str] = {
     "give_back": "controller/give_to_policy",
     "hold": "controller/hold",

@@ -8,6 +8,7 @@ from openvla_ros.errors import InvalidValueError
 from openvla_ros.verdict import Reason, SafetyVerdict
 
 Owner = Literal["policy", "teleoperation", "recovery"]
+PERSON: Owner = "teleoperation"
 
 # From strong to weak: a weaker latch never replaces a stronger one.
 STRENGTH = (Reason.SHUT_DOWN, Reason.E_STOP, Reason.HELD)

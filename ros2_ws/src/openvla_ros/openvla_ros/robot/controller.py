@@ -20,7 +20,7 @@ from openvla_ros.action import ActionChunk
 from openvla_ros.arrays import read_only
 from openvla_ros.geometry import Pose
 from openvla_ros.profile import RobotProfile
-from openvla_ros.robot.authority import Authority, Owner
+from openvla_ros.robot.authority import PERSON, Authority, Owner
 from openvla_ros.robot.braking import JointMotion, MotionLimiter, MotionLimits
 from openvla_ros.robot.command_clock import CommandClock, Tick
 from openvla_ros.robot.composition import compose
@@ -146,7 +146,7 @@ class ArmController:
 
     def release_dead_man(self) -> SafetyVerdict:
         """Stop at once because the operator let go of the dead-man switch."""
-        if self._authority.owner != "teleoperation" or self._state is not ControllerState.EXECUTING:
+        if self._authority.owner != PERSON or self._state is not ControllerState.EXECUTING:
             return OK
         verdict = SafetyVerdict.hold(Reason.DEAD_MAN, "the operator let go of the dead-man switch")
         self._interrupt(verdict)
@@ -315,7 +315,7 @@ class ArmController:
         return moved_s
 
     def _owner_let_go(self, now_ns: int) -> bool:
-        if self._authority.owner != "teleoperation" or self._accepted_ns is None:
+        if self._authority.owner != PERSON or self._accepted_ns is None:
             return False
         return (now_ns - self._accepted_ns) * 1e-9 > self.profile.control.dead_man_s
 
