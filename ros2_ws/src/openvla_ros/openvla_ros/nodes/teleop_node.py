@@ -42,7 +42,16 @@ from openvla_ros.teleop.spacemouse import SpaceMouseDevice
 from openvla_ros.teleop.teleoperator import Teleoperator
 
 DEVICES = ("keyboard", "gamepad", "spacemouse", "leader")
-POLL_S = 0.02
+# Devices that are read from a topic → that topic, and what publishes it.
+DRIVERS = {
+    "gamepad": ("joy", "ros2 run joy joy_node, or read the device itself (path auto)"),
+    "spacemouse": (
+        "spacenav/twist",
+        "ros2 run spacenav spacenav_node, or read the device itself (path auto)",
+    ),
+    "leader": ("leader/joint_states", "the leader arm's driver"),
+}
+POLL_S, WARN_S = 0.02, 2.0
 # A target pose older than this is not in force: the controller publishes it only while it executes.
 TARGET_S = 0.2
 SERVICES: dict[Event, str] = {
@@ -94,6 +103,7 @@ class TeleopNode(Node):
         self._device = self._open()
         self.get_logger().info(f"{self._settings.device} moves {self._profile.name}\n{self._device.help}")
         self.create_timer(POLL_S, self._poll)
+        self.create_timer(WARN_S, self._warn)
         self._diagnostics = DiagnosticsPublisher(self, lambda: [self._health()])
 
     def stop(self) -> None:
@@ -244,11 +254,24 @@ class TeleopNode(Node):
         if message.points and len(message.points[0].positions) > last:
             self._commanded = self._space.opening(float(message.points[0].positions[last]))
 
+    def _silent_device(self) -> str:
+        """Return who must be started for the device to be heard; empty if somebody publishes it."""
+        topic, driver = DRIVERS.get(self._settings.device, ("", ""))
+        if not topic or self._settings.path or self.count_publishers(topic):
+            return ""
+        return f"nobody publishes {self.resolve_topic_name(topic)}: start {driver}"
+
+    def _warn(self) -> None:
+        if silent := self._silent_device():
+            self.get_logger().warning(silent, throttle_duration_sec=10.0)
+
     def _health(self) -> Health:
         t = self._teleoperator
         values = {"owner": self._owner, "frame": t.frame, "speed": f"{t.speed:g}", "held": str(self._held)}
         if not self._owner:
             return Health("teleoperation", "error", "no controller", values)
+        if silent := self._silent_device():
+            return Health("teleoperation", "error", silent, values)
         return Health("teleoperation", "ok", "moving" if self._held else "hand off", values)
 
 
