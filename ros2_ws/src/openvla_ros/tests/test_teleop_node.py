@@ -121,10 +121,10 @@ def nodes(profile_file, **teleop):
 
 
 def test_a_device_that_nobody_publishes_is_told(ros_domain, profile_file):
-    with NodeProcess("openvla_ros.nodes.teleop_node", {"robot": profile_file, "device": "leader"}) as teleop:
-        with Listener() as listener:
-            told = "nobody publishes /leader/joint_states: start the leader arm's driver"
-            assert listener.spin_until(lambda: told in teleop.output, 40.0), teleop.output
+    parameters = {"robot": profile_file, "device": "leader"}
+    with NodeProcess("openvla_ros.nodes.teleop_node", parameters) as teleop, Listener() as listener:
+        told = "nobody publishes /leader/joint_states: start the leader arm's driver"
+        assert listener.spin_until(lambda: told in teleop.output, 40.0), teleop.output
 
 
 @pytest.mark.timeout(300)

@@ -44,11 +44,8 @@ from openvla_ros.teleop.teleoperator import Teleoperator
 DEVICES = ("keyboard", "gamepad", "spacemouse", "leader")
 # Devices that are read from a topic → that topic, and what publishes it.
 DRIVERS = {
-    "gamepad": ("joy", "ros2 run joy joy_node, or read the device itself (path auto)"),
-    "spacemouse": (
-        "spacenav/twist",
-        "ros2 run spacenav spacenav_node, or read the device itself (path auto)",
-    ),
+    "gamepad": ("joy", "joy's joy_node, or read the device itself (path auto)"),
+    "spacemouse": ("spacenav/twist", "spacenav's spacenav_node, or read the device itself (path auto)"),
     "leader": ("leader/joint_states", "the leader arm's driver"),
 }
 POLL_S, WARN_S = 0.02, 2.0
