@@ -111,7 +111,7 @@ def test_a_tool_that_is_elsewhere_is_an_error_unless_the_arm_moves():
 @pytest.mark.timeout(900)  # the first run builds message packages
 @pytest.mark.parametrize(("off_m", "level"), [(0.0, "ok"), (0.02, "error")])
 def test_check_reads_the_running_robot_s_tf(ros_domain, off_m, level):
-    env = foreign_interfaces.environment()
+    env = foreign_interfaces.environment("interfaces_tf")
     env["ROS_DOMAIN_ID"] = str(ros_domain)
     check = [sys.executable, "-c", "from openvla_ros.cli.main import main; main()", "check", "sim_widowx"]
     with python_child("tf_robot.py", "sim_widowx", str(off_m), env=env) as robot:

@@ -1,0 +1,24 @@
+"""Runs this package's launch file with ``name:=value`` arguments, as ``ros2 launch`` does."""
+
+import sys
+from pathlib import Path
+
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+from launch import LaunchDescription, LaunchService
+
+FILE = Path(__file__).resolve().parents[1] / "launch" / "bringup.launch.py"
+
+
+def main() -> int:
+    arguments = [tuple(argument.split(":=", 1)) for argument in sys.argv[1:]]
+    service = LaunchService(argv=sys.argv[1:], noninteractive=True)
+    source = PythonLaunchDescriptionSource(str(FILE))
+    included = IncludeLaunchDescription(source, launch_arguments=arguments)
+    service.include_launch_description(LaunchDescription([included]))
+    return service.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
