@@ -19,17 +19,18 @@ from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
 from openvla_ros.graph import LAUNCH_ARGUMENTS, Graph, NodeSpec, build_graph, options_from_arguments
-from openvla_ros.supervisor import RESTART_DELAY_S
+from openvla_ros.supervisor import MAX_RESTARTS, RESTART_DELAY_S
 
 
-def node_action(spec: NodeSpec, graph: Graph) -> Node:
-    """Return the launch action of one process of the graph."""
+def node_action(spec: NodeSpec, graph: Graph, restarts: int = 0) -> Node:
+    """Return the launch action of one process of the graph, which was started ``restarts`` times before."""
 
     def ended(event: ProcessExited, context: LaunchContext) -> list:
         if context.is_shutdown:
             return []
-        if spec.restarts_after(event.returncode):
-            return [TimerAction(period=RESTART_DELAY_S, actions=[node_action(spec, graph)])]
+        if spec.restarts_after(event.returncode) and restarts < MAX_RESTARTS:
+            again = node_action(spec, graph, restarts + 1)
+            return [TimerAction(period=RESTART_DELAY_S, actions=[again])]
         return [EmitEvent(event=Shutdown(reason=f"{spec.name} ended with code {event.returncode}"))]
 
     return Node(

@@ -227,17 +227,9 @@ class RobotProfile:
     simulation: SimulationProfile | None = None
 
     def __post_init__(self) -> None:
-        joints = len(self.arm.joints)
-        for part, keys in (
-            (self.arm, ("neutral", "home", "park")),
-            (
-                self.limits,
-                ("joint_lower", "joint_upper", "joint_velocity", "joint_acceleration", "joint_jerk"),
-            ),
-        ):
-            for key in keys:
-                if len(getattr(part, key)) != joints:
-                    raise ValueError(f"{key} has {len(getattr(part, key))} values for {joints} joints")
+        self._check_joints()
+        if self.gripper.open_m == self.gripper.closed_m:
+            raise ValueError(f"gripper.open_m and closed_m are both {self.gripper.open_m}; they must differ")
         if not self.cameras:
             raise ValueError("cameras must name at least one camera")
         names = [camera.name for camera in self.cameras]
@@ -253,6 +245,26 @@ class RobotProfile:
             self.space()
         except InvalidValueError as error:
             raise ValueError(str(error)) from error
+
+    def _check_joints(self) -> None:
+        arm, limits = self.arm, self.limits
+        joints = len(arm.joints)
+        if not joints or len(set(arm.joints)) != joints:
+            raise ValueError(f"arm.joints {arm.joints} must name joints that differ from each other")
+        poses = ("neutral", "home", "park")
+        keys = ("joint_lower", "joint_upper", "joint_velocity", "joint_acceleration", "joint_jerk")
+        for part, names in ((arm, poses), (limits, keys)):
+            for key in names:
+                if len(getattr(part, key)) != joints:
+                    raise ValueError(f"{key} has {len(getattr(part, key))} values for {joints} joints")
+        if limits.effort is not None and len(limits.effort) != joints:
+            raise ValueError(f"effort has {len(limits.effort)} values for {joints} joints")
+        for key in poses:
+            for name, q, low, high in zip(
+                arm.joints, getattr(arm, key), limits.joint_lower, limits.joint_upper, strict=True
+            ):
+                if not low <= q <= high:
+                    raise ValueError(f"arm.{key} puts {name} at {q}; its limits are {low} .. {high}")
 
     def space(self) -> ActionSpace:
         """Return the action space that this robot's controller accepts."""

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.sync.client import connect
+from websockets.sync.server import serve
 
 from openvla_ros.action import ActionChunk
 from openvla_ros.errors import InvalidValueError, ModelOutputError, PolicyError
@@ -143,6 +144,32 @@ def test_addresses_that_are_wrong_or_silent_are_named():
         RemotePolicy("ws://127.0.0.1:9")
     with pytest.raises(InvalidValueError, match="needs a token"):
         PolicyServer(Echo(SPACE), "0.0.0.0", 0)
+
+
+@pytest.mark.parametrize(
+    ("greeting", "message"),
+    [
+        ("hello", "is no policy server"),
+        (wire.pack({"protocol": 99}), "speaks protocol 99"),
+        (wire.pack({"error": "PolicyError", "message": "busy"}), "busy"),
+    ],
+)
+def test_a_server_that_greets_otherwise_is_named_and_left(greeting, message):
+    left = threading.Event()
+
+    def greet(connection):
+        connection.send(greeting)
+        if next(iter(connection), None) is None:
+            left.set()
+
+    with serve(greet, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with pytest.raises(PolicyError, match=message):
+            RemotePolicy(f"ws://127.0.0.1:{server.socket.getsockname()[1]}")
+        assert left.wait(10)
+        server.shutdown()
+        thread.join(5)
 
 
 class Exploit:

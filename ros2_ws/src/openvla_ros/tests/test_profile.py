@@ -44,6 +44,22 @@ def test_errors_name_file_key_value_and_choices(old, new, expected):
         parse_profile(text.replace(old, new, 1), "bad.yaml")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("  open_m: 0.037", "  open_m: 0.015", "open_m and closed_m are both 0.015"),
+        ("  - -1.8\n", "  - -1.9\n", r"arm.park puts shoulder at -1.9; its limits are -1.86 .. 1.96"),
+        ("  - elbow\n", "  - waist\n", "arm.joints .* must name joints that differ"),
+        ("effort: null", "effort: [1.0]", "effort has 1 values for 6 joints"),
+    ],
+)
+def test_values_that_contradict_each_other_are_named(old, new, expected):
+    text = text_of("sim_widowx")
+    assert old in text
+    with pytest.raises(ProfileError, match=f"bad.yaml: .*{expected}"):
+        parse_profile(text.replace(old, new, 1), "bad.yaml")
+
+
 def test_wrong_number_of_joint_limits_is_named():
     text = text_of("sim_widowx").replace("  joint_jerk:\n  - 80.0\n", "  joint_jerk:\n", 1)
     with pytest.raises(ProfileError, match="joint_jerk has 5 values for 6 joints"):

@@ -487,6 +487,15 @@ def test_a_stale_or_broken_joint_state_stops_the_arm():
     assert bench.send(action(x=0.02)).commands
 
 
+def test_velocities_that_the_hardware_does_not_measure_are_not_missed():
+    bench, nan = Bench(WIDOWX), np.full(6, np.nan)
+    observe = bench.controller.observe
+    assert observe(bench.q, nan, None, bench.now_ns, bench.now_ns).commands
+    broken = observe(bench.q, [0.0, *nan[1:]], None, bench.now_ns, bench.now_ns)
+    assert broken.reason is Reason.STATE_INVALID
+    assert "velocities" in broken.detail
+
+
 def test_without_a_joint_state_nothing_is_accepted():
     controller = ArmController(WIDOWX)
     controller.tick(START_NS)

@@ -53,7 +53,10 @@ def test_setpoints_brake_within_the_limits_when_nobody_commands_any_more():
     commander = Commander(SetpointPlayer(JOINTS))
     commander.command(30)
     assert np.abs(commander.motion.velocity).max() > 0.5
+    remaining_s = commander.player.remaining_s(commander.now_s)
     commander.pass_time(80)
+    assert 0.2 < remaining_s < 0.8
+    assert commander.player.remaining_s(commander.now_s) == 0.0
     end = trailing_stop(commander.motion, LIMITS)
     np.testing.assert_allclose(commander.sent[-1], end.positions[-1], atol=1e-12)
     assert np.abs(commander.sent[-1] - commander.motion.position).max() > 0.05  # it was not stopped dead

@@ -107,14 +107,6 @@ def _description(profile: RobotProfile) -> Iterator[Finding]:
         if low < urdf_low or high > urdf_high:
             text = f"{name}: limits {low} .. {high} reach beyond the URDF's {urdf_low} .. {urdf_high} rad"
             yield Finding("error", "limits", text, f"narrow limits.joint_lower and joint_upper of {name}")
-    for key in ("neutral", "home", "park"):
-        q = np.array(getattr(arm, key))
-        outside = [
-            n for n, v, low, high in zip(arm.joints, q, lower, upper, strict=True) if not low <= v <= high
-        ]
-        if outside:
-            text = f"arm.{key} is outside the joint limits at {', '.join(outside)}"
-            yield Finding("error", "poses", text, f"correct arm.{key} or the limits")
     tool = chain.forward(np.array(arm.neutral)).position
     box = (np.array(limits.workspace_lower), np.array(limits.workspace_upper))
     if np.any(tool < box[0]) or np.any(tool > box[1]):

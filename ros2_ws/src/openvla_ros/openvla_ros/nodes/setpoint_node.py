@@ -12,6 +12,7 @@ Decides nothing: limits and checks are the controller's.
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 
 from rclpy.node import Node
@@ -39,6 +40,8 @@ from openvla_ros.robot.setpoints import SetpointPlayer
 
 GRIPPER_PERIOD_S = 0.02  # bridge_data_robot drives its gripper 50 times a second
 CONNECT_PERIOD_S = 0.5
+# The longest that a stop is played when this node is stopped itself.
+STOP_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,13 @@ class SetpointNode(Node):
         self._diagnostics = DiagnosticsPublisher(self, self._healths)
 
     def stop(self) -> None:
-        """End the thread; the controller, which is stopped before, has brought the arm to rest."""
+        """Play what is being played to its end, at rest; then end the thread.
+
+        The controller may be stopped in the same moment: what it sent last ends in a stop.
+        """
+        with self._guard:
+            remaining_s = self._player.remaining_s(self._now_ns() / NS_PER_S)
+        time.sleep(min(remaining_s, STOP_S))
         if not self._loop.stop():
             self.get_logger().error("the control thread did not end")
 

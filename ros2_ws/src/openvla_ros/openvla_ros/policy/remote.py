@@ -72,14 +72,35 @@ class RemotePolicy:
         return _raised(answer)
 
     def _connect(self) -> wire.Message:
+        """Connect, and return the server's greeting; nothing stays open if that fails."""
+        self._connection = self._dial()
+        try:
+            return self._greet(self._connection)
+        except BaseException:
+            self._drop()
+            raise
+
+    def _greet(self, connection: ClientConnection) -> wire.Message:
+        try:
+            greeting = _raised(wire.unpack(connection.recv(CONNECT_S)))
+        except InvalidValueError as error:
+            raise PolicyError(f"{self._address} is no policy server: {error}") from error
+        except (WebSocketException, OSError) as error:
+            raise PolicyError(f"{self._address} does not greet: {error}") from error
+        if greeting.get("protocol") != wire.PROTOCOL:
+            raise PolicyError(
+                f"{self._address} speaks protocol {greeting.get('protocol')!r}; this side {wire.PROTOCOL}"
+            )
+        return greeting
+
+    def _dial(self) -> ClientConnection:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else None
         try:
             dial = connect(
                 self._address, additional_headers=headers, compression=None, open_timeout=CONNECT_S,
                 max_size=LARGEST_MESSAGE,
             )  # fmt: skip
-            self._connection = self._open.enter_context(dial)
-            greeting = _raised(wire.unpack(self._connection.recv(CONNECT_S)))
+            return self._open.enter_context(dial)
         except (InvalidURI, ValueError) as error:
             raise InvalidValueError(
                 f"address {self._address!r}: {error}; such as ws://host:8765 is wanted"
@@ -90,12 +111,6 @@ class RemotePolicy:
             ) from error
         except (WebSocketException, OSError) as error:
             raise PolicyError(f"{self._address} cannot be reached: {error}") from error
-        if greeting.get("protocol") != wire.PROTOCOL:
-            self._drop()
-            raise PolicyError(
-                f"{self._address} speaks protocol {greeting.get('protocol')!r}; this side {wire.PROTOCOL}"
-            )
-        return greeting
 
     def _check_unchanged(self, greeting: wire.Message) -> None:
         lines = self._space.differences(wire.space_from_message(greeting["space"]))

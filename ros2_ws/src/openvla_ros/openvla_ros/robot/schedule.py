@@ -9,6 +9,7 @@ slowly instead of in jerks.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import numpy as np
@@ -16,8 +17,6 @@ import numpy as np
 from openvla_ros.arrays import Float
 from openvla_ros.profile import ControlProfile
 
-# How many control periods of line time are remembered, to correct for an observation's age.
-HISTORY = 400
 # Weight of the newest interval between chunks in their running mean.
 INTERVAL_WEIGHT = 0.3
 # A step counts as made when it is over, or will be within this share of its duration.
@@ -33,7 +32,9 @@ class StepSchedule:
         self._longest_s = control.stretch_max * step_s if self._streaming else step_s
         self._queue: deque[Float] = deque()
         self._line_s = 0.0
-        self._history: deque[tuple[int, float]] = deque(maxlen=HISTORY)
+        # The line time at each control period, as far back as an observation may be.
+        remembered = math.ceil(control.chunk_max_age_s * control.rate_hz) + 2
+        self._history: deque[tuple[int, float]] = deque(maxlen=remembered)
         self._interval_s: float | None = None
         self._taken_ns: int | None = None
         self.step_s = step_s  # how long one step lasts now

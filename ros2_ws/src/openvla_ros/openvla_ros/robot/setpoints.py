@@ -61,6 +61,10 @@ class SetpointPlayer:
         follower.follow(names, times, rows, velocities, start_s, now_s)
         self._follower, self._ends_s = follower, start_s + float(times[-1])
 
+    def remaining_s(self, now_s: float) -> float:
+        """Return for how long the setpoints still move, at most."""
+        return 0.0 if self._follower is None else max(0.0, self._ends_s - now_s)
+
     def sample(self, now_s: float) -> Float | None:
         """Return the setpoint (J,) rad at ``now_s``, or None where nothing is to be sent."""
         before_s, self._sampled_s = self._sampled_s, now_s

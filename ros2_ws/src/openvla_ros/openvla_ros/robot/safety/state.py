@@ -55,8 +55,14 @@ def parse_state(
     stamp_ns: int,
     now_ns: int,
 ) -> RobotState | SafetyVerdict:
-    """Return a joint state whose numbers are all there and finite, or the hold that says what is wrong."""
+    """Return a joint state whose numbers are all there and finite, or the hold that says what is wrong.
+
+    Velocities of NaN throughout count as not reported: that is what ros2_control's joint state
+    broadcaster sends for hardware that measures positions only.
+    """
     count = len(profile.arm.joints)
+    if velocities is not None and np.isnan(np.asarray(velocities, dtype=np.float64)).all():
+        velocities = None
     arrays: list[Float | None] = []
     for name, value in (("positions", positions), ("velocities", velocities), ("effort", effort)):
         array = None if value is None else np.array(value, dtype=np.float64)
