@@ -17,7 +17,7 @@ from openvla_ros.statistics import read_statistics
 pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
 pytest.importorskip("mujoco", reason="needs the extra [sim]")
 
-from openvla_ros.data.bag_reader import BagSource
+from openvla_ros.data.bag_source import BagSource
 from openvla_ros.nodes.learning_loop import LoopRequest
 
 PROGRAM = "from openvla_ros.cli.main import main; main()"

@@ -16,7 +16,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
 from openvla_ros.data.bag_writer import BagWriter, QualityOfService, Topic, parse_qos
-from openvla_ros.data.episode_recorder import RecorderLimits
+from openvla_ros.data.episode_recorder import RecordedTopic, RecorderLimits
 from openvla_ros.data.hazards import ClockWatch
 from openvla_ros.data.mcap_file import McapFile
 from openvla_ros.data.message_definition import message_definition
@@ -501,6 +501,31 @@ def test_a_process_that_is_held_up_between_two_clocks_sees_no_jump():
         stamps.append(stamp)
     assert readings > 100
     assert np.all(np.diff(stamps) >= 0)
+
+
+def test_a_message_that_cannot_be_looked_at_or_stored_costs_no_other(tmp_path):
+    def inspect(topic: str, data: bytes, stamp_ns: int) -> None:
+        if number_of(data) % 7 == 0:
+            raise ZeroDivisionError("seven")
+
+    def transform(data: bytes) -> bytes:
+        if number_of(data) % 5 == 0:
+            raise RuntimeError("five")
+        return data
+
+    alarms = []
+    recording = recorder(tmp_path, lambda level, text: alarms.append(text), inspect=inspect)
+    recording.add_topic(RecordedTopic(Topic("/large", TYPE, message_definition(TYPE)), transform=transform))
+    recording.start({})
+    count = fill(recording, 0.3)
+    folder = recording.stop("success")
+    recording.close()
+    assert [number_of(data) for _, data in messages(folder, "/counted")] == list(range(count))
+    stored = [number_of(data) for _, data in messages(folder, "/large")]
+    assert stored == [number for number in range(count) if number % 5]
+    assert recording.lost == {"/large": count - len(stored)}
+    assert any("could not be inspected: seven" in text for text in alarms)
+    assert any("one of /large cannot be stored: five" in text for text in alarms)
 
 
 def test_messages_that_come_faster_than_they_can_be_stored_are_counted_and_told(tmp_path):

@@ -155,6 +155,17 @@ def test_damaged_messages_are_counted_not_fatal():
     assert "2 messages could not be read" in monitor.report().warnings
 
 
+def test_a_joint_state_without_positions_is_only_counted():
+    run = moving(steady_run())
+    states = run.messages["joint_states"]
+    run.messages["joint_states"] = [
+        (t, replace(m, position=m.position[:0] if i % 3 else m.position)) for i, (t, m) in enumerate(states)
+    ]
+    report = watched(run)
+    assert report.warnings == ()
+    assert report.values["joint states messages"] == str(len(states))
+
+
 def test_a_report_survives_being_stored():
     report = watched(steady_run())
     assert report.warnings

@@ -22,7 +22,8 @@ from recorded_run import (
 
 from openvla_ros.action import ActionChunk
 from openvla_ros.data import cdr
-from openvla_ros.data.bag_reader import BagReader, BagSource, read_metadata
+from openvla_ros.data.bag_reader import BagReader, read_metadata
+from openvla_ros.data.bag_source import BagSource
 from openvla_ros.data.detect import SourceRequest
 from openvla_ros.data.resampling import RecordedChunk, commanded_steps, executed, grid, in_order
 from openvla_ros.errors import DatasetError

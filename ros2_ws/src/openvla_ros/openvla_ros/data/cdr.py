@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 
 from openvla_ros.arrays import Image
@@ -68,7 +69,11 @@ class _Cursor:
         return self.data[start : self.position]
 
     def text(self) -> str:
-        return str(self.view()[:-1], "utf-8")
+        view = self.view()
+        try:
+            return str(view[:-1], "utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidValueError(f"a text of {len(view)} bytes is not UTF-8: {error}") from error
 
 
 def header_stamp_ns(data: Bytes) -> int:
@@ -140,5 +145,5 @@ class MessageDecoder:
         """Return the message; raises ``DatasetError`` if it does not fit its type."""
         try:
             return self._store.deserialize_cdr(data, type_name)
-        except (KeyError, ValueError, IndexError, struct.error, AssertionError) as error:
+        except (SerdeError, KeyError, ValueError, IndexError, struct.error, AssertionError) as error:
             raise DatasetError(f"a message of {type_name} cannot be decoded: {error!r}") from error

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from openvla_ros.action import ActionSpace
 from openvla_ros.data.bag_export import ExportedBagSource, is_exported
-from openvla_ros.data.bag_reader import BagSource
+from openvla_ros.data.bag_source import BagSource
 from openvla_ros.data.hdf5 import SUFFIXES, Hdf5Source
 from openvla_ros.data.lerobot import LerobotSource
 from openvla_ros.data.rlds import RldsSource, find_dataset_folder

@@ -22,7 +22,7 @@ from openvla_ros.data.bag_writer import BagWriter, Topic
 from openvla_ros.data.hazards import ClockWatch, DiskWatch, free_bytes
 from openvla_ros.data.recordings import OUTCOME, Recordings, Recovered
 from openvla_ros.episode import OUTCOMES, Outcome
-from openvla_ros.errors import DatasetError, InvalidValueError
+from openvla_ros.errors import DatasetError
 from openvla_ros.health import Health
 
 Records = Mapping[str, Mapping[str, str]]  # metadata records by name
@@ -297,12 +297,12 @@ class EpisodeRecorder:
             written = episode.writer.message_count
             try:
                 self._store_one(episode, message)
-            except InvalidValueError as error:
-                self._lose(message.topic, f"one of {message.topic} cannot be stored: {error}")
             except DatasetError as error:
                 # The writer keeps a message that it has counted, and tries that again by itself.
                 self._wait_for_disk(error, batch[position + (episode.writer.message_count > written) :])
                 return
+            except Exception as error:  # noqa: BLE001 - told and counted; it must not cost the other messages
+                self._lose(message.topic, f"one of {message.topic} cannot be stored: {error}")
         try:
             episode.writer.flush_if_due()
         except DatasetError as error:
@@ -314,11 +314,20 @@ class EpisodeRecorder:
         recorded = self._topics[message.topic]
         if message.topic not in episode.numbers:
             episode.numbers[message.topic] = episode.writer.add_topic(recorded.topic)
-        if self._inspect is not None:
-            self._inspect(message.topic, message.data, message.received_ns)
+        self._look_at(message)
         data = message.data if recorded.transform is None else recorded.transform(message.data)
         self._disk.wrote(len(data))
         episode.writer.write(episode.numbers[message.topic], data, message.received_ns, message.sent_ns)
+
+    def _look_at(self, message: ReceivedMessage) -> None:
+        """Inspect ``message``, which is stored whatever comes of that."""
+        if self._inspect is None:
+            return
+        try:
+            self._inspect(message.topic, message.data, message.received_ns)
+        except Exception as error:  # noqa: BLE001 - told, and the message is stored
+            text = f"a message of {message.topic} could not be inspected: {error}"
+            self._alarms.set_off(f"inspection of {message.topic}", "warn", text)
 
     def _wait_for_disk(self, error: DatasetError, rest: Sequence[ReceivedMessage]) -> None:
         self._alarms.set_off("write", "error", f"{error}; recording waits for the disk")
@@ -359,8 +368,9 @@ class EpisodeRecorder:
                 with episode.writer.path.open("rb") as file:
                     os.fdatasync(file.fileno())
             except OSError as error:
-                text = f"cannot write {episode.writer.path}: {error.strerror}"
-                self._alarms.set_off("sync", "error", text)
+                if self._open is episode:  # else it was finished meanwhile, and has another name
+                    text = f"cannot write {episode.writer.path}: {error.strerror}"
+                    self._alarms.set_off("sync", "error", text)
 
 
 def _outcome(episode: _Open, outcome: Outcome, ended_ns: int, lost: Counter[str]) -> dict[str, str]:

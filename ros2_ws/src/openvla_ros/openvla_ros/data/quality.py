@@ -198,8 +198,9 @@ class QualityMonitor:
         stamp_ns = cdr.header_stamp_ns(data)
         stream.add(stamp_ns, received_ns)
         if stamp_ns - self._idle.looked_ns >= STATE_PERIOD_NS:
-            message = self._decode("joint_states", data)
-            self._idle.add(stamp_ns, np.asarray(message.position, dtype=np.float64))
+            positions = np.asarray(self._decode("joint_states", data).position, dtype=np.float64)
+            if positions.size:  # some drivers send velocities or efforts by themselves
+                self._idle.add(stamp_ns, positions)
 
     def _see_verdict(self, data: bytes | memoryview) -> None:
         message = self._decode("controller/verdict", data)
