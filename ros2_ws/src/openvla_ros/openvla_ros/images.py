@@ -50,10 +50,23 @@ class TowerTransform:
 
     def __call__(self, image: PILImage.Image) -> NDArray[np.float32]:
         """Return the normalised pixels (3, H, W) float32 of an RGB picture."""
-        picture = _crop_middle(_resize(image, self.size, self.resampling), self.crop)
-        pixels = np.asarray(picture).transpose(2, 0, 1).astype(np.float32) / np.float32(255.0)
-        mean, std = (np.array(values, dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
-        return np.ascontiguousarray((pixels - mean) / std)
+        levels = self.levels(image).transpose(2, 0, 1)
+        return np.ascontiguousarray(self._normalise(levels.reshape(3, -1)).reshape(levels.shape))
+
+    def levels(self, image: PILImage.Image) -> Image:
+        """Return the picture (H, W, 3) uint8 as this tower sees it, before the normalisation."""
+        return np.asarray(_crop_middle(_resize(image, self.size, self.resampling), self.crop))
+
+    def normalised_levels(self) -> NDArray[np.float32]:
+        """Return what the normalisation makes of each level of each channel (3, 256)."""
+        return self._normalise(np.tile(np.arange(256, dtype=np.uint8), (3, 1)))
+
+    def _normalise(self, levels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return levels (3, N) scaled to 0 .. 1, less the channels' means, over their deviations."""
+        scaled = levels.astype(np.float32) / np.float32(255.0)
+        mean, std = (np.array(values, dtype=np.float32)[:, None] for values in (self.mean, self.std))
+        normalised: NDArray[np.float32] = (scaled - mean) / std
+        return normalised
 
 
 @dataclass(frozen=True)
@@ -90,11 +103,17 @@ class ImageTransform:
         ``image`` is uint8 (H, W, 3) RGB or any PIL image. ``center_crop`` first cuts the middle
         90% of the area, for models that were trained with random crops.
         """
-        rgb = to_rgb(image)
-        picture = PILImage.fromarray(crop_center(rgb) if center_crop else rgb)
-        if self.letterbox_fill is not None:
-            picture = _letterbox(picture, self.letterbox_fill)
+        picture = self._prepared(image, center_crop)
         return np.concatenate([tower(picture) for tower in self.towers])
+
+    def levels(self, image: Any, center_crop: bool = False) -> Image:
+        """Return what the towers see before the normalisation, uint8 (views, H, W, 3).
+
+        There is one view if all towers resize alike, otherwise one a tower.
+        """
+        picture = self._prepared(image, center_crop)
+        towers = self.towers[:1] if self._resize_alike else self.towers
+        return np.stack([tower.levels(picture) for tower in towers])
 
     def resized(self, image: Any) -> Image:
         """Return the picture uint8 (H, W, 3) as the towers see it before its colours are normalised.
@@ -102,13 +121,18 @@ class ImageTransform:
         Transforming the result gives what transforming ``image`` gives, so it may be kept in its
         place. Raises ``InvalidValueError`` if the towers resize differently.
         """
-        if len({(tower.size, tower.crop, tower.resampling) for tower in self.towers}) > 1:
+        if not self._resize_alike:
             raise InvalidValueError("the towers resize differently: there is no one resized picture")
-        picture = PILImage.fromarray(to_rgb(image))
-        if self.letterbox_fill is not None:
-            picture = _letterbox(picture, self.letterbox_fill)
-        tower = self.towers[0]
-        return np.asarray(_crop_middle(_resize(picture, tower.size, tower.resampling), tower.crop))
+        return self.towers[0].levels(self._prepared(image, center_crop=False))
+
+    @property
+    def _resize_alike(self) -> bool:
+        return len({(tower.size, tower.crop, tower.resampling) for tower in self.towers}) == 1
+
+    def _prepared(self, image: Any, center_crop: bool) -> PILImage.Image:
+        rgb = to_rgb(image)
+        picture = PILImage.fromarray(crop_center(rgb) if center_crop else rgb)
+        return picture if self.letterbox_fill is None else _letterbox(picture, self.letterbox_fill)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -114,6 +114,8 @@ class AdapterSet:
         self._updates: dict[str, dict[str, LowRankUpdate]] = {}  # adapter → module → update
         self._current: dict[str, LowRankUpdate] = {}
         self._hooked: set[str] = set()
+        self._serials: dict[str, int] = {}
+        self._added = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,6 +134,8 @@ class AdapterSet:
         modules = dict(self._network.named_modules())
         live = {module: update for module, update in adapter.updates.items() if module in modules}
         self._updates[name] = {module: self._placed(update) for module, update in live.items()}
+        self._added += 1
+        self._serials[name] = self._added
         for module in live.keys() - self._hooked:
             modules[module].register_forward_hook(self._hook(module))
             self._hooked.add(module)
@@ -147,6 +151,7 @@ class AdapterSet:
         """Use the adapter ``name`` from the next call on, or the base model for ``None``."""
         self._current = {} if name is None else self._known(name)
         self._network.active_adapter = name
+        self._network.adapter_serial = 0 if name is None else self._serials[name]
 
     def _known(self, name: str) -> dict[str, LowRankUpdate]:
         if name not in self._updates:

@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from openvla_ros.action_codec import ActionCodec
 from openvla_ros.arrays import Float, Int, read_only
 from openvla_ros.errors import ModelOutputError
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.tokenizer import EOS_ID
+
+COLUMNS = 5  # of an action table
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,7 @@ class ActionTokens:
     token_ids: Int  # (N,)
     probability: Float  # (N,) of the chosen bin, among the action bins, 0..1
     entropy: Float  # (N,) of the distribution over the action bins, nats
+    normalised: Float  # (N,) what the tokens mean: bin centers, -1..1
 
 
 class Decoder(Protocol):
@@ -103,23 +107,44 @@ def choose(model: OpenVLA, logits: Tensor, only_action_tokens: bool) -> Tensor:
 def action_tokens(model: OpenVLA, logits: Tensor, chosen: Tensor) -> ActionTokens:
     """Check ``chosen`` (N,) ids and their ``logits`` (N, vocabulary); return them with their certainty.
 
-    All numbers come from the device in one transfer.
+    All numbers come from the device in one transfer. Raises ``ModelOutputError``.
+    """
+    return read_table(action_table(model, logits, chosen, bin_centers(model)).cpu())
+
+
+def bin_centers(model: OpenVLA) -> Tensor:
+    """Return the codec's bin centers (bins - 1,) float64 on the device of ``model``."""
+    codec = ActionCodec(model.config.action_vocab_size, model.config.n_action_bins)
+    return torch.tensor(codec.centers, device=model.device)
+
+
+def action_table(model: OpenVLA, logits: Tensor, chosen: Tensor, centers: Tensor) -> Tensor:
+    """Return what is told of ``chosen`` (N,) ids and their ``logits`` (N, vocabulary), float64 (N, COLUMNS).
+
+    The columns are token id, probability, entropy, bin center and highest logit; ``centers`` are
+    those of ``bin_centers``. Nothing waits for the device.
     """
     probability, entropy = certainty(model, logits, chosen)
     highest = logits.amax(dim=-1)  # a NaN anywhere in a row becomes its maximum
-    columns = torch.stack([value.double() for value in (chosen, probability, entropy, highest)])
-    table = columns.cpu().numpy()
-    for position, column in enumerate(table.T):
-        if not np.isfinite(column).all():
+    index = (model.config.action_vocab_size - 1 - chosen).clamp(0, len(centers) - 1)
+    columns = (chosen, probability, entropy, centers[index], highest)
+    return torch.stack([value.double() for value in columns], dim=1)
+
+
+def read_table(table: Tensor) -> ActionTokens:
+    """Check an action table (N, COLUMNS) that has come from the device; raises ``ModelOutputError``."""
+    rows = table.numpy()
+    for position, row in enumerate(rows):
+        if not np.isfinite(row).all():
             raise ModelOutputError(f"the logits of action token {position} are not finite")
-    token_ids = table[0].astype(np.int64)
+    token_ids = rows[:, 0].astype(np.int64)
     early = np.flatnonzero(token_ids[:-1] == EOS_ID)
     if early.size:
         raise ModelOutputError(
             f"the model ended its sequence at action token {early[0]} of {len(token_ids)}; "
             "this prompt or image is unlike what it was trained on"
         )
-    return ActionTokens(read_only(token_ids), read_only(table[1]), read_only(table[2]))
+    return ActionTokens(read_only(token_ids), *(read_only(rows[:, column]) for column in (1, 2, 3)))
 
 
 def certainty(model: OpenVLA, logits: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

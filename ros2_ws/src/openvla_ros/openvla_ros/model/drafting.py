@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from openvla_ros.model.decoding import ActionTokens, action_tokens, choose
+from openvla_ros.model.captured import Recent, Work
+from openvla_ros.model.decoding import COLUMNS, ActionTokens, action_table, choose, read_table
+from openvla_ros.model.engine import Engine, PromptKey
 from openvla_ros.model.openvla import OpenVLA
-from openvla_ros.model.static_llama import StaticLlama
 
 
 @dataclass
@@ -51,17 +53,18 @@ class Acceptance:
 class DraftingDecoder:
     """Decodes one action after the other; the previous one is the guess for the next."""
 
-    def __init__(self, model: OpenVLA, only_action_tokens: bool = False) -> None:
+    def __init__(self, model: OpenVLA, only_action_tokens: bool = False, engine: Engine | None = None) -> None:
         self._model = model
-        self._llama = StaticLlama(model)
+        self.engine = engine or Engine(model)
         self._only_action_tokens = only_action_tokens
+        self._drafts: Recent[PromptKey, _Draft] = Recent(self._lay_out)
         self._previous: Tensor | None = None  # (count,) tokens of the last action
         self.acceptance = Acceptance()
 
     @torch.inference_mode()
     def decode(self, pixels: Tensor, token_ids: Tensor, count: int) -> ActionTokens:
         """Return ``count`` tokens for one image and prompt: the plain decoder's."""
-        return self.decode_embedded(self._model.embed(pixels, token_ids), count)
+        return self.decode_embedded(self.engine.embed(pixels, token_ids), count)
 
     @torch.inference_mode()
     def decode_embedded(self, embeddings: Tensor, count: int, guess: Tensor | None = None) -> ActionTokens:
@@ -71,27 +74,24 @@ class DraftingDecoder:
         as the plain decoder does.
         """
         length = embeddings.shape[1]
-        self._llama.reserve(length + count - 1)
-        guess = self._guess(count) if guess is None else guess.to(embeddings.device)
-        embedded = torch.cat([embeddings, self._model.text_embeddings(guess[None])], dim=1)
-        logits = self._llama.logits(embedded, start=0, rows=count)
-        chosen = choose(self._model, logits, self._only_action_tokens)
-        certain = right = _agreeing(chosen, guess)
-        extra_passes = 0
+        if self.engine.llama.reserve(length + count - 1):
+            self._drafts.clear()
+        draft = self._drafts[PromptKey(length, count, self._model.adapter_serial)]
+        draft.prompt.copy_(embeddings[0])
+        draft.guess.copy_(self._guess(count) if guess is None else guess)
+        draft.first()
+        extra_passes, result = 0, self.engine.stages.read(draft.result)
+        right = certain = int(result[-1])
         while certain < count - 1:
-            # Row ``certain`` follows the last guess that was right, so its token is certain as well.
-            # It and the new guesses behind it go through once more.
-            again = chosen[certain:-1]
-            fresh = self._llama.logits(
-                self._model.text_embeddings(again[None]), start=length + certain, rows=len(again)
-            )
-            logits = torch.cat([logits[: certain + 1], fresh])
-            chosen = choose(self._model, logits, self._only_action_tokens)
-            certain += 1 + _agreeing(chosen[certain + 1 :], again[1:])
-            extra_passes += 1
+            draft.again(certain)
+            extra_passes, result = extra_passes + 1, self.engine.stages.read(draft.result)
+            certain = int(result[-1])
         self.acceptance.note(extra_passes, count - 1, right)
-        self._previous = chosen
-        return action_tokens(self._model, logits, chosen)
+        self._previous = draft.chosen.clone()
+        return read_table(result[:-1].view(count, COLUMNS))
+
+    def _lay_out(self, key: PromptKey) -> _Draft:
+        return _Draft(self.engine, key, self._only_action_tokens)
 
     def _guess(self, count: int) -> Tensor:
         """Return the previous action's tokens (count - 1,), or "no motion" before there is one."""
@@ -101,7 +101,73 @@ class DraftingDecoder:
         return self._previous[:-1]
 
 
-def _agreeing(chosen: Tensor, guess: Tensor) -> int:
-    """Return how many of ``guess`` (G,) are right before the first wrong one."""
-    same = (chosen[: len(guess)] == guess).int()
-    return int(same.cumprod(0).sum())
+class _Draft:
+    """The tensors and the stages of one prompt length.
+
+    ``result`` holds the action table, row by row, and behind it how many of the guessed tokens are
+    certain: those before the first one that was wrong.
+    """
+
+    def __init__(self, engine: Engine, key: PromptKey, only_action_tokens: bool) -> None:
+        model, length, count = engine.model, key.length, key.count
+        self._engine, self._length, self._count = engine, length, count
+        self._only_action_tokens = only_action_tokens
+        self._places = torch.arange(count, device=model.device)
+        text = model.config.text_config
+        self.prompt = torch.zeros(length, text.hidden_size, dtype=model.dtype, device=model.device)
+        self.guess = torch.zeros(count - 1, dtype=torch.int64, device=model.device)
+        self.chosen = torch.zeros(count, dtype=torch.int64, device=model.device)
+        self.result = torch.zeros(count * COLUMNS + 1, dtype=torch.float64, device=model.device)
+        self._certain = torch.zeros((), dtype=torch.int64, device=model.device)
+        self._logits = torch.zeros(count, text.vocab_size, dtype=model.dtype, device=model.device)
+        self.first = engine.stages.prepare(self._first)
+        self._agains: dict[int, Work] = {}
+        if engine.stages.fixed:
+            self._agains[count - 1] = engine.stages.prepare(partial(self._again, count - 1))
+
+    def again(self, certain: int) -> None:
+        """Verify the chosen tokens once more, as the first ``certain`` + 1 of them are certain.
+
+        A captured stage always takes all of them: that costs the same, and the rows that are certain
+        keep what they had.
+        """
+        tokens = self._count - 1 if self._engine.stages.fixed else self._count - 1 - certain
+        if tokens not in self._agains:
+            self._agains[tokens] = self._engine.stages.prepare(partial(self._again, tokens))
+        self._agains[tokens]()
+
+    def _first(self) -> None:
+        """The prompt and the guess in one pass: logits after the prompt and after each guessed token."""
+        guessed = self._engine.model.text_embeddings(self.guess)
+        embedded = torch.cat([self.prompt, guessed])
+        self._logits.copy_(self._engine.llama.logits(embedded, start=0, rows=self._count))
+        self.chosen.copy_(choose(self._engine.model, self._logits, self._only_action_tokens))
+        self._certain.copy_(_leading(self.chosen[:-1] == self.guess))
+        self._tell()
+
+    def _again(self, tokens: int) -> None:
+        """The last ``tokens`` of the chosen tokens but one, as new guesses, in a short pass.
+
+        Row ``certain`` follows the last guess that was right, so its token is certain as well.
+        """
+        model, places = self._engine.model, self._places
+        guess = self.chosen[:-1].clone()
+        fresh = self._engine.llama.logits(
+            model.text_embeddings(guess[-tokens:]), start=self._length + self._count - 1 - tokens, rows=tokens
+        )
+        keep = (places[-tokens:] <= self._certain)[:, None]
+        self._logits[-tokens:] = torch.where(keep, self._logits[-tokens:], fresh)
+        self.chosen.copy_(choose(model, self._logits, self._only_action_tokens))
+        same = (self.chosen[:-1] == guess) | (places[:-1] <= self._certain)
+        self._certain.copy_(_leading(same))
+        self._tell()
+
+    def _tell(self) -> None:
+        table = action_table(self._engine.model, self._logits, self.chosen, self._engine.centers)
+        self.result[:-1] = table.flatten()
+        self.result[-1] = self._certain
+
+
+def _leading(right: Tensor) -> Tensor:
+    """Return how many of ``right`` (G,) are true before the first that is not."""
+    return right.long().cumprod(0).sum()

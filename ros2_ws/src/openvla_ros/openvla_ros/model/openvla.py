@@ -26,6 +26,7 @@ class OpenVLA(nn.Module):
         super().__init__()
         self.config = config
         self.active_adapter: str | None = None  # set by AdapterSet; not in the weights themselves
+        self.adapter_serial = 0  # tells adapters apart even if a name is used again; 0 is the base model
         self.vision_backbone = VisionBackbone(config.towers())
         self.projector = Projector(
             self.vision_backbone.width, config.text_config.hidden_size, config.use_fused_vision_backbone

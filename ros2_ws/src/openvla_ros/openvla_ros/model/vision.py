@@ -8,12 +8,18 @@ Architecture: Dosovitskiy et al., arXiv 2010.11929; registers: Darcet et al., ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.model.config import Tower
+
+# Returns the results of two computations that do not depend on each other.
+Beside = Callable[[Callable[[], Tensor], Callable[[], Tensor]], tuple[Tensor, Tensor]]
 
 _EPS = 1e-6  # timm's LayerNorm for these towers; torch's own default is 1e-5
 
@@ -163,6 +169,11 @@ class VisionTower(nn.Module):
         return x[:, self.prefix_tokens :]
 
 
+def in_turn(first: Callable[[], Tensor], second: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return both results, computed one after the other."""
+    return first(), second()
+
+
 class VisionBackbone(nn.Module):
     """One or two towers whose patch features are concatenated channel by channel."""
 
@@ -188,10 +199,10 @@ class VisionBackbone(nn.Module):
         for tower in self.towers():
             tower.drop_dead_weights()
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, beside: Beside = in_turn) -> Tensor:
         """Return (B, patches, width) for (B, 3 a tower, H, W) pixels.
 
-        Raises ``InvalidValueError`` if the number of channels or the image size is wrong.
+        ``beside`` computes the features of both towers, perhaps at the same time. Raises ``InvalidValueError`` if the number of channels or the image size is wrong.
         """
         towers = self.towers()
         size = towers[0].tower.image_size
@@ -200,5 +211,7 @@ class VisionBackbone(nn.Module):
                 f"pixels have shape {tuple(pixels.shape)}; "
                 f"they must be (B, {3 * len(towers)}, {size}, {size})"
             )
-        parts = torch.chunk(pixels, len(towers), dim=1)
-        return torch.cat([tower(part) for tower, part in zip(towers, parts, strict=True)], dim=2)
+        if len(towers) == 1:
+            return towers[0](pixels)  # type: ignore[no-any-return]
+        first, second = torch.chunk(pixels, 2, dim=1)
+        return torch.cat(beside(partial(towers[0], first), partial(towers[1], second)), dim=2)

@@ -20,6 +20,7 @@ from openvla_ros.model.checkpoint import DTYPES, load_model, resolve
 from openvla_ros.model.config import OpenVLAConfig, read_config, read_json
 from openvla_ros.model.decoding import generate_text, prefill
 from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.pixels import PixelTable
 from openvla_ros.model.quantization import Quantization
 from openvla_ros.model.tokenizer import PromptTokenizer
 from openvla_ros.prompt import PromptStyle, build_prompt, build_question_prompt
@@ -34,10 +35,11 @@ class VisionLanguageModel:
     transform: ImageTransform
     prompt_style: PromptStyle
     adapters: AdapterSet
+    table: PixelTable
 
     def pixels(self, image: Image, *, center_crop: bool = False) -> Tensor:
-        """Return the network's view (1, 3 a tower, H, W) float32 of an RGB picture."""
-        return torch.from_numpy(self.transform(image, center_crop=center_crop))[None]
+        """Return the network's view (1, 3 a tower, H, W) of an RGB picture, on its device, in its type."""
+        return self.table(image, center_crop=center_crop)
 
     def prompt_ids(self, instruction: str) -> Tensor:
         """Return the token ids (1, L) of the prompt that asks for an action."""
@@ -93,7 +95,8 @@ def load_vision_language(
         folder, dtype=dtype, device=device, quantization=quantization, offline=offline, progress=progress
     )
     style = prompt_style or default_prompt_style(config)
-    loaded = VisionLanguageModel(network, tokenizer, transform, style, AdapterSet(network))
+    table = PixelTable(transform, network.device, network.dtype)
+    loaded = VisionLanguageModel(network, tokenizer, transform, style, AdapterSet(network), table)
     loaded.check_image_is_used()
     return loaded
 

@@ -1,0 +1,170 @@
+"""Stages: fixed work over fixed tensors, which a CUDA device replays as one captured graph.
+
+A stage takes and returns nothing: it reads and writes tensors that its owner laid out before. On a
+CUDA device the work is run once or twice to warm up, recorded, and from then on replayed with a
+single launch; on a CPU the very same function is called each time. Whoever owns a stage fills its
+inputs, runs it, and reads its outputs. Method: CUDA graphs, as in PyTorch's ``torch.cuda.graph``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+Work = Callable[[], None]
+_LOG = logging.getLogger(__name__)
+
+# The first run compiles kernels and sizes workspaces; the second shows that nothing more is made.
+WARM_UPS = 2
+# Prompts of different lengths need stages of their own. One action of a length that is not among the
+# last so many pays for recording them again.
+KEPT = 8
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Stages(Protocol):
+    """Makes stages for one device."""
+
+    @property
+    def state(self) -> str:
+        """One word, and a reason where there is one, on how the stages run."""
+        ...
+
+    @property
+    def fixed(self) -> bool:
+        """Whether a stage is dear to make, so that one should serve all cases."""
+        ...
+
+    def prepare(self, work: Work) -> Work:
+        """Return a function that does what ``work`` does."""
+        ...
+
+    def beside(self, first: Callable[[], Tensor], second: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        """Return both results; the two may run at the same time."""
+        ...
+
+    def read(self, result: Tensor) -> Tensor:
+        """Return ``result`` on the CPU: waits for the device once."""
+        ...
+
+
+class EagerStages:
+    """Stages that are simply called, on any device."""
+
+    state = "eager"
+    fixed = False
+
+    def prepare(self, work: Work) -> Work:
+        """Return ``work`` itself."""
+        return work
+
+    def beside(self, first: Callable[[], Tensor], second: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        """Return both results, computed one after the other."""
+        return first(), second()
+
+    def read(self, result: Tensor) -> Tensor:
+        """Return ``result`` on the CPU."""
+        return result.cpu()
+
+
+class CapturedStages:
+    """Stages on one CUDA device, recorded as graphs that share their memory.
+
+    All of them run on the caller's stream, one after the other. If the device refuses to record one,
+    that is logged and said in ``state``, and that stage runs eagerly.
+    """
+
+    fixed = True
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._recording = torch.cuda.Stream(device)
+        self._beside = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+        self._read_to: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
+        self._problem: str | None = None
+
+    @property
+    def state(self) -> str:
+        """How the stages run: ``captured``, or why some of them are not."""
+        return "captured" if self._problem is None else f"eager: {self._problem}"
+
+    def prepare(self, work: Work) -> Work:
+        """Warm ``work`` up and record it; what its tensors held before is overwritten."""
+        before = torch.cuda.current_stream(self._device)
+        self._recording.wait_stream(before)
+        with torch.cuda.stream(self._recording):
+            for _ in range(WARM_UPS):
+                work()
+        torch.cuda.synchronize(self._device)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Only this thread's calls are forbidden meanwhile: others may go on using the device.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._recording, capture_error_mode="thread_local"
+            ):
+                work()
+        except RuntimeError as error:
+            self._problem = str(error).strip().splitlines()[0]
+            _LOG.warning("a stage is not captured and runs eagerly: %s", error)
+            torch.cuda.set_stream(before)  # a capture that breaks does not go back by itself
+            torch.cuda.synchronize(self._device)
+            return work
+        return graph.replay
+
+    def beside(self, first: Callable[[], Tensor], second: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        """Return both results; ``second`` runs on a stream of its own beside ``first``."""
+        here = torch.cuda.current_stream(self._device)
+        self._beside.wait_stream(here)
+        with torch.cuda.stream(self._beside):
+            other = second()
+        one = first()
+        here.wait_stream(self._beside)
+        return one, other
+
+    def read(self, result: Tensor) -> Tensor:
+        """Return ``result`` on the CPU, by way of pinned memory."""
+        key = result.shape, result.dtype
+        if key not in self._read_to:
+            self._read_to[key] = torch.empty_like(result, device="cpu", pin_memory=True)
+        host = self._read_to[key]
+        host.copy_(result, non_blocking=True)
+        torch.cuda.current_stream(self._device).synchronize()
+        return host.clone()
+
+
+def stages_for(device: torch.device) -> Stages:
+    """Return captured stages on a CUDA device and eager ones elsewhere."""
+    return CapturedStages(device) if device.type == "cuda" else EagerStages()
+
+
+class Recent(Generic[K, V]):
+    """The values of the last keys that were asked for; older ones are let go."""
+
+    def __init__(self, make: Callable[[K], V], kept: int = KEPT) -> None:
+        self._make = make
+        self._kept = kept
+        self._values: OrderedDict[K, V] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, key: K) -> V:
+        """Return the value of ``key``, made now if it is not there."""
+        if key not in self._values:
+            while len(self._values) >= self._kept:
+                self._values.popitem(last=False)
+            self._values[key] = self._make(key)
+        self._values.move_to_end(key)
+        return self._values[key]
+
+    def clear(self) -> None:
+        """Let go of all."""
+        self._values.clear()
