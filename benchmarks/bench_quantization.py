@@ -20,7 +20,7 @@ import torch
 from openvla_ros.model.checkpoint import load_model
 from openvla_ros.model.decoding import decode_greedily, prefill, step
 from openvla_ros.model.openvla import OpenVLA
-from openvla_ros.model.quantization import QUANTIZATIONS, weight_bytes
+from openvla_ros.model.quantization import INTEGERS, weight_bytes
 from openvla_ros.model.tokenizer import PromptTokenizer
 from openvla_ros.prompt import build_prompt
 
@@ -62,7 +62,7 @@ def main() -> None:
         truth = [decode_greedily(plain, plain.embed(*pair), STEPS).token_ids for pair in inputs]
     print(f"{'weights':10}{'MB':>10}{'of bf16':>10}{'tokens as bf16':>16}{'seconds a call':>16}")
     results = {}
-    for how in (None, *QUANTIZATIONS):
+    for how in (None, *INTEGERS):
         model = plain if how is None else load_model(arguments.checkpoint, device=device, quantization=how)
         began, same = time.perf_counter(), 0
         for pair, tokens in zip(inputs, truth, strict=True):

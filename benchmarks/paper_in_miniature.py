@@ -32,6 +32,7 @@ from openvla_ros.manifest import Manifest, read_manifest
 from openvla_ros.model.checkpoint import SINGLE, resolve
 from openvla_ros.model.config import read_config
 from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.options import LoadOptions
 from openvla_ros.model.quantization import Quantization
 from openvla_ros.model.vision_language import read_transform
 from openvla_ros.policy.openvla import load_openvla_policy
@@ -117,7 +118,9 @@ def from_scratch(study: Study) -> Path:
 
 
 def loaded(study: Study, base: Path, adapter: Path | None, how: Quantization | None = None) -> Policy:
-    return load_openvla_policy(base, study.profile, adapter=adapter, dtype=torch.float32, quantization=how)
+    return load_openvla_policy(
+        base, study.profile, adapter=adapter, options=LoadOptions(dtype=torch.float32, quantization=how)
+    )
 
 
 def diffusion(study: Study) -> tuple[Policy, float]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.policy.load import POLICIES
+from openvla_ros.policy.load import DECODERS, POLICIES, QUANTIZATIONS
 from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.transport import dds_environment
 
@@ -96,6 +96,8 @@ LAUNCH_ARGUMENTS = {
     "checkpoint": ("", "model folder or hub id, for policy openvla"),
     "unnorm_key": ("", "dataset statistics to use where the checkpoint has more than one"),
     "adapter": ("", "LoRA adapter folder, for policy openvla"),
+    "decoder": ("", f"how policy openvla decodes, the same tokens: {', '.join(DECODERS)}"),
+    "quantization": ("", f"weights of fewer bits for policy openvla: {', '.join(QUANTIZATIONS)}"),
     "address": ("", "ws://host:port of openvla serve, for policy remote"),
     "token_file": ("", "file that holds the server's token, for policy remote"),
     "cameras": ("true", "start this package's camera nodes; false if the cameras' own drivers run"),
@@ -111,7 +113,9 @@ def options_from_arguments(values: Mapping[str, str]) -> GraphOptions:
 
     Raises ``InvalidValueError`` for a switch that is neither ``true`` nor ``false``.
     """
-    of_policy = ("checkpoint", "unnorm_key", "adapter", "address", "token_file")
+    of_policy = (
+        "checkpoint", "unnorm_key", "adapter", "decoder", "quantization", "address", "token_file",
+    )  # fmt: skip
     chosen = {key: values[key] for key in of_policy if values[key]}
     return GraphOptions(
         robot=values["robot"],

@@ -1,5 +1,6 @@
 """The layers hold: the core imports without ROS, the robot side without torch."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import openvla_ros
 
 PACKAGE = Path(openvla_ros.__file__).parent
 ROS = ("rclpy", "sensor_msgs", "geometry_msgs", "std_msgs", "std_srvs", "trajectory_msgs", "diagnostic_msgs")
+# Modules that import what only some machines have: PyTorch brings Triton where it has CUDA.
+NEEDS = {"openvla_ros.model.triton_kernels": "triton"}
 PROGRAM = """
 import importlib, sys
 class Block:
@@ -30,7 +33,7 @@ def modules_of(*parts: str) -> list[str]:
         relative = path.relative_to(PACKAGE).with_suffix("")
         if relative.parts[0] in parts and relative.name != "__init__":
             names.append(".".join(("openvla_ros", *relative.parts)))
-    return names
+    return [name for name in names if importlib.util.find_spec(NEEDS.get(name, "sys"))]
 
 
 def core_parts() -> list[str]:

@@ -24,6 +24,7 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.data.detect import SourceRequest
+from openvla_ros.model.options import LoadOptions
 from openvla_ros.model.predictor import load_predictor
 from openvla_ros.nodes import qos
 from openvla_ros.nodes.image_messages import from_image
@@ -96,7 +97,7 @@ def live(ros_domain, profile_file, bridge_folder):
         assert watcher.spin_until(lambda: watcher.node.count_publishers("policy/action_chunk"), 60), (
             node.output
         )
-        offline = load_predictor(CHECKPOINT, unnorm_key=KEY, dtype=torch.float32)
+        offline = load_predictor(CHECKPOINT, LoadOptions(unnorm_key=KEY, dtype=torch.float32))
         episodes = SourceRequest(bridge_folder).open()
         yield SimpleNamespace(
             watcher=watcher, node=node, offline=offline, episodes=episodes, path=bridge_folder,

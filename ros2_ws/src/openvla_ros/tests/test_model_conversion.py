@@ -16,6 +16,7 @@ from openvla_ros.model.checkpoint import load_model, stored_tensors
 from openvla_ros.model.conversion import convert_checkpoint
 from openvla_ros.model.inspection import describe
 from openvla_ros.model.loading import load_action_predictor
+from openvla_ros.model.options import LoadOptions
 from openvla_ros.model.pickles import read_pickle
 
 # The published names, turned back into Prismatic's.
@@ -77,7 +78,7 @@ def test_a_native_checkpoint_becomes_the_published_one(native):
     assert describe(out)["problems"] == []
     assert describe(out)["prompt_style"] == describe(reference / "checkpoint")["prompt_style"]
     case = next(case for case in cases() if case.folder == reference)
-    predictor = load_action_predictor(out, unnorm_key=case.unnorm_key, dtype=torch.float32)
+    predictor = load_action_predictor(out, LoadOptions(unnorm_key=case.unnorm_key, dtype=torch.float32))
     assert np.isfinite(predictor.predict([np.zeros((50, 80, 3), np.uint8)], case.instruction).actions).all()
 
 

@@ -12,6 +12,7 @@ from openvla_ros.errors import CheckpointError, ModelOutputError
 from openvla_ros.images import to_rgb
 from openvla_ros.model.checkpoint import load_model
 from openvla_ros.model.decoding import certainty, decode_greedily, generate_text, prefill
+from openvla_ros.model.options import LoadOptions
 from openvla_ros.model.tokenizer import EOS_ID, LLAMA_SPACE_ID, PromptTokenizer
 from openvla_ros.model.vision_language import load_vision_language
 
@@ -101,7 +102,7 @@ def test_generated_text_stops_at_the_end_of_sequence(fresh, case):
 
 
 def test_the_model_answers_in_words():
-    model = load_vision_language(REFERENCE / "checkpoint", dtype=torch.float32)
+    model = load_vision_language(REFERENCE / "checkpoint", LoadOptions(dtype=torch.float32))
     picture = to_rgb(Image.open(REFERENCE / "images" / "01.png"))
     answer = model.answer(picture, "What is on the table?", 6)
     assert answer == model.answer(picture, "What is on the table?", 6)
@@ -109,7 +110,7 @@ def test_the_model_answers_in_words():
 
 
 def test_a_model_that_skips_its_image_is_refused(tmp_path):
-    model = load_vision_language(REFERENCE / "checkpoint", dtype=torch.float32)
+    model = load_vision_language(REFERENCE / "checkpoint", LoadOptions(dtype=torch.float32))
     with torch.no_grad():
         model.network.projector.fc3.weight.zero_()
     with pytest.raises(CheckpointError, match="the image is not used"):

@@ -1,15 +1,18 @@
-"""The fast decoder gives the plain decoder's tokens, whatever was guessed."""
+"""The fast decoders give the plain decoder's tokens, whatever was guessed and however stages are run."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_reference import case_id, cases, model_of
+from rehearsed_stages import RehearsedStages
 
 from openvla_ros.errors import ModelOutputError
 from openvla_ros.model.decoding import decode_greedily
 from openvla_ros.model.drafting import DraftingDecoder
+from openvla_ros.model.engine import Engine
 from openvla_ros.model.static_llama import StaticLlama
+from openvla_ros.model.steady import SteadyDecoder
 from openvla_ros.training.small_model import SmallSize, make_small_model
 
 SIZE = SmallSize(image_size=28, vision_width=24, vision_depth=2, text_width=48, text_depth=2, pieces=400)
@@ -40,26 +43,52 @@ def plain(embeddings: torch.Tensor, model=MODEL):
     return decode_greedily(model, embeddings, COUNT, only_action_tokens=True)
 
 
+def drafting(stages=None, model=MODEL):
+    return DraftingDecoder(model, only_action_tokens=True, engine=Engine(model, stages))
+
+
+# They live on, so that stages which were made for one prompt serve others.
+FREE, REHEARSED = drafting(), drafting(RehearsedStages())
+STEADY = [
+    SteadyDecoder(MODEL, only_action_tokens=True, engine=Engine(MODEL, stages))
+    for stages in (None, RehearsedStages())
+]
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000), st.integers(2, 30), st.lists(st.integers(400, 655), min_size=6, max_size=6))
-def test_any_guess_gives_the_plain_tokens(seed, length, guess):
+@given(
+    st.sampled_from([FREE, REHEARSED]), st.integers(0, 10_000), st.integers(2, 30),
+    st.lists(st.integers(400, 655), min_size=6, max_size=6),
+)  # fmt: skip
+def test_any_guess_gives_the_plain_tokens(decoder, seed, length, guess):
     embeddings = prompt(seed, length)
     wanted = plain(embeddings)
-    got = DraftingDecoder(MODEL, only_action_tokens=True).decode_embedded(
-        embeddings, COUNT, torch.tensor(guess)
-    )
+    got = decoder.decode_embedded(embeddings, COUNT, torch.tensor(guess))
     assert got.token_ids.tolist() == wanted.token_ids.tolist()
     torch.testing.assert_close(torch.tensor(got.entropy), torch.tensor(wanted.entropy), rtol=1e-4, atol=1e-4)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(STEADY), st.integers(0, 10_000), st.integers(2, 30))
+def test_the_steady_decoder_gives_the_plain_tokens(decoder, seed, length):
+    embeddings = prompt(seed, length)
+    wanted, got = plain(embeddings), decoder.decode_embedded(embeddings, COUNT)
+    assert got.token_ids.tolist() == wanted.token_ids.tolist()
+    for name in ("probability", "entropy", "normalised"):
+        torch.testing.assert_close(
+            torch.tensor(getattr(got, name)), torch.tensor(getattr(wanted, name)), rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("stages", [None, RehearsedStages()], ids=["free", "rehearsed"])
 @pytest.mark.parametrize("wrong", [(), (0,), (3,), (5,), (0, 5), (1, 2, 4), (0, 1, 2, 3, 4, 5)])
-def test_mismatches_at_every_position_cost_passes_and_never_tokens(wrong):
+def test_mismatches_at_every_position_cost_passes_and_never_tokens(wrong, stages):
     embeddings = prompt(7)
     wanted = plain(embeddings).token_ids
     guess = torch.tensor(wanted[:-1].copy())
     for position in wrong:
         guess[position] = 400 + (int(guess[position]) - 400 + 17) % 256
-    decoder = DraftingDecoder(MODEL, only_action_tokens=True)
+    decoder = drafting(stages)
     assert decoder.decode_embedded(embeddings, COUNT, guess).token_ids.tolist() == wanted.tolist()
     (extra,) = decoder.acceptance.passes
     assert extra <= (COUNT - 1 - wrong[0] if wrong else 0)
@@ -104,8 +133,9 @@ def test_grouped_keys_and_values():
     torch.manual_seed(5)
     model.language_model = LlamaForCausalLM(LlamaConfig(**config, attn_implementation="sdpa")).eval()
     embeddings = torch.randn(1, 15, SIZE.text_width)
-    got = DraftingDecoder(model, only_action_tokens=True).decode_embedded(embeddings, COUNT)
-    assert got.token_ids.tolist() == plain(embeddings, model).token_ids.tolist()
+    wanted = plain(embeddings, model).token_ids.tolist()
+    for decoder in (drafting(model=model), SteadyDecoder(model, only_action_tokens=True)):
+        assert decoder.decode_embedded(embeddings, COUNT).token_ids.tolist() == wanted
 
 
 def test_an_early_end_is_refused_as_in_plain_decoding():
@@ -125,9 +155,12 @@ def test_an_early_end_is_refused_as_in_plain_decoding():
 
 @pytest.mark.parametrize("case", cases(), ids=case_id)
 def test_the_golden_cases_give_the_golden_tokens(case):
-    numbers, decoder = case.numbers(), DraftingDecoder(model_of(case.folder))
-    embeddings = case.embeddings(model_of(case.folder))
+    numbers, model = case.numbers(), model_of(case.folder)
+    decoder = DraftingDecoder(model, engine=Engine(model, RehearsedStages()))
+    embeddings = case.embeddings(model)
     wanted = numbers["action_token_ids"]
+    steady = SteadyDecoder(model).decode_embedded(embeddings, len(wanted))
+    assert steady.token_ids.tolist() == wanted.tolist()
     for guess in (None, torch.tensor(wanted[:-1]), torch.tensor(wanted[:-1][::-1].copy())):
         got = decoder.decode_embedded(embeddings, len(wanted), guess)
         assert got.token_ids.tolist() == wanted.tolist()

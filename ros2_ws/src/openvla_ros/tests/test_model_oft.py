@@ -23,6 +23,7 @@ from openvla_ros.model.inspection import describe
 from openvla_ros.model.loading import load_action_predictor
 from openvla_ros.model.oft import OFTLayout
 from openvla_ros.model.oft_checkpoint import write_layout
+from openvla_ros.model.options import LoadOptions
 from openvla_ros.observation import Observation
 from openvla_ros.policy.openvla import PolicyChoices, load_openvla_policy
 from openvla_ros.policy.proprioception import state_reader
@@ -95,7 +96,7 @@ class Sample:
         return "proprio_projector" in self.parts
 
     def load(self):
-        return load_action_predictor(self.out, unnorm_key=KEY, dtype=torch.float32)
+        return load_action_predictor(self.out, LoadOptions(unnorm_key=KEY, dtype=torch.float32))
 
 
 @pytest.fixture(scope="module", params=["plain", "proprio", "film", "discrete"])
@@ -222,7 +223,7 @@ def test_what_inspect_says_before_and_after(oft, tmp_path):
         assert before["kind"] == "openvla-oft"
         assert len(before["pickles"]) == len(oft.parts)
         with pytest.raises(CheckpointError, match=r"has no oft\.json: openvla convert-checkpoint"):
-            load_action_predictor(oft.source, unnorm_key=KEY)
+            load_action_predictor(oft.source, LoadOptions(unnorm_key=KEY))
         with pytest.raises(CheckpointError, match="converted already"):
             convert_checkpoint(oft.out, tmp_path / "again", platform="bridge")
         with pytest.raises(CheckpointError, match=r"give --platform libero\|bridge\|aloha"):
@@ -239,7 +240,7 @@ def test_wrong_inputs_are_named(oft):
     with pytest.raises(InvalidValueError, match="this model takes"):
         predictor.predict(pictures(oft.images), "lift", None if oft.takes_state else np.zeros(7))
     with pytest.raises(StatisticsError, match="14 dimensions"):
-        load_action_predictor(oft.out, unnorm_key="bimanual_14d")
+        load_action_predictor(oft.out, LoadOptions(unnorm_key="bimanual_14d"))
 
 
 def test_other_sizes_go_through_the_resize_of_the_evaluation(oft):
@@ -255,7 +256,7 @@ def test_as_a_policy(oft):
     cameras = ("primary", "wrist")[: oft.images]
     choices = PolicyChoices(unnorm_key=KEY, cameras=cameras, state="joints_gripper")
     profile = load_profile("sim_widowx")
-    policy = load_openvla_policy(oft.out, profile, choices=choices, dtype=torch.float32)
+    policy = load_openvla_policy(oft.out, profile, choices=choices, options=LoadOptions(dtype=torch.float32))
     named = dict(zip(cameras, pictures(oft.images), strict=True))
     seen = Observation(1, named, "lift", joint_positions=np.zeros(6), gripper=1.0)
     assert policy.infer(seen).actions.shape == (5, 7)
@@ -280,11 +281,11 @@ def test_parts_that_do_not_fit(oft, tmp_path):
     layout = json.loads((out / "oft.json").read_text())
     (out / "oft.json").write_text(json.dumps(layout | {"chunk": "8"}))
     with pytest.raises(CheckpointError, match=r"(?s)oft\.json.*chunk"):
-        load_action_predictor(out, unnorm_key=KEY)
+        load_action_predictor(out, LoadOptions(unnorm_key=KEY))
     other = {"proprio_width": 7, "film": oft.kind != "film", "regression": True}
     (out / "oft.json").write_text(json.dumps(layout | other))
     with pytest.raises(CheckpointError, match=r"oft_parts\.safetensors does not fit oft\.json: \d+ "):
-        load_action_predictor(out, unnorm_key=KEY)
+        load_action_predictor(out, LoadOptions(unnorm_key=KEY))
 
 
 def test_the_state_of_bridge_data_counts_angles_from_straight_down():

@@ -10,7 +10,7 @@ from openvla_ros.errors import CheckpointError, MissingDependencyError
 from openvla_ros.model.adapters import AdapterSet, read_adapter
 from openvla_ros.model.checkpoint import load_model
 from openvla_ros.model.decoding import decode_greedily
-from openvla_ros.model.quantization import QUANTIZATIONS, check_quantization, quantizable, weight_bytes
+from openvla_ros.model.quantization import INTEGERS, quantizable, select_quantization, weight_bytes
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def bitsandbytes():
     return pytest.importorskip("bitsandbytes")
 
 
-@pytest.fixture(scope="module", params=QUANTIZATIONS)
+@pytest.fixture(scope="module", params=INTEGERS)
 def quantized(request, bitsandbytes):
     return request.param, load_model(REFERENCE / "checkpoint", quantization=request.param)
 
@@ -104,6 +104,6 @@ def test_without_the_library(monkeypatch):
 
 
 def test_other_names():
-    assert check_quantization("int8") == "int8"
-    with pytest.raises(CheckpointError, match="'int3' is none of int8, nf4"):
-        check_quantization("int3")
+    assert select_quantization("int8") == "int8"
+    with pytest.raises(CheckpointError, match="'int3' is none of int8, nf4, int8wo, int4wo, fp8"):
+        select_quantization("int3")

@@ -9,7 +9,7 @@ from model_reference import COMMITTED
 
 from openvla_ros.data.frames import ArrayFrames
 from openvla_ros.episode import Episode
-from openvla_ros.errors import InvalidValueError, ManifestError, PolicyError
+from openvla_ros.errors import InvalidValueError, ManifestError, OpenVLARosError, PolicyError
 from openvla_ros.manifest import Manifest, write_manifest
 from openvla_ros.model.vision_language import read_transform
 from openvla_ros.observation import Observation
@@ -76,6 +76,23 @@ def test_unknown_names_and_missing_paths_are_refused():
         load_policy(PolicyOptions("openvla"), PROFILE, no_scene)
     with pytest.raises(InvalidValueError, match="needs a dataset"):
         load_policy(PolicyOptions("replay"), PROFILE, no_scene)
+
+
+def test_what_can_be_chosen_is_what_the_model_knows():
+    from openvla_ros.model import options, quantization
+
+    assert load.DECODERS == options.DECODERS
+    assert ("none", *quantization.QUANTIZATIONS) == load.QUANTIZATIONS
+    checkpoint = str(COMMITTED / "checkpoint")
+    for values, message in (
+        ({"decoder": "quick"}, "'quick' is not one of fast, steady, plain"),
+        ({"quantization": "int3"}, "'int3' is none of int8, nf4, int8wo, int4wo, fp8"),
+        ({"quantization": "fp8"}, "fp8 needs a CUDA device"),
+        ({"quantization": "int8wo", "decoder": "plain"}, "decoder 'plain' has no int8wo weights"),
+    ):
+        options = PolicyOptions("openvla", checkpoint, "bridge_orig", device="cpu", offline=True, **values)
+        with pytest.raises(OpenVLARosError, match=message):
+            load_policy(options, PROFILE, no_scene)
 
 
 def test_a_policy_of_another_space_is_refused(monkeypatch):

@@ -13,6 +13,7 @@ from openvla_ros.errors import CheckpointError, ManifestError, PolicyError, Stat
 from openvla_ros.images import to_rgb
 from openvla_ros.manifest import Manifest, sha256_of_adapter, write_manifest
 from openvla_ros.model.merging import merge_adapter
+from openvla_ros.model.options import LoadOptions
 from openvla_ros.model.predictor import load_predictor
 from openvla_ros.model.vision_language import check_sizes, read_transform
 from openvla_ros.observation import Observation
@@ -27,7 +28,8 @@ CASE = next(case for case in cases() if case.prompt == "normal")
 @pytest.fixture(scope="module")
 def predictor():
     return load_predictor(
-        CASE.checkpoint, unnorm_key=CASE.unnorm_key, center_crop=CASE.center_crop, dtype=torch.float32
+        CASE.checkpoint,
+        LoadOptions(unnorm_key=CASE.unnorm_key, center_crop=CASE.center_crop, dtype=torch.float32),
     )
 
 
@@ -64,7 +66,7 @@ def test_it_looks_at_the_camera_it_was_given(predictor, policy):
 
 
 def test_statistics_of_another_width_are_refused(predictor):
-    wide = load_predictor(CASE.checkpoint, unnorm_key="bimanual_14d", dtype=torch.float32)
+    wide = load_predictor(CASE.checkpoint, LoadOptions(unnorm_key="bimanual_14d", dtype=torch.float32))
     with pytest.raises(StatisticsError, match="14 dimensions, but the action space has 7"):
         OpenVLAPolicy(wide, load_profile("widowx").space(), cameras=["primary"], description="test")
 
@@ -73,7 +75,7 @@ def test_unnorm_key_is_asked_for_and_checked():
     with pytest.raises(StatisticsError, match="give an unnorm_key; the choices are bridge_orig"):
         load_predictor(CASE.checkpoint)
     with pytest.raises(StatisticsError, match="no statistics for unnorm_key 'bridge'"):
-        load_predictor(CASE.checkpoint, unnorm_key="bridge")
+        load_predictor(CASE.checkpoint, LoadOptions(unnorm_key="bridge"))
 
 
 def test_a_closed_policy_says_so(policy):
@@ -116,10 +118,13 @@ def write_fine_tune(path, **changes):
 
 def test_a_fine_tune_with_its_manifest(tmp_path):
     folder = write_fine_tune(tmp_path / "adapter")
-    policy = load_openvla_policy(CASE.checkpoint, PROFILE, adapter=folder, dtype=torch.float32)
+    policy = load_openvla_policy(
+        CASE.checkpoint, PROFILE, adapter=folder, options=LoadOptions(dtype=torch.float32)
+    )
     chunk = policy.infer(observation())
     same = load_predictor(
-        CASE.checkpoint, adapter=folder, unnorm_key="bridge_orig", center_crop=True, dtype=torch.float32
+        CASE.checkpoint,
+        LoadOptions(adapter=folder, unnorm_key="bridge_orig", center_crop=True, dtype=torch.float32),
     )
     expected = same.predict([observation().images["primary"]], CASE.instruction)
     np.testing.assert_array_equal(chunk.actions, expected.actions)
@@ -128,7 +133,7 @@ def test_a_fine_tune_with_its_manifest(tmp_path):
 
 def test_a_merged_fine_tune_keeps_its_manifest(tmp_path):
     merge_adapter(CASE.checkpoint, write_fine_tune(tmp_path / "adapter"), tmp_path / "merged")
-    policy = load_openvla_policy(tmp_path / "merged", PROFILE, dtype=torch.float32)
+    policy = load_openvla_policy(tmp_path / "merged", PROFILE, options=LoadOptions(dtype=torch.float32))
     assert policy.infer(observation()).actions.shape == (1, 7)
 
 
@@ -156,7 +161,9 @@ def test_what_contradicts_the_manifest_is_refused(tmp_path):
 
 def test_a_published_checkpoint_without_a_manifest():
     choices = PolicyChoices(unnorm_key=CASE.unnorm_key, center_crop=CASE.center_crop)
-    policy = load_openvla_policy(CASE.checkpoint, PROFILE, choices=choices, dtype=torch.float32)
+    policy = load_openvla_policy(
+        CASE.checkpoint, PROFILE, choices=choices, options=LoadOptions(dtype=torch.float32)
+    )
     np.testing.assert_allclose(policy.infer(observation()).actions[0], CASE.numbers()["actions"], atol=1e-12)
     with pytest.raises(StatisticsError, match="give an unnorm_key"):
         load_openvla_policy(CASE.checkpoint, PROFILE)
@@ -172,26 +179,33 @@ def test_the_base_of_a_fine_tune_comes_from_the_hub_at_its_revision(tmp_path, mo
     (repository / "refs" / "main").write_text(newer)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     folder = write_fine_tune(tmp_path / "adapter", base_model="owner/name", base_revision=trained)
-    policy = load_openvla_policy("owner/name", PROFILE, adapter=folder, dtype=torch.float32, offline=True)
+    policy = load_openvla_policy(
+        "owner/name", PROFILE, adapter=folder, options=LoadOptions(dtype=torch.float32, offline=True)
+    )
     assert policy.infer(observation()).actions.shape == (1, 7)
     other = repository.with_name("models--owner--other")
     shutil.copytree(repository, other)
     with pytest.raises(ManifestError, match="base_model is 'owner/name'; 'owner/other' was given"):
-        load_openvla_policy("owner/other", PROFILE, adapter=folder, offline=True)
+        load_openvla_policy("owner/other", PROFILE, adapter=folder, options=LoadOptions(offline=True))
 
 
-def test_the_fast_decoder_reports_its_guesses_and_the_plain_one_nothing():
+def test_decoders_report_how_they_run_and_the_plain_one_nothing():
     case = cases()[0]
     choices = PolicyChoices(unnorm_key="bridge_orig")
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     profile = load_profile("sim_widowx")
     chunks = {}
-    for decoder, keys in (("fast", {"guesses_accepted", "passes_after_prefill"}), ("plain", set())):
+    reported = {"fast": {"stages", "guesses_accepted", "passes_after_prefill"}, "steady": {"stages"}}
+    for decoder in ("fast", "steady", "plain"):
         policy = load_openvla_policy(
-            case.checkpoint, profile, choices=choices, dtype=torch.float32, decoder=decoder
+            case.checkpoint,
+            profile,
+            choices=choices,
+            options=LoadOptions(dtype=torch.float32, decoder=decoder),
         )
         seen = Observation(1, {"primary": image}, "lift the cube")
         chunks[decoder] = [policy.infer(seen).actions.tolist() for _ in range(2)]
         assert isinstance(policy, Reporting)
-        assert set(policy.report()) == keys
-    assert chunks["fast"] == chunks["plain"]
+        assert set(policy.report()) == reported.get(decoder, set())
+        assert policy.report().get("stages") in (None, "eager, torch kernels")
+    assert chunks["fast"] == chunks["steady"] == chunks["plain"]

@@ -13,6 +13,7 @@ from training_run import PROFILE, make_base
 from openvla_ros.errors import CheckpointError, PolicyError
 from openvla_ros.manifest import Manifest, read_manifest, sha256_of_adapter, write_manifest
 from openvla_ros.model.checkpoint import load_model
+from openvla_ros.model.options import LoadOptions
 from openvla_ros.model.vision_language import read_transform
 from openvla_ros.policy.openvla import load_openvla_policy, swap_adapter, unload_adapter
 from openvla_ros.profile import load_profile
@@ -54,16 +55,16 @@ def actions(policy):
 
 def test_a_swapped_policy_acts_as_one_that_was_loaded_with_the_adapter(base, tmp_path):
     first, second = (make_adapter(tmp_path / f"a{seed}", base, seed) for seed in (1, 2))
-    policy = load_openvla_policy(base, PROFILE, adapter=first, dtype=torch.float32)
+    policy = load_openvla_policy(base, PROFILE, adapter=first, options=LoadOptions(dtype=torch.float32))
     began = time.perf_counter()
     swapped = swap_adapter(policy, base, second, PROFILE)
     assert time.perf_counter() - began < 1.0
     unload_adapter(swapped, policy.predictor.adapter)
-    fresh = load_openvla_policy(base, PROFILE, adapter=second, dtype=torch.float32)
+    fresh = load_openvla_policy(base, PROFILE, adapter=second, options=LoadOptions(dtype=torch.float32))
     np.testing.assert_allclose(actions(swapped), actions(fresh), atol=1e-9)
     assert str(second) in swapped.description
     plain = swap_adapter(swapped, base, None, PROFILE)
-    bare = load_openvla_policy(base, PROFILE, dtype=torch.float32)
+    bare = load_openvla_policy(base, PROFILE, options=LoadOptions(dtype=torch.float32))
     np.testing.assert_allclose(actions(plain), actions(bare), atol=1e-9)
     assert not np.allclose(actions(plain), actions(fresh))
 
@@ -99,7 +100,7 @@ def spoil_prompt(folder):
 )
 def test_what_does_not_fit_is_refused_and_the_old_adapter_acts_on(base, tmp_path, spoil, words):
     good, bad = make_adapter(tmp_path / "good", base, 1), make_adapter(tmp_path / "bad", base, 2)
-    policy = load_openvla_policy(base, PROFILE, adapter=good, dtype=torch.float32)
+    policy = load_openvla_policy(base, PROFILE, adapter=good, options=LoadOptions(dtype=torch.float32))
     before = actions(policy)
     spoil(bad)
     with pytest.raises(CheckpointError, match=words):
@@ -115,7 +116,7 @@ def test_weights_that_blow_up_are_refused(base, tmp_path):
     weights = bad / "adapter_model.safetensors"
     save_file({k: torch.full_like(v, float("nan")) for k, v in load_file(weights).items()}, weights)
     write_manifest(bad, replace(read_manifest(bad), adapter_sha256=sha256_of_adapter(bad)))
-    policy = load_openvla_policy(base, PROFILE, dtype=torch.float32)
+    policy = load_openvla_policy(base, PROFILE, options=LoadOptions(dtype=torch.float32))
     before = actions(policy)
     with pytest.raises(CheckpointError, match="not finite"):
         swap_adapter(policy, base, bad, PROFILE)
@@ -124,7 +125,7 @@ def test_weights_that_blow_up_are_refused(base, tmp_path):
 
 
 def test_only_a_model_takes_adapters(base):
-    policy = load_openvla_policy(base, PROFILE, dtype=torch.float32)
+    policy = load_openvla_policy(base, PROFILE, options=LoadOptions(dtype=torch.float32))
     policy.close()
     with pytest.raises(PolicyError, match="closed"):
         swap_adapter(policy, base, None, PROFILE)

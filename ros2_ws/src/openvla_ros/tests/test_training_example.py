@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from openvla_ros.action_codec import ActionCodec
+from openvla_ros.model.options import LoadOptions
 from openvla_ros.model.tokenizer import PromptTokenizer
 from openvla_ros.model.vision_language import load_vision_language
 from openvla_ros.training.example import action_example, answer_example, collate
@@ -46,7 +47,7 @@ def test_a_small_checkpoint_loads_through_the_ordinary_loader(tmp_path):
     tokenizer = train_tokenizer(TEXTS, SIZE.pieces)
     model = make_small_model(SIZE, seed=0)
     save_checkpoint(tmp_path, model, tokenizer, SIZE, {}, dtype=torch.float32)
-    loaded = load_vision_language(tmp_path, dtype=torch.float32, progress=False)
+    loaded = load_vision_language(tmp_path, LoadOptions(dtype=torch.float32, progress=False))
     written = dict(model.named_parameters())
     for name, read in loaded.network.named_parameters():  # the dead weights are dropped on loading
         torch.testing.assert_close(read, written[name], rtol=0, atol=0, msg=name)

@@ -18,6 +18,7 @@ from openvla_ros.errors import CheckpointError, DatasetError, InvalidValueError,
 from openvla_ros.images import crop_center
 from openvla_ros.manifest import read_manifest
 from openvla_ros.model.checkpoint import load_model, stored_tensors
+from openvla_ros.model.options import LoadOptions
 from openvla_ros.policy.openvla import load_openvla_policy
 from openvla_ros.training.finetune import Run, finetune
 from openvla_ros.training.frame_store import Selection, steps_to_learn
@@ -61,7 +62,7 @@ def test_a_run_leaves_an_adapter_that_the_robot_accepts(base, unbroken):
     output, notes = unbroken
     assert len(notes.steps) == QUICK.steps
     assert len(notes.validations) == 2
-    policy = load_openvla_policy(base, PROFILE, adapter=output, dtype=torch.float32)
+    policy = load_openvla_policy(base, PROFILE, adapter=output, options=LoadOptions(dtype=torch.float32))
     episode = make_episode(1)
     chunk = policy.infer(episode.observation(0))
     assert chunk.actions.shape == (1, 7)
@@ -196,7 +197,7 @@ def test_a_whole_checkpoint_loads_like_any_other_and_holds_what_was_trained(base
     for name, value in run.trainer.network.named_parameters():
         assert torch.equal(loaded[name], value), name
         assert torch.equal(loaded[name], before[name]) == (not value.requires_grad), name
-    policy = load_openvla_policy(tmp_path, PROFILE, dtype=torch.float32)
+    policy = load_openvla_policy(tmp_path, PROFILE, options=LoadOptions(dtype=torch.float32))
     assert policy.infer(make_episode(0).observation(0)).actions.shape == (1, 7)
 
 

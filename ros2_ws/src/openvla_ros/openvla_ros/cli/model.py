@@ -29,6 +29,12 @@ DtypeOption = Annotated[
 QuantizeOption = Annotated[
     Literal["int8", "nf4"] | None, typer.Option(help="Integer weights; some tokens then differ from bf16.")
 ]
+FasterOption = Annotated[
+    Literal["int8", "nf4", "int8wo", "int4wo", "fp8"] | None,
+    typer.Option(
+        help="Weights of fewer bits, some tokens then differ: int8, nf4 take less memory, others less time."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Never reach for the hub.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -66,7 +72,7 @@ def predict(
     ] = None,
     prompt_style: StyleOption = None,
     dtype: DtypeOption = None,
-    quantize: QuantizeOption = None,
+    quantize: FasterOption = None,
     device: DeviceOption = "auto",
     offline: OfflineOption = False,
     as_json: JsonOption = False,
@@ -75,11 +81,11 @@ def predict(
     pictures = [_read_image(path) for path in (image, *(extra_image or ()))]
     state = None if proprio is None else _read_numbers(proprio)
     from openvla_ros.model.loading import load_action_predictor
+    from openvla_ros.model.options import LoadOptions
     from openvla_ros.model.vision_language import select_device, select_dtype
 
     where = select_device(device)
-    predictor = load_action_predictor(
-        checkpoint,
+    options = LoadOptions(
         adapter=adapter,
         unnorm_key=unnorm_key,
         center_crop=center_crop,
@@ -90,6 +96,7 @@ def predict(
         quantization=quantize,
         offline=offline,
     )
+    predictor = load_action_predictor(checkpoint, options)
     prediction = predictor.predict(pictures, instruction, state)
     extra = {"weight_bytes": predictor.weight_bytes}
     typer.echo(json.dumps(_as_json(prediction) | extra) if as_json else _as_text(prediction))
@@ -108,17 +115,18 @@ def ask(
 ) -> None:
     """Ask the model about a picture, in words."""
     picture = _read_image(image)
+    from openvla_ros.model.options import LoadOptions
     from openvla_ros.model.vision_language import load_vision_language, select_device, select_dtype
 
     where = select_device(device)
-    model = load_vision_language(
-        checkpoint,
+    options = LoadOptions(
         prompt_style=prompt_style,
         dtype=select_dtype(dtype, where),
         device=where,
         quantization=quantize,
         offline=offline,
     )
+    model = load_vision_language(checkpoint, options)
     typer.echo(model.answer(picture, question, max_tokens))
 
 

@@ -28,6 +28,10 @@ def serve(
     center_crop: Annotated[bool, typer.Option("--center-crop", help="If trained with crops.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")] = "auto",
+    decoder: Annotated[str, typer.Option(help="fast, steady or plain; the same tokens.")] = "fast",
+    quantization: Annotated[
+        str, typer.Option(help="none, int8, nf4, int8wo, int4wo or fp8; some tokens then differ.")
+    ] = "none",
     offline: Annotated[bool, typer.Option("--offline", help="Never reach for the hub.")] = False,
     host: Annotated[str, typer.Option(help="Address; a public one needs a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any.")] = 8765,
@@ -45,7 +49,16 @@ def serve(
     from openvla_ros.policy.server import PolicyServer
 
     options = PolicyOptions(
-        policy, checkpoint, unnorm_key, device, dtype, center_crop, offline, adapter=adapter
+        policy,
+        checkpoint,
+        unnorm_key,
+        device,
+        dtype,
+        center_crop,
+        offline,
+        adapter=adapter,
+        decoder=decoder,
+        quantization=quantization,
     )
     served = load_policy(options, load_profile(robot), _no_scene)
     server = PolicyServer(served, host, port, read_token(token_file))

@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
-from torch.nn import functional
 
 from openvla_ros.errors import CheckpointError
 from openvla_ros.model.checkpoint import StoredTensor, read_header, read_tensor, skeleton
 from openvla_ros.model.config import read_json
+from openvla_ros.model.low_rank import ActiveAdapter, LowRankUpdate
 from openvla_ros.model.openvla import OpenVLA
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -65,34 +64,6 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class LowRankUpdate:
-    """What an adapter adds to one module: down to ``rank`` channels, up again, times ``scale``.
-
-    For a linear layer ``down`` is (rank, in) and ``up`` (out, rank); for a convolution (rank, in, k, k)
-    and (out, rank, 1, 1).
-    """
-
-    down: Tensor
-    up: Tensor
-    scale: float
-
-    def __call__(self, module: nn.Module, x: Tensor) -> Tensor:
-        """Return the update of ``module``'s output for its input ``x``."""
-        x = x.to(self.down.dtype)
-        if isinstance(module, nn.Conv2d):
-            low = functional.conv2d(x, self.down, stride=module.stride, padding=module.padding)
-            return functional.conv2d(low, self.up) * self.scale
-        return functional.linear(functional.linear(x, self.down), self.up) * self.scale
-
-    def weight(self) -> Tensor:
-        """Return the same update as a float32 change of the module's weight."""
-        down, up = self.down.float(), self.up.float()
-        if down.ndim == 4:
-            return self.scale * torch.einsum("or,rikl->oikl", up[:, :, 0, 0], down)
-        return self.scale * (up @ down)
-
-
-@dataclass(frozen=True, eq=False)
 class Adapter:
     """One adapter as it is stored: an update for each module that it names."""
 
@@ -111,16 +82,15 @@ class AdapterSet:
 
     def __init__(self, network: OpenVLA) -> None:
         self._network = network
-        self._updates: dict[str, dict[str, LowRankUpdate]] = {}  # adapter → module → update
-        self._current: dict[str, LowRankUpdate] = {}
+        self._loaded: dict[str, ActiveAdapter] = {}
+        self._current: Mapping[str, LowRankUpdate] = {}
         self._hooked: set[str] = set()
-        self._serials: dict[str, int] = {}
         self._added = 0
 
     @property
     def names(self) -> tuple[str, ...]:
         """The adapters that are loaded."""
-        return tuple(self._updates)
+        return tuple(self._loaded)
 
     def add(self, name: str, adapter: Adapter) -> None:
         """Put ``adapter`` on the network's device, ready to be activated as ``name``.
@@ -128,14 +98,14 @@ class AdapterSet:
         Parts that sit on weights which OpenVLA never computes are left out: they have no effect.
         Raises ``CheckpointError`` if a module is unknown or of another shape.
         """
-        if name in self._updates:
+        if name in self._loaded:
             raise CheckpointError(f"an adapter {name!r} is loaded already; remove it first")
         check_fits(adapter, self._network)
         modules = dict(self._network.named_modules())
         live = {module: update for module, update in adapter.updates.items() if module in modules}
-        self._updates[name] = {module: self._placed(update) for module, update in live.items()}
         self._added += 1
-        self._serials[name] = self._added
+        placed = {module: self._placed(update) for module, update in live.items()}
+        self._loaded[name] = ActiveAdapter(name, self._added, placed)
         for module in live.keys() - self._hooked:
             modules[module].register_forward_hook(self._hook(module))
             self._hooked.add(module)
@@ -143,20 +113,20 @@ class AdapterSet:
     def remove(self, name: str) -> None:
         """Forget the adapter ``name``; if it is active, the base model is active afterwards."""
         self._known(name)
-        if self._network.active_adapter == name:
+        if self._network.adapter is not None and self._network.adapter.name == name:
             self.activate(None)
-        del self._updates[name]
+        del self._loaded[name]
 
     def activate(self, name: str | None) -> None:
         """Use the adapter ``name`` from the next call on, or the base model for ``None``."""
-        self._current = {} if name is None else self._known(name)
-        self._network.active_adapter = name
-        self._network.adapter_serial = 0 if name is None else self._serials[name]
+        adapter = None if name is None else self._known(name)
+        self._current = {} if adapter is None else adapter.updates
+        self._network.adapter = adapter
 
-    def _known(self, name: str) -> dict[str, LowRankUpdate]:
-        if name not in self._updates:
+    def _known(self, name: str) -> ActiveAdapter:
+        if name not in self._loaded:
             raise CheckpointError(f"no adapter {name!r} is loaded; loaded: {', '.join(self.names) or 'none'}")
-        return self._updates[name]
+        return self._loaded[name]
 
     def _placed(self, update: LowRankUpdate) -> LowRankUpdate:
         device, dtype = self._network.device, self._network.dtype

@@ -85,8 +85,8 @@ class CapturedStages:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._recording = torch.cuda.Stream(device)
-        self._beside = torch.cuda.Stream(device)
+        self._recording: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._beside: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         self._read_to: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
         self._problem: str | None = None
@@ -164,7 +164,3 @@ class Recent(Generic[K, V]):
             self._values[key] = self._make(key)
         self._values.move_to_end(key)
         return self._values[key]
-
-    def clear(self) -> None:
-        """Let go of all."""
-        self._values.clear()

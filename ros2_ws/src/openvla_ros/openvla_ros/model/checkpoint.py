@@ -24,7 +24,7 @@ from tqdm import tqdm
 from openvla_ros.errors import CheckpointError
 from openvla_ros.model.config import OpenVLAConfig, read_config, read_json
 from openvla_ros.model.openvla import OpenVLA
-from openvla_ros.model.quantization import Quantization, assign_quantized, make_quantized_layers
+from openvla_ros.model.quantization import Integers, assign_quantized, make_quantized_layers
 from openvla_ros.resources import shipped_checkpoints
 
 INDEX = "model.safetensors.index.json"
@@ -127,7 +127,7 @@ def load_model(
     *,
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
-    quantization: Quantization | None = None,
+    quantization: Integers | None = None,
     offline: bool = False,
     progress: bool | None = None,
 ) -> OpenVLA:

@@ -53,7 +53,9 @@ class Acceptance:
 class DraftingDecoder:
     """Decodes one action after the other; the previous one is the guess for the next."""
 
-    def __init__(self, model: OpenVLA, only_action_tokens: bool = False, engine: Engine | None = None) -> None:
+    def __init__(
+        self, model: OpenVLA, only_action_tokens: bool = False, engine: Engine | None = None
+    ) -> None:
         self._model = model
         self.engine = engine or Engine(model)
         self._only_action_tokens = only_action_tokens
@@ -73,10 +75,7 @@ class DraftingDecoder:
         ``guess`` (count - 1,) token ids replaces the decoder's own guess. Raises ``ModelOutputError``
         as the plain decoder does.
         """
-        length = embeddings.shape[1]
-        if self.engine.llama.reserve(length + count - 1):
-            self._drafts.clear()
-        draft = self._drafts[PromptKey(length, count, self._model.adapter_serial)]
+        draft = self._drafts[self.engine.prompt_key(embeddings.shape[1], count)]
         draft.prompt.copy_(embeddings[0])
         draft.guess.copy_(self._guess(count) if guess is None else guess)
         draft.first()
@@ -113,6 +112,7 @@ class _Draft:
         self._engine, self._length, self._count = engine, length, count
         self._only_action_tokens = only_action_tokens
         self._places = torch.arange(count, device=model.device)
+        self._maps = engine.llama.maps  # a recorded stage goes on reading these tensors
         text = model.config.text_config
         self.prompt = torch.zeros(length, text.hidden_size, dtype=model.dtype, device=model.device)
         self.guess = torch.zeros(count - 1, dtype=torch.int64, device=model.device)

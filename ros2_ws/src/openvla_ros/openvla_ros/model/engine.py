@@ -7,16 +7,23 @@ called.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from openvla_ros.model.captured import Stages, Work, stages_for
+from openvla_ros.model.captured import Recent, Stages, Work, stages_for
 from openvla_ros.model.decoding import bin_centers
+from openvla_ros.model.kernels import LlamaShape, TorchKernels
 from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.packed import packing
 from openvla_ros.model.pixels import upload
+from openvla_ros.model.projections import fused_maps
+from openvla_ros.model.quantization import Packing
 from openvla_ros.model.static_llama import StaticLlama
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,53 @@ class PromptKey:
     length: int  # embeddings of the prompt, the image's among them
     count: int  # tokens of the action
     adapter: int  # serial number of the active adapter
+    capacity: int  # of the cache: where it moved, a stage that was made before is of no use
+
+
+def make_engine(model: OpenVLA, how: Packing | None = None, stages: Stages | None = None) -> Engine:
+    """Return the engine of ``model`` with the kernels that its device runs and its weights packed.
+
+    Raises ``CheckpointError`` where the device cannot compute with such weights.
+    """
+    pack = None if how is None else packing(how, model.device)
+    return Engine(model, stages, StaticLlama(model, kernels_for(model), pack))
+
+
+def kernels_for(model: OpenVLA) -> TorchKernels:
+    """Return the fused kernels where they run and give the reference's numbers, otherwise torch's.
+
+    On a CUDA device that takes the latter, the reason is logged.
+    """
+    config = model.language_model.config
+    plain = TorchKernels(LlamaShape.of(config))
+    maps = fused_maps(model) if model.device.type == "cuda" else None
+    if maps is None:
+        return plain
+    try:
+        from openvla_ros.model import triton_kernels
+    except ImportError as error:
+        _LOG.warning("no fused kernels, torch's operations are used: %s", error)
+        return plain
+    found = triton_kernels.problems(plain.shape, config.vocab_size)
+    if found:
+        _LOG.warning("no fused kernels, torch's operations are used: %s", "; ".join(found))
+        return plain
+    kernels = triton_kernels.TritonKernels(plain.shape)
+    try:
+        with torch.inference_mode(), torch.cuda.device(model.device):
+            triton_kernels.check(kernels, maps.layers[0], _positions(model, triton_kernels.CHECKED))
+    except triton_kernels.FAILURES as error:
+        _LOG.warning("no fused kernels, torch's operations are used: %s", error)
+        return plain
+    return kernels
+
+
+def _positions(model: OpenVLA, count: int) -> tuple[Tensor, Tensor]:
+    """Return the cosines and the sines (count, head width) of the first positions."""
+    rotary, places = model.language_model.model.rotary_emb, torch.arange(count, device=model.device)
+    like = torch.zeros((), dtype=model.dtype, device=model.device)
+    cos, sin = rotary(like, places[None])
+    return cos[0], sin[0]
 
 
 class Engine:
@@ -38,7 +92,17 @@ class Engine:
         self.stages = stages or stages_for(model.device)
         self.llama = llama or StaticLlama(model)
         self.centers = bin_centers(model)
-        self._vision: dict[int, _Vision] = {}  # by the adapter's serial number
+        self._vision: Recent[tuple[int, torch.Size], _Vision] = Recent(self._lay_out)
+
+    @property
+    def state(self) -> str:
+        """How the stages run, and with which kernels."""
+        return f"{self.stages.state}, {self.llama.kernels.name} kernels"
+
+    def prompt_key(self, length: int, count: int) -> PromptKey:
+        """Make room for a prompt of ``length`` and ``count`` tokens; return what its stages depend on."""
+        self.llama.reserve(length + count - 1)
+        return PromptKey(length, count, self.model.adapter_serial, self.llama.capacity)
 
     def embed(self, pixels: Tensor, token_ids: Tensor) -> Tensor:
         """Return the joined embeddings (1, L + patches, H) of one image and its prompt (1, L)."""
@@ -47,13 +111,13 @@ class Engine:
 
     def see(self, pixels: Tensor) -> Tensor:
         """Return embeddings (B, patches, H) of (B, 3 a tower, H, W) pixels; the next call overwrites them."""
-        serial = self.model.adapter_serial
-        vision = self._vision.get(serial)
-        if vision is None or vision.pixels.shape != pixels.shape:
-            vision = self._vision[serial] = _Vision(self.model, self.stages, pixels.shape)
+        vision = self._vision[self.model.adapter_serial, pixels.shape]
         vision.pixels.copy_(pixels)
         vision.run()
         return vision.image
+
+    def _lay_out(self, key: tuple[int, torch.Size]) -> _Vision:
+        return _Vision(self.model, self.stages, key[1])
 
 
 class _Vision:

@@ -124,7 +124,7 @@ class TorchKernels:
         """Put the rows' keys and values into ``cache``; return their queries (heads, N, head width)."""
         heads, groups, width = self.shape.heads, self.shape.groups, self.shape.head_width
         parts = qkv.view(span.count, heads + 2 * groups, width).transpose(0, 1)
-        query, key, value = parts.split([heads, groups, groups])
+        query, key, value = torch.split(parts, [heads, groups, groups])
         cache.keys[:, span.start : span.end] = rotate(key, span)
         cache.values[:, span.start : span.end] = value
         return rotate(query, span)

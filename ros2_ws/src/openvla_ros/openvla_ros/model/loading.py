@@ -2,72 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-
-import torch
 
 from openvla_ros.errors import CheckpointError
 from openvla_ros.model.checkpoint import resolve
 from openvla_ros.model.inspection import kind_of
 from openvla_ros.model.oft_predictor import load_oft
-from openvla_ros.model.predictor import ActionPredictor, DecoderName, load_predictor
-from openvla_ros.model.quantization import Quantization
-from openvla_ros.prompt import PromptStyle
-from openvla_ros.statistics import DatasetStatistics
+from openvla_ros.model.options import DEFAULTS, LoadOptions
+from openvla_ros.model.predictor import ActionPredictor, load_predictor
 
 
-def load_action_predictor(
-    source: str | Path,
-    *,
-    adapter: str | Path | None = None,
-    unnorm_key: str | None = None,
-    center_crop: bool = False,
-    prompt_style: PromptStyle | None = None,
-    only_action_tokens: bool = False,
-    statistics: Mapping[str, DatasetStatistics] | None = None,
-    dtype: torch.dtype = torch.bfloat16,
-    device: str | torch.device = "cpu",
-    quantization: Quantization | None = None,
-    decoder: DecoderName = "fast",
-    offline: bool = False,
-    progress: bool | None = None,
-) -> ActionPredictor:
+def load_action_predictor(source: str | Path, options: LoadOptions = DEFAULTS) -> ActionPredictor:
     """Return a local folder or hub id ready to predict actions.
 
     Raises ``CheckpointError`` for a kind that does not act, and for whatever is wrong with it.
     """
-    folder = resolve(source, offline=offline)
+    folder = resolve(source, offline=options.offline)
     match kind := kind_of(folder):
         case "openvla":
-            return load_predictor(
-                folder,
-                adapter=adapter,
-                unnorm_key=unnorm_key,
-                center_crop=center_crop,
-                prompt_style=prompt_style,
-                only_action_tokens=only_action_tokens,
-                statistics=statistics,
-                dtype=dtype,
-                device=device,
-                quantization=quantization,
-                decoder=decoder,
-                offline=offline,
-                progress=progress,
-            )
-        case "openvla-oft" if adapter is None and not only_action_tokens:
-            return load_oft(
-                folder,
-                unnorm_key=unnorm_key,
-                center_crop=center_crop,
-                prompt_style=prompt_style,
-                statistics=statistics,
-                dtype=dtype,
-                device=device,
-                quantization=quantization,
-                offline=offline,
-                progress=progress,
-            )
+            return load_predictor(folder, options)
+        case "openvla-oft" if options.adapter is None and not options.only_action_tokens:
+            return load_oft(folder, options)
         case "openvla-oft":
             raise CheckpointError(
                 f"{folder} is an OpenVLA-OFT checkpoint: it takes no adapter and no mask of action tokens"

@@ -8,7 +8,9 @@ Paper: Kim, Finn, Liang, arXiv 2502.19645; layout as in moojink/openvla-oft.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from openvla_ros.action_codec import Bounds
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.tokenizer import EOS_ID
-from openvla_ros.model.vision import VisionTower
+from openvla_ros.model.vision import Beside, VisionTower, in_turn
 
 
 @dataclass(frozen=True)
@@ -159,38 +161,49 @@ class OpenVLAOFT(nn.Module):
 
     @torch.inference_mode()
     def predict(self, pixels: Tensor, token_ids: Tensor, proprio: Tensor | None = None) -> Tensor:
-        """Return normalised actions (chunk, D) for one moment.
+        """Return what the chunk's slots say for one moment, see ``read``.
 
         ``pixels`` (images, 3 a tower, H, W), ``token_ids`` (1, L) of the prompt and, where the
         checkpoint takes it, normalised ``proprio`` (1, P). Raises ``InvalidValueError`` where an
         input is missing or too many.
         """
-        hidden = self.slot_states(pixels, token_ids, proprio)
-        actions: Tensor = self.action_head(hidden, self.layout.chunk)
+        self.check(pixels, proprio)
+        hidden = self._look_both_ways(self.embed(pixels, token_ids, proprio))
+        return self.read(hidden[0, -self.rows :])
+
+    @property
+    def rows(self) -> int:
+        """How many of the last hidden states ``read`` needs: one before the first slot to the end."""
+        return self.layout.slots + 2
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Return normalised actions (chunk, D) of the last ``rows`` hidden states (rows, H).
+
+        A checkpoint without a regression head gives logits (chunk * D, vocabulary). Each slot is read
+        one position before it.
+        """
+        slots = hidden[: self.layout.slots]
+        if not self.layout.regression:
+            logits: Tensor = self.network.language_model.lm_head(slots)
+            return logits
+        actions: Tensor = self.action_head(slots[None], self.layout.chunk)
         return actions[0]
 
-    @torch.inference_mode()
-    def slot_logits(self, pixels: Tensor, token_ids: Tensor, proprio: Tensor | None = None) -> Tensor:
-        """Return the logits (chunk * D, vocabulary) of a checkpoint without a regression head."""
-        hidden = self.slot_states(pixels, token_ids, proprio)
-        logits: Tensor = self.network.language_model.lm_head(hidden[0])
-        return logits
-
-    def slot_states(self, pixels: Tensor, token_ids: Tensor, proprio: Tensor | None) -> Tensor:
-        """Return the final hidden states (1, chunk * D, H), each one position before its slot."""
-        self._check(pixels, proprio)
+    def embed(
+        self, pixels: Tensor, token_ids: Tensor, proprio: Tensor | None, beside: Beside = in_turn
+    ) -> Tensor:
+        """Return the embedded sequence (1, N, H): BOS, patches, state, prompt, empty slots, end."""
         prompt = self.network.text_embeddings(token_ids)
         end = self.network.text_embeddings(torch.full_like(token_ids[:, :1], EOS_ID))
-        patches = self._patches(pixels, torch.cat([prompt, end], dim=1).mean(dim=1))
+        patches = self._patches(pixels, torch.cat([prompt, end], dim=1).mean(dim=1), beside)
         if proprio is not None:
             state = proprio.to(self.network.device, self.network.dtype)
             patches = torch.cat([patches, self.proprio_projector(state)[:, None]], dim=1)
         slots = prompt.new_zeros(len(prompt), self.layout.slots, prompt.shape[2])
-        embeddings = self.network.join(patches, torch.cat([prompt, slots, end], dim=1))
-        first = patches.shape[1] + prompt.shape[1] - 1
-        return self._look_both_ways(embeddings)[:, first : first + self.layout.slots]
+        return self.network.join(patches, torch.cat([prompt, slots, end], dim=1))
 
-    def _check(self, pixels: Tensor, proprio: Tensor | None) -> None:
+    def check(self, pixels: Tensor, proprio: Tensor | None) -> None:
+        """Raise ``InvalidValueError`` where an input is missing or too many."""
         if len(pixels) != self.layout.images:
             raise InvalidValueError(f"{len(pixels)} images were given; this model takes {self.layout.images}")
         width = None if proprio is None else proprio.shape[-1]
@@ -199,19 +212,26 @@ class OpenVLAOFT(nn.Module):
                 f"proprioception of width {width} was given; this model takes {self.layout.proprio_width}"
             )
 
-    def _patches(self, pixels: Tensor, language: Tensor) -> Tensor:
+    def _patches(self, pixels: Tensor, language: Tensor, beside: Beside) -> Tensor:
         """Return the projected patches of all pictures in a row (1, images * patches, H)."""
+        backbone = self.network.vision_backbone
         pixels = pixels.to(self.network.device, self.network.dtype)
-        if self.layout.film:
-            towers = self.network.vision_backbone.towers()
-            parts = torch.chunk(pixels, len(towers), dim=1)
-            wide = language.expand(len(pixels), -1)
-            trio = zip(self.film, towers, parts, strict=True)
-            features = torch.cat([film(tower, part, wide) for film, tower, part in trio], dim=2)
-        else:
-            features = self.network.vision_backbone(pixels)
+        features = backbone(pixels, beside, self._towers(language.expand(len(pixels), -1)))
         projected: Tensor = self.network.projector(features)
         return projected.flatten(0, 1)[None]
+
+    def _towers(self, language: Tensor) -> list[Callable[[Tensor], Tensor]]:
+        """Return what computes each tower's features; with FiLM, from the mean embedding as well."""
+        towers = self.network.vision_backbone.towers()
+        if not self.layout.film:
+            return list(towers)
+        pairs = zip(self.film, towers, strict=True)
+        return [partial(self._film_features, film, tower, language) for film, tower in pairs]
+
+    @staticmethod
+    def _film_features(film: nn.Module, tower: VisionTower, language: Tensor, pixels: Tensor) -> Tensor:
+        features: Tensor = film(tower, pixels, language)
+        return features
 
     def _look_both_ways(self, embeddings: Tensor) -> Tensor:
         length = embeddings.shape[1]

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from openvla_ros.errors import CheckpointError
-from openvla_ros.model.adapters import LowRankUpdate
 from openvla_ros.model.checkpoint import read_header, read_tensor, stored_tensors
 from openvla_ros.model.config import read_json
+from openvla_ros.model.low_rank import LowRankUpdate
 from openvla_ros.model.merging import copy_small_files, new_folder
 from openvla_ros.model.oft import PLATFORMS, OFTLayout
 from openvla_ros.model.oft_checkpoint import LAYOUT, PARTS, write_layout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openvla_ros.action_codec import EPSILON, ActionCodec, normalise, unnormalise
+from openvla_ros.action_codec import EPSILON, normalise, unnormalise
 from openvla_ros.arrays import Float, Image
-from openvla_ros.errors import InvalidValueError, ModelOutputError, StatisticsError
+from openvla_ros.errors import CheckpointError, InvalidValueError, ModelOutputError, StatisticsError
 from openvla_ros.image_resampling import MODEL_SIZE, resize_lanczos
 from openvla_ros.jpeg_round_trip import jpeg_round_trip
+from openvla_ros.model.captured import EagerStages
 from openvla_ros.model.checkpoint import resolve
 from openvla_ros.model.config import read_config
-from openvla_ros.model.decoding import action_tokens
+from openvla_ros.model.decoding import action_table, bin_centers, read_table
+from openvla_ros.model.engine import make_engine
 from openvla_ros.model.oft import OFTLayout, OpenVLAOFT
 from openvla_ros.model.oft_checkpoint import LAYOUT, load_parts, read_layout
+from openvla_ros.model.oft_engine import ChunkEngine
+from openvla_ros.model.options import DEFAULTS, LoadOptions
 from openvla_ros.model.predictor import Prediction, read_checkpoint_statistics
-from openvla_ros.model.quantization import Quantization, weight_bytes
+from openvla_ros.model.quantization import packing_of, weight_bytes
 from openvla_ros.model.vision_language import VisionLanguageModel, load_vision_language
-from openvla_ros.prompt import PromptStyle
 from openvla_ros.statistics import DatasetStatistics, FieldStatistics, select_statistics
 
 
@@ -37,6 +40,7 @@ class OFTPredictor:
     statistics: FieldStatistics
     proprio_statistics: FieldStatistics | None
     center_crop: bool = False
+    engine: ChunkEngine | None = None  # None: the reference, by way of transformers' own modules
 
     @property
     def image_count(self) -> int:
@@ -66,18 +70,25 @@ class OFTPredictor:
         inputs = (pixels, self.base.prompt_ids(instruction), self._state(proprio))
         if not self.model.layout.regression:
             return self._discrete(*inputs, began=began)
-        normalised = self.model.predict(*inputs).float().cpu().numpy()
+        normalised = self._compute(*inputs).numpy()
         if not np.isfinite(normalised).all():
             raise ModelOutputError("the regression head's actions are not finite")
         return Prediction(self._unnormalised(normalised), time.perf_counter() - began)
 
+    def _compute(self, pixels: Tensor, ids: Tensor, state: Tensor | None) -> Tensor:
+        """Return normalised actions or, without a regression head, an action table, on the CPU."""
+        if self.engine is not None:
+            return self.engine.predict(pixels, ids, state)
+        read = self.model.predict(pixels, ids, state)
+        if self.model.layout.regression:
+            return read.float().cpu()
+        network = self.base.network
+        return action_table(network, read, read.argmax(dim=-1), bin_centers(network)).cpu()
+
     def _discrete(self, pixels: Tensor, ids: Tensor, state: Tensor | None, *, began: float) -> Prediction:
-        logits = self.model.slot_logits(pixels, ids, state)
-        config = self.base.network.config
-        tokens = action_tokens(self.base.network, logits, logits.argmax(dim=-1))
+        tokens = read_table(self._compute(pixels, ids, state))
         shape = (self.model.layout.chunk, self.model.layout.action_width)
-        values = ActionCodec(config.action_vocab_size, config.n_action_bins).decode(tokens.token_ids)
-        actions = self._unnormalised(values.reshape(shape))
+        actions = self._unnormalised(tokens.normalised.reshape(shape))
         return Prediction(
             actions,
             time.perf_counter() - began,
@@ -103,41 +114,36 @@ class OFTPredictor:
         return torch.from_numpy(np.clip(scaled, -1.0, 1.0))[None]  # the original clips masked ones as well
 
 
-def load_oft(
-    source: str | Path,
-    *,
-    unnorm_key: str | None = None,
-    center_crop: bool = False,
-    prompt_style: PromptStyle | None = None,
-    statistics: Mapping[str, DatasetStatistics] | None = None,
-    dtype: torch.dtype = torch.bfloat16,
-    device: str | torch.device = "cpu",
-    quantization: Quantization | None = None,
-    offline: bool = False,
-    progress: bool | None = None,
-) -> OFTPredictor:
+def load_oft(source: str | Path, options: LoadOptions = DEFAULTS) -> OFTPredictor:
     """Return a converted OpenVLA-OFT checkpoint ready to predict.
 
     Raises ``CheckpointError`` and ``StatisticsError``.
     """
-    folder = resolve(source, offline=offline)
+    folder = resolve(source, offline=options.offline)
     layout = read_layout(folder)
+    statistics = options.statistics
     if statistics is None:
         statistics = read_checkpoint_statistics(folder, read_config(folder))
-    key, dataset = select_statistics(statistics, unnorm_key)
+    key, dataset = select_statistics(statistics, options.unnorm_key)
     _check_widths(layout, dataset, f"{folder}: {key}")
-    base = load_vision_language(
-        folder,
-        prompt_style=prompt_style,
-        dtype=dtype,
-        device=device,
-        quantization=quantization,
-        offline=offline,
-        progress=progress,
-    )
+    base = load_vision_language(folder, options)
     model = load_parts(base.network, layout, folder)
     proprio = None if layout.proprio_width is None else dataset.proprio
-    return OFTPredictor(base, model, dataset.action, proprio, center_crop)
+    engine = _make_engine(model, options)
+    return OFTPredictor(base, model, dataset.action, proprio, options.center_crop, engine)
+
+
+def _make_engine(model: OpenVLAOFT, options: LoadOptions) -> ChunkEngine | None:
+    """Return the engine for every decoder but the plain one; there are no tokens to decode one by one."""
+    how = options.quantization
+    if how in ("int8wo", "int4wo"):
+        raise CheckpointError(f"{how} makes short passes faster; an OFT model has none, fp8 is for it")
+    if options.decoder == "plain":
+        if how == "fp8":
+            raise InvalidValueError("decoder 'plain' has no fp8 weights; the choices are fast and steady")
+        return None
+    stages = EagerStages() if how == "int8" else None
+    return ChunkEngine(model, make_engine(model.network, packing_of(how), stages))
 
 
 def _check_widths(layout: OFTLayout, dataset: DatasetStatistics, origin: str) -> None:

@@ -15,6 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.model.config import OpenVLAConfig, TextConfig
+from openvla_ros.model.low_rank import ActiveAdapter
 from openvla_ros.model.projector import Projector
 from openvla_ros.model.vision import VisionBackbone
 
@@ -25,8 +26,7 @@ class OpenVLA(nn.Module):
     def __init__(self, config: OpenVLAConfig) -> None:
         super().__init__()
         self.config = config
-        self.active_adapter: str | None = None  # set by AdapterSet; not in the weights themselves
-        self.adapter_serial = 0  # tells adapters apart even if a name is used again; 0 is the base model
+        self.adapter: ActiveAdapter | None = None  # set by AdapterSet; not in the weights themselves
         self.vision_backbone = VisionBackbone(config.towers())
         self.projector = Projector(
             self.vision_backbone.width, config.text_config.hidden_size, config.use_fused_vision_backbone
@@ -42,6 +42,11 @@ class OpenVLA(nn.Module):
     def dtype(self) -> torch.dtype:
         """The type that activations have."""
         return self.projector.fc1.bias.dtype
+
+    @property
+    def adapter_serial(self) -> int:
+        """The serial number of the active adapter, 0 for none."""
+        return 0 if self.adapter is None else self.adapter.serial
 
     def image_embeddings(self, pixels: Tensor) -> Tensor:
         """Return (B, patches, H) embeddings of (B, 3 a tower, H, W) pixels in the model's own type."""

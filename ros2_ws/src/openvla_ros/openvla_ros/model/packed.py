@@ -7,18 +7,22 @@ by arithmetic and keeps the 16-bit weights, so these matrices lie beside them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from openvla_ros.errors import InvalidValueError
+from openvla_ros.errors import CheckpointError, InvalidValueError
+from openvla_ros.model.projections import Dense, LlamaMaps, Projection
+from openvla_ros.model.quantization import Packing
 
+FLOAT8_CAPABILITY = (8, 9)  # the oldest devices whose matrix units take 8-bit floats: Ada and Hopper
 # Passes of at most so many tokens read the packed weights: as many rows as one matrix instruction takes.
 SHORT = 16
-_FLOAT8 = torch.float8_e4m3fn
-_FLOAT8_MAX = 448.0  # the largest number of the type
+FLOAT8 = torch.float8_e4m3fn
+FLOAT8_MAX = 448.0  # the largest number of the type
 _INT8_MAX = 127.0
 _INT4_MAX = 15.0
 # Weights that share a scale and an offset in 4 bits, largest first; a row must be a multiple.
@@ -78,8 +82,8 @@ def pack_int8(weight: Tensor) -> RowScaled:
 
 def pack_float8(weight: Tensor) -> RowScaled:
     """Return ``weight`` (out, in) in 8-bit floats of 4 exponent bits."""
-    scale = _safe(weight.float().abs().amax(dim=1) / _FLOAT8_MAX)
-    return RowScaled((weight.float() / scale[:, None]).to(_FLOAT8), scale)
+    scale = _safe(weight.float().abs().amax(dim=1) / FLOAT8_MAX)
+    return RowScaled((weight.float() / scale[:, None]).to(FLOAT8), scale)
 
 
 def pack_int4(weight: Tensor) -> Grouped:
@@ -132,8 +136,8 @@ class Float8:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return (N, out) for (N, in)."""
-        scale = _safe(x.float().abs().amax(dim=1, keepdim=True) / _FLOAT8_MAX)
-        return self.multiply((x / scale).to(_FLOAT8), scale, x.dtype)
+        scale = _safe(x.float().abs().amax(dim=1, keepdim=True) / FLOAT8_MAX)
+        return self.multiply((x / scale).to(FLOAT8), scale, x.dtype)
 
     def multiply(self, x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the product (N, out) for 8-bit rows (N, in) and their scales (N, 1)."""
@@ -154,3 +158,59 @@ class Float8:
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """Return ``residual`` plus the map of ``x``."""
         return residual + self(x)
+
+
+def packing(how: Packing, device: torch.device) -> Callable[[LlamaMaps], LlamaMaps]:
+    """Return what packs the maps of a model on ``device``.
+
+    Raises ``CheckpointError`` where the device cannot compute with such weights.
+    """
+    if how == "fp8":
+        check_float8(device)
+    return lambda maps: pack_maps(maps, how)
+
+
+def check_float8(device: torch.device) -> None:
+    """Raise ``CheckpointError`` unless ``device`` multiplies 8-bit floats."""
+    needed = ".".join(map(str, FLOAT8_CAPABILITY))
+    if device.type != "cuda":
+        raise CheckpointError(f"fp8 needs a CUDA device of compute capability {needed}; this is {device}")
+    found = torch.cuda.get_device_capability(device)
+    if found < FLOAT8_CAPABILITY:
+        name = torch.cuda.get_device_name(device)
+        raise CheckpointError(
+            f"fp8 needs a CUDA device of compute capability {needed}; {name} has {found[0]}.{found[1]}: "
+            "int8wo and int4wo run there"
+        )
+
+
+def pack_maps(maps: LlamaMaps, how: Packing) -> LlamaMaps:
+    """Return ``maps`` with packed layers; the norms and the output head keep their type."""
+    layers = tuple(
+        replace(
+            layer,
+            qkv=_pack(layer.qkv, how),
+            out=_pack(layer.out, how),
+            gate_up=_pack(layer.gate_up, how),
+            down=_pack(layer.down, how),
+        )
+        for layer in maps.layers
+    )
+    return replace(maps, layers=layers)
+
+
+def _pack(projection: Projection, how: Packing) -> Projection:
+    assert isinstance(projection, Dense)
+    match how:
+        case "int8wo":
+            return ShortPacked(projection.weight, pack_int8(projection.weight))
+        case "int4wo":
+            return ShortPacked(projection.weight, pack_int4(projection.weight))
+        case "fp8":
+            return Float8(pack_float8(projection.weight))
+
+
+def packed_bytes(maps: LlamaMaps) -> int:
+    """Return what the packed weights of ``maps`` take beside the network's own."""
+    every = (p for layer in maps.layers for p in (layer.qkv, layer.out, layer.gate_up, layer.down))
+    return sum(p.packed.size_bytes for p in every if isinstance(p, (ShortPacked, Float8)))

@@ -6,25 +6,26 @@ Knows nothing of robots, cameras or time; ``policy.openvla`` adds those.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
-import torch
-
-from openvla_ros.action_codec import ActionCodec, unnormalise
+from openvla_ros.action_codec import unnormalise
 from openvla_ros.arrays import Float, Image, Int
 from openvla_ros.errors import CheckpointError, InvalidValueError
 from openvla_ros.model.adapters import Adapter, read_adapter
+from openvla_ros.model.captured import EagerStages
 from openvla_ros.model.checkpoint import STATISTICS, resolve
 from openvla_ros.model.config import OpenVLAConfig, read_config
 from openvla_ros.model.decoding import Decoder, GreedyDecoder
 from openvla_ros.model.drafting import DraftingDecoder
+from openvla_ros.model.engine import make_engine
 from openvla_ros.model.openvla import OpenVLA
-from openvla_ros.model.quantization import Quantization, weight_bytes
+from openvla_ros.model.options import DEFAULTS, LoadOptions
+from openvla_ros.model.quantization import packing_of, weight_bytes
+from openvla_ros.model.steady import SteadyDecoder
 from openvla_ros.model.vision_language import VisionLanguageModel, load_vision_language
-from openvla_ros.prompt import PromptStyle
 from openvla_ros.statistics import (
     DatasetStatistics,
     FieldStatistics,
@@ -32,9 +33,6 @@ from openvla_ros.statistics import (
     read_statistics,
     select_statistics,
 )
-
-DecoderName = Literal["fast", "plain"]
-DECODERS: tuple[DecoderName, ...] = get_args(DecoderName)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,9 +102,7 @@ class OpenVLAPredictor:
             self.model.prompt_ids(instruction),
             self.statistics.width,
         )
-        config = self.model.network.config
-        codec = ActionCodec(config.action_vocab_size, config.n_action_bins)
-        actions = unnormalise(codec.decode(tokens.token_ids), self.statistics)
+        actions = unnormalise(tokens.normalised, self.statistics)
         return Prediction(
             actions[None],
             time.perf_counter() - began,
@@ -131,62 +127,40 @@ def read_checkpoint_statistics(
     return parse_norm_stats(config.norm_stats, str(folder / "config.json"))
 
 
-def load_predictor(
-    source: str | Path,
-    *,
-    adapter: str | Path | None = None,
-    unnorm_key: str | None = None,
-    center_crop: bool = False,
-    prompt_style: PromptStyle | None = None,
-    only_action_tokens: bool = False,
-    statistics: Mapping[str, DatasetStatistics] | None = None,
-    dtype: torch.dtype = torch.bfloat16,
-    device: str | torch.device = "cpu",
-    quantization: Quantization | None = None,
-    decoder: DecoderName = "fast",
-    offline: bool = False,
-    progress: bool | None = None,
-) -> OpenVLAPredictor:
-    """Return a checkpoint ready to predict with the statistics of ``unnorm_key``.
-
-    ``adapter`` is the folder of a LoRA adapter, which may bring its own statistics; ``statistics``
-    replace both. ``only_action_tokens`` keeps the model from ending early, see ``decode_greedily``.
-    Raises ``CheckpointError`` and ``StatisticsError``.
-    """
-    folder = resolve(source, offline=offline)
+def load_predictor(source: str | Path, options: LoadOptions = DEFAULTS) -> OpenVLAPredictor:
+    """Return a checkpoint ready to predict. Raises ``CheckpointError`` and ``StatisticsError``."""
+    folder = resolve(source, offline=options.offline)
+    statistics = options.statistics
     if statistics is None:
-        statistics = read_checkpoint_statistics(folder, read_config(folder), adapter)
-    _, dataset = select_statistics(statistics, unnorm_key)
-    update = None if adapter is None else read_adapter(adapter)
-    model = load_vision_language(
-        folder,
-        prompt_style=prompt_style,
-        dtype=dtype,
-        device=device,
-        quantization=quantization,
-        offline=offline,
-        progress=progress,
+        statistics = read_checkpoint_statistics(folder, read_config(folder), options.adapter)
+    _, dataset = select_statistics(statistics, options.unnorm_key)
+    update = None if options.adapter is None else read_adapter(options.adapter)
+    model = load_vision_language(folder, options)
+    predictor = OpenVLAPredictor(
+        model, make_decoder(model.network, options), dataset.action, options.center_crop
     )
-    chosen = make_decoder(decoder, model.network, only_action_tokens)
-    predictor = OpenVLAPredictor(model, chosen, dataset.action, center_crop)
     return predictor if update is None else with_adapter(predictor, "adapter", update, dataset.action)
 
 
-def select_decoder(name: str) -> DecoderName:
-    """Return ``name`` if it is a decoder's; raises ``InvalidValueError`` listing them."""
-    for known in DECODERS:
-        if name == known:
-            return known
-    raise InvalidValueError(f"decoder {name!r} is not one of {', '.join(DECODERS)}")
+def make_decoder(network: OpenVLA, options: LoadOptions = DEFAULTS) -> Decoder:
+    """Return the decoder that ``options`` ask for: all give the same tokens on the same weights.
 
-
-def make_decoder(name: DecoderName, network: OpenVLA, only_action_tokens: bool = False) -> Decoder:
-    """Return the decoder called ``name``: both give the same tokens."""
-    match name:
-        case "plain":
-            return GreedyDecoder(network, only_action_tokens)
+    Raises ``CheckpointError`` where the device cannot compute with the weights that are asked for, and
+    ``InvalidValueError`` if the plain decoder is asked for others than its own.
+    """
+    how, only = options.quantization, options.only_action_tokens
+    if options.decoder == "plain":
+        if packing_of(how):
+            raise InvalidValueError(f"decoder 'plain' has no {how} weights; the choices are fast and steady")
+        return GreedyDecoder(network, only)
+    # LLM.int8 looks at its inputs to decide what to compute: no graph can hold that.
+    stages = EagerStages() if how == "int8" else None
+    engine = make_engine(network, packing_of(how), stages)
+    match options.decoder:
         case "fast":
-            return DraftingDecoder(network, only_action_tokens)
+            return DraftingDecoder(network, only, engine)
+        case "steady":
+            return SteadyDecoder(network, only, engine)
 
 
 def with_adapter(

@@ -2,14 +2,15 @@
 
 Where several matrices are multiplied with the same input (query, key and value; gate and up) they
 lie one below the other in memory and are multiplied at once: the network's own parameters become
-views of that memory, so nothing is held twice. Where an adapter is active or a layer is quantised
-by its module, the modules themselves are called.
+views of that memory, so nothing is held twice. An adapter's updates are joined in the same way, and
+stay beside the weights. Where a module has other weights than a plain matrix, because it is quantised
+or trained, the modules themselves are called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -63,6 +64,27 @@ class ThroughModules:
 
 
 @dataclass(frozen=True, eq=False)
+class Adapted:
+    """A projection and the update of an adapter: down to its ranks, and up again."""
+
+    base: Projection
+    down: Dense  # (ranks, in)
+    up: Tensor  # (out, ranks), times the scales
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (N, out) for (N, in)."""
+        return self.update(self.base(x), self.down(x))
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """Return ``residual`` plus the map of ``x``; ``residual`` may be overwritten."""
+        return self.update(self.base.add_to(residual, x), self.down(x))
+
+    def update(self, out: Tensor, low: Tensor) -> Tensor:
+        """Return ``out`` (N, out), overwritten, plus what comes up from ``low`` (N, ranks)."""
+        return out.addmm_(low, self.up.t())
+
+
+@dataclass(frozen=True, eq=False)
 class LayerMaps:
     """What one layer of the language model multiplies with."""
 
@@ -86,16 +108,12 @@ class LlamaMaps:
 def module_maps(network: OpenVLA) -> LlamaMaps:
     """Return the maps by way of the network's modules: exact whatever these are."""
     model = network.language_model.model
-    layers = tuple(
-        LayerMaps(
-            layer.input_layernorm.weight,
-            *(ThroughModules(tuple(group)) for group in _attention(layer)),
-            layer.post_attention_layernorm.weight,
-            *(ThroughModules(tuple(group)) for group in _mlp(layer)),
-        )
-        for layer in model.layers
-    )
-    return LlamaMaps(layers, model.norm.weight, ThroughModules((network.language_model.lm_head,)))
+    layers = []
+    for layer in model.layers:
+        qkv, out, gate_up, down = (ThroughModules(tuple(group)) for group in _groups(layer))
+        norms = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        layers.append(LayerMaps(norms[0], qkv, out, norms[1], gate_up, down))
+    return LlamaMaps(tuple(layers), model.norm.weight, ThroughModules((network.language_model.lm_head,)))
 
 
 @torch.inference_mode(False)
@@ -107,12 +125,12 @@ def fused_maps(network: OpenVLA) -> LlamaMaps | None:
     nothing twice.
     """
     language = network.language_model
-    groups = [group for layer in language.model.layers for group in (*_attention(layer), *_mlp(layer))]
+    groups = [group for layer in language.model.layers for group in _groups(layer)]
     if not all(_is_plain(module) for group in (*groups, [language.lm_head]) for module in group):
         return None
     layers = []
     for layer in language.model.layers:
-        qkv, out, gate_up, down = (Dense(_fuse(group)) for group in (*_attention(layer), *_mlp(layer)))
+        qkv, out, gate_up, down = (Dense(_fuse(group)) for group in _groups(layer))
         norms = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         layers.append(LayerMaps(norms[0].detach(), qkv, out, norms[1].detach(), gate_up, down))
         if network.device.type == "cuda":
@@ -121,13 +139,49 @@ def fused_maps(network: OpenVLA) -> LlamaMaps | None:
     return LlamaMaps(tuple(layers), language.model.norm.weight.detach(), head)
 
 
-def _attention(layer: Any) -> tuple[list[nn.Module], list[nn.Module]]:
-    attention = layer.self_attn
-    return [attention.q_proj, attention.k_proj, attention.v_proj], [attention.o_proj]
+def adapted_maps(maps: LlamaMaps, network: OpenVLA) -> LlamaMaps:
+    """Return ``maps`` with the updates of the adapter that is active on ``network``."""
+    names = {module: name for name, module in network.named_modules()}
+
+    def adapted(projection: Projection, modules: Sequence[nn.Module]) -> Projection:
+        return _adapted(projection, [names[module] for module in modules], modules, network)
+
+    layers = []
+    for layer, of_layer in zip(network.language_model.model.layers, maps.layers, strict=True):
+        qkv, out, gate_up, down = _groups(layer)
+        layers.append(
+            replace(
+                of_layer,
+                qkv=adapted(of_layer.qkv, qkv),
+                out=adapted(of_layer.out, out),
+                gate_up=adapted(of_layer.gate_up, gate_up),
+                down=adapted(of_layer.down, down),
+            )
+        )
+    head = adapted(maps.head, [network.language_model.lm_head])
+    return LlamaMaps(tuple(layers), maps.norm, head)
 
 
-def _mlp(layer: Any) -> tuple[list[nn.Module], list[nn.Module]]:
-    return [layer.mlp.gate_proj, layer.mlp.up_proj], [layer.mlp.down_proj]
+def _adapted(base: Projection, names: Sequence[str], modules: Sequence[Any], network: OpenVLA) -> Projection:
+    """Return ``base`` with the updates of its modules joined: all ranks below, a block of each above."""
+    updates = {} if network.adapter is None else network.adapter.updates
+    if not any(name in updates for name in names):
+        return base
+    downs, ups = [], []
+    for name, module in zip(names, modules, strict=True):
+        update = updates.get(name)
+        downs.append(module.weight.new_zeros(0, module.in_features) if update is None else update.down)
+        ups.append(
+            module.weight.new_zeros(module.out_features, 0) if update is None else update.up * update.scale
+        )
+    return Adapted(base, Dense(torch.cat(downs).detach()), torch.block_diag(*ups).detach())  # type: ignore[no-untyped-call]
+
+
+def _groups(layer: Any) -> tuple[list[nn.Module], ...]:
+    """Return the modules of a layer that have the same input, in the order of ``LayerMaps``."""
+    attention, mlp = layer.self_attn, layer.mlp
+    qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
+    return qkv, [attention.o_proj], [mlp.gate_proj, mlp.up_proj], [mlp.down_proj]
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -136,7 +190,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 def _fuse(modules: Sequence[Any]) -> Tensor:
     """Return the weights of ``modules`` as one matrix that they share their memory with."""
-    weights = [module.weight.detach() for module in modules]
+    weights: list[Tensor] = [module.weight.detach() for module in modules]
     if len(weights) == 1:
         return weights[0]
     first = weights[0]
@@ -144,7 +198,8 @@ def _fuse(modules: Sequence[Any]) -> Tensor:
     if _are_neighbours(weights):
         return first.as_strided((rows, width), (width, 1))
     fused = torch.cat(weights)
-    for module, part in zip(modules, fused.split([len(weight) for weight in weights]), strict=True):
+    parts = torch.split(fused, [len(weight) for weight in weights])
+    for module, part in zip(modules, parts, strict=True):
         module.weight = nn.Parameter(part, requires_grad=module.weight.requires_grad)
     return fused
 

@@ -1,6 +1,8 @@
-"""Integer weights with bitsandbytes: 8 bits (LLM.int8) or 4 bits (NF4), quantised while they load.
+"""Weights of fewer bits: what there is, and integer weights with bitsandbytes.
 
-The linear layers of the towers, the projector and the language model are quantised; the embeddings
+With bitsandbytes, 8 bits (LLM.int8) or 4 bits (NF4) are quantised while they load, and save memory. The
+other kinds are weights that the fast decoders keep beside the 16-bit ones, for speed: ``packed``. Here,
+the linear layers of the towers, the projector and the language model are quantised; the embeddings
 and the output head keep their type, as in the paper. Not exact: some tokens differ from bf16.
 Methods: Dettmers et al., arXiv 2208.07339 and 2305.14314.
 """
@@ -17,14 +19,19 @@ from torch import Tensor, nn
 from openvla_ros.errors import CheckpointError, MissingDependencyError
 from openvla_ros.model.openvla import OpenVLA
 
-Quantization = Literal["int8", "nf4"]
-QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
+Integers = Literal["int8", "nf4"]
+# Beside the 16-bit weights: 8 or 4 bits for the weights alone, or 8-bit floats for inputs as well.
+Packing = Literal["int8wo", "int4wo", "fp8"]
+Quantization = Integers | Packing
+INTEGERS: tuple[Integers, ...] = get_args(Integers)
+PACKINGS: tuple[Packing, ...] = get_args(Packing)
+QUANTIZATIONS: tuple[Quantization, ...] = (*INTEGERS, *PACKINGS)
 _KEPT = "language_model.lm_head"
 _BLOCK = 64  # weights that share one scale in NF4
 _OUTLIER = 6.0  # inputs above it are multiplied in 16 bits (LLM.int8, section 3.2)
 
 
-def quantizable(network: nn.Module, how: Quantization, device: str | torch.device) -> dict[str, nn.Linear]:
+def quantizable(network: nn.Module, how: Integers, device: str | torch.device) -> dict[str, nn.Linear]:
     """Return the linear layers that are quantised on ``device``, by name."""
     return {
         name: module
@@ -33,7 +40,7 @@ def quantizable(network: nn.Module, how: Quantization, device: str | torch.devic
     }
 
 
-def _is_right(layer: nn.Linear, how: Quantization, device: str | torch.device) -> bool:
+def _is_right(layer: nn.Linear, how: Integers, device: str | torch.device) -> bool:
     """Tell whether bitsandbytes reads this layer back as it wrote it.
 
     Version 0.50 on a CPU takes each row of a wide 4-bit matrix to start a new block of 64, though it
@@ -45,7 +52,7 @@ def _is_right(layer: nn.Linear, how: Quantization, device: str | torch.device) -
 
 
 def make_quantized_layers(
-    network: OpenVLA, how: Quantization, dtype: torch.dtype, device: str | torch.device
+    network: OpenVLA, how: Integers, dtype: torch.dtype, device: str | torch.device
 ) -> frozenset[str]:
     """Replace the linear layers of a skeleton by quantised ones; return the keys of their weights.
 
@@ -62,7 +69,7 @@ def make_quantized_layers(
 
 
 def assign_quantized(
-    network: nn.Module, key: str, weight: Tensor, how: Quantization, device: str | torch.device
+    network: nn.Module, key: str, weight: Tensor, how: Integers, device: str | torch.device
 ) -> None:
     """Quantise ``weight`` on ``device`` and make it the parameter ``key`` of its quantised layer."""
     library = _bitsandbytes()
@@ -92,7 +99,7 @@ def weight_bytes(network: nn.Module) -> int:
     return total
 
 
-def check_quantization(name: str) -> Quantization:
+def select_quantization(name: str) -> Quantization:
     """Return ``name`` as a quantisation; raises ``CheckpointError`` listing the choices."""
     for choice in QUANTIZATIONS:
         if name == choice:
@@ -100,7 +107,17 @@ def check_quantization(name: str) -> Quantization:
     raise CheckpointError(f"quantization {name!r} is none of {', '.join(QUANTIZATIONS)}")
 
 
-def _layer(library: ModuleType, layer: nn.Linear, how: Quantization, dtype: torch.dtype) -> nn.Module:
+def integers_of(how: Quantization | None) -> Integers | None:
+    """Return what ``how`` does to the weights while they load: nothing, for weights kept beside them."""
+    return how if how == "int8" or how == "nf4" else None
+
+
+def packing_of(how: Quantization | None) -> Packing | None:
+    """Return which weights ``how`` puts beside those that were loaded."""
+    return how if how == "int8wo" or how == "int4wo" or how == "fp8" else None
+
+
+def _layer(library: ModuleType, layer: nn.Linear, how: Integers, dtype: torch.dtype) -> nn.Module:
     sizes = (layer.in_features, layer.out_features)
     bias = layer.bias is not None
     new: nn.Module

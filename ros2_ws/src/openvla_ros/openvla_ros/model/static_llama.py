@@ -8,43 +8,68 @@ Nothing here waits for the device or depends on values, so that a pass can be ca
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from openvla_ros.errors import InvalidValueError
+from openvla_ros.model.captured import Recent
 from openvla_ros.model.kernels import LayerCache, LlamaShape, Span, TorchKernels
 from openvla_ros.model.openvla import OpenVLA
-from openvla_ros.model.projections import LlamaMaps, fused_maps, module_maps
+from openvla_ros.model.projections import LlamaMaps, adapted_maps, fused_maps, module_maps
 
 # The cache grows to the next multiple, so that prompts of different lengths share it.
 CACHE_STEP = 64
+# Adapters whose joined updates are kept.
+ADAPTERS = 2
 
 
 class StaticLlama:
     """One sequence in flight through the language model of ``model``."""
 
-    def __init__(self, model: OpenVLA, kernels: TorchKernels | None = None) -> None:
+    def __init__(
+        self,
+        model: OpenVLA,
+        kernels: TorchKernels | None = None,
+        pack: Callable[[LlamaMaps], LlamaMaps] | None = None,
+    ) -> None:
+        """Lay out nothing yet. ``pack`` replaces weights by others that are read faster.
+
+        Raises ``InvalidValueError`` if ``pack`` is given for a model whose layers are quantised already.
+        """
         self._model = model
         self.kernels = kernels or TorchKernels(LlamaShape.of(model.language_model.config))
+        fused = fused_maps(model)
+        if fused is None and pack is not None:
+            raise InvalidValueError(
+                "only a model of plain 16- or 32-bit weights can have packed ones beside them"
+            )
+        self._fused = fused if fused is None or pack is None else pack(fused)
         self._modules = module_maps(model)
-        self._fused = fused_maps(model)
+        self._adapted: Recent[int, LlamaMaps] = Recent(lambda _: self._with_adapter(), kept=ADAPTERS)
         self._caches: tuple[LayerCache, ...] = ()
         self.capacity = 0
 
     @property
     def maps(self) -> LlamaMaps:
-        """What a pass multiplies with now: through the modules while an adapter hangs on them."""
-        if self._fused is None or self._model.active_adapter is not None:
+        """What a pass multiplies with now."""
+        if self._fused is None:
             return self._modules
-        return self._fused
+        serial = self._model.adapter_serial
+        return self._adapted[serial] if serial else self._fused
 
-    def reserve(self, length: int) -> bool:
-        """Make room for ``length`` tokens; return whether the cache had to move, which empties it.
+    def _with_adapter(self) -> LlamaMaps:
+        assert self._fused is not None
+        return adapted_maps(self._fused, self._model)
+
+    def reserve(self, length: int) -> None:
+        """Make room for ``length`` tokens; where ``capacity`` changes, the cache has moved and is empty.
 
         Raises ``InvalidValueError`` for more tokens than the model has positions.
         """
         if length <= self.capacity:
-            return False
+            return
         model, shape = self._model, self.kernels.shape
         limit = model.language_model.config.max_position_embeddings
         if length > limit:
@@ -61,7 +86,6 @@ class StaticLlama:
             table[0] for table in model.language_model.model.rotary_emb(keys, positions[None])
         )
         self._causal = positions[None] <= positions[:, None]
-        return True
 
     def logits(self, embeddings: Tensor, start: int, rows: int) -> Tensor:
         """Return the logits (rows, vocabulary) of the last ``rows`` of ``embeddings`` (N, H).

@@ -19,7 +19,9 @@ from openvla_ros.model.openvla import OpenVLA
 class SteadyDecoder:
     """Decodes every action with the same number of passes."""
 
-    def __init__(self, model: OpenVLA, only_action_tokens: bool = False, engine: Engine | None = None) -> None:
+    def __init__(
+        self, model: OpenVLA, only_action_tokens: bool = False, engine: Engine | None = None
+    ) -> None:
         self._model = model
         self.engine = engine or Engine(model)
         self._only_action_tokens = only_action_tokens
@@ -36,10 +38,7 @@ class SteadyDecoder:
 
         Raises ``ModelOutputError`` as the plain decoder does.
         """
-        length = embeddings.shape[1]
-        if self.engine.llama.reserve(length + count - 1):
-            self._actions.clear()
-        action = self._actions[PromptKey(length, count, self._model.adapter_serial)]
+        action = self._actions[self.engine.prompt_key(embeddings.shape[1], count)]
         action.prompt.copy_(embeddings[0])
         action.run()
         return read_table(self.engine.stages.read(action.table))
@@ -55,6 +54,7 @@ class _Action:
         model = engine.model
         self._engine, self._key = engine, key
         self._only_action_tokens = only_action_tokens
+        self._maps = engine.llama.maps  # a recorded stage goes on reading these tensors
         width = model.config.text_config.hidden_size
         self.prompt = torch.zeros(key.length, width, dtype=model.dtype, device=model.device)
         self.table = torch.zeros(key.count, COLUMNS, dtype=torch.float64, device=model.device)

@@ -10,20 +10,30 @@ The sizes must be multiples of 16 and the head width a power of two; ``problems`
 
 from __future__ import annotations
 
+from subprocess import SubprocessError
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.errors import TritonError
 
 from openvla_ros.model.kernels import LayerCache, LlamaShape, Span, TorchKernels
-from openvla_ros.model.packed import SHORT, Float8, Grouped, RowScaled, ShortPacked
-from openvla_ros.model.projections import Dense, Projection
+from openvla_ros.model.packed import FLOAT8, FLOAT8_MAX, SHORT, Float8, Grouped, RowScaled, ShortPacked
+from openvla_ros.model.projections import Adapted, Dense, LayerMaps, Projection
 
 # How the weights of a short pass are stored.
 _PLAIN, _ROW_SCALED, _GROUPED = 0, 1, 2
 _KEYS = 64  # cached positions that one step of the attention takes
 _ELEMENTS = 1024  # that one program of an element-wise kernel takes
 _NARROW = 8192  # with fewer columns, smaller tiles keep all of the device busy
+
+
+# What compiling or running a kernel can raise: also where there is no C compiler for the launcher.
+FAILURES = (TritonError, RuntimeError, OSError, SubprocessError)
+CHECKED = 3 * SHORT  # positions that ``check`` needs
+# How far a layer may be off the reference at load, relative: rounding in float32 and in 16 bits.
+_EXACT, _ROUNDED = 1e-4, 3e-2
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -276,29 +286,40 @@ class TritonKernels(TorchKernels):
 
     def norm_project(self, x: Tensor, weight: Tensor, projection: Projection) -> Tensor:
         """Return the projection (N, out) of the normed rows (N, H)."""
-        if len(x) <= SHORT and _is_read_short(projection):
-            return self._multiply(x, projection, norm=weight)
-        return self._project(self.norm(x, weight), projection)
+        if not _is_short(x, projection):
+            return self.project(self.norm(x, weight), projection)
+        if isinstance(projection, Adapted):
+            low = self.norm_project(x, weight, projection.down)
+            return projection.update(self.norm_project(x, weight, projection.base), low)
+        return self._multiply(x, projection, norm=weight)
 
     def norm_gate(self, x: Tensor, weight: Tensor, projection: Projection) -> Tensor:
         """Return silu(gate) · up (N, I) of the normed rows (N, H)."""
-        if len(x) <= SHORT and _is_read_short(projection):
-            return self._multiply(x, projection, norm=weight, gated=True)
-        return self.gate(self._project(self.norm(x, weight), projection))
+        if isinstance(projection, Adapted) or not _is_short(x, projection):
+            return self.gate(self.norm_project(x, weight, projection))
+        return self._multiply(x, projection, norm=weight, gated=True)
 
     def project_add(self, residual: Tensor, x: Tensor, projection: Projection) -> Tensor:
         """Return ``residual`` (N, H) plus the projection of ``x``; ``residual`` may be overwritten."""
-        if len(x) <= SHORT and _is_read_short(projection):
+        if isinstance(projection, Adapted):
+            low = self.project(x, projection.down)
+            return projection.update(self.project_add(residual, x, projection.base), low)
+        if _is_short(x, projection):
             return self._multiply(x, projection, residual=residual)
         if isinstance(projection, Float8):
-            return residual + self._project(x, projection)
+            return residual + self.project(x, projection)
         return projection.add_to(residual, x)
 
     def project(self, x: Tensor, projection: Projection) -> Tensor:
         """Return the projection (N, out) of rows (N, in)."""
-        if len(x) <= SHORT and _is_read_short(projection):
+        if isinstance(projection, Adapted):
+            low = self.project(x, projection.down)
+            return projection.update(self.project(x, projection.base), low)
+        if _is_short(x, projection):
             return self._multiply(x, projection)
-        return self._project(x, projection)
+        if isinstance(projection, Float8):
+            return projection.multiply(*self._rounded(x), x.dtype)
+        return projection(x)
 
     def gate(self, gate_up: Tensor) -> Tensor:
         """Return silu(gate) · up (N, I) for both side by side (N, 2 I)."""
@@ -331,16 +352,15 @@ class TritonKernels(TorchKernels):
         queries = qkv[:, : shape.heads * shape.head_width]
         return queries.view(span.count, shape.heads, shape.head_width).transpose(0, 1)
 
-    def _project(self, x: Tensor, projection: Projection) -> Tensor:
-        if not isinstance(projection, Float8):
-            return projection(x)
+    def _rounded(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rows (N, W) in 8-bit floats, and their scales (N, 1)."""
         x, width = x.contiguous(), x.shape[1]
-        rounded = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
+        rounded = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
         scale = torch.empty(len(x), 1, dtype=torch.float32, device=x.device)
         _round_rows[(len(x),)](
-            x, rounded, scale, 448.0, WIDTH=width, BLOCK=triton.next_power_of_2(width), num_warps=8
+            x, rounded, scale, FLOAT8_MAX, WIDTH=width, BLOCK=triton.next_power_of_2(width), num_warps=8
         )
-        return projection.multiply(rounded, scale, x.dtype)
+        return rounded, scale
 
     def _multiply(
         self,
@@ -365,8 +385,17 @@ class TritonKernels(TorchKernels):
         return out
 
 
-def _is_read_short(projection: Projection) -> bool:
-    return isinstance(projection, (Dense, ShortPacked, Float8))
+def _is_short(x: Tensor, projection: Projection) -> bool:
+    """Tell whether ``_multiply`` takes these rows and this projection, or the base of it."""
+    match projection:
+        case Adapted(base):
+            return _is_short(x, base)
+        case Dense(weight):
+            return len(x) <= SHORT and weight.shape[0] % 16 == 0
+        case ShortPacked() | Float8():
+            return len(x) <= SHORT
+        case _:
+            return False
 
 
 def _operands(projection: Projection) -> tuple[Tensor, Tensor, int, int]:
@@ -409,3 +438,36 @@ def problems(shape: LlamaShape, vocabulary: int) -> list[str]:
     return found
 
 
+def check(kernels: TritonKernels, layer: LayerMaps, positions: tuple[Tensor, Tensor]) -> None:
+    """Raise ``RuntimeError`` unless one layer gives the reference's numbers, short and long passes.
+
+    ``positions`` are tables of cosines and sines (positions, head width).
+    """
+    reference = TorchKernels(kernels.shape)
+    weight = layer.input_norm
+    for start, count in ((0, 2 * SHORT), (2 * SHORT, SHORT // 2), (2 * SHORT, 1)):
+        end = start + count
+        causal = torch.ones(count, end, dtype=torch.bool, device=weight.device).tril(start)
+        span = Span(start, count, positions[0][start:end], positions[1][start:end], causal)
+        x = torch.randn(count, kernels.shape.width, dtype=weight.dtype, device=weight.device)
+        ours, theirs = (_layer(each, layer, x, span) for each in (kernels, reference))
+        error = float((ours - theirs).float().norm() / theirs.float().norm())
+        allowed = _EXACT if weight.dtype == torch.float32 else _ROUNDED
+        if not error <= allowed:  # also where it is no number
+            raise RuntimeError(f"a layer of {count} rows is off by {error:.3g} (allowed {allowed})")
+
+
+def _layer(kernels: TorchKernels, layer: LayerMaps, x: Tensor, span: Span) -> Tensor:
+    """Return what the layer adds to ``x``, on a cache of random keys and values."""
+    shape = kernels.shape
+    generator = torch.Generator(x.device).manual_seed(0)
+    cache = LayerCache(
+        *torch.randn(
+            2, shape.groups, span.end, shape.head_width, dtype=x.dtype, device=x.device, generator=generator
+        )
+    )
+    qkv = kernels.norm_project(x, layer.input_norm, layer.qkv)
+    attended = kernels.attend(qkv, cache, span, span.count)
+    middle = kernels.project_add(x.clone(), attended, layer.out)
+    gated = kernels.norm_gate(middle, layer.post_norm, layer.gate_up)
+    return kernels.project_add(middle.clone(), gated, layer.down) - x

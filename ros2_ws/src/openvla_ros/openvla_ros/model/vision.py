@@ -8,7 +8,7 @@ Architecture: Dosovitskiy et al., arXiv 2010.11929; registers: Darcet et al., ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -199,19 +199,24 @@ class VisionBackbone(nn.Module):
         for tower in self.towers():
             tower.drop_dead_weights()
 
-    def forward(self, pixels: Tensor, beside: Beside = in_turn) -> Tensor:
+    def forward(
+        self,
+        pixels: Tensor,
+        beside: Beside = in_turn,
+        towers: Sequence[Callable[[Tensor], Tensor]] | None = None,
+    ) -> Tensor:
         """Return (B, patches, width) for (B, 3 a tower, H, W) pixels.
 
-        ``beside`` computes the features of both towers, perhaps at the same time. Raises ``InvalidValueError`` if the number of channels or the image size is wrong.
+        ``beside`` computes the features of both towers, perhaps at the same time; ``towers`` replace
+        them. Raises ``InvalidValueError`` if the number of channels or the image size is wrong.
         """
-        towers = self.towers()
-        size = towers[0].tower.image_size
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3 * len(towers), size, size):
+        count, size = len(self.towers()), self.featurizer.tower.image_size
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3 * count, size, size):
             raise InvalidValueError(
-                f"pixels have shape {tuple(pixels.shape)}; "
-                f"they must be (B, {3 * len(towers)}, {size}, {size})"
+                f"pixels have shape {tuple(pixels.shape)}; they must be (B, {3 * count}, {size}, {size})"
             )
-        if len(towers) == 1:
-            return towers[0](pixels)  # type: ignore[no-any-return]
+        compute = self.towers() if towers is None else towers
+        if count == 1:
+            return compute[0](pixels)
         first, second = torch.chunk(pixels, 2, dim=1)
-        return torch.cat(beside(partial(towers[0], first), partial(towers[1], second)), dim=2)
+        return torch.cat(beside(partial(compute[0], first), partial(compute[1], second)), dim=2)

@@ -20,8 +20,9 @@ from openvla_ros.model.checkpoint import DTYPES, load_model, resolve
 from openvla_ros.model.config import OpenVLAConfig, read_config, read_json
 from openvla_ros.model.decoding import generate_text, prefill
 from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.options import DEFAULTS, LoadOptions
 from openvla_ros.model.pixels import PixelTable
-from openvla_ros.model.quantization import Quantization
+from openvla_ros.model.quantization import integers_of
 from openvla_ros.model.tokenizer import PromptTokenizer
 from openvla_ros.prompt import PromptStyle, build_prompt, build_question_prompt
 
@@ -72,29 +73,25 @@ class VisionLanguageModel:
         return prefill(self.network, embeddings)[0]
 
 
-def load_vision_language(
-    source: str | Path,
-    *,
-    prompt_style: PromptStyle | None = None,
-    dtype: torch.dtype = torch.bfloat16,
-    device: str | torch.device = "cpu",
-    quantization: Quantization | None = None,
-    offline: bool = False,
-    progress: bool | None = None,
-) -> VisionLanguageModel:
-    """Return a checkpoint, after a test that it looks at its image.
+def load_vision_language(source: str | Path, options: LoadOptions = DEFAULTS) -> VisionLanguageModel:
+    """Return a checkpoint, after a test that it looks at its image; options of acting are not used.
 
     All small files are read before the weights, so that a wrong one is told at once. Raises
     ``CheckpointError``.
     """
-    folder = resolve(source, offline=offline)
+    folder = resolve(source, offline=options.offline)
     config = read_config(folder)
     tokenizer, transform = PromptTokenizer.from_folder(folder), read_transform(folder)
     check_sizes(config, tokenizer, transform, str(folder))
     network = load_model(
-        folder, dtype=dtype, device=device, quantization=quantization, offline=offline, progress=progress
+        folder,
+        dtype=options.dtype,
+        device=options.device,
+        quantization=integers_of(options.quantization),
+        offline=options.offline,
+        progress=options.progress,
     )
-    style = prompt_style or default_prompt_style(config)
+    style = options.prompt_style or default_prompt_style(config)
     table = PixelTable(transform, network.device, network.dtype)
     loaded = VisionLanguageModel(network, tokenizer, transform, style, AdapterSet(network), table)
     loaded.check_image_is_used()

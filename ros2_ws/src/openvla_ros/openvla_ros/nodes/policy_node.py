@@ -38,7 +38,7 @@ from openvla_ros.nodes.scene_messages import from_markers
 from openvla_ros.nodes.worker import Worker
 from openvla_ros.observation_buffer import Moment, ObservationBuffer, Refusal
 from openvla_ros.pacing import Pacer
-from openvla_ros.policy.load import POLICIES, PolicyOptions, load_policy
+from openvla_ros.policy.load import DECODERS, POLICIES, QUANTIZATIONS, PolicyOptions, load_policy
 from openvla_ros.policy.protocol import Policy, Reporting
 from openvla_ros.profile import load_profile
 from openvla_ros.robot.kinematics import KinematicChain
@@ -71,7 +71,13 @@ class PolicyParameters:
         choices=("auto", "bf16", "fp16", "fp32"),
     )
     decoder: str = parameter(
-        "fast", "openvla: how tokens are decoded; the same tokens", read_only=True, choices=("fast", "plain")
+        "fast", "openvla: how tokens are decoded; the same tokens", read_only=True, choices=DECODERS
+    )
+    quantization: str = parameter(
+        "none",
+        "openvla: weights of fewer bits; some tokens then differ",
+        read_only=True,
+        choices=QUANTIZATIONS,
     )
     center_crop: bool = parameter(False, "openvla: for models trained with random crops", read_only=True)
     offline: bool = parameter(False, "openvla: never reach for the hub", read_only=True)
@@ -135,7 +141,7 @@ class PolicyNode(LifecycleNode):
         s = self._settings
         options = PolicyOptions(
             s.policy, s.checkpoint, s.unnorm_key, s.device, s.dtype, s.center_crop, s.offline, s.dataset,
-            s.episode, s.adapter, s.address, s.token_file, s.answer_timeout_s, s.decoder,
+            s.episode, s.adapter, s.address, s.token_file, s.answer_timeout_s, s.decoder, s.quantization,
         )  # fmt: skip
         try:
             self._policy = load_policy(options, self._profile, self._newest_scene)

@@ -15,6 +15,9 @@ from openvla_ros.profile import RobotProfile
 from openvla_ros.scene import Scene
 
 POLICIES = ("openvla", "expert", "replay", "remote", "hold")
+# As in ``model.options`` and ``model.quantization``, which take seconds to import.
+DECODERS = ("fast", "steady", "plain")
+QUANTIZATIONS = ("none", "int8", "nf4", "int8wo", "int4wo", "fp8")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class PolicyOptions:
     address: str = ""  # remote: ws://host:port of ``openvla serve``
     token_file: str = ""  # remote: file that holds the server's token
     timeout_s: float = 5.0  # remote: how long one answer may take
-    decoder: str = "fast"  # openvla: fast or plain; the same tokens
+    decoder: str = "fast"  # openvla: fast, steady or plain; the same tokens
+    quantization: str = "none"  # openvla: one of QUANTIZATIONS; with any other than none some tokens differ
 
 
 def load_policy(options: PolicyOptions, profile: RobotProfile, scene: Callable[[], Scene]) -> Policy:
@@ -71,7 +75,8 @@ def _openvla(options: PolicyOptions, profile: RobotProfile) -> Policy:
     if not options.checkpoint:
         raise InvalidValueError("policy 'openvla' needs a checkpoint: a model folder or a hub id")
     # Importing torch takes seconds: only for the policy that needs it.
-    from openvla_ros.model.predictor import select_decoder
+    from openvla_ros.model.options import LoadOptions, select_decoder
+    from openvla_ros.model.quantization import select_quantization
     from openvla_ros.model.vision_language import select_device, select_dtype
     from openvla_ros.policy.openvla import PolicyChoices, load_openvla_policy
 
@@ -83,10 +88,15 @@ def _openvla(options: PolicyOptions, profile: RobotProfile) -> Policy:
         profile,
         adapter=options.adapter or None,
         choices=choices,
-        dtype=select_dtype(None if options.dtype == "auto" else options.dtype, device),
-        device=device,
-        offline=options.offline,
-        decoder=select_decoder(options.decoder),
+        options=LoadOptions(
+            decoder=select_decoder(options.decoder),
+            dtype=select_dtype(None if options.dtype == "auto" else options.dtype, device),
+            device=device,
+            quantization=None
+            if options.quantization == "none"
+            else select_quantization(options.quantization),
+            offline=options.offline,
+        ),
     )
 
 

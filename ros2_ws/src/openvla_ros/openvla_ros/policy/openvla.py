@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from openvla_ros.action import ActionChunk, ActionSpace
 from openvla_ros.arrays import Float, Image
 from openvla_ros.errors import ManifestError, OpenVLARosError, PolicyError
@@ -21,13 +19,9 @@ from openvla_ros.model.adapters import AdapterSet, read_adapter
 from openvla_ros.model.checkpoint import resolve
 from openvla_ros.model.drafting import DraftingDecoder
 from openvla_ros.model.loading import load_action_predictor
-from openvla_ros.model.predictor import (
-    ActionPredictor,
-    DecoderName,
-    OpenVLAPredictor,
-    read_checkpoint_statistics,
-)
-from openvla_ros.model.quantization import Quantization
+from openvla_ros.model.options import DEFAULTS, LoadOptions
+from openvla_ros.model.predictor import ActionPredictor, OpenVLAPredictor, read_checkpoint_statistics
+from openvla_ros.model.steady import SteadyDecoder
 from openvla_ros.model.vision_language import read_transform
 from openvla_ros.observation import Observation
 from openvla_ros.policy.proprioception import StateLayout, state_reader
@@ -104,14 +98,15 @@ class OpenVLAPolicy:
         )
 
     def report(self) -> dict[str, str]:
-        """Return how well the fast decoder's guesses were; nothing for other decoders."""
+        """Return how the decoder runs, and how well the fast one's guesses were; nothing for plain ones."""
         decoder = getattr(self._predictor, "decoder", None)
-        if not isinstance(decoder, DraftingDecoder):
-            return {}
-        return {
-            "guesses_accepted": f"{decoder.acceptance.share:.3f}",
-            "passes_after_prefill": f"{decoder.acceptance.mean_extra_passes:.2f}",
-        }
+        found = (
+            {"stages": decoder.engine.state} if isinstance(decoder, (DraftingDecoder, SteadyDecoder)) else {}
+        )
+        if isinstance(decoder, DraftingDecoder):
+            found["guesses_accepted"] = f"{decoder.acceptance.share:.3f}"
+            found["passes_after_prefill"] = f"{decoder.acceptance.mean_extra_passes:.2f}"
+        return found
 
     def reset(self) -> None:
         """Nothing is carried from one instruction to the next."""
@@ -151,34 +146,26 @@ def load_openvla_policy(
     *,
     adapter: str | Path | None = None,
     choices: PolicyChoices | None = None,
-    dtype: torch.dtype = torch.bfloat16,
-    device: str | torch.device = "cpu",
-    quantization: Quantization | None = None,
-    decoder: DecoderName = "fast",
-    offline: bool = False,
+    options: LoadOptions = DEFAULTS,
 ) -> OpenVLAPolicy:
     """Return the policy of a local folder or hub id, and of a LoRA adapter on top, for one robot.
 
-    If there is a manifest beside the adapter or the checkpoint it is checked before any weights are
-    read. Raises ``ManifestError`` naming every line that differs, ``CheckpointError`` and
-    ``StatisticsError``.
+    ``options`` say how the weights are loaded; how they are used is in ``choices``. If there is a
+    manifest beside the adapter or the checkpoint it is checked before any weights are read. Raises
+    ``ManifestError`` naming every line that differs, ``CheckpointError`` and ``StatisticsError``.
     """
     folder, choices, statistics = _stated(
-        checkpoint, adapter, profile, choices or PolicyChoices(), offline=offline
+        checkpoint, adapter, profile, choices or PolicyChoices(), offline=options.offline
     )
-    predictor = load_action_predictor(
-        folder,
+    chosen = replace(
+        options,
         adapter=adapter,
         unnorm_key=choices.unnorm_key,
         center_crop=bool(choices.center_crop),
         prompt_style=choices.prompt_style,
         statistics=statistics,
-        dtype=dtype,
-        device=device,
-        quantization=quantization,
-        decoder=decoder,
-        offline=offline,
     )
+    predictor = load_action_predictor(folder, chosen)
     names = tuple(camera.name for camera in profile.cameras)
     return OpenVLAPolicy(
         predictor,
