@@ -18,9 +18,11 @@ from openvla_ros.data.convention import (
 )
 from openvla_ros.data.example import parse_example, serialise_example
 from openvla_ros.data.features import Record, parse_features
+from openvla_ros.data.mixture import open_mixture
 from openvla_ros.data.rlds import RldsSource
 from openvla_ros.data.rlds_writer import describe_features, shard_name, write_description, write_shard
 from openvla_ros.data.tfrecord import iterate_records
+from openvla_ros.data.training_reader import TrainingReader
 from openvla_ros.errors import DatasetError
 from openvla_ros.geometry import transform_euler_to_matrix
 
@@ -169,6 +171,18 @@ def test_every_dataset_of_the_openvla_mixture_has_an_entry():
         assert convention.images
     assert table.mixtures["oxe_magic_soup_plus"]["droid"] == 0.06
     assert "droid" not in table.mixtures["oxe_magic_soup_plus_minus"]
+
+
+def test_a_named_mixture_is_found_in_a_folder_of_datasets(bridge_folder, tmp_path):
+    with pytest.raises(DatasetError, match=r"no mixture is called 'soup'; choose from bridge, bridge_rt_1"):
+        open_mixture("soup", tmp_path)
+    (tmp_path / "bridge_orig").symlink_to(bridge_folder)
+    with pytest.raises(DatasetError, match="lacks datasets of mixture bridge_rt_1: fractal20220817_data"):
+        open_mixture("bridge_rt_1", tmp_path)
+    mixture = open_mixture("bridge", tmp_path)
+    reader = TrainingReader(mixture.sources, weights=mixture.weights)
+    assert reader.shares == {"bridge_orig": 1.0}
+    assert reader[0].dataset == "bridge_orig"
 
 
 def test_a_wrong_table_names_entry_and_key():

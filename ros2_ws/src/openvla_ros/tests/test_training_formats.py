@@ -5,12 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from episode_factory import make_episode
 from recorded_run import steady_run
 from training_run import PROFILE, QUICK, Notes, make_base, make_request, write_data
 from typer.testing import CliRunner
 
 from openvla_ros.cli.main import app
 from openvla_ros.data.detect import SourceRequest
+from openvla_ros.data.frames import EncodedFrames
+from openvla_ros.data.rlds_writer import (
+    VERSION,
+    describe_features,
+    shard_name,
+    write_description,
+    write_shard,
+)
 from openvla_ros.manifest import read_manifest
 from openvla_ros.model.adapters import read_adapter
 from openvla_ros.profile import load_profile
@@ -50,6 +59,22 @@ def test_real_bridge_data_trains_directly(base, bridge_folder, tmp_path):
     assert np.abs(run.maker.normalised).max() <= 1.0
     run.train()
     assert read_manifest(tmp_path).robot == "widowx"
+
+
+def test_an_episode_with_a_broken_picture_is_left_out_and_named(base, tmp_path):
+    frames = [make_episode(1, jpeg=True).images["primary"].encoded(i) for i in range(6)]
+    frames[4] = frames[4][:-60]
+    broken = make_episode(1, images={name: EncodedFrames(frames, name) for name in ("primary", "wrist")})
+    folder = tmp_path / "set" / VERSION
+    folder.mkdir(parents=True)
+    size = write_shard(folder / shard_name("d", 0, 1), [make_episode(0, jpeg=True), broken])
+    write_description(folder, "d", describe_features(broken), [2], [size])
+    request = make_request(base, tmp_path / "set", tmp_path / "run", replace(QUICK, steps=1), selection=ALL)
+    store = Run(request, Notes(), Processes()).store
+    assert [span.id for span in store.spans] == ["episode_0000"]
+    (skipped,) = store.skipped
+    assert "episode 'episode_0001'" in skipped
+    assert "cut off" in skipped
 
 
 def test_datasets_are_drawn_by_their_weights(base, tmp_path):

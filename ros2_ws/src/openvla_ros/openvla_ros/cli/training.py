@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from tqdm import tqdm
 
+from openvla_ros.cli.progress import ProgressBar
 from openvla_ros.errors import DatasetError, InvalidValueError
 
 if TYPE_CHECKING:
     from openvla_ros.training.request import WeightedData
-    from openvla_ros.training.trainer import Scores, StepResult
 
 MethodName = Literal["lora", "qlora", "full", "last-layer", "frozen-vision", "sandwich"]
 Dtype = Literal["fp32", "bf16", "fp16"]
-LOG_EVERY_S = 20.0
 
 
 def register(app: typer.Typer) -> None:
@@ -177,64 +173,6 @@ def _weighted(text: str, split: str | None, convention: str | None) -> WeightedD
     if weight <= 0.0:
         raise InvalidValueError(f"{text}: the weight must be above 0")
     return WeightedData(SourceRequest(Path(path).expanduser(), split=split, convention=convention), weight)
-
-
-class ProgressBar:
-    """A bar with the time left on a terminal; now and then a line elsewhere."""
-
-    def __init__(self, hidden: bool = False) -> None:
-        self._hidden = hidden
-        self._terminal = sys.stderr.isatty()
-        self._bar: tqdm[None] | None = None
-        self._said_s = time.monotonic()
-        self._began_s: float | None = None
-        self._first = 0
-
-    def reading(self, done: int, total: int) -> None:
-        """Show how much of the data has been read."""
-        self._show("reading episodes", done, total, "")
-
-    def stepped(self, step: int, total: int, result: StepResult) -> None:
-        """Show how far the training is."""
-        now_s = time.monotonic()
-        if self._began_s is None:
-            self._began_s, self._first = now_s, step
-        scores = result.scores
-        left_s = (now_s - self._began_s) / max(1, step - self._first) * (total - step)
-        values = f"loss {scores.loss:.3f} accuracy {scores.accuracy:.2f}"
-        if not self._terminal:
-            values += f", {left_s:.0f} s left"
-        self._show("training", step, total, values)
-
-    def validated(self, step: int, scores: Scores) -> None:
-        """Print what the held-out episodes say."""
-        self.note(
-            f"step {step}: held out: loss {scores.loss:.3f}, accuracy {scores.accuracy:.3f}, "
-            f"distance {scores.l1:.4f}"
-        )
-
-    def note(self, text: str) -> None:
-        """Print a line above the bar."""
-        if not self._hidden:
-            tqdm.write(text, file=sys.stderr)
-
-    def _show(self, what: str, done: int, total: int, values: str) -> None:
-        if self._hidden:
-            return
-        if not self._terminal:
-            if time.monotonic() - self._said_s > LOG_EVERY_S or done == total:
-                self._said_s = time.monotonic()
-                self.note(f"{what}: {done} of {total} {values}")
-            return
-        if self._bar is None or self._bar.desc.rstrip(": ") != what:
-            if self._bar is not None:
-                self._bar.close()
-            self._bar = tqdm(total=total, desc=what, initial=done - 1)
-        self._bar.set_postfix_str(values, refresh=False)
-        self._bar.update(done - self._bar.n)
-        if done == total:
-            self._bar.close()
-            self._bar = None
 
 
 def acceptance(

@@ -177,17 +177,21 @@ class _Builder:
     def _take(self, source: EpisodeSource, number: int, index: int, file: Any) -> None:
         try:
             episode = source[index]
-        except DatasetError as error:
+            steps = steps_to_learn(episode, self._selection)
+        except (DatasetError, InvalidValueError) as error:
             self._skipped.append(str(error))
             return
-        steps = steps_to_learn(episode, self._selection)
         if not episode.instruction.strip() or not len(steps):
             why = "has no instruction" if len(steps) else f"has no step to learn ({episode.outcome})"
             self._skipped.append(f"{source.path}: episode {episode.id!r} {why}")
             return
         pictures = episode.images[self._checked_camera(episode)]
-        for step in steps:
-            file.write(self._transform.resized(pictures[int(step)]).tobytes())
+        try:
+            resized = [self._transform.resized(pictures[int(step)]).tobytes() for step in steps]
+        except (DatasetError, InvalidValueError) as error:
+            self._skipped.append(f"{source.path}: episode {episode.id!r}: {error}")
+            return
+        file.writelines(resized)
         self._add(episode, steps, number)
 
     def _add(self, episode: Episode, steps: Int, number: int) -> None:

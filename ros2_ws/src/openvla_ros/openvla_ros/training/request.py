@@ -48,7 +48,10 @@ class FinetuneRequest:
             del recipe[name]
         request = {
             "base": self.base,
-            "data": [[str(d.request.path.resolve()), d.request.split, d.weight] for d in self.data],
+            "data": [
+                [str(d.request.path.resolve()), d.request.split, d.request.convention, d.weight]
+                for d in self.data
+            ],
             "recipe": recipe,
             "selection": asdict(self.selection),
             "questions": [str(path.resolve()) for path in self.questions],
