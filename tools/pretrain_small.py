@@ -2,6 +2,11 @@
 
     .venv/bin/python tools/pretrain_small.py runs/base --minutes 70
 
+On more cores, the two processes apart, and the training in several that average their gradients:
+
+    .venv/bin/python tools/pretrain_small.py runs/base --only collect &
+    .venv/bin/torchrun --nproc-per-node 2 tools/pretrain_small.py runs/base --only train
+
 Two processes share the folder. One takes snapshots of random moments, has the scripted expert give
 demonstrations of every base task, then lets the newest model act and notes what the expert would
 have done (DAgger, arXiv 1011.0686). The other first trains the towers to see, then everything to
@@ -53,6 +58,7 @@ from openvla_ros.statistics import DatasetStatistics, mask_of, read_statistics, 
 from openvla_ros.statistics_accumulator import DatasetAccumulator
 from openvla_ros.training.frames import FrameSet, FrameShards, shrink
 from openvla_ros.training.pretraining import Pretraining, PretrainingOptions, Progress, Span
+from openvla_ros.training.processes import Processes, joined_processes
 from openvla_ros.training.small_model import (
     SmallSize,
     make_small_model,
@@ -93,14 +99,15 @@ def main() -> None:
         collect(arguments.folder, arguments.snapshots, arguments.demonstrations)
         return
     if arguments.only == "train":
-        train(arguments)
+        with joined_processes() as processes:
+            train(arguments, processes)
         return
     gather = multiprocessing.get_context("spawn").Process(
         target=collect, args=(arguments.folder, arguments.snapshots, arguments.demonstrations), daemon=True
     )
     gather.start()
     try:
-        train(arguments)
+        train(arguments, Processes())
     finally:
         gather.terminate()
         gather.join()
@@ -211,7 +218,7 @@ def corrected(robot: SimulatedRobot, policy: OpenVLAPolicy, number: int) -> tupl
 # -- training
 
 
-def train(arguments: argparse.Namespace) -> None:
+def train(arguments: argparse.Namespace, processes: Processes) -> None:
     """Train in rounds; after each, the checkpoint is what the other process lets act."""
     torch.set_num_threads(arguments.threads)
     folder, size = arguments.folder, SmallSize()
@@ -224,9 +231,8 @@ def train(arguments: argparse.Namespace) -> None:
     tokenizer = train_tokenizer(texts, size.pieces)
     model = make_small_model(size, arguments.seed)
     options = PretrainingOptions(seed=arguments.seed, half=arguments.half)
-    run = Pretraining(
-        model, PromptTokenizer(tokenizer, "small model"), statistics.action, len(THINGS), options
-    )
+    prompts = PromptTokenizer(tokenizer, "small model")
+    run = Pretraining(model, prompts, statistics.action, len(THINGS), options, processes)
     done = resume(folder, run)
     seeing = rounds_of(arguments.see_minutes, arguments.round_minutes)
     acting = rounds_of(arguments.minutes, arguments.round_minutes)
@@ -239,6 +245,9 @@ def train(arguments: argparse.Namespace) -> None:
         else:
             pools = [(frames.snapshots, SNAPSHOT_SHARE), (frames.episodes, 1.0 - SNAPSHOT_SHARE)]
             run.act(pools, Span(60.0 * arguments.minutes / acting, rates=rates), report)
+        if not processes.is_first:
+            continue
+        if what == "act":
             save(folder, run, tokenizer, size, statistics)
         torch.save({"rounds": number, "run": run.state()}, folder / "state.part")
         (folder / "state.part").replace(folder / "state.pt")
@@ -273,7 +282,7 @@ def save(
 
 def learning_rates(rounds: int) -> list[tuple[float, float]]:
     """Return the rate factors at each round's start and end: level, then half a cosine to 2%."""
-    falling = max(1, round(0.4 * rounds))
+    falling = max(1, round(0.7 * rounds))
     level = [(1.0, 1.0)] * (rounds - falling)
     values = 0.51 + 0.49 * np.cos(np.pi * np.arange(falling + 1) / falling)
     return level + [(float(a), float(b)) for a, b in itertools.pairwise(values)]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 METRES_SCALE = 20.0  # 5 cm counts as 1: the size of one action
+PRECISE = 0.05  # 2.5 mm: above it an error counts by its length, below by its square
 KEY_WIDTH = 64
 
 
@@ -54,7 +55,9 @@ class ThingsHead(nn.Module):
         there = truth.metres.isfinite().all(dim=-1)
         targets = patch_targets(truth.picture[there], self.side)
         pointing = functional.cross_entropy(logits[there].float(), targets)
-        distance = functional.smooth_l1_loss(guess[there].float(), truth.metres[there] * METRES_SCALE)
+        distance = functional.smooth_l1_loss(
+            guess[there].float(), truth.metres[there] * METRES_SCALE, beta=PRECISE
+        )
         return pointing, distance
 
 
@@ -78,7 +81,8 @@ class AskedHead(nn.Module):
         targets = patch_targets(truth.picture, self.side)
         pointing = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(0, 1))
         way = (truth.metres[:, 1:] - truth.metres[:, :1]) * METRES_SCALE
-        distance = functional.smooth_l1_loss(self.way(state).float().unflatten(1, way.shape[1:]), way)
+        guess = self.way(state).float().unflatten(1, way.shape[1:])
+        distance = functional.smooth_l1_loss(guess, way, beta=PRECISE)
         return pointing, distance
 
 

@@ -27,6 +27,7 @@ from openvla_ros.statistics import FieldStatistics
 from openvla_ros.training.example import Example, action_example, collate
 from openvla_ros.training.frames import FrameSet, FrameShards
 from openvla_ros.training.localisation import AskedHead, ThingsHead, Whereabouts
+from openvla_ros.training.processes import Processes
 from openvla_ros.training.small_model import MEANS, STDS
 
 
@@ -37,10 +38,10 @@ class PretrainingOptions:
     batch_size: int = 48
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
-    soft_bins: float = 2.0  # standard deviation of the target around the right bin, in bins
+    soft_bins: float = 4.0  # standard deviation of the target around the right bin, in bins
     pointing_weight: float = 0.3
     distance_weight: float = 1.0
-    things_weight: float = 0.2  # of both losses of ``ThingsHead`` while the model learns to act
+    things_weight: float = 0.4  # of both losses of ``ThingsHead`` while the model learns to act
     half: bool = False  # matrix products in bfloat16: twice as fast where the CPU has instructions for it
     warmup_steps: int = 200
     log_every_s: float = 20.0
@@ -92,8 +93,11 @@ class Pretraining:
         statistics: FieldStatistics,
         things: int,
         options: PretrainingOptions,
+        processes: Processes | None = None,
     ) -> None:
+        """Prepare a run; ``processes`` that run together average their gradients at every step."""
         self.model, self.options = model, options
+        self._processes = processes or Processes()
         self._tokenizer, self._statistics = tokenizer, statistics
         self._codec = ActionCodec(model.config.action_vocab_size, model.config.n_action_bins)
         side, width = math.isqrt(model.config.patches), model.config.text_config.hidden_size
@@ -101,7 +105,7 @@ class Pretraining:
         self._heads = nn.ModuleDict(
             {"things": ThingsHead(width, side, things), "asked": AskedHead(width, side)}
         )
-        self._random = np.random.default_rng(options.seed)
+        self._random = np.random.default_rng([options.seed, self._processes.rank])
         self._optimizer = torch.optim.AdamW(
             _groups(model, self._heads, options.weight_decay),
             lr=options.learning_rate,
@@ -147,7 +151,7 @@ class Pretraining:
         count, started = 0, time.monotonic()
         reported = started
         for done, batch in enumerate(self._batches(pools)):
-            share = span.share(time.monotonic() - started, done)
+            share = self._agreed(span.share(time.monotonic() - started, done))
             if share >= 1.0:
                 break
             rate = span.rate(share)
@@ -160,10 +164,11 @@ class Pretraining:
             self._optimizer.zero_grad(set_to_none=True)
             with SinglePrecisionAttention():
                 loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_([*self.model.parameters(), *self._heads.parameters()], 1.0)
+            self._average_gradients()
+            nn.utils.clip_grad_norm_(self._parameters(), 1.0)
             self._optimizer.step()
             self._step += 1
-            self._samples += len(batch)
+            self._samples += len(batch) * self._processes.count
             count += 1
             for name, value in numbers.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
@@ -171,6 +176,22 @@ class Pretraining:
                 means = {name: value / count for name, value in sums.items()}
                 report(Progress(self._step, self._samples, share, means))
                 sums, count, reported = {}, 0, time.monotonic()
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [*self.model.parameters(), *self._heads.parameters()]
+
+    def _agreed(self, share: float) -> float:
+        """Return the first process's ``share``: its clock is everyone's."""
+        own = torch.tensor(share if self._processes.is_first else 0.0, dtype=torch.float64)
+        return float(self._processes.sum(own))
+
+    def _average_gradients(self) -> None:
+        """Make every gradient the mean over the processes."""
+        if self._processes.count == 1:
+            return
+        gradients = [p.grad for p in self._parameters() if p.grad is not None]
+        mean = self._processes.sum(nn.utils.parameters_to_vector(gradients)) / self._processes.count
+        nn.utils.vector_to_parameters(mean, gradients)
 
     def _batches(self, pools: Sequence[Pool]) -> Iterator[FrameSet]:
         total = sum(share for _, share in pools)
