@@ -32,13 +32,13 @@ import torch
 from tokenizers import Tokenizer
 
 from openvla_ros.action import ActionChunk
-from openvla_ros.goal import Goal
+from openvla_ros.goal import Goal, Verb, parse_goal
 from openvla_ros.manifest import Manifest, write_manifest
 from openvla_ros.model.predictor import load_predictor
 from openvla_ros.model.tokenizer import PromptTokenizer
 from openvla_ros.model.vision_language import read_transform
 from openvla_ros.observation import Observation
-from openvla_ros.policy.expert import ScriptedExpert
+from openvla_ros.policy.expert import IN_HAND_M, ScriptedExpert
 from openvla_ros.policy.openvla import OpenVLAPolicy
 from openvla_ros.profile import load_profile
 from openvla_ros.prompt import build_training_prompt
@@ -72,7 +72,11 @@ DEMONSTRATION_SEED, CORRECTION_SEED, SNAPSHOT_SEED = 1_000_000, 2_000_000, 3_000
 SHARD_EPISODES = 40
 EPISODES_A_TASK = SHARD_EPISODES // len(BASE_TASKS)
 SHARD_SNAPSHOTS = 2000
-SNAPSHOT_SHARE = 0.35  # of each batch, once there are episodes
+SHARES = (0.2, 0.35, 0.45)  # of each batch: snapshots, demonstrations, the model's own episodes
+# Which tasks the model acts in to be corrected: seldom in the easiest one.
+CORRECTED = ("lift", "put", "push", "lift", "put", "push", "put", "reach")
+# The expert waits for its fingers to close; the same picture calls for lifting a moment later.
+WAITING_M, STANDING_M, LYING_M = 0.006, 0.04, 0.005
 CAMERA = load_profile(ROBOT).cameras[0].name
 log = logging.getLogger("pretrain_small")
 
@@ -143,7 +147,7 @@ def collect(folder: Path, snapshots: int, demonstrations: int) -> None:
         episodes = range(own * SHARD_EPISODES, (own + 1) * SHARD_EPISODES)
         write_shard(
             folder / "frames" / f"own_{own:06d}.npz",
-            (corrected(robots[BASE_TASKS[n % len(BASE_TASKS)].name], policy, n) for n in episodes),
+            (corrected(robots[CORRECTED[n % len(CORRECTED)]], policy, n) for n in episodes),
         )
         own += 1
 
@@ -223,10 +227,10 @@ def train(arguments: argparse.Namespace, processes: Processes) -> None:
     torch.set_num_threads(arguments.threads)
     folder, size = arguments.folder, SmallSize()
     frames = Frames(folder / "frames")
-    while len(frames.snapshots) < 5 * SHARD_SNAPSHOTS or not len(frames.episodes):
+    while len(frames.snapshots) < 5 * SHARD_SNAPSHOTS or not len(frames.demonstrations):
         time.sleep(2.0)
         frames.refresh()
-    statistics = read_or_compute_statistics(folder, frames.episodes)
+    statistics = read_or_compute_statistics(folder, frames.demonstrations)
     texts = sorted({build_training_prompt(words) for words in instructions(BASE_TASKS)})
     tokenizer = train_tokenizer(texts, size.pieces)
     model = make_small_model(size, arguments.seed)
@@ -243,8 +247,7 @@ def train(arguments: argparse.Namespace, processes: Processes) -> None:
         if what == "see":
             run.see(frames.snapshots, Span(60.0 * arguments.see_minutes / seeing, rates=rates), report)
         else:
-            pools = [(frames.snapshots, SNAPSHOT_SHARE), (frames.episodes, 1.0 - SNAPSHOT_SHARE)]
-            run.act(pools, Span(60.0 * arguments.minutes / acting, rates=rates), report)
+            run.act(frames.pools(), Span(60.0 * arguments.minutes / acting, rates=rates), report)
         if not processes.is_first:
             continue
         if what == "act":
@@ -311,15 +314,41 @@ class Frames:
         """Take in what is new."""
         for path in sorted(self._folder.glob("*[0-9].npz")):
             if path.stem not in self._shards:
-                self._shards[path.stem] = FrameSet.load(path)
-        self.snapshots = FrameShards([s for name, s in self._shards.items() if name.startswith("snapshots")])
-        self.episodes = FrameShards(
-            [s for name, s in self._shards.items() if not name.startswith("snapshots")]
+                frames = FrameSet.load(path)
+                self._shards[path.stem] = frames.take(np.flatnonzero(~waits_for_fingers(frames)))
+        self.snapshots, self.demonstrations, self.own = (
+            FrameShards([frames for name, frames in self._shards.items() if name.startswith(kind)])
+            for kind in ("snapshots", "expert", "own")
         )
 
+    def pools(self) -> list[tuple[FrameShards, float]]:
+        """Return the kinds of frames that there are, with their shares."""
+        kinds = (self.snapshots, self.demonstrations, self.own)
+        return [(frames, share) for frames, share in zip(kinds, SHARES, strict=True) if len(frames)]
+
     def __str__(self) -> str:
-        own = sum(len(frames) for name, frames in self._shards.items() if name.startswith("own"))
-        return f"{len(self.snapshots)} snapshots, {len(self.episodes)} frames of episodes, {own} of its own"
+        return (
+            f"{len(self.snapshots)} snapshots, {len(self.demonstrations)} frames of demonstrations, "
+            f"{len(self.own)} of its own"
+        )
+
+
+def waits_for_fingers(frames: FrameSet) -> np.ndarray:
+    """Return which frames (N,) show the expert waiting until its fingers have closed around the object."""
+    rows = np.arange(len(frames))
+    tool, item, destination = (frames.metres[rows, frames.asked[:, i]] for i in range(3))
+    grasps = np.array([parse_goal(str(words)).verb in (Verb.LIFT, Verb.PUT) for words in frames.words])
+    closes = grasps & (frames.actions[:, 6] == 0.0)
+    still = np.linalg.norm(frames.actions[:, :3], axis=1) < WAITING_M
+    near = np.linalg.norm(tool - item, axis=1) < IN_HAND_M
+    cubes = [i for i, name in enumerate(THINGS) if name.endswith("cube")]
+    lies = item[:, 2] < np.nanmin(frames.metres[:, cubes, 2], axis=1) + LYING_M
+    away = (frames.asked[:, 1] == frames.asked[:, 2]) | (
+        np.linalg.norm((item - destination)[:, :2], axis=1) > STANDING_M
+    )
+    closed_before = np.roll(closes, 1) & (np.roll(frames.words, 1) == frames.words)
+    closed_before[:1] = False
+    return closes & still & near & lies & away & closed_before
 
 
 def read_or_compute_statistics(folder: Path, frames: FrameShards) -> DatasetStatistics:

@@ -156,3 +156,18 @@ def test_attention_stays_in_single_precision():
         product = torch.nn.functional.linear(query, torch.eye(8))
     assert attended.dtype is torch.float32
     assert product.dtype is torch.bfloat16
+
+
+def test_the_motion_tokens_that_are_read_are_blurred_and_the_targets_are_not(frames):
+    run = make_run()
+    ids = run.model.config.action_ids
+    labels = torch.full((1, 12), -100)
+    labels[0, 4:11] = torch.tensor([ids.start + 100] * 6 + [ids.stop - 1])
+    token_ids = torch.where(labels == -100, torch.tensor(5), labels)
+    torch.manual_seed(0)
+    blurred = run._blurred(token_ids, labels)
+    assert (blurred[0, :4] == 5).all()
+    assert blurred[0, 10] == ids.stop - 1, "the gripper's token stays"
+    shift = (blurred - token_ids)[0, 4:10]
+    assert shift.abs().sum() > 0
+    assert shift.abs().max() < 30

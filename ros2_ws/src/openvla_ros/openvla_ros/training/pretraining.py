@@ -214,6 +214,7 @@ class Pretraining:
 
     def _acting(self, frames: FrameSet) -> tuple[Tensor, dict[str, Tensor]]:
         token_ids, labels = collate(self._examples(frames), self.model.config.pad_token_id)
+        token_ids = self._blurred(token_ids, labels)
         image = self.model.image_embeddings(to_pixels(torch.from_numpy(frames.images)))
         hidden = self.model.hidden_states(self.model.join(image, self.model.text_embeddings(token_ids)))
         action_loss, accuracy, gripper = self._action_loss(hidden, labels)
@@ -227,6 +228,20 @@ class Pretraining:
             "action": action_loss, "within 2 bins": accuracy, "gripper": gripper,
             "pointing": pointing, "distance": distance, "things": seen[0], "things distance": seen[1],
         }  # fmt: skip
+
+    def _blurred(self, token_ids: Tensor, labels: Tensor) -> Tensor:
+        """Return ``token_ids`` whose motion tokens are as uncertain as the soft targets.
+
+        While acting, the model reads tokens that it chose itself, a few bins beside the right ones.
+        Were the exact ones shown in training, it would learn to read the kind of motion from them.
+        """
+        ids = self.model.config.action_ids
+        is_action = (labels >= ids.start) & (labels < ids.stop)
+        dimension = (is_action.cumsum(dim=1) - 1).clamp(0, self._statistics.width - 1)
+        is_motion = is_action & torch.from_numpy(np.array(self._statistics.mask))[dimension]
+        shift = (torch.randn(token_ids.shape) * self.options.soft_bins).round().long()
+        shifted = (token_ids + shift).clamp(ids.start, ids.stop - 1)
+        return torch.where(is_motion, shifted, token_ids)
 
     def _examples(self, frames: FrameSet) -> list[Example]:
         actions = normalise(frames.actions, self._statistics)
