@@ -75,8 +75,8 @@ SHARD_SNAPSHOTS = 2000
 SHARES = (0.2, 0.35, 0.45)  # of each batch: snapshots, demonstrations, the model's own episodes
 # Which tasks the model acts in to be corrected: seldom in the easiest one.
 CORRECTED = ("lift", "put", "push", "lift", "put", "push", "put", "reach")
-# The expert waits for its fingers to close; the same picture calls for lifting a moment later.
-WAITING_M, STANDING_M, LYING_M = 0.006, 0.04, 0.005
+# Metres, of ``is_ambiguous``: the longest steps of one who waits, and what is near, on the table, and away.
+WAITING_M, OPENING_M, NEARBY_M, LYING_M, STANDING_M = 0.006, 0.002, 0.01, 0.005, 0.04
 CAMERA = load_profile(ROBOT).cameras[0].name
 log = logging.getLogger("pretrain_small")
 
@@ -315,7 +315,7 @@ class Frames:
         for path in sorted(self._folder.glob("*[0-9].npz")):
             if path.stem not in self._shards:
                 frames = FrameSet.load(path)
-                self._shards[path.stem] = frames.take(np.flatnonzero(~waits_for_fingers(frames)))
+                self._shards[path.stem] = frames.take(np.flatnonzero(~is_ambiguous(frames)))
         self.snapshots, self.demonstrations, self.own = (
             FrameShards([frames for name, frames in self._shards.items() if name.startswith(kind)])
             for kind in ("snapshots", "expert", "own")
@@ -333,22 +333,27 @@ class Frames:
         )
 
 
-def waits_for_fingers(frames: FrameSet) -> np.ndarray:
-    """Return which frames (N,) show the expert waiting until its fingers have closed around the object."""
+def is_ambiguous(frames: FrameSet) -> np.ndarray:
+    """Return which frames (N,) call for standing still with the fingers around what is to be grasped.
+
+    The expert waits there, for its fingers to close or to open, and remembers which; in the same
+    picture it lifts a moment later. A policy that learned to wait there would wait for ever.
+    """
     rows = np.arange(len(frames))
     tool, item, destination = (frames.metres[rows, frames.asked[:, i]] for i in range(3))
     grasps = np.array([parse_goal(str(words)).verb in (Verb.LIFT, Verb.PUT) for words in frames.words])
-    closes = grasps & (frames.actions[:, 6] == 0.0)
-    still = np.linalg.norm(frames.actions[:, :3], axis=1) < WAITING_M
-    near = np.linalg.norm(tool - item, axis=1) < IN_HAND_M
+    still = np.linalg.norm(frames.actions[:, :3], axis=1)
+    near = np.linalg.norm(tool - item, axis=1) < IN_HAND_M + NEARBY_M
     cubes = [i for i, name in enumerate(THINGS) if name.endswith("cube")]
     lies = item[:, 2] < np.nanmin(frames.metres[:, cubes, 2], axis=1) + LYING_M
     away = (frames.asked[:, 1] == frames.asked[:, 2]) | (
         np.linalg.norm((item - destination)[:, :2], axis=1) > STANDING_M
     )
+    closes = grasps & (frames.actions[:, 6] == 0.0)
     closed_before = np.roll(closes, 1) & (np.roll(frames.words, 1) == frames.words)
     closed_before[:1] = False
-    return closes & still & near & lies & away & closed_before
+    opens = grasps & (frames.actions[:, 6] == 1.0) & (still < OPENING_M)
+    return near & lies & away & (opens | (closes & closed_before & (still < WAITING_M)))
 
 
 def read_or_compute_statistics(folder: Path, frames: FrameShards) -> DatasetStatistics:
