@@ -353,7 +353,7 @@ def is_ambiguous(frames: FrameSet) -> np.ndarray:
     closed_before = np.roll(closes, 1) & (np.roll(frames.words, 1) == frames.words)
     closed_before[:1] = False
     opens = grasps & (frames.actions[:, 6] == 1.0) & (still < OPENING_M)
-    return near & lies & away & (opens | (closes & closed_before & (still < WAITING_M)))
+    return opens | (near & lies & away & closes & closed_before & (still < WAITING_M))
 
 
 def read_or_compute_statistics(folder: Path, frames: FrameShards) -> DatasetStatistics:
