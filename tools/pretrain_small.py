@@ -334,10 +334,10 @@ class Frames:
 
 
 def is_ambiguous(frames: FrameSet) -> np.ndarray:
-    """Return which frames (N,) call for standing still with the fingers around what is to be grasped.
+    """Return which frames (N,) call for standing still before the object is where it belongs.
 
     The expert waits there, for its fingers to close or to open, and remembers which; in the same
-    picture it lifts a moment later. A policy that learned to wait there would wait for ever.
+    picture it moves on a moment later. A policy that learned to wait there would wait for ever.
     """
     rows = np.arange(len(frames))
     tool, item, destination = (frames.metres[rows, frames.asked[:, i]] for i in range(3))
@@ -353,7 +353,7 @@ def is_ambiguous(frames: FrameSet) -> np.ndarray:
     closed_before = np.roll(closes, 1) & (np.roll(frames.words, 1) == frames.words)
     closed_before[:1] = False
     opens = grasps & (frames.actions[:, 6] == 1.0) & (still < OPENING_M)
-    return opens | (near & lies & away & closes & closed_before & (still < WAITING_M))
+    return (opens & away) | (near & lies & away & closes & closed_before & (still < WAITING_M))
 
 
 def read_or_compute_statistics(folder: Path, frames: FrameShards) -> DatasetStatistics:
