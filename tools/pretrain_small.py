@@ -34,6 +34,7 @@ from tokenizers import Tokenizer
 from openvla_ros.action import ActionChunk
 from openvla_ros.goal import Goal, Verb, parse_goal
 from openvla_ros.manifest import Manifest, write_manifest
+from openvla_ros.model.options import LoadOptions
 from openvla_ros.model.predictor import load_predictor
 from openvla_ros.model.tokenizer import PromptTokenizer
 from openvla_ros.model.vision_language import read_transform
@@ -390,7 +391,7 @@ def manifest(folder: Path, statistics: DatasetStatistics) -> Manifest:
 def load_policy(folder: Path) -> OpenVLAPolicy:
     """Return the checkpoint in ``folder`` as a policy."""
     profile = load_profile(ROBOT)
-    predictor = load_predictor(folder, dtype=torch.float32, progress=False)
+    predictor = load_predictor(folder, LoadOptions(dtype=torch.float32))
     return OpenVLAPolicy(
         predictor, profile.space(), cameras=[profile.cameras[0].name], description=str(folder)
     )

@@ -8,6 +8,7 @@ from openvla_ros.errors import CheckpointError
 from openvla_ros.goal import Goal
 from openvla_ros.manifest import read_manifest
 from openvla_ros.model.checkpoint import resolve
+from openvla_ros.model.options import LoadOptions
 from openvla_ros.policy.openvla import load_openvla_policy
 from openvla_ros.profile import load_profile
 from openvla_ros.resources import SMALL_BASE, shipped_checkpoints
@@ -21,7 +22,7 @@ PROFILE = load_profile("sim_widowx")
 @pytest.fixture(scope="module")
 def policy():
     torch.set_num_threads(1)
-    return load_openvla_policy(SMALL_BASE, PROFILE, dtype=torch.float32)
+    return load_openvla_policy(SMALL_BASE, PROFILE, options=LoadOptions(dtype=torch.float32))
 
 
 def test_it_is_found_by_its_name_and_is_small():
