@@ -18,11 +18,16 @@ from openvla_ros.robot.braking import JointMotion
 from openvla_ros.robot.kinematics import KinematicChain
 
 PERIOD_S = 0.01
+WAIT_S = 60.0  # wall seconds that a busy machine may take to discover and to answer
 
 
 def say(**event) -> None:
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
+
+
+def _is(missing: str | None, problem: str | None) -> bool:
+    return missing is None if problem is None else missing is not None and problem in missing
 
 
 class Driver:
@@ -42,11 +47,16 @@ class Driver:
             self.adapter = make_recovery(self.node, profile)
         say(made=type(self.adapter).__name__)
 
-    def connect(self, timeout_s=15.0) -> None:
-        deadline = time.monotonic() + timeout_s
-        while (missing := self.adapter.connect()) is not None and time.monotonic() < deadline:
+    def connect(self, problem=None) -> None:
+        """Connect until nothing is missing, or until what is missing contains ``problem``."""
+        deadline = time.monotonic() + WAIT_S
+        while not _is(missing := self.adapter.connect(), problem) and time.monotonic() < deadline:
             self.spin(0.1)
         say(missing=missing)
+
+    def deliver(self, timeout_s) -> None:
+        """Wait for what was sent to the arm to be acknowledged."""
+        say(delivered=self.adapter.delivered(timeout_s))
 
     def arm(self, q, v=None, a=None, off=0.0, count=1) -> None:
         """Send the same motion ``count`` times; the measured joints are ``off`` rad from it."""
@@ -66,7 +76,7 @@ class Driver:
             self.spin(PERIOD_S)
 
     def recover(self) -> None:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + WAIT_S
         while (problem := self.adapter.recover()) is not None and time.monotonic() < deadline:
             self.spin(0.1)
         say(problem=problem)

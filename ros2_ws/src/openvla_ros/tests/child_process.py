@@ -41,7 +41,7 @@ class Child:
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
 
-    def expect(self, matches: Callable[[dict], bool], timeout_s: float = 15.0) -> dict:
+    def expect(self, matches: Callable[[dict], bool], timeout_s: float = 60.0) -> dict:
         """Return the next event that ``matches``; those before it are dropped."""
         deadline = time.monotonic() + timeout_s
         seen = []

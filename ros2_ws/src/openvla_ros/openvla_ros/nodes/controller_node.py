@@ -49,6 +49,8 @@ REFUSAL_PERIOD_S = 0.1  # the same refusal is published so often at most
 CONNECT_PERIOD_S = 0.5
 # How long the last stop may take: the slowest joint from full speed, with a wide margin.
 STOP_S = 3.0
+# How long the robot's side may take to acknowledge the last command: longer than a driver's hiccup.
+DELIVERY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class ControllerNode(Node):
         self._loop.start()
 
     def stop(self) -> None:
-        """End the control thread, bring the arm to rest from here, and send the hold. Called once.
+        """End the control thread, bring the arm to rest from here, and see the hold delivered. Called once.
 
         Nothing is received any more, so a simulated clock stands still: the periods are counted.
         """
@@ -105,6 +107,10 @@ class ControllerNode(Node):
             self._send(self._output)
         self._send(self._output)
         self._publish_verdict(self._output)
+        if not self._arm.delivered(DELIVERY_S):
+            self.get_logger().warning(
+                f"the robot did not acknowledge the last command within {DELIVERY_S:.0f} s"
+            )
 
     # Messages in
 

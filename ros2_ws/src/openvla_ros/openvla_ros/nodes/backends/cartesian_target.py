@@ -11,7 +11,7 @@ from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
 
 from openvla_ros.nodes.backends.command import ArmCommand
-from openvla_ros.nodes.backends.subscribers import missing_subscriber
+from openvla_ros.nodes.backends.subscribers import acknowledged, missing_subscriber
 from openvla_ros.nodes.messages import to_pose
 from openvla_ros.nodes.qos import COMMAND
 from openvla_ros.profile import ArmBackend, RobotProfile
@@ -33,3 +33,7 @@ class CartesianTargetArm:
     def send(self, command: ArmCommand) -> None:
         """Publish the pose."""
         self._publisher.publish(to_pose(command.pose, command.stamp_ns, self._frame_id))
+
+    def delivered(self, timeout_s: float) -> bool:
+        """Wait until the robot's side has acknowledged the last command."""
+        return acknowledged(self._publisher, timeout_s)

@@ -53,6 +53,13 @@ class ArmAdapter(Protocol):
         """Send one command. Called at the control rate, on the control thread."""
         ...
 
+    def delivered(self, timeout_s: float) -> bool:
+        """Wait until the robot has what was sent last; return whether it says so within ``timeout_s``.
+
+        Called once, after the last command: a process that ends takes with it what has not arrived.
+        """
+        ...
+
 
 class GripperAdapter(Protocol):
     """Speaks to the gripper's own software."""

@@ -10,7 +10,7 @@ from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray
 
 from openvla_ros.nodes.backends.command import ArmCommand
-from openvla_ros.nodes.backends.subscribers import missing_subscriber
+from openvla_ros.nodes.backends.subscribers import acknowledged, missing_subscriber
 from openvla_ros.nodes.qos import COMMAND
 from openvla_ros.profile import ArmBackend
 
@@ -31,3 +31,7 @@ class ForwardPositionArm:
     def send(self, command: ArmCommand) -> None:
         """Publish the positions."""
         self._publisher.publish(Float64MultiArray(data=[float(q) for q in command.motion.position]))
+
+    def delivered(self, timeout_s: float) -> bool:
+        """Wait until the robot's side has acknowledged the last command."""
+        return acknowledged(self._publisher, timeout_s)

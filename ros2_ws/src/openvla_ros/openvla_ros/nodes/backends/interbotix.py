@@ -12,7 +12,7 @@ from rclpy.node import Node
 
 from openvla_ros.nodes.backends.command import ArmCommand, GripperCommand
 from openvla_ros.nodes.backends.packages import interface
-from openvla_ros.nodes.backends.subscribers import missing_subscriber
+from openvla_ros.nodes.backends.subscribers import acknowledged, missing_subscriber
 from openvla_ros.nodes.messages import NS_PER_S
 from openvla_ros.nodes.qos import COMMAND
 from openvla_ros.profile import ArmBackend, GripperBackend, RobotProfile
@@ -47,6 +47,10 @@ class InterbotixArm:
     def send(self, command: ArmCommand) -> None:
         """Publish the positions of the group."""
         self._publisher.publish(self._type(name=self._group, cmd=[float(q) for q in command.motion.position]))
+
+    def delivered(self, timeout_s: float) -> bool:
+        """Wait until the robot's side has acknowledged the last command."""
+        return acknowledged(self._publisher, timeout_s)
 
 
 class InterbotixGripper:

@@ -12,7 +12,7 @@ from rclpy.node import Node
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.nodes.backends.command import ArmCommand, GripperCommand
-from openvla_ros.nodes.backends.subscribers import missing_subscriber
+from openvla_ros.nodes.backends.subscribers import acknowledged, missing_subscriber
 from openvla_ros.nodes.messages import NS_PER_S, to_joint_trajectory
 from openvla_ros.nodes.qos import COMMAND
 from openvla_ros.profile import RobotProfile
@@ -54,6 +54,10 @@ class JointTrajectoryArm:
                 self._joints, stop.positions, list(times), stamp_ns, velocities=stop.velocities
             )
         )
+
+    def delivered(self, timeout_s: float) -> bool:
+        """Wait until the robot's side has acknowledged the last command."""
+        return acknowledged(self._publisher, timeout_s)
 
 
 class JointTrajectoryGripper:

@@ -18,7 +18,7 @@ from openvla_ros.geometry import Pose, transform_matrix_to_rotvec
 from openvla_ros.nodes.backends.command import ArmCommand
 from openvla_ros.nodes.backends.packages import interface
 from openvla_ros.nodes.backends.service_sequence import Call, ServiceSequence
-from openvla_ros.nodes.backends.subscribers import missing_subscriber
+from openvla_ros.nodes.backends.subscribers import acknowledged, missing_subscriber
 from openvla_ros.nodes.messages import to_stamp
 from openvla_ros.nodes.qos import COMMAND
 from openvla_ros.profile import ArmBackend, RobotProfile
@@ -73,6 +73,10 @@ class ServoTwistArm:
         if not rest:
             twist = twist + self._chain.jacobian(command.motion.position) @ command.motion.velocity
         self._publish(np.zeros(6) if rest else twist, command.stamp_ns)
+
+    def delivered(self, timeout_s: float) -> bool:
+        """Wait until the robot's side has acknowledged the last command."""
+        return acknowledged(self._publisher, timeout_s)
 
     def _publish(self, twist: Float, stamp_ns: int) -> None:
         message = TwistStamped(header=Header(stamp=to_stamp(stamp_ns), frame_id=self._frame_id))
