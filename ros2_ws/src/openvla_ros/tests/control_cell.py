@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,25 +20,35 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from openvla_ros.geometry import Pose
 from openvla_ros.nodes import qos
 from openvla_ros.nodes.messages import from_pose, from_stamp, to_joint_trajectory
 from openvla_ros.nodes.verdict_message import VerdictReport, from_verdict_message
 from openvla_ros.profile import dump_profile, load_profile
 from openvla_ros.verdict import Reason
 
+# Wall seconds that a busy machine may take to import and to discover, and to answer.
+START_S, ANSWER_S = 120.0, 30.0
 STILL_RAD_S = 0.02
 STILL_S = 0.3
+# As fast as the machine can, up to twice real time.
+CLOCK = {
+    "simulation": {"publish_clock": True, "lock_step": True, "real_time_factor": 2.0},
+    "controller": {"use_sim_time": True},
+}
+CONTROLLER_TOPICS = ("controller/verdict", "controller/current_pose", "arm_controller/joint_trajectory")
 
 
 class Cell:
     """One robot in one namespace. Only what a user of ROS could see and do.
 
-    Time is the simulation's (``/clock``), so that a busy machine only makes a test slower. Two
-    robots at once cannot share that clock: they run on the wall's, with ``simulated_time`` false.
+    Time is the simulation's, in lock step with the controller, so that a busy machine only makes a
+    test slower. Each namespace has a clock of its own.
     """
 
-    def __init__(self, robot: str = "sim_widowx", namespace: str = "", simulated_time: bool = True) -> None:
-        self.namespace, self.simulated_time = namespace, simulated_time
+    def __init__(self, robot: str = "sim_widowx", namespace: str = "") -> None:
+        self.namespace = namespace
+        self._remaps = [f"/clock:=/{namespace}/clock"] if namespace else []
         self._stack = ExitStack()
         # Nobody looks at the pictures here: few and small ones leave the cores to what is tested.
         profile = load_profile(robot)
@@ -52,17 +64,17 @@ class Cell:
         self.parameters: dict[str, dict] = {}
 
     def __enter__(self) -> Cell:
-        self.listener = self._stack.enter_context(Listener("test", self.namespace))
+        self.listener = self._stack.enter_context(Listener("test", self.namespace, self._remaps))
         node, listen = self.listener.node, self.listener.collect
-        node.set_parameters([Parameter("use_sim_time", value=self.simulated_time)])
-        self.states = listen(JointState, "joint_states", qos.EVERY_IN)
+        node.set_parameters([Parameter("use_sim_time", value=True)])
+        # Deep enough that a busy machine loses none: differences of consecutive messages are looked at.
+        every = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
+        self.states = listen(JointState, "joint_states", every)
+        self.commands = listen(JointTrajectory, "arm_controller/joint_trajectory", every)
         self.verdict_messages = listen(DiagnosticStatus, "controller/verdict", qos.VERDICT)
         self.targets = listen(PoseStamped, "controller/target_pose", qos.NEWEST_IN)
         self.poses = listen(PoseStamped, "controller/current_pose", qos.NEWEST_IN)
         self.diagnostics = listen(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
-        # Deep enough that a busy machine loses none: differences of consecutive commands are looked at.
-        every = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
-        self.commands = listen(JointTrajectory, "arm_controller/joint_trajectory", every)
         self._chunks = {
             name: node.create_publisher(JointTrajectory, f"{name}/action_chunk", qos.COMMAND)
             for name in ("policy", "teleop")
@@ -78,23 +90,41 @@ class Cell:
 
     def start(self, name: str, **parameters: object) -> NodeProcess:
         """Start ``simulation`` or ``controller``, or start it again."""
-        remaps = [f"__ns:=/{self.namespace}"] if self.namespace else []
-        clock = "publish_clock" if name == "simulation" else "use_sim_time"
+        remaps = [f"__ns:=/{self.namespace}", *self._remaps] if self.namespace else []
         process = NodeProcess(
-            f"openvla_ros.nodes.{name}_node",
-            {"robot": self.robot, clock: self.simulated_time, **parameters},
-            remaps,
+            f"openvla_ros.nodes.{name}_node", {"robot": self.robot, **CLOCK[name], **parameters}, remaps
         )
         self.processes[name] = self._stack.enter_context(process)
         self.parameters[name] = parameters
         return process
 
+    def stop_controller(self) -> int:
+        """End the controller, listening all the while, and return its exit code once DDS knows it is gone.
+
+        Only then can what is heard, and who is counted, be the next one's.
+        """
+        controller = self.processes["controller"]
+        if controller.process.poll() is None:
+            controller.process.send_signal(signal.SIGTERM)
+        spin_until, process = self.listener.spin_until, controller.process
+        assert spin_until(lambda: process.poll() is not None, ANSWER_S), controller.output
+        code = controller.stop()
+        assert spin_until(self._controller_is_gone, ANSWER_S), "the controller's topics are still there"
+        self.wait(0.1)  # what it said last
+        return code
+
+    def _controller_is_gone(self) -> bool:
+        return not (
+            any(publisher.get_subscription_count() for publisher in (*self._chunks.values(), self._e_stop))
+            or any(client.service_is_ready() for client in self._clients.values())
+            or any(self.listener.node.count_publishers(topic) for topic in CONTROLLER_TOPICS)
+        )
+
     def restart_controller(self, **parameters: object) -> None:
         """Start the controller anew, with other parameters."""
-        self.processes["controller"].stop()
+        self.stop_controller()
         self.start("controller", **parameters)
         self.wait_for_controller()
-        self.wait(0.5)  # the subscription counted may still have been the old one's
 
     def start_robot(self, **controller: object) -> None:
         """Start both, and wait until the controller speaks and hears."""
@@ -111,12 +141,12 @@ class Cell:
                 bool(self.verdict_messages and self.poses)
                 and all(p.get_subscription_count() for p in self._chunks.values())
             ),
-            30,
+            START_S,
         )
         logs = "".join(f"--- {n}\n{p.output[-2000:]}" for n, p in self.processes.items())
         assert ready, f"no controller:\n{logs}"
         # A simulation that has just started pauses once, when it draws its first picture.
-        assert self.listener.spin_until(self._states_flow, 60), f"no steady joint states:\n{logs}"
+        assert self.listener.spin_until(self._states_flow, START_S), f"no steady joint states:\n{logs}"
 
     def _states_flow(self) -> bool:
         stamps = self.motion(self.now_ns - 1_000_000_000)[0]
@@ -127,6 +157,11 @@ class Cell:
     @property
     def now_ns(self) -> int:
         return self.listener.node.get_clock().now().nanoseconds
+
+    @property
+    def seen_ns(self) -> int:
+        """The stamp of the newest joint state: what is older has been heard."""
+        return from_stamp(self.states[-1].header.stamp) if self.states else 0
 
     @property
     def tool(self):
@@ -159,12 +194,21 @@ class Cell:
         assert np.all(np.abs(acceleration) <= np.array(limits.joint_acceleration) * (1 + 1e-6))
 
     def wait(self, seconds: float) -> None:
-        """Let time pass, as the robot's clock counts it."""
+        """Let time pass, as the robot's clock counts it, until the robot's states of that time are here."""
         end_ns = self.now_ns + round(seconds * 1e9)
-        assert self.listener.spin_until(lambda: self.now_ns >= end_ns, 30 + 20 * seconds), "the clock stands"
+        arrived = self.listener.spin_until(lambda: self.seen_ns >= end_ns, 30 + 20 * seconds)
+        assert arrived, f"the clock stands at {self.now_ns * 1e-9} s, the states at {self.seen_ns * 1e-9} s"
+
+    def wait_for_target(self, pose: Pose, timeout_s: float = ANSWER_S) -> None:
+        """Spin until the step that leads to ``pose`` has begun."""
+        reached = self.listener.spin_until(
+            lambda: self.targets and np.allclose(from_pose(self.targets[-1]).matrix, pose.matrix, atol=1e-3),
+            timeout_s,
+        )
+        assert reached, f"the target is {from_pose(self.targets[-1])} instead of {pose}"
 
     def is_moving(self) -> bool:
-        return float(np.abs(self.motion(self.now_ns - 200_000_000)[2]).max(initial=0.0)) > 5 * STILL_RAD_S
+        return float(np.abs(self.motion(self.seen_ns - 200_000_000)[2]).max(initial=0.0)) > 5 * STILL_RAD_S
 
     def seconds_to_rest(self, since_ns: int, limit_s: float) -> float:
         """Spin until the arm has stood still for a while; return when it began to, after ``since_ns``."""
@@ -173,6 +217,7 @@ class Cell:
             stamps, _, velocities = self.motion(since_ns)
             if not len(stamps):
                 continue
+            assert np.diff(stamps, prepend=since_ns * 1e-9).max() < STILL_S, "joint states were lost"
             moving = np.flatnonzero(np.abs(velocities).max(axis=1) > STILL_RAD_S)
             rest_s = stamps[moving[-1]] if len(moving) else since_ns * 1e-9
             if stamps[-1] - rest_s > STILL_S:
@@ -194,6 +239,20 @@ class Cell:
         )
         self._chunks[source].publish(message)
 
+    def begin(self) -> None:
+        """Send chunks that keep the arm where it is until it is commanded.
+
+        Simulated time waits for the controller from then on; before, a busy one's may be far behind.
+        """
+        self.commands.clear()
+        stay = np.zeros(self.space.width)
+        stay[-1] = self.space.gripper_open
+        deadline = time.monotonic() + START_S
+        while not self.commands:
+            assert time.monotonic() < deadline, f"nothing is commanded: {self.reports[-3:]}"
+            self.send(stay)
+            self.wait(self.space.step_s)
+
     def drive(self, action, seconds: float, source: str = "policy") -> None:
         """Publish the same action at the action rate for ``seconds``."""
         for _ in range(round(seconds * self.space.rate_hz)):
@@ -205,17 +264,17 @@ class Cell:
         client = self._clients.setdefault(
             name, self.listener.node.create_client(Trigger, f"controller/{name}")
         )
-        assert self.listener.spin_until(client.service_is_ready, 15), f"no service controller/{name}"
+        assert self.listener.spin_until(client.service_is_ready, ANSWER_S), f"no service controller/{name}"
         future = client.call_async(Trigger.Request())
-        assert self.listener.spin_until(future.done, 10), f"controller/{name} does not answer"
+        assert self.listener.spin_until(future.done, ANSWER_S), f"controller/{name} does not answer"
         return future.result()
 
     def say_e_stop(self, value: bool) -> None:
         """Publish on the topic ``e_stop``."""
-        assert self.listener.spin_until(lambda: self._e_stop.get_subscription_count() > 0, 10)
+        assert self.listener.spin_until(lambda: self._e_stop.get_subscription_count() > 0, ANSWER_S)
         self._e_stop.publish(Bool(data=value))
 
-    def expect(self, reason: Reason, kind: str | None = None, timeout_s: float = 20.0) -> VerdictReport:
+    def expect(self, reason: Reason, kind: str | None = None, timeout_s: float = ANSWER_S) -> VerdictReport:
         """Return the first verdict with that reason from now on (and of that kind)."""
         self.verdict_messages.clear()
         found: list[VerdictReport] = []
@@ -229,7 +288,7 @@ class Cell:
         assert self.listener.spin_until(came, timeout_s), f"no {reason}; the last were {self.reports[-3:]}"
         return found[0]
 
-    def wait_for(self, timeout_s: float = 30.0, **values: object) -> VerdictReport:
+    def wait_for(self, timeout_s: float = ANSWER_S, **values: object) -> VerdictReport:
         """Spin until the verdict in force has these values (``state``, ``owner``, ``settled``)."""
         self.wait(0.1)  # what is on its way may be from before
         self.verdict_messages.clear()

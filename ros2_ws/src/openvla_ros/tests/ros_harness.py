@@ -16,7 +16,8 @@ from rclpy.executors import SingleThreadedExecutor
 from openvla_ros.supervisor import child_environment
 from openvla_ros.transport import dds_environment
 
-DISCOVERY_S = 20.0
+# Wall seconds that a busy machine may take to import, to discover and to answer.
+DISCOVERY_S = 60.0
 
 
 class NodeProcess:
@@ -44,7 +45,7 @@ class NodeProcess:
     def output(self) -> str:
         return "".join(self.lines)
 
-    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 20.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 2 * DISCOVERY_S) -> int:
         """Send the signal and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -52,6 +53,7 @@ class NodeProcess:
             return self.process.wait(timeout_s)
         finally:
             self.process.kill()
+            self.process.wait()
             self._reader.join(5)
             self.process.stdout.close()
 
@@ -65,17 +67,28 @@ class NodeProcess:
 class Listener:
     """A node of the test's own, spun only while the test waits for something."""
 
-    def __init__(self, name: str = "listener", namespace: str = "") -> None:
+    def __init__(self, name: str = "listener", namespace: str = "", remaps: Sequence[str] = ()) -> None:
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
-        self.node = rclpy.create_node(name, context=self.context, namespace=namespace)
+        arguments = ["--ros-args", *(a for remap in remaps for a in ("-r", remap))]
+        self.node = rclpy.create_node(name, context=self.context, namespace=namespace, cli_args=arguments)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
 
     def collect(self, kind: type, topic: str, profile: object) -> list:
-        """Subscribe, and return the list that the messages go into."""
+        """Subscribe, and return the list that the messages go into.
+
+        All that wait are taken at once: at one a spin, a busy machine would never catch up.
+        """
         messages: list = []
-        self.node.create_subscription(kind, topic, messages.append, profile)
+
+        def note(message: object) -> None:
+            messages.append(message)
+            with subscription.handle:
+                while (taken := subscription.handle.take_message(kind, False)) is not None:
+                    messages.append(taken[0])
+
+        subscription = self.node.create_subscription(kind, topic, note, profile)
         return messages
 
     def spin_until(self, done: Callable[[], bool], timeout_s: float = DISCOVERY_S) -> bool:
@@ -86,6 +99,7 @@ class Listener:
         return done()
 
     def spin_for(self, seconds: float) -> None:
+        """Spin for a while: for what must not come."""
         self.spin_until(lambda: False, seconds)
 
     def __enter__(self) -> Listener:

@@ -7,6 +7,7 @@ import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from ros_harness import DISCOVERY_S
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -45,6 +46,10 @@ class PretendedRobot(Node):
 
     def now_ns(self):
         return self.get_clock().now().nanoseconds
+
+    def is_heard(self):
+        """Whether someone subscribes to the pictures and to the joint states."""
+        return all(p.get_subscription_count() for p in (*self._images.values(), self._states))
 
     def publish_image(self, name):
         if name in self.muted:
@@ -103,7 +108,7 @@ class Spinning:
             node.destroy_node()
 
 
-def wait_for(condition, timeout_s=15.0):
+def wait_for(condition, timeout_s=DISCOVERY_S):
     """Return the first true value of ``condition``; fail after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -114,7 +119,7 @@ def wait_for(condition, timeout_s=15.0):
     raise AssertionError(f"not within {timeout_s} s: {condition}")
 
 
-def call(node, name, timeout_s=15.0):
+def call(node, name, timeout_s=DISCOVERY_S):
     """Call a Trigger service from outside the executor's thread; return its response."""
     client = node.create_client(Trigger, name)
     assert client.wait_for_service(timeout_sec=timeout_s), name

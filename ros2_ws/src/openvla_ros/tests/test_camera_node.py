@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
 
 from diagnostic_msgs.msg import DiagnosticArray
-from ros_harness import Listener, NodeProcess
+from ros_harness import DISCOVERY_S, Listener, NodeProcess
 from sensor_msgs.msg import CameraInfo, Image
 
 from openvla_ros.image_encoding import encode_png
@@ -39,15 +39,14 @@ def test_a_folder_crosses_dds_to_the_bit_on_an_exact_time_grid(ros_domain, tmp_p
     with Listener() as ear, NodeProcess("openvla_ros.nodes.camera_node", parameters) as camera:
         infos = ear.collect(CameraInfo, "camera/primary/camera_info", qos.COMMAND)
         images = ear.collect(Image, "camera/primary/image_raw", qos.COMMAND)
-        assert ear.spin_until(lambda: len(images) == len(PICTURES)), camera.output
-        ear.spin_until(lambda: "played to its end" in camera.output, 5)
+        assert ear.spin_until(lambda: infos and len(images) == len(PICTURES)), camera.output
+        assert ear.spin_until(lambda: "played to its end" in camera.output), camera.output
         assert camera.stop(signal.SIGINT) == 0
     np.testing.assert_array_equal([from_image(m) for m in images], PICTURES)
     stamps = np.array([from_stamp(m.header.stamp) for m in images])
     np.testing.assert_array_equal(np.diff(stamps), 50_000_000)
     assert {m.header.frame_id for m in images} == {"camera_primary_optical_frame"}
     assert (infos[0].k[4], infos[0].d[0], infos[0].width) == (61.0, 0.1, 64)
-    assert "played to its end" in camera.output
     assert "Traceback" not in camera.output
 
 
@@ -96,7 +95,7 @@ def test_an_unplugged_device_is_reported_and_comes_back(ros_domain, tmp_path):
 
         assert ear.spin_until(lambda: len(images) > 10), camera.output
         plug.unlink()
-        assert ear.spin_until(lambda: source_says("fake device: "), 10), camera.output
+        assert ear.spin_until(lambda: source_says("fake device: ")), camera.output
         ear.spin_for(0.3)
         images.clear()
         plug.touch()
@@ -119,7 +118,7 @@ def test_an_unplugged_device_is_reported_and_comes_back(ros_domain, tmp_path):
 )
 def test_a_camera_that_cannot_start_says_why_and_ends_with_1(ros_domain, parameters, message):
     with NodeProcess("openvla_ros.nodes.camera_node", parameters) as camera:
-        assert camera.process.wait(30) == 1
+        assert camera.process.wait(DISCOVERY_S) == 1
         camera.stop()
     assert message in camera.output
     assert "Traceback" not in camera.output

@@ -69,7 +69,7 @@ def test_signals_stop_with_code_0_and_the_last_word_is_said(ros_domain, number):
     process.send_signal(number)
     time.sleep(0.02)
     process.send_signal(number)  # launch forwards a second one
-    rest, _ = process.communicate(timeout=20)
+    rest, _ = process.communicate(timeout=60)
     assert process.returncode == 0, "".join(lines) + rest
     assert "STOPPED" in rest
     assert "Traceback" not in rest
@@ -78,7 +78,7 @@ def test_signals_stop_with_code_0_and_the_last_word_is_said(ros_domain, number):
 @pytest.mark.ros
 def test_an_expected_error_is_one_line_and_code_1(ros_domain):
     process = start("-p", "fail:=true")
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "the profile is wrong on purpose" in output
     assert "Traceback" not in output
@@ -94,9 +94,9 @@ def test_a_parameter_out_of_choice_is_refused_with_the_choices(ros_domain):
     node = rclpy.create_node("asks")
     try:
         client = AsyncParameterClient(node, "small")
-        assert client.wait_for_services(timeout_sec=15)
+        assert client.wait_for_services(timeout_sec=60)
         future = client.set_parameters([rclpy.Parameter("kind", value="three")])
-        rclpy.spin_until_future_complete(node, future, timeout_sec=10)
+        rclpy.spin_until_future_complete(node, future, timeout_sec=60)
         (result,) = future.result().results
         assert not result.successful
         assert "'three'; it must be one of one, two" in result.reason
@@ -104,4 +104,4 @@ def test_a_parameter_out_of_choice_is_refused_with_the_choices(ros_domain):
         node.destroy_node()
         rclpy.shutdown()
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from ros_harness import Listener, NodeProcess
+from ros_harness import DISCOVERY_S, Listener, NodeProcess
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
@@ -47,6 +47,7 @@ class Robot(Listener):
         node.create_service(Trigger, "controller/hold", self._service("hold"))
         node.create_service(Trigger, "controller/give_to_policy", self._service("give_to_policy"))
         self.sees = self.feels = True
+        self.seen = []  # stamps of the pictures
         node.create_timer(1.0 / camera_hz, self._see)
         node.create_timer(0.02, self._feel)
 
@@ -63,7 +64,8 @@ class Robot(Listener):
 
     def _see(self):
         if self.sees:
-            self.images.publish(to_image(PICTURE, self.now_ns(), "lens"))
+            self.seen.append(self.now_ns())
+            self.images.publish(to_image(PICTURE, self.seen[-1], "lens"))
 
     def _feel(self):
         if self.feels:
@@ -79,7 +81,12 @@ class Robot(Listener):
         found = [s for r in self.reports for s in r.status if s.name.endswith(": " + name)]
         return found[-1] if found else DiagnosticStatus()
 
-    def until_task_says(self, words, timeout_s=20.0):
+    def is_heard(self):
+        """Whether the policy hears everything that is published here."""
+        publishers = (self.images, self.states, self.words, self.verdicts, self.successes)
+        return all(publisher.get_subscription_count() for publisher in publishers)
+
+    def until_task_says(self, words, timeout_s=DISCOVERY_S):
         return self.spin_until(lambda: words in self.status("task").message, timeout_s)
 
 
@@ -95,12 +102,13 @@ def test_it_acts_on_the_instruction_topic_and_on_nothing_without_one(ros_domain)
         assert robot.spin_until(lambda: len(robot.chunks) >= 5), node.output
         chunk = from_chunk_message(robot.chunks[-1], PROFILE.space(), PROFILE.action_frame_id())
         np.testing.assert_array_equal(chunk.actions, [[0, 0, 0, 0, 0, 0, 1]])
-        stamps = np.diff([from_stamp(c.header.stamp) for c in robot.chunks]) * 1e-9
-        assert abs(np.median(stamps) - 0.2) < 0.03  # 5 Hz of a 10 Hz camera
+        stamps = [from_stamp(c.header.stamp) for c in robot.chunks]
+        assert set(stamps) <= set(robot.seen)
+        assert np.diff(stamps).min() >= 0.15e9  # 5 Hz of a 10 Hz camera, give or take half a picture
         assert "give_to_policy" in robot.calls
         assert robot.current[-1].data == "lift the cube"
         robot.say("")
-        assert robot.spin_until(lambda: robot.calls[-1] == "hold")
+        assert robot.spin_until(lambda: robot.calls[-1] == "hold" and robot.current[-1].data == "")
         robot.spin_for(0.3)
         count = len(robot.chunks)
         robot.spin_for(0.6)
@@ -124,7 +132,7 @@ def test_a_stream_that_stops_stops_the_policy_which_says_why(ros_domain, stream,
         robot.spin_for(0.6)
         assert len(robot.chunks) == count
         key = reason.split(":")[0]
-        assert robot.spin_until(lambda: any(v.key == key for v in robot.status("refusals").values), 3)
+        assert robot.spin_until(lambda: any(v.key == key for v in robot.status("refusals").values))
         setattr(robot, stream, True)
         assert robot.spin_until(lambda: len(robot.chunks) > count), node.output
 
@@ -148,8 +156,8 @@ class Client:
         assert future.result().accepted
         return future.result(), future.result().get_result_async(), feedback
 
-    def result(self, future, timeout_s=20.0):
-        assert self.robot.spin_until(future.done, timeout_s)
+    def result(self, future):
+        assert self.robot.spin_until(future.done)
         return future.result().result
 
     def destroy(self):
@@ -161,7 +169,7 @@ def live(ros_domain):
     pytest.importorskip("openvla_interfaces", reason="the package openvla_interfaces is not built")
     with Robot() as robot, policy(give_up_s=1.5) as node:
         client = Client(robot)
-        assert robot.spin_until(lambda: "Hz" in robot.status("camera primary").message)
+        assert robot.spin_until(lambda: robot.is_heard() and "Hz" in robot.status("camera primary").message)
         yield robot, client, node
         client.destroy()
         assert node.stop() == 0, node.output
@@ -181,9 +189,11 @@ def test_a_goal_reports_every_step_and_succeeds_when_the_robot_says_so(live):
     assert (result.outcome, result.message) == ("succeeded", "task/success says so")
     steps = [f.step for f in feedback if f.step]
     assert steps == list(range(1, len(steps) + 1))
+    assert robot.spin_until(lambda: len(robot.chunks) >= result.steps)
     assert result.steps == steps[-1] == len(robot.chunks)
     assert feedback[-1].verdict == "workspace"
-    assert 0.0 < feedback[-1].inference_latency_s < feedback[-1].observation_age_s < 1.0
+    assert 0.0 < feedback[-1].inference_latency_s < feedback[-1].observation_age_s
+    assert robot.spin_until(lambda: len(robot.calls) >= 2)
     assert robot.calls == ["give_to_policy", "hold"]
     robot.spin_for(0.5)
     assert len(robot.chunks) == result.steps  # nothing after the end
@@ -202,8 +212,7 @@ def test_cancel_time_limit_pre_emption_and_the_empty_instruction(live):
     _, future, _ = client.send("second", limit_s=1.0)
     result = client.result(future)
     assert (result.outcome, future.result().status) == ("time_limit", 6)
-    assert 0.9 < time.monotonic() - began < 2.5
-    assert 1.0 <= from_duration(result.duration) < 1.5
+    assert 1.0 <= from_duration(result.duration) < time.monotonic() - began
 
     _, older, _ = client.send("third")
     _, newer, feedback = client.send("fourth")
@@ -327,22 +336,21 @@ def test_with_a_fast_camera_and_a_slow_policy_nothing_queues_and_memory_stays_fl
     # Large pictures, all of them offered: a queue of them would show in age and memory at once.
     monkeypatch.setitem(globals(), "PICTURE", np.zeros((480, 640, 3), np.uint8))
     with Robot(camera_hz=30.0) as robot, NodeProcess(SLOW_POLICY, {"rate_hz": 1000.0}) as node:
-        ages = []
+        ages = []  # in pictures that have been published since
 
         def note(message):
-            ages.append((robot.now_ns() - from_stamp(message.header.stamp)) * 1e-9)
+            ages.append(sum(stamp > from_stamp(message.header.stamp) for stamp in robot.seen))
 
         robot.node.create_subscription(JointTrajectory, "policy/action_chunk", note, qos.COMMAND)
         robot.say("wait")
         assert robot.spin_until(lambda: len(ages) >= 5), node.output
         before = resident_mb(node.process)
-        robot.spin_until(lambda: len(ages) >= 20, 30)
-        assert len(ages) >= 20, node.output
+        assert robot.spin_until(lambda: len(ages) >= 20), node.output
         assert resident_mb(node.process) - before < 10.0
-        # What it looked at was the newest picture: at most a few camera periods old when it began.
-        assert np.median(ages) < 0.4 + 0.15
+        # What it looked at was the newest picture: those of its 0.4 s have come since, and a few more.
+        assert np.median(ages) < 0.4 * 30 + 5
         values = {v.key: v.value for v in robot.status("task").values}
-        assert int(values["superseded"]) > 20
+        assert int(values["superseded"]) > 5
 
 
 @pytest.mark.parametrize(
@@ -357,7 +365,7 @@ def test_with_a_fast_camera_and_a_slow_policy_nothing_queues_and_memory_stays_fl
 )
 def test_a_policy_that_cannot_start_says_why_and_ends_with_1(ros_domain, parameters, message):
     with NodeProcess(MODULE, parameters) as node:
-        assert node.process.wait(60) == 1
+        assert node.process.wait(2 * DISCOVERY_S) == 1
         node.stop()
     assert message in node.output
     assert "Traceback" not in node.output

@@ -105,7 +105,7 @@ def test_recover_refuses_while_a_recorder_runs_and_names_a_wrong_folder(tmp_path
     assert "is not a folder" in str(CliRunner().invoke(app, ["recover", str(tmp_path / "x")]).exception)
 
 
-def read_all(terminal: int, until: str, log: list[str], timeout_s: float = 40.0) -> None:
+def read_all(terminal: int, until: str, log: list[str], timeout_s: float = 120.0) -> None:
     """Read the terminal until ``until`` appears in what came since the last call."""
     import select
 
@@ -120,7 +120,7 @@ def read_all(terminal: int, until: str, log: list[str], timeout_s: float = 40.0)
 def test_a_batch_in_a_real_terminal(ros_domain, tmp_path):
     pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
     import rclpy
-    from ros_robot import PretendedRobot, Spinning
+    from ros_robot import PretendedRobot, Spinning, wait_for
 
     from openvla_ros.profile import dump_profile, load_profile
 
@@ -139,13 +139,17 @@ def test_a_batch_in_a_real_terminal(ros_domain, tmp_path):
         "--folder", str(tmp_path / "set"), "--operator", "ada", "--no-speak",
     ]  # fmt: skip
     environment = {**os.environ, "COLUMNS": "200", "TERM": "xterm"}
-    with Spinning(PretendedRobot(load_profile("sim_widowx"))):
+    driver = PretendedRobot(load_profile("sim_widowx"))
+    with Spinning(driver):
         process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env=environment)
         os.close(end)
         log: list[str] = []
         try:
             read_all(terminal, "ready", log)
-            time.sleep(4.0)  # discovery; a start that comes too early is refused with the reason
+            # A start that comes before everything is heard is refused with the reason.
+            wait_for(driver.is_heard)
+            shown = len(driver.sent["images"])
+            wait_for(lambda: len(driver.sent["images"]) > shown + 10)
             os.write(terminal, b"\n")
             read_all(terminal, "recording", log)
             time.sleep(1.0)
@@ -160,7 +164,7 @@ def test_a_batch_in_a_real_terminal(ros_domain, tmp_path):
             time.sleep(1.0)
             os.write(terminal, b"f")
             read_all(terminal, "2 episodes kept: episode_000000 to episode_000001", log)
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()

@@ -29,7 +29,7 @@ from openvla_ros.sim.world import SimulatedRobot
 
 pytestmark = pytest.mark.ros
 NODE = "openvla_ros.nodes.simulation_node"
-START_S = 60.0  # a busy machine imports slowly
+START_S = 120.0  # a busy machine imports slowly
 
 
 def test_a_scene_survives_being_markers():
@@ -74,6 +74,10 @@ class Robot:
     def joints(self):
         return joint_values(self.states[-1], self.profile.arm.joints)
 
+    def objects(self) -> list[str]:
+        """The names of what lies on the table, as last heard."""
+        return [item.name for item in from_markers(self.scenes[-1]).objects] if self.scenes else []
+
     def move(self, names, positions, seconds, publisher=None) -> None:
         message = to_joint_trajectory(names, np.array([positions]), [seconds], 0)
         (publisher or self.arm).publish(message)
@@ -103,11 +107,11 @@ def test_it_is_a_robot_to_whoever_listens(ros_domain, name, tmp_path):
 
         # Rates, names, sizes, the lens.
         robot.states.clear(), robot.images.clear()
-        assert ear.spin_until(lambda: len(robot.states) >= 150 and len(robot.images) >= 15, 30.0)
+        assert ear.spin_until(lambda: len(robot.states) >= 150 and len(robot.images) >= 15, START_S)
         assert 4.0 < len(robot.states) / len(robot.images) < 25.0
-        # Late ticks are caught up on, so single intervals vary on a busy machine; the rate does not exceed.
+        # Late ticks are caught up on, so single intervals vary; a busy machine misses the rate from below.
         span_ns = from_stamp(robot.states[-1].header.stamp) - from_stamp(robot.states[0].header.stamp)
-        assert 15.0 < (len(robot.states) - 1) / span_ns * 1e9 < 120.0
+        assert (len(robot.states) - 1) / span_ns * 1e9 < 120.0
         assert robot.states[-1].name == [*profile.arm.joints, profile.gripper.joint]
         assert from_image(robot.images[-1]).shape == (224, 224, 3)
         assert robot.images[-1].header.frame_id == profile.cameras[0].frame_id
@@ -123,27 +127,25 @@ def test_it_is_a_robot_to_whoever_listens(ros_domain, name, tmp_path):
         goal = np.array(profile.arm.neutral) + 0.1
         robot.move(profile.arm.joints, goal, 0.5)
         robot.move([profile.gripper.joint], [profile.gripper.closed_m], 0.5, robot.hand)
-        assert ear.spin_until(lambda: np.allclose(robot.joints(), goal, atol=5e-3), 5.0), (
-            robot.joints() - goal
-        )
+        assert ear.spin_until(lambda: np.allclose(robot.joints(), goal, atol=5e-3)), robot.joints() - goal
         closed = profile.gripper.closed_m
-        assert ear.spin_until(lambda: abs(robot.states[-1].position[-1] - closed) < 2e-3, 20.0)
+        assert ear.spin_until(lambda: abs(robot.states[-1].position[-1] - closed) < 2e-3)
 
         # Nonsense is counted, and changes nothing.
         robot.move(["elbow"], [0.0], 0.5)
         robot.words.publish(String(data="dance"))
-        assert ear.spin_until(lambda: robot.status("commands").get("instruction") == "1", 20.0)
+        assert ear.spin_until(lambda: robot.status("commands").get("instruction") == "1")
         assert robot.status("commands")["refused"] == "1"
         assert np.allclose(robot.joints(), goal, atol=5e-3)
 
         # A new table: other objects, the arm where it was, and the words for it.
         words = robot.reset()
         assert words != instruction
-        goal_words = parse_goal(words)
-        ear.spin_for(0.3)
-        assert goal_words.object in [o.name for o in from_markers(robot.scenes[-1]).objects]
+        named = parse_goal(words).object
+        robot.scenes.clear()
+        assert ear.spin_until(lambda: named in robot.objects())
         assert np.allclose(robot.joints(), goal, atol=5e-3)
-        assert ear.spin_until(lambda: robot.status("speed").get("seed") == "4", 20.0)
+        assert ear.spin_until(lambda: robot.status("speed").get("seed") == "4")
         assert robot.status("speed")["renderer"] in ("egl", "osmesa", "rays")
         assert not robot.done[-1].data
 
@@ -178,14 +180,14 @@ def test_success_is_judged_by_the_newest_instruction(ros_domain):
         above = item.position + np.array([0.0, 0.0, 0.035])
         down = transform_euler_to_matrix(profile.arm.state_rotation_offset)
         robot.move(profile.arm.joints, inverse.solve(Pose(above, down), profile.arm.neutral), 1.5)
-        assert ear.spin_until(lambda: robot.done[-1].data, 20.0)
+        assert ear.spin_until(lambda: robot.done[-1].data)
         assert robot.status("speed") == {} or "move to" in robot.status("speed")["instruction"]
         robot.words.publish(String(data=f"lift the {item.name}"))
-        assert ear.spin_until(lambda: not robot.done[-1].data, 20.0)
+        assert ear.spin_until(lambda: not robot.done[-1].data)
 
 
 def test_simulated_time_runs_at_the_factor_that_was_asked_for(ros_domain):
-    parameters = {"publish_clock": True, "real_time_factor": 0.5}
+    parameters = {"publish_clock": True, "real_time_factor": 0.1}  # so slow that any machine keeps up
     with Listener() as ear, NodeProcess(NODE, parameters) as node:
         robot = Robot(ear, load_profile("sim_widowx"))
         clocks = ear.collect(Clock, "/clock", qos.EVERY_IN)
@@ -197,7 +199,7 @@ def test_simulated_time_runs_at_the_factor_that_was_asked_for(ros_domain):
             ear.spin_for(0.75)
             wall = time.monotonic() - started
             speeds.append((from_stamp(clocks[-1].clock) - first) * 1e-9 / wall)
-        assert 0.35 < max(speeds) < 0.65
+        assert np.median(speeds) == pytest.approx(0.1, abs=0.04)
         assert from_stamp(robot.states[-1].header.stamp) < 600 * 10**9, "stamps are simulated time"
         assert abs(from_stamp(robot.states[-1].header.stamp) - from_stamp(clocks[-1].clock)) < 2 * 10**8
 
@@ -207,6 +209,7 @@ def test_simulated_time_runs_at_the_factor_that_was_asked_for(ros_domain):
     [
         ({"robot": "widowx"}, "robot 'widowx' is not simulated"),
         ({"task": "fly"}, "no task 'fly'; the tasks are reach"),
+        ({"lock_step": True}, "lock_step holds the published clock back; it needs publish_clock"),
     ],
 )
 def test_what_cannot_be_simulated_is_one_line_and_exit_code_1(ros_domain, parameters, words):

@@ -38,7 +38,7 @@ from openvla_ros.nodes.scene_messages import to_markers
 from openvla_ros.nodes.simulated_camera_node import COORDINATES_PERIOD_S, simulated_profile
 from openvla_ros.profile import CameraProfile
 from openvla_ros.robot.trajectory_follower import TrajectoryFollower
-from openvla_ros.sim.pacing import RealTimePacer
+from openvla_ros.sim.pacing import LockStep, RealTimePacer
 from openvla_ros.sim.tasks import find_task
 from openvla_ros.sim.video import VideoWriter
 from openvla_ros.sim.world import OVERVIEW_SIZE, SimulatedRobot
@@ -47,6 +47,8 @@ SCENE_RATE_HZ = 20.0  # of the ground truth and the success flag
 VIDEO_RATE_HZ = 20.0
 # The clock starts here: a time of 0 means "no clock yet" in ROS.
 FIRST_STAMP_NS = NS_PER_S
+# Ticks that simulated time may be ahead of the arm's commands in lock step: a lost clock or two.
+LOCK_STEP_TICKS = 3
 SLOW = 0.95  # share of the wanted speed below which the simulation warns
 
 
@@ -63,6 +65,9 @@ class SimulationParameters:
     publish_clock: bool = parameter(
         False, "publish /clock, for nodes with use_sim_time; stamps are simulated time", read_only=True
     )
+    lock_step: bool = parameter(
+        False, "let the published clock wait for the arm's commands, once there are any", read_only=True
+    )
     draw_cameras: bool = parameter(
         True, "draw the cameras here; off where simulated_camera_node does", read_only=True
     )
@@ -77,6 +82,7 @@ class SimulationNode(Node):
         super().__init__("simulation")
         self._settings = declare(self, SimulationParameters)
         self._profile = simulated_profile(self._settings.robot)
+        self._lock_step = self._make_lock_step()
         self._cameras = self._profile.cameras if self._settings.draw_cameras else ()
         self._next_seed = self._first_seed()
         self._robot = SimulatedRobot(self._profile, find_task(self._task_name()), self._take_seed())
@@ -136,6 +142,13 @@ class SimulationNode(Node):
             self.create_subscription(String, topic, self._instruct, qos.LATCHED)
         self.create_service(Trigger, "simulation/reset", self._reset)
 
+    def _make_lock_step(self) -> LockStep | None:
+        if not self._settings.lock_step:
+            return None
+        if not self._settings.publish_clock:
+            raise InvalidValueError("lock_step holds the published clock back; it needs publish_clock")
+        return LockStep(LOCK_STEP_TICKS / self._profile.state.rate_hz)
+
     def _first_seed(self) -> int:
         assert self._profile.simulation is not None
         return self._settings.seed if self._settings.seed >= 0 else self._profile.simulation.seed
@@ -160,6 +173,8 @@ class SimulationNode(Node):
     def _command(self, follower: TrajectoryFollower, message: JointTrajectory) -> None:
         stamp_ns = from_stamp(message.header.stamp)
         with self._guard:
+            if self._lock_step is not None and follower is self._arm:
+                self._lock_step.commanded(self._elapsed_s)
             start_s = self._elapsed_s
             if stamp_ns:
                 start_s += (stamp_ns - self._tick_ns) / NS_PER_S
@@ -219,6 +234,8 @@ class SimulationNode(Node):
                     self._tick_times.add(time.monotonic() - started)
                     period_s = 1.0 / self._profile.state.rate_hz / self._settings.real_time_factor
                 self._pacer.wait(period_s)
+                if self._lock_step is not None:
+                    self._lock_step.wait(self._elapsed_s)
         finally:
             if video is not None:
                 video.close()

@@ -1,13 +1,16 @@
-"""Holds a simulation to a multiple of real time."""
+"""Holds a simulation to a multiple of real time, and back for a controller that is behind."""
 
 from __future__ import annotations
 
+import threading
 import time
 
 # What a busy machine falls behind by more than this is given up instead of hurried after.
 LARGEST_DEBT_S = 0.2
 # Even when late, the other threads of the process get a turn.
 SHORTEST_SLEEP_S = 1e-4
+# A controller that says nothing for so long, in the wall's seconds, is not waited for any more.
+LONGEST_SILENCE_S = 1.0
 
 
 class RealTimePacer:
@@ -26,3 +29,32 @@ class RealTimePacer:
             self.slipped_s += late
             self._due = now
         time.sleep(max(SHORTEST_SLEEP_S, self._due - now))
+
+
+class LockStep:
+    """Keeps simulated time within ``slack_s`` of the newest command, for as long as someone commands.
+
+    Then a busy machine makes a simulation slower, and changes nothing of what happens in it. Nobody
+    is waited for before the first command, nor after a silence of ``LONGEST_SILENCE_S``: the
+    controller may have been killed, and the robot must go on.
+    """
+
+    def __init__(self, slack_s: float) -> None:
+        self._slack_s = slack_s
+        self._changed = threading.Condition()
+        self._commanded_s: float | None = None  # simulated; None while nobody is waited for
+
+    def commanded(self, elapsed_s: float) -> None:
+        """Note that a command came at simulated time ``elapsed_s``."""
+        with self._changed:
+            self._commanded_s = elapsed_s
+            self._changed.notify()
+
+    def wait(self, elapsed_s: float) -> None:
+        """Return once simulated time may go beyond ``elapsed_s``."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._may_pass(elapsed_s), LONGEST_SILENCE_S):
+                self._commanded_s = None
+
+    def _may_pass(self, elapsed_s: float) -> bool:
+        return self._commanded_s is None or elapsed_s - self._commanded_s < self._slack_s
