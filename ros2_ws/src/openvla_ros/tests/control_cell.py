@@ -195,8 +195,11 @@ class Cell:
 
     def wait(self, seconds: float) -> None:
         """Let time pass, as the robot's clock counts it, until the robot's states of that time are here."""
-        end_ns = self.now_ns + round(seconds * 1e9)
-        arrived = self.listener.spin_until(lambda: self.seen_ns >= end_ns, 30 + 20 * seconds)
+        # One of the two may lag behind where nobody listened for a while.
+        end_ns = max(self.now_ns, self.seen_ns) + round(seconds * 1e9)
+        arrived = self.listener.spin_until(
+            lambda: min(self.now_ns, self.seen_ns) >= end_ns, 30 + 20 * seconds
+        )
         assert arrived, f"the clock stands at {self.now_ns * 1e-9} s, the states at {self.seen_ns * 1e-9} s"
 
     def wait_for_target(self, pose: Pose, timeout_s: float = ANSWER_S) -> None:
@@ -250,8 +253,8 @@ class Cell:
         deadline = time.monotonic() + START_S
         while not self.commands:
             assert time.monotonic() < deadline, f"nothing is commanded: {self.reports[-3:]}"
-            self.send(stay)
             self.wait(self.space.step_s)
+            self.send(stay)
 
     def drive(self, action, seconds: float, source: str = "policy") -> None:
         """Publish the same action at the action rate for ``seconds``."""

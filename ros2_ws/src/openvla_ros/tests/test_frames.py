@@ -120,6 +120,6 @@ def test_check_reads_the_running_robot_s_tf(ros_domain, off_m, level):
             [*check, "--seconds", "3", "--json"], env=env, capture_output=True, text=True, timeout=170,
             check=False,
         )  # fmt: skip
-    found = [f for f in json.loads(done.stdout)["findings"] if "tf" in f["message"].split()]
+    found = [f for f in json.loads(done.stdout)["findings"] if "tf" in f["message"].replace(",", " ").split()]
     assert [f["level"] for f in found if f["subject"] == "frames"] == [level], found
     assert [f["level"] for f in found if f["subject"] == "camera primary"] == ["ok"], found

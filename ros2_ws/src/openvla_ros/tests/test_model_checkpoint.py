@@ -209,7 +209,7 @@ def test_config_that_is_no_json_object(folder, text):
 
 
 def test_sources_that_are_not_there(tmp_path):
-    with pytest.raises(CheckpointError, match="neither a folder nor a hub id"):
+    with pytest.raises(CheckpointError, match="no folder, no hub id"):
         resolve(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="is a file"):
         resolve(__file__)

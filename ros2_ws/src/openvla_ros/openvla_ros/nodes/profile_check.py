@@ -86,7 +86,8 @@ def check_profile(profile: RobotProfile, session: Session, seconds: float) -> li
     if not_checked is None:
         findings += check_frames(profile, frames.tree, *_positions(profile, state))
     else:
-        findings.append(Finding("not checked", "frames", not_checked))
+        remedy = "start what publishes tf, such as robot_state_publisher, and check again"
+        findings.append(Finding("not checked", "frames", not_checked, remedy))
     for part, adapter in adapters:
         findings += _backend(profile, part, adapter, session)
     return findings
