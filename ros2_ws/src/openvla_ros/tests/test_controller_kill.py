@@ -1,4 +1,4 @@
-"""Processes killed with the arm moving: it comes to rest within its limits, and work goes on afterwards.
+"""Processes killed, or suspended, with the arm moving: it rests within its limits, and work goes on.
 
 SIGKILL at random moments to the policy, the camera and the controller. Nothing but the process that
 was killed is started again. The longest times that are accepted are stated here.
@@ -119,6 +119,30 @@ def check_stop_was_followed(cell: Cell, killed_ns: int) -> None:
 @pytest.mark.parametrize("role", ["policy", "camera", "controller"])
 def test_the_arm_rests_after_a_kill_and_work_goes_on(work, role):
     kill_at_random(work, role, times=3)
+
+
+def test_a_controller_that_was_suspended_goes_on_without_a_jump(work):
+    cell = work.cell
+    controller = cell.processes["controller"].process
+    assert cell.listener.spin_until(cell.is_moving, 60)
+    cell.states.clear()
+    del cell.commands[:-100]
+    suspended_ns = cell.now_ns
+    controller.send_signal(signal.SIGSTOP)
+    try:
+        assert cell.seconds_to_rest(suspended_ns, REST_S["controller"]) <= REST_S["controller"]
+        cell.wait(0.5)
+    finally:
+        controller.send_signal(signal.SIGCONT)
+    report = cell.expect(Reason.OVERRUN, "state")
+    assert report.state == "holding"
+    assert "stood still" in report.verdict.detail
+    assert cell.listener.spin_until(cell.is_moving, 60), "work does not go on"
+    after = [m for m in cell.commands if from_stamp(m.header.stamp) > suspended_ns + 500_000_000]
+    stamps, positions, _ = cell.motion(suspended_ns)
+    at_rest = positions[np.searchsorted(stamps, from_stamp(after[0].header.stamp) * 1e-9) - 1]
+    assert np.abs(np.array(after[0].points[0].positions) - at_rest).max() < POSITION_MARGIN_RAD
+    check_limits(cell, suspended_ns)
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+import re
 import signal
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,18 @@ def test_the_actions_are_the_processes_of_the_graph(robot):
     assert nodes == [node.executable for node in graph.nodes]
 
 
+def started(log: list[str]) -> dict[str, int]:
+    """Return the process id of each process that launch says it has started, by launch's name for it."""
+    found = [re.search(r"\[([\w-]+)\]: process started with pid \[(\d+)\]", line) for line in log]
+    return {match[1]: int(match[2]) for match in found if match}
+
+
+def kill_what_is_left(log: list[str]) -> None:
+    for number in started(log).values():
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+
+
 @pytest.fixture
 def environment(ros_domain, tmp_path) -> dict[str, str]:
     """The environment in which launch finds the package's programs, as after ``colcon build``."""
@@ -93,15 +107,16 @@ def test_launch_starts_the_robot_restarts_what_was_killed_and_ends_without_a_tra
         launched = Child(python_command("launch_program.py", *arguments), environment)
         try:
             assert listener.spin_until(running, 180), "".join(launched.log[-40:])
-            started = next(line for line in launched.log if "controller_node" in line and "pid [" in line)
-            os.kill(int(started.split("pid [")[1].split("]")[0]), signal.SIGKILL)
-            assert listener.spin_until(lambda: sum("process started" in x for x in launched.log) == 4, 60)
+            os.kill(started(launched.log)["controller_node-2"], signal.SIGKILL)
+            assert listener.spin_until(lambda: len(started(launched.log)) == 4, 60)
             # A killed participant is only forgotten after a while: what counts is that the new one speaks.
             assert listener.spin_until(lambda: "arm: connected" in "".join(launched.log[-20:]), 120)
             launched.process.send_signal(signal.SIGINT)
             assert listener.spin_until(lambda: launched.process.poll() is not None, 60)
         finally:
+            launched.process.kill()
             launched.stop()
+            kill_what_is_left(launched.log)
         log = "".join(launched.log)
         assert launched.process.returncode == 0, log[-3000:]
         assert log.count("process has finished cleanly") == 3, log[-3000:]

@@ -45,11 +45,19 @@ class FrameListener:
         for topic, profile in zip(TOPICS, (qos.EVERY_IN, qos.LATCHED_BY_MANY), strict=True):
             self._node.create_subscription(kind, topic, self._received, profile)
 
-    def why_not(self) -> str | None:
-        """Return why there are no frames to check, or None."""
+    def not_checked(self) -> Finding | None:
+        """Return what keeps the frames from being checked, or None."""
+        topics = " or ".join(TOPICS)
         if not any(self._node.count_publishers(topic) for topic in TOPICS):
-            return f"nobody publishes {' or '.join(TOPICS)}"
-        return self._problem or (None if self.tree.names else f"nothing arrives on {' or '.join(TOPICS)}")
+            fix = "start robot_state_publisher; nothing but this check needs tf"
+            return Finding("not checked", "frames", f"nobody publishes {topics}", fix)
+        if self._problem is not None:
+            return Finding("not checked", "frames", self._problem, "install what it names")
+        if not self.tree.names:
+            return Finding(
+                "not checked", "frames", f"nothing arrives on {topics}", "listen longer (--seconds)"
+            )
+        return None
 
     def _received(self, message: Any) -> None:
         for item in message.transforms:
@@ -92,9 +100,10 @@ def check_frames(
 def _compare(profile: RobotProfile, seen: Pose, before: Float | None, after: Float | None) -> Finding:
     """Compare where tf sees the tool with where the profile's URDF puts it."""
     if before is None or after is None:
-        return Finding("not checked", "frames", "the tool's pose: there are no joint states to compare with")
+        text = "the tool's pose: there are no joint states to compare with"
+        return Finding("not checked", "frames", text, "start the robot's driver")
     if np.abs(after - before).max() > MOVED_RAD:
-        return Finding("not checked", "frames", "the tool's pose: the arm is moving")
+        return Finding("not checked", "frames", "the tool's pose: the arm is moving", "let it rest")
     stated = KinematicChain.from_profile(profile.arm).forward(after)
     off_m = float(np.linalg.norm(seen.position - stated.position))
     off_rad = float(np.linalg.norm(transform_matrix_to_rotvec(seen.rotation.T @ stated.rotation)))

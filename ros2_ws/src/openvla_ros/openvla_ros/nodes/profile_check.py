@@ -82,12 +82,11 @@ def check_profile(profile: RobotProfile, session: Session, seconds: float) -> li
             findings += _picture(camera, stream.newest, subject)
     if wrench is not None:
         findings += _flow(wrench, "wrench", 0.0, profile.state.max_age_s)
-    not_checked = frames.why_not()
+    not_checked = frames.not_checked()
     if not_checked is None:
         findings += check_frames(profile, frames.tree, *_positions(profile, state))
     else:
-        remedy = "start what publishes tf, such as robot_state_publisher, and check again"
-        findings.append(Finding("not checked", "frames", not_checked, remedy))
+        findings.append(not_checked)
     for part, adapter in adapters:
         findings += _backend(profile, part, adapter, session)
     return findings
