@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from openvla_ros.model.checkpoint import skeleton
-from openvla_ros.model.config import parse_config
+from openvla_ros.model.config_file import parse_config
 from openvla_ros.model.decoding import certainty, decode_greedily
 from openvla_ros.model.openvla import OpenVLA
 

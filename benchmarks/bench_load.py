@@ -32,7 +32,7 @@ import torch
 from pathlib import Path
 from safetensors.torch import load_file
 from openvla_ros.model import checkpoint
-from openvla_ros.model.config import read_config
+from openvla_ros.model.config_file import read_config
 from openvla_ros.model.openvla import OpenVLA
 
 def peak():
@@ -60,7 +60,7 @@ import json, sys
 import torch
 from pathlib import Path
 from safetensors.torch import save_file
-from openvla_ros.model.config import parse_config
+from openvla_ros.model.config_file import parse_config
 from openvla_ros.model.checkpoint import skeleton
 
 folder, config = Path(sys.argv[1]), json.loads(sys.argv[2])

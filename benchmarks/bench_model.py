@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from openvla_ros.model.config import parse_config
+from openvla_ros.model.config_file import parse_config
 from openvla_ros.model.decoding import decode_greedily
 from openvla_ros.model.drafting import DraftingDecoder
 from openvla_ros.model.openvla import OpenVLA

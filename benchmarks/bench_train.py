@@ -26,7 +26,8 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from openvla_ros.model.config import OpenVLAConfig, parse_config
+from openvla_ros.model.config import OpenVLAConfig
+from openvla_ros.model.config_file import parse_config
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.supervision import IGNORED
 from openvla_ros.training.loss import Batch

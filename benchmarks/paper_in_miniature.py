@@ -30,7 +30,7 @@ from openvla_ros.evaluation.closed_loop import run_trials
 from openvla_ros.evaluation.wilson import SuccessRate
 from openvla_ros.manifest import Manifest, read_manifest
 from openvla_ros.model.checkpoint import SINGLE, resolve
-from openvla_ros.model.config import read_config
+from openvla_ros.model.config_file import read_config
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.options import LoadOptions
 from openvla_ros.model.quantization import Quantization

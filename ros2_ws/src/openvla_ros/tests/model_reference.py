@@ -14,7 +14,7 @@ from conftest import DATA, SHARED
 from safetensors.torch import save_file
 
 from openvla_ros.model.checkpoint import load_model, skeleton
-from openvla_ros.model.config import read_config
+from openvla_ros.model.config_file import read_config
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.tokenizer import PromptTokenizer
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from openvla_ros.errors import CheckpointError
 from openvla_ros.model.checkpoint import INDEX, load_model, resolve, skeleton, stored_tensors
-from openvla_ros.model.config import TOWERS, parse_config, read_config
+from openvla_ros.model.config import TOWERS
+from openvla_ros.model.config_file import parse_config, read_config
 
 NORM = "vision_backbone.featurizer.blocks.0.norm1.weight"
 DEAD = "vision_backbone.featurizer.norm.weight"
@@ -165,19 +166,21 @@ def test_adapter_given_as_a_checkpoint(folder):
         ({"use_fused_vision_backbone": False}, "use_fused_vision_backbone is False for 2 timm_model_ids"),
         ({"arch_specifier": "linear"}, "arch_specifier is 'linear'; it must end in 'gelu-mlp'"),
         ({"image_sizes": [224]}, "image_sizes has 1 entries for 2"),
-        ({"image_sizes": [224, 0]}, "image_sizes.1"),
+        ({"image_sizes": [224, 0]}, r"image_sizes is \(224, 0\); each must be at least 1"),
         ({"image_sizes": "224"}, "image_sizes"),
         ({"n_action_bins": "256"}, "n_action_bins: .*'256'"),
         ({"n_action_bins": 40000}, "leaves no room for n_action_bins 40000"),
-        ({"pad_to_multiple_of": -1}, "pad_to_multiple_of"),
-        ({"timm_model_kwargs": [{"depth": 1}, {}]}, "timm_model_kwargs.0.depth"),
+        ({"pad_to_multiple_of": -1}, "pad_to_multiple_of is -1; it must be at least 0"),
+        ({"timm_model_ids": []}, "timm_model_ids names 0 towers"),
+        ({"text_config": {"rms_norm_eps": 0.0}}, "rms_norm_eps is 0.0; it must be above 0"),
+        ({"timm_model_kwargs": [{"depth": 1}, {}]}, "timm_model_kwargs.0: depth is 1; it must be at least 2"),
         ({"timm_model_kwargs": [{"width": 3}, {}]}, r"timm_model_kwargs\.0\.width: this key is not known"),
         ({"timm_model_kwargs": [{"embed_dim": 25}, {}]}, "embed_dim 25 is no multiple of num_heads 16"),
         ({"timm_override_act_layers": ["quick_gelu", None]}, "timm_override_act_layers"),
         ({"text_config": {"model_type": "phi"}}, "text_config.model_type"),
         ({"text_config": {"hidden_size": 30, "num_attention_heads": 4}}, "no multiple of the 4"),
         ({"text_config": {"num_attention_heads": 4, "num_key_value_heads": 3}}, "num_key_value_heads 3"),
-        ({"text_config": {"num_hidden_layers": 0}}, "text_config.num_hidden_layers"),
+        ({"text_config": {"num_hidden_layers": 0}}, "text_config: num_hidden_layers is 0; it must be"),
         ({"text_config": {"hidden_act": "gelu"}}, "text_config.hidden_act"),
         ({"text_config": {"hidden_size": "24"}}, "text_config.hidden_size"),
     ],

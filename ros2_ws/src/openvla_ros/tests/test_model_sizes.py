@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from openvla_ros.errors import ModelOutputError
 from openvla_ros.model.checkpoint import load_model, skeleton
-from openvla_ros.model.config import parse_config
+from openvla_ros.model.config_file import parse_config
 from openvla_ros.model.decoding import decode_greedily
 
 DINOV2, SIGLIP, SIGLIP_384 = (

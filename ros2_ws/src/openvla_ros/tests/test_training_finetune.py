@@ -163,7 +163,7 @@ def test_micro_batches_give_the_same_losses(base, data, unbroken, tmp_path):
 
 
 def parts_trained(method):
-    from openvla_ros.model.config import parse_config
+    from openvla_ros.model.config_file import parse_config
     from openvla_ros.model.openvla import OpenVLA
     from openvla_ros.training.small_model import small_config
 

@@ -141,7 +141,7 @@ def test_the_default_targets_are_those_of_old_peft(reference_folder):
 def test_the_original_number_of_parameters_is_trained_at_7b():
     """110,828,288 with the dead layers, from the published shapes alone."""
     from openvla_ros.model.checkpoint import skeleton
-    from openvla_ros.model.config import parse_config
+    from openvla_ros.model.config_file import parse_config
 
     network = skeleton(parse_config(CONFIG_7B, "openvla-7b"))
     count = 0

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from openvla_ros.errors import CheckpointError
 from openvla_ros.model.checkpoint import StoredTensor, read_header, read_tensor, skeleton
-from openvla_ros.model.config import read_json
+from openvla_ros.model.config_file import read_json
 from openvla_ros.model.low_rank import ActiveAdapter, LowRankUpdate
 from openvla_ros.model.openvla import OpenVLA
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from openvla_ros.errors import CheckpointError
-from openvla_ros.model.config import OpenVLAConfig, read_config, read_json
+from openvla_ros.model.config import OpenVLAConfig
+from openvla_ros.model.config_file import read_config, read_json
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.quantization import Integers, assign_quantized, make_quantized_layers
 from openvla_ros.resources import shipped_checkpoints

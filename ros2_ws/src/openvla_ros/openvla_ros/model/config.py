@@ -1,28 +1,18 @@
-"""What a checkpoint's ``config.json`` says about the network: towers, projector, language model, bins.
+"""What the network is made of: towers, projector, language model, bins.
 
-Reads the published layout of openvla-7b strictly: an unknown tower or a wrong value is a
-``CheckpointError`` that names it and the choices. Knows nothing of weights or devices.
+The fields are those of the published ``config.json``; ``config_file`` reads one. A value that cannot be
+is a ``ValueError`` that names it. Knows nothing of files, weights or devices.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass as plain_dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
-
-from openvla_ros.errors import CheckpointError
-
-_SILENT = ConfigDict(extra="ignore", allow_inf_nan=False)  # a published config has many keys of no effect
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-Count = Annotated[int, Field(gt=0)]
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True)
 class Tower:
     """One vision transformer, as timm names it."""
 
@@ -61,40 +51,52 @@ TOWERS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True)
 class TowerOverride:
     """Sizes that replace a tower's own; the key ``timm_model_kwargs`` of a reduced checkpoint."""
 
-    embed_dim: Count | None = None
-    depth: Annotated[int, Field(ge=2)] | None = None  # the output is that of the last block but one
-    num_heads: Count | None = None
-    mlp_ratio: Annotated[float, Field(gt=0)] | None = None
+    __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}  # other keys would change it
+
+    embed_dim: int | None = None
+    depth: int | None = None  # the output is that of the last block but one
+    num_heads: int | None = None
+    mlp_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "embed_dim", "num_heads")
+        _check_counts(self, "depth", least=2)
+        _check_positive(self, "mlp_ratio")
 
 
-@dataclass(frozen=True, config=_SILENT)
+@dataclass(frozen=True)
 class TextConfig:
     """The language model's sizes; what is absent takes transformers' ``LlamaConfig`` default."""
 
     model_type: Literal["llama"] = "llama"
-    vocab_size: Count = 32000
-    hidden_size: Count = 4096
-    intermediate_size: Count = 11008
-    num_hidden_layers: Count = 32
-    num_attention_heads: Count = 32
-    num_key_value_heads: Count | None = None
-    head_dim: Count | None = None
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
     hidden_act: Literal["silu"] = "silu"
-    max_position_embeddings: Count = 2048
-    rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-6
-    rope_theta: Annotated[float, Field(gt=0)] = 10000.0
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None  # how transformers 5 writes the two above
     attention_bias: bool = False
     mlp_bias: bool = False
     tie_word_embeddings: bool = False
-    pad_token_id: Annotated[int, Field(ge=0)] | None = None
+    pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
+        _check_counts(self, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+        _check_counts(self, "num_attention_heads", "num_key_value_heads", "head_dim")
+        _check_counts(self, "max_position_embeddings")
+        _check_counts(self, "pad_token_id", least=0)
+        _check_positive(self, "rms_norm_eps", "rope_theta")
         heads, groups = self.num_attention_heads, self.num_key_value_heads
         if self.head_dim is None and self.hidden_size % heads:
             raise ValueError(f"hidden_size {self.hidden_size} is no multiple of the {heads} attention heads")
@@ -102,22 +104,22 @@ class TextConfig:
             raise ValueError(f"num_attention_heads {heads} is no multiple of num_key_value_heads {groups}")
 
 
-@dataclass(frozen=True, config=_SILENT)
+@dataclass(frozen=True)
 class OpenVLAConfig:
     """The parts of ``config.json`` that the network and its decoding depend on."""
 
     model_type: Literal["openvla", "prismatic"]
-    timm_model_ids: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
-    image_sizes: tuple[Count, ...]
+    timm_model_ids: tuple[str, ...]  # one or two
+    image_sizes: tuple[int, ...]
     use_fused_vision_backbone: bool
     text_config: TextConfig
     arch_specifier: str = "no-align+gelu-mlp"
     timm_override_act_layers: tuple[str | None, ...] | None = None
     timm_model_kwargs: tuple[TowerOverride, ...] | None = None
     output_projector_states: Literal[False] = False
-    n_action_bins: Annotated[int, Field(ge=2)] = 256
-    pad_to_multiple_of: Annotated[int, Field(ge=0)] = 64  # rows of padding at the end of the vocabulary
-    pad_token_id: Annotated[int, Field(ge=0)] = 32000
+    n_action_bins: int = 256
+    pad_to_multiple_of: int = 64  # rows of padding at the end of the vocabulary
+    pad_token_id: int = 32000
     image_resize_strategy: Literal["resize-naive", "resize-crop", "letterbox"] = "resize-naive"
     llm_backbone_id: str | None = None
     vision_backbone_id: str | None = None
@@ -125,6 +127,10 @@ class OpenVLAConfig:
 
     def __post_init__(self) -> None:
         count = len(self.timm_model_ids)
+        if count not in (1, 2):
+            raise ValueError(f"timm_model_ids names {count} towers; there must be one or two")
+        _check_counts(self, "n_action_bins", least=2)
+        _check_counts(self, "pad_to_multiple_of", "pad_token_id", least=0)
         if self.use_fused_vision_backbone != (count == 2):
             raise ValueError(
                 f"use_fused_vision_backbone is {self.use_fused_vision_backbone} "
@@ -148,6 +154,8 @@ class OpenVLAConfig:
                 raise ValueError(f"{name} has {len(value)} entries for {count} timm_model_ids")
         if any(self.timm_override_act_layers or ()):
             raise ValueError(f"timm_override_act_layers is {self.timm_override_act_layers}; it must be null")
+        if min(self.image_sizes, default=0) < 1:
+            raise ValueError(f"image_sizes is {self.image_sizes}; each must be at least 1")
         if len(set(self.image_sizes)) != 1:
             raise ValueError(f"image_sizes {self.image_sizes} must be equal")
 
@@ -203,46 +211,17 @@ def _tower(timm_id: str, image_size: int, override: TowerOverride) -> Tower:
     return Tower(timm_id=timm_id, image_size=image_size, **sizes)
 
 
-_ADAPTER = TypeAdapter(OpenVLAConfig)
+def _check_counts(owner: object, *names: str, least: int = 1) -> None:
+    """Raise ``ValueError`` if a field of ``owner`` is given and below ``least``."""
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in ``path``; raises ``CheckpointError`` naming the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} is no checkpoint: it has no {path.name}") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: must hold a JSON object; it holds a {type(value).__name__}")
-    return value
-
-
-def read_config(folder: Path) -> OpenVLAConfig:
-    """Return what ``folder/config.json`` says; raises ``CheckpointError`` naming the key and the value."""
-    return parse_config(read_json(folder / "config.json"), str(folder / "config.json"))
-
-
-def parse_config(data: Mapping[str, Any], source: str) -> OpenVLAConfig:
-    """Return the configuration in ``data``; ``source`` names it in errors."""
-    try:
-        return _ADAPTER.validate_json(json.dumps(dict(data)), strict=True)
-    except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, item['loc'])) or 'config'}: {_explain(item)}"
-            for item in error.errors(include_url=False)
-        ]
-        raise CheckpointError(f"{source}: " + "; ".join(lines)) from error
-
-
-def _explain(item: Any) -> str:
-    match item["type"]:
-        case "missing":
-            return "this key is missing"
-        case "value_error":
-            return str(item["ctx"]["error"])
-        case "unexpected_keyword_argument":
-            return "this key is not known here"
-        case _:
-            return f"{item['msg']} (the value is {item['input']!r})"
+def _check_positive(owner: object, *names: str) -> None:
+    """Raise ``ValueError`` if a field of ``owner`` is given and not above 0, or not finite."""
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and not 0.0 < value < math.inf:
+            raise ValueError(f"{name} is {value}; it must be above 0, and finite")

@@ -56,10 +56,10 @@ class DraftingDecoder:
     def __init__(
         self, model: OpenVLA, only_action_tokens: bool = False, engine: Engine | None = None
     ) -> None:
-        self._model = model
+        self.model = model
         self.engine = engine or Engine(model)
         self._only_action_tokens = only_action_tokens
-        self._drafts: Recent[PromptKey, _Draft] = Recent(self._lay_out)
+        self._drafts: Recent[PromptKey, Draft] = Recent(self._lay_out)
         self._previous: Tensor | None = None  # (count,) tokens of the last action
         self.acceptance = Acceptance()
 
@@ -75,7 +75,7 @@ class DraftingDecoder:
         ``guess`` (count - 1,) token ids replaces the decoder's own guess. Raises ``ModelOutputError``
         as the plain decoder does.
         """
-        draft = self._drafts[self.engine.prompt_key(embeddings.shape[1], count)]
+        draft = self.laid_out(embeddings.shape[1], count)
         draft.prompt.copy_(embeddings[0])
         draft.guess.copy_(self._guess(count) if guess is None else guess)
         draft.first()
@@ -89,18 +89,22 @@ class DraftingDecoder:
         self._previous = draft.chosen.clone()
         return read_table(result[:-1].view(count, COLUMNS))
 
-    def _lay_out(self, key: PromptKey) -> _Draft:
-        return _Draft(self.engine, key, self._only_action_tokens)
+    def laid_out(self, length: int, count: int) -> Draft:
+        """Return the stages for prompts of ``length`` embeddings and actions of ``count`` tokens."""
+        return self._drafts[self.engine.prompt_key(length, count)]
+
+    def _lay_out(self, key: PromptKey) -> Draft:
+        return Draft(self.engine, key, self._only_action_tokens)
 
     def _guess(self, count: int) -> Tensor:
         """Return the previous action's tokens (count - 1,), or "no motion" before there is one."""
         if self._previous is None or len(self._previous) != count:
-            ids = self._model.config.action_ids
-            return torch.full((count - 1,), ids.start + len(ids) // 2, device=self._model.device)
+            ids = self.model.config.action_ids
+            return torch.full((count - 1,), ids.start + len(ids) // 2, device=self.model.device)
         return self._previous[:-1]
 
 
-class _Draft:
+class Draft:
     """The tensors and the stages of one prompt length.
 
     ``result`` holds the action table, row by row, and behind it how many of the guessed tokens are

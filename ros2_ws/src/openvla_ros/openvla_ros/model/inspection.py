@@ -13,7 +13,8 @@ from openvla_ros.errors import CheckpointError
 from openvla_ros.manifest import manifest_path, read_manifest
 from openvla_ros.model.adapters import ADAPTER_CONFIG, adapter_tensors, read_adapter_config
 from openvla_ros.model.checkpoint import STATISTICS, StoredTensor, differences, skeleton, stored_tensors
-from openvla_ros.model.config import OpenVLAConfig, parse_config, read_json
+from openvla_ros.model.config import OpenVLAConfig
+from openvla_ros.model.config_file import parse_config, read_json
 from openvla_ros.model.oft_checkpoint import LAYOUT, read_layout
 from openvla_ros.model.vision_language import default_prompt_style, read_transform
 from openvla_ros.statistics import DatasetStatistics, parse_norm_stats, read_statistics

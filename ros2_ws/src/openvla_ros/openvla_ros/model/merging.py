@@ -13,7 +13,7 @@ from openvla_ros.errors import CheckpointError
 from openvla_ros.manifest import manifest_path, read_manifest, write_manifest
 from openvla_ros.model.adapters import Adapter, check_fits, read_adapter
 from openvla_ros.model.checkpoint import INDEX, STATISTICS, checked_tensors, read_tensor, skeleton
-from openvla_ros.model.config import read_config
+from openvla_ros.model.config_file import read_config
 
 
 def merge_adapter(base: Path, adapter_folder: Path, out: Path) -> None:

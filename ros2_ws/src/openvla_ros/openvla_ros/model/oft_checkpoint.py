@@ -16,7 +16,7 @@ from torch import nn
 
 from openvla_ros.errors import CheckpointError, InvalidValueError
 from openvla_ros.model.checkpoint import assign, compare_keys, read_header, read_tensor
-from openvla_ros.model.config import read_json
+from openvla_ros.model.config_file import read_json
 from openvla_ros.model.oft import OFTLayout, OpenVLAOFT
 from openvla_ros.model.openvla import OpenVLA
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from openvla_ros.errors import CheckpointError
 from openvla_ros.model.checkpoint import read_header, read_tensor, stored_tensors
-from openvla_ros.model.config import read_json
+from openvla_ros.model.config_file import read_json
 from openvla_ros.model.low_rank import LowRankUpdate
 from openvla_ros.model.merging import copy_small_files, new_folder
 from openvla_ros.model.oft import PLATFORMS, OFTLayout

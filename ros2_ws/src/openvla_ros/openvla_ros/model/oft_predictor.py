@@ -18,7 +18,7 @@ from openvla_ros.image_resampling import MODEL_SIZE, resize_lanczos
 from openvla_ros.jpeg_round_trip import jpeg_round_trip
 from openvla_ros.model.captured import EagerStages
 from openvla_ros.model.checkpoint import resolve
-from openvla_ros.model.config import read_config
+from openvla_ros.model.config_file import read_config
 from openvla_ros.model.decoding import action_table, bin_centers, read_table
 from openvla_ros.model.engine import make_engine
 from openvla_ros.model.oft import OFTLayout, OpenVLAOFT

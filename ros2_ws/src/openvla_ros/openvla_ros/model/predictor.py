@@ -17,7 +17,8 @@ from openvla_ros.errors import CheckpointError, InvalidValueError
 from openvla_ros.model.adapters import Adapter, read_adapter
 from openvla_ros.model.captured import EagerStages
 from openvla_ros.model.checkpoint import STATISTICS, resolve
-from openvla_ros.model.config import OpenVLAConfig, read_config
+from openvla_ros.model.config import OpenVLAConfig
+from openvla_ros.model.config_file import read_config
 from openvla_ros.model.decoding import Decoder, GreedyDecoder
 from openvla_ros.model.drafting import DraftingDecoder
 from openvla_ros.model.engine import make_engine

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from openvla_ros.errors import CheckpointError
 from openvla_ros.model.checkpoint import STATISTICS, compare_keys, skeleton
-from openvla_ros.model.config import TOWERS, parse_config, read_json
+from openvla_ros.model.config import TOWERS
+from openvla_ros.model.config_file import parse_config, read_json
 from openvla_ros.model.merging import new_folder
 from openvla_ros.model.pickles import read_pickle
 

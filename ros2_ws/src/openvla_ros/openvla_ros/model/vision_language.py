@@ -17,7 +17,8 @@ from openvla_ros.errors import CheckpointError, InvalidValueError
 from openvla_ros.images import ImageTransform
 from openvla_ros.model.adapters import AdapterSet
 from openvla_ros.model.checkpoint import DTYPES, load_model, resolve
-from openvla_ros.model.config import OpenVLAConfig, read_config, read_json
+from openvla_ros.model.config import OpenVLAConfig
+from openvla_ros.model.config_file import read_config, read_json
 from openvla_ros.model.decoding import generate_text, prefill
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.options import DEFAULTS, LoadOptions

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from openvla_ros.manifest import Manifest, write_manifest
 from openvla_ros.model.checkpoint import STATISTICS, checked_tensors, read_tensor, skeleton
-from openvla_ros.model.config import read_config
+from openvla_ros.model.config_file import read_config
 from openvla_ros.model.merging import copy_small_files
 from openvla_ros.statistics import write_statistics
 

@@ -22,7 +22,7 @@ from openvla_ros.augmentation import Augmentation
 from openvla_ros.errors import StatisticsError, TrainingError
 from openvla_ros.manifest import Manifest, sha256_of_adapter
 from openvla_ros.model.checkpoint import load_model, resolve
-from openvla_ros.model.config import read_config
+from openvla_ros.model.config_file import read_config
 from openvla_ros.model.predictor import read_checkpoint_statistics
 from openvla_ros.model.tokenizer import PromptTokenizer
 from openvla_ros.model.vision_language import check_sizes, default_prompt_style, read_transform

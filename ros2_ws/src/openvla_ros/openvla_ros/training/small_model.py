@@ -19,7 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pro
 
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.model.checkpoint import SINGLE
-from openvla_ros.model.config import parse_config
+from openvla_ros.model.config_file import parse_config
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.tokenizer import SPACE
 

@@ -1,0 +1,130 @@
+"""What a device can do, measured, and the least time that an action takes on it.
+
+The least time of a pass is the longer of two: its operations at the rate of a large product of matrices,
+its bytes at the rate of a large copy. What is computed, read and written besides the weights is left
+out, except the attention: the limits are below what can be reached.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+
+import torch
+
+from openvla_ros.model.openvla import OpenVLA
+
+
+@dataclass(frozen=True)
+class Work:
+    """What must at least be done."""
+
+    operations: float
+    bytes: float
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.operations + other.operations, self.bytes + other.bytes)
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What the device can do."""
+
+    bytes_per_s: float  # read and written
+    operations_per_s: float  # in the network's own type
+    float8_per_s: float | None  # None: it has no 8-bit floats
+
+    def milliseconds(self, *passes: Work, float8: bool = False) -> float:
+        """Return the least time of passes that follow each other."""
+        rate = self.float8_per_s if float8 and self.float8_per_s else self.operations_per_s
+        return 1e3 * sum(max(each.operations / rate, each.bytes / self.bytes_per_s) for each in passes)
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device, repeats: int = 20) -> float:
+    """Return the median seconds of ``work`` on ``device``, after three warm-ups."""
+    for _ in range(3):
+        work()
+    times = []
+    for _ in range(repeats):
+        wait(device)
+        began = time.perf_counter()
+        work()
+        wait(device)
+        times.append(time.perf_counter() - began)
+    return median(times)
+
+
+def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
+    """Time a copy and products of matrices that are large for the device, of random numbers."""
+    count, side = (2**28, 8192) if device.type == "cuda" else (2**22, 512)
+    source = torch.randn(count, device=device, dtype=dtype)
+    copy_s = seconds_of(partial(torch.empty_like(source).copy_, source), device)
+    bytes_per_s = 2 * count * dtype.itemsize / copy_s
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    operations = 2.0 * side**3
+    product_s = seconds_of(partial(torch.mm, a, b), device)
+    float8_s = None
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9):
+        one = torch.ones((), device=device)
+        left, right = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn).t()
+        kind = {"out_dtype": torch.bfloat16, "use_fast_accum": True}
+        float8_s = seconds_of(partial(torch._scaled_mm, left, right, one, one, **kind), device)
+    return Ceilings(bytes_per_s, operations / product_s, None if float8_s is None else operations / float8_s)
+
+
+def vision_work(network: OpenVLA, pictures: int = 1) -> Work:
+    """Return the work of the towers and the projector."""
+    total, size, patches = Work(0.0, 0.0), network.dtype.itemsize, network.config.patches
+    for tower in network.vision_backbone.towers():
+        tokens = patches + tower.prefix_tokens
+        weights = sum(parameter.numel() for parameter in tower.parameters())
+        attention = 4.0 * tokens**2 * tower.tower.width * len(tower.live_blocks())
+        total += Work(pictures * (2.0 * weights * tokens + attention), weights * size)
+    weights = sum(parameter.numel() for parameter in network.projector.parameters())
+    return total + Work(2.0 * pictures * weights * patches, weights * size)
+
+
+def language_work(network: OpenVLA, tokens: int, rows: int, packed_bytes: int = 0) -> Work:
+    """Return the work of one pass over ``tokens`` that gives ``rows`` rows of logits.
+
+    ``packed_bytes`` is what the layers' weights take if others than the network's own are read.
+    """
+    text, model, size = network.config.text_config, network.language_model, network.dtype.itemsize
+    layers = sum(parameter.numel() for parameter in model.model.layers.parameters())
+    head = model.lm_head.weight.numel()
+    attention = 2.0 * tokens**2 * text.hidden_size * text.num_hidden_layers
+    operations = 2.0 * (layers * tokens + head * rows) + attention
+    return Work(operations, (packed_bytes or layers * size) + head * size)
+
+
+def action_limits(
+    ceilings: Ceilings, network: OpenVLA, tokens: int, count: int, packed_bytes: int = 0, float8: bool = False
+) -> dict[str, float]:
+    """Return the least milliseconds of an action of ``count`` tokens after a prompt of ``tokens``.
+
+    For each way to decode: ``plain`` and ``transformers`` with the whole weights, ``steady``, and ``fast``
+    with so many passes more. Packed weights are read in short passes; with ``float8`` in all.
+    """
+    vision = ceilings.milliseconds(vision_work(network))
+
+    def prompt(more: int, rows: int) -> float:
+        work = language_work(network, tokens + more, rows, packed_bytes if float8 else 0)
+        return ceilings.milliseconds(work, float8=float8)
+
+    step = ceilings.milliseconds(language_work(network, 1, 1, packed_bytes))
+    short = ceilings.milliseconds(language_work(network, count - 1, count - 1, packed_bytes))
+    whole = ceilings.milliseconds(language_work(network, 1, 1), language_work(network, tokens, 1))
+    plain = vision + whole + (count - 2) * ceilings.milliseconds(language_work(network, 1, 1))
+    limits = {"transformers": plain, "plain": plain, "steady": vision + prompt(0, 1) + (count - 1) * step}
+    for passes in range(count):
+        limits[f"fast, {passes} wrong"] = vision + prompt(count - 1, count) + passes * short
+    return limits
