@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from episode_factory import make_episode
-from training_run import QUICK, Notes, make_base, make_request, write_data
+from training_run import Notes, make_base, make_request, write_data
 
 from openvla_ros.training.diffusion import DiffusionOptions, remaining_signal, train_diffusion
 from openvla_ros.training.finetune import Run
+from openvla_ros.training.frame_store import Selection
 from openvla_ros.training.processes import Processes
 
 OPTIONS = DiffusionOptions(width=64, steps=400, batch_size=16, learning_rate=2e-3, average=0.97)
@@ -24,9 +25,8 @@ def learned(tmp_path_factory):
     for number, (words, sign) in enumerate((("go forward", 1.0), ("go back", -1.0))):
         actions = shown * [sign, 1, 1, 1, 1, 1, 1] + np.linspace(0, 1e-3, 6)[:, None] * [1, 1, 1, 1, 1, 1, 0]
         data.append(write_data(folder / f"{number}.hdf5", 3, instruction=words, actions=actions))
-    request = make_request(
-        make_base(folder / "base"), data[0], folder / "run", replace(QUICK, validation_share=0.0)
-    )
+    everything = Selection(validation_share=0.0)
+    request = make_request(make_base(folder / "base"), data[0], folder / "run", selection=everything)
     request = replace(request, data=(*request.data, *make_request(folder, data[1], folder).data))
     run = Run(request, Notes(), Processes())
     return train_diffusion(run.store, run.statistics.action, OPTIONS, run.maker.transform)

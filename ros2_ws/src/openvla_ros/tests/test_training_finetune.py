@@ -11,7 +11,7 @@ import torch
 from episode_factory import make_episode
 from PIL import Image
 from safetensors.torch import load_file
-from training_run import PROFILE, QUICK, SIZE, Notes, make_base, make_request, start_run, write_data
+from training_run import PROFILE, QUICK, SIZE, WHOLE, Notes, make_base, make_request, start_run, write_data
 
 from openvla_ros.data.hdf5 import Hdf5Source
 from openvla_ros.errors import CheckpointError, DatasetError, InvalidValueError, TrainingError
@@ -75,7 +75,7 @@ def test_a_run_leaves_an_adapter_that_the_robot_accepts(base, unbroken):
 
 def test_it_learns(base, data, tmp_path):
     notes = Notes()
-    recipe = replace(QUICK, method="full", learning_rate=3e-3, steps=60, augment=False, save_every=1000)
+    recipe = replace(WHOLE, method="full", learning_rate=3e-3, steps=60, augment=False, save_every=1000)
     finetune(make_request(base, data, tmp_path, recipe), notes)
     first = np.mean([r.scores.loss for r in notes.steps[:5]])
     last = np.mean([r.scores.loss for r in notes.steps[-5:]])
@@ -106,7 +106,7 @@ def test_killed_at_random_steps_it_gives_the_losses_of_an_unbroken_run(base, dat
 
 
 def test_dropout_and_whole_models_resume_bit_for_bit_too(base, data, tmp_path):
-    for recipe in (replace(QUICK, dropout=0.3, steps=6), replace(QUICK, method="full", steps=6)):
+    for recipe in (replace(QUICK, dropout=0.3, steps=6), replace(WHOLE, method="full", steps=6)):
         whole, halved = tmp_path / f"{recipe.method}_whole", tmp_path / f"{recipe.method}_halved"
         finetune(make_request(base, data, whole, recipe), Notes())
         finetune(make_request(base, data, halved, replace(recipe, steps=2)), Notes())
@@ -118,8 +118,30 @@ def test_dropout_and_whole_models_resume_bit_for_bit_too(base, data, tmp_path):
 
 def test_another_run_s_folder_is_refused(base, data, unbroken):
     request = make_request(base, data, unbroken[0], replace(QUICK, rank=8))
-    with pytest.raises(TrainingError, match="other settings"):
+    with pytest.raises(TrainingError, match=r"other settings \(rank 4, now 8\)"):
         finetune(request, Notes())
+
+
+def test_a_run_does_not_go_on_over_data_that_changed(base, tmp_path):
+    demos, output = write_data(tmp_path / "demos.hdf5", 3), tmp_path / "run"
+    finetune(make_request(base, demos, output, replace(QUICK, steps=1)), Notes())
+    before = (output / "openvla_manifest.json").read_bytes(), (output / "frames" / "frames.npz").read_bytes()
+    demos.unlink()
+    write_data(demos, 4)
+    with pytest.raises(TrainingError, match="other data"):
+        finetune(make_request(base, demos, output, replace(QUICK, steps=2)), Notes())
+    after = (output / "openvla_manifest.json").read_bytes(), (output / "frames" / "frames.npz").read_bytes()
+    assert after == before
+
+
+def test_data_that_names_no_robot_is_refused_before_training(base, tmp_path):
+    demos = write_data(tmp_path / "demos.hdf5", 2, provenance={})
+    notes = Notes()
+    with pytest.raises(TrainingError, match="give --robot"):
+        finetune(make_request(base, demos, tmp_path / "run"), notes)
+    assert not notes.steps
+    finetune(make_request(base, demos, tmp_path / "run", replace(QUICK, steps=1), robot="widowx"), notes)
+    assert read_manifest(tmp_path / "run").robot == "widowx"
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_batch_and_state(base, data, tmp_path):
@@ -156,6 +178,14 @@ def test_out_of_memory_names_a_setting_that_was_tried_and_fits(base, data, tmp_p
         run.train()
 
 
+def test_a_run_goes_on_with_the_smaller_pieces_that_were_advised(base, data, tmp_path):
+    finetune(make_request(base, data, tmp_path, replace(QUICK, steps=2)), Notes())
+    notes = Notes()
+    finetune(make_request(base, data, tmp_path, replace(QUICK, steps=4, micro_batch=2)), notes)
+    assert notes.lines == ["resumed after step 2"]
+    assert sorted(losses(tmp_path)) == [1, 2, 3, 4]
+
+
 def test_micro_batches_give_the_same_losses(base, data, unbroken, tmp_path):
     finetune(make_request(base, data, tmp_path, replace(QUICK, micro_batch=3)), Notes())
     ours, theirs = losses(tmp_path), losses(unbroken[0])
@@ -189,7 +219,7 @@ def test_each_method_of_the_paper_trains_what_it_says():
 
 
 def test_a_whole_checkpoint_loads_like_any_other_and_holds_what_was_trained(base, data, tmp_path):
-    recipe = replace(QUICK, method="sandwich", steps=3, learning_rate=1e-3)
+    recipe = replace(WHOLE, method="sandwich", steps=3, learning_rate=1e-3)
     run = Run(make_request(base, data, tmp_path, recipe), Notes(), Processes())
     run.train()
     assert stored_tensors(tmp_path).keys() == stored_tensors(base).keys()
@@ -252,7 +282,7 @@ def test_corrections_are_drawn_more_often_and_the_policy_s_own_steps_not_at_all(
     assert len(steps_to_learn(failed, Selection())) == 0
     assert len(steps_to_learn(failed, Selection(keep_failures=True))) == 6
     write_data(tmp_path / "a.hdf5", intervention=mask)
-    recipe = replace(QUICK, intervention_weight=3.0, validation_share=0.0)
+    recipe = replace(QUICK, intervention_weight=3.0)
     run = Run(make_request(base, tmp_path / "a.hdf5", tmp_path / "run", recipe,
                            selection=Selection(keep_policy_steps=True, validation_share=0.0)),
               Notes(), Processes())  # fmt: skip
@@ -294,6 +324,12 @@ def test_bad_requests_say_what_is_wrong(base, data, tmp_path):
         finetune(make_request(base, data, tmp_path / "a", replace(QUICK, targets=("nonsense",))), Notes())
     with pytest.raises(CheckpointError):
         finetune(make_request(tmp_path / "nowhere", data, tmp_path / "b"), Notes())
+    with pytest.raises(InvalidValueError, match="targets: only lora and qlora"):
+        Recipe(method="full", targets=("q_proj",))
+    with pytest.raises(InvalidValueError, match="clip_norm is 0"):
+        replace(QUICK, clip_norm=0.0)
+    with pytest.raises(InvalidValueError, match="validation_share is 1"):
+        Selection(validation_share=1.0)
     request = make_request(base, data, tmp_path / "c", selection=Selection(camera="left"))
     with pytest.raises(DatasetError, match="no camera 'left'"):
         finetune(request, Notes())

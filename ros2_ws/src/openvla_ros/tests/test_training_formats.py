@@ -44,7 +44,7 @@ def no_report(monkeypatch):
 
 def test_recordings_train_directly_and_name_their_robot(base, tmp_path):
     steady_run().write(tmp_path / "bags" / "episode_000000")
-    recipe = replace(QUICK, steps=2, validation_share=0.0)
+    recipe = replace(QUICK, steps=2)
     finetune(make_request(base, tmp_path / "bags", tmp_path / "run", recipe, selection=ALL), Notes())
     manifest = read_manifest(tmp_path / "run")
     assert manifest.robot == "sim_widowx"
@@ -80,8 +80,7 @@ def test_an_episode_with_a_broken_picture_is_left_out_and_named(base, tmp_path):
 def test_datasets_are_drawn_by_their_weights(base, tmp_path):
     first, second = write_data(tmp_path / "a.hdf5", 2), write_data(tmp_path / "b.hdf5", 2)
     data = (WeightedData(SourceRequest(first), 3.0), WeightedData(SourceRequest(second), 1.0))
-    recipe = replace(QUICK, validation_share=0.0)
-    request = replace(make_request(base, first, tmp_path / "run", recipe, selection=ALL), data=data)
+    request = replace(make_request(base, first, tmp_path / "run", selection=ALL), data=data)
     run = Run(request, Notes(), Processes())
     places = [place for step in range(12) for place in run.order.batch(step)]  # one pass: 12 steps x (3 + 1)
     counts = np.bincount(run.store.sources()[[place.row for place in places]])

@@ -52,7 +52,8 @@ def write_data(path: Path, count: int = 6, **changes: Any) -> Path:
     return path
 
 
-QUICK = Recipe(rank=4, batch_size=4, steps=12, validate_every=6, save_every=2, validation_share=0.2)
+QUICK = Recipe(rank=4, batch_size=4, steps=12, validate_every=6, save_every=2)
+WHOLE = replace(QUICK, rank=Recipe.rank)  # for methods without an adapter
 
 
 def make_request(
@@ -63,7 +64,7 @@ def make_request(
         data=(WeightedData(SourceRequest(data)),),
         output=output,
         recipe=recipe,
-        selection=Selection(validation_share=recipe.validation_share),
+        selection=Selection(validation_share=0.2),
     )
     return replace(request, **changes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +13,7 @@ from openvla_ros.cli.progress import ProgressBar
 from openvla_ros.errors import DatasetError, InvalidValueError
 
 if TYPE_CHECKING:
+    from openvla_ros.action import ActionSpace
     from openvla_ros.training.request import WeightedData
 
 MethodName = Literal["lora", "qlora", "full", "last-layer", "frozen-vision", "sandwich"]
@@ -79,7 +81,10 @@ def finetune(
         typer.Option(help="Dataset key of the base whose action statistics stay; default: the data's own."),
     ] = None,
     dataset_key: Annotated[str, typer.Option(help="Name under which new statistics stand.")] = "finetuned",
-    robot: Annotated[str | None, typer.Option(help="Robot profile, where the data does not say.")] = None,
+    robot: Annotated[
+        str | None,
+        typer.Option(help="Robot profile, where the data does not say; what LeRobot actions mean."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of data order, augmentation and initial factors.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[
@@ -97,6 +102,7 @@ def finetune(
     import torch
 
     from openvla_ros.model.vision_language import select_device, select_dtype
+    from openvla_ros.profile import load_profile
     from openvla_ros.training.finetune import finetune as run
     from openvla_ros.training.frame_store import Selection
     from openvla_ros.training.processes import joined_processes
@@ -119,7 +125,6 @@ def finetune(
         augment=augment,
         intervention_weight=intervention_weight,
         words_share=words_share,
-        validation_share=validation_share,
         validate_every=validate_every,
         save_every=save_every,
         seed=seed,
@@ -133,6 +138,8 @@ def finetune(
         validation_share=validation_share,
         seed=seed,
     )
+    # What the actions of a LeRobot dataset from elsewhere mean.
+    space = None if robot is None else load_profile(robot).space()
     with joined_processes() as processes:
         if device == "auto" and torch.cuda.is_available():
             device = f"cuda:{processes.local_rank}"
@@ -141,7 +148,7 @@ def finetune(
         weights = select_dtype(dtype, where) if method in ADAPTERS else torch.float32
         request = FinetuneRequest(
             base=base,
-            data=tuple(_weighted(text, split, convention) for text in data),
+            data=tuple(_weighted(text, split, convention, space) for text in data),
             output=output,
             recipe=recipe,
             selection=selection,
@@ -158,21 +165,23 @@ def finetune(
         typer.echo(f"{output}: trained; report: {output / 'report.html'}")
 
 
-def _weighted(text: str, split: str | None, convention: str | None) -> WeightedData:
+def _weighted(
+    text: str, split: str | None, convention: str | None, space: ActionSpace | None
+) -> WeightedData:
     """Return the dataset of ``PATH`` or ``PATH=WEIGHT``."""
     from openvla_ros.data.detect import SourceRequest
     from openvla_ros.training.request import WeightedData
 
     path, _, number = text.rpartition("=")
-    if not path or Path(text).exists():
-        return WeightedData(SourceRequest(Path(text).expanduser(), split=split, convention=convention))
+    if not path or Path(text).expanduser().exists():
+        path, number = text, "1"
     try:
         weight = float(number)
     except ValueError as error:
         raise InvalidValueError(f"{text}: the weight {number!r} is no number") from error
-    if weight <= 0.0:
-        raise InvalidValueError(f"{text}: the weight must be above 0")
-    return WeightedData(SourceRequest(Path(path).expanduser(), split=split, convention=convention), weight)
+    if not 0.0 < weight < math.inf:
+        raise InvalidValueError(f"{text}: the weight must be a number above 0")
+    return WeightedData(SourceRequest(Path(path).expanduser(), split, convention, space), weight)
 
 
 def acceptance(

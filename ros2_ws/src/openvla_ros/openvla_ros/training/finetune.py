@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from openvla_ros.statistics import DatasetStatistics, select_statistics
 from openvla_ros.training.curves import write_report
 from openvla_ros.training.examples import ExampleMaker
 from openvla_ros.training.export import write_checkpoint, write_description
-from openvla_ros.training.frame_store import FrameStore, open_store
+from openvla_ros.training.frame_store import FrameStore, open_store, store_key
 from openvla_ros.training.loss import Batch
 from openvla_ros.training.low_rank import LowRankOptions, factors, write_adapter
 from openvla_ros.training.memory import advice, is_out_of_memory, largest_that_fits
@@ -43,7 +42,7 @@ from openvla_ros.training.sampling import BatchOrder, Order, part_of
 from openvla_ros.training.state import Position, collect_state, read_state, restore_state, write_state
 from openvla_ros.training.trainable import make_trainable
 from openvla_ros.training.trainer import Scores, StepResult, Trainer
-from openvla_ros.training.validation import open_loop_episodes, validation_batches
+from openvla_ros.training.validation import BATCH, open_loop_episodes, validation_batches
 from openvla_ros.training.words import read_questions
 
 CACHE, SETTINGS, BAD_BATCH = "frames", "finetune.json", "bad_batch.safetensors"
@@ -64,14 +63,15 @@ class Run:
         saved = read_state(request.output)
         if saved is not None and saved[1].key != request.key():
             raise TrainingError(
-                f"{request.output} holds a run with other settings (see {SETTINGS}); give a new folder"
+                f"{request.output} holds a run with other settings{self._changed()}; give a new folder"
             )
         self.base = resolve(request.base, offline=request.offline)
         config = read_config(self.base)
         transform, tokenizer = read_transform(self.base), PromptTokenizer.from_folder(self.base)
         check_sizes(config, tokenizer, transform, str(self.base))
         self.style: PromptStyle = default_prompt_style(config)
-        self.store = self._open_store(transform)
+        self.store, self.data_key = self._open_store(transform, saved[1] if saved else None)
+        self.robot = self._robot()
         self.statistics = self._statistics(config)
         torch.manual_seed(recipe.seed + processes.rank)
         network = load_model(
@@ -98,10 +98,9 @@ class Run:
         )
         self.order = self._order(len(questions))
         self.step = 0
-        self.best_loss: float | None = None
         if saved is not None:
             restore_state(saved[0], self.trainer.parameters, self.trainer.optimizer)
-            self.step, self.best_loss = saved[1].step, saved[1].best_loss
+            self.step = saved[1].step
             listener.note(f"resumed after step {self.step}")
 
     def train(self) -> None:
@@ -128,7 +127,7 @@ class Run:
         """Write the state from which the run can go on."""
         tensors = collect_state(self.trainer.parameters, self.trainer.optimizer)
         if self.processes.is_first:
-            write_state(self.request.output, tensors, Position(self.step, self.request.key(), self.best_loss))
+            write_state(self.request.output, tensors, Position(self.step, self.request.key(), self.data_key))
         self.processes.wait()
 
     def export(self) -> None:
@@ -154,17 +153,44 @@ class Run:
         folder.mkdir(exist_ok=True)
         return folder.name
 
-    def _open_store(self, transform: Any) -> FrameStore:
-        folder = self.request.output / CACHE
+    def _changed(self) -> str:
+        """Return which settings differ from those of the run in the folder, as far as it tells."""
+        try:
+            before = json.loads((self.request.output / SETTINGS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return ""
+        now = json.loads(json.dumps(self.request.settings()))
+        lines = [f"{n} {before.get(n)!r}, now {v!r}" for n, v in now.items() if before.get(n) != v]
+        return f" ({'; '.join(lines)})" if lines else ""
+
+    def _open_store(self, transform: Any, saved: Position | None) -> tuple[FrameStore, str]:
+        """Return the frames and their digest; raises ``TrainingError`` if a run went over other data."""
+        folder, selection = self.request.output / CACHE, self.request.selection
+        asked = self.request.how_opened()
         if not self.processes.is_first:
             self.processes.wait()
         sources = [data.request.open() for data in self.request.data]
-        store = open_store(folder, sources, transform, self.request.selection, self.listener.reading)
+        key = store_key(sources, transform, selection, asked)
+        if saved is not None and saved.data != key:
+            raise TrainingError(
+                f"{self.request.output} holds a run on other data: files were added, taken away or changed "
+                "since it began; give a new folder"
+            )
+        store = open_store(folder, sources, transform, selection, self.listener.reading, asked)
         if self.processes.is_first:
             self.processes.wait()
         if store.skipped:
             self.listener.note(f"{len(store.skipped)} episodes left out; the first: {store.skipped[0]}")
-        return store
+        if not len(store.rows(held_out=True)):
+            self.listener.note("no episode is held out for validation")
+        return store, key
+
+    def _robot(self) -> str:
+        """Return which robot the data was recorded with, before time is spent on training."""
+        robot = self.request.robot or self.store.robot
+        if not robot:
+            raise TrainingError("the data does not say which robot it was recorded with; give --robot")
+        return robot
 
     def _statistics(self, config: Any) -> DatasetStatistics:
         key = self.request.keep_statistics
@@ -205,7 +231,7 @@ class Run:
         try:
             return self.trainer.step(batch, self.step)
         except TrainingError as error:
-            path = self.request.output / BAD_BATCH
+            path = self.request.output / self._rank_folder() / BAD_BATCH
             save_file({name: value.contiguous() for name, value in vars(batch).items()}, path)
             raise TrainingError(f"{error}; the batch is in {path}, the last good state is kept") from error
         except (RuntimeError, MemoryError) as error:
@@ -236,23 +262,24 @@ class Run:
             return
         state = torch.get_rng_state()
         scores = self.trainer.evaluate(
-            validation_batches(self.maker, self.processes.rank, self.processes.count)
+            validation_batches(self.maker, self.processes.rank, self.processes.count, self._at_once())
         )
         torch.set_rng_state(state)
-        self.best_loss = scores.loss if self.best_loss is None else min(self.best_loss, scores.loss)
         records.add(VALIDATION, self.step, _values(scores))
         self.listener.validated(self.step, scores)
 
+    def _at_once(self) -> int:
+        """Return how many held-out examples to look at together: no more than training has memory for."""
+        recipe = self.request.recipe
+        return min(BATCH, recipe.micro_batch or max(1, recipe.batch_size // self.processes.count))
+
     def _manifest(self) -> Manifest:
         request, store = self.request, self.store
-        robot = request.robot or store.robot
-        if not robot:
-            raise TrainingError("the data does not say which robot it was recorded with; give --robot")
         adapter = sha256_of_adapter(request.output) if request.recipe.method in ADAPTERS else None
-        hub = self.base.resolve() != Path(request.base).resolve()
+        on_hub = self.base.parent.name == "snapshots"  # as the hub's cache lays revisions out
         return Manifest(
             base_model=request.base,
-            base_revision=self.base.name if hub else None,
+            base_revision=self.base.name if on_hub else None,
             adapter_sha256=adapter,
             dataset_key=request.keep_statistics or request.dataset_key,
             statistics=self.statistics,
@@ -261,7 +288,7 @@ class Run:
             image_transform=self.maker.transform,
             center_crop=request.recipe.augment,
             cameras=(store.camera,),
-            robot=robot,
+            robot=self.robot,
         )
 
     def _report(self) -> None:
@@ -269,7 +296,9 @@ class Run:
         store, recipe = self.store, self.request.recipe
         if not self.processes.is_first or (self.processes.count > 1 and recipe.method not in ADAPTERS):
             return
-        episodes = open_loop_episodes(self.trainer.network, self.maker, self.statistics.action, 3)
+        episodes = open_loop_episodes(
+            self.trainer.network, self.maker, self.statistics.action, 3, self._at_once()
+        )
         trained = sum(parameter.numel() for parameter in self.trainer.parameters.values())
         facts = {
             "steps": str(self.step),

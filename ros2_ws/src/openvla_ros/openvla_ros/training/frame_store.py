@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -40,8 +41,17 @@ class Selection:
     idle_rad: float = 1e-4
     keep_failures: bool = False  # episodes whose outcome is "failure"
     keep_policy_steps: bool = False  # the policy's own steps in episodes in which a person took over
-    validation_share: float = 0.05
+    validation_share: float = 0.05  # of the episodes
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.validation_share < 1.0:
+            raise InvalidValueError(
+                f"validation_share is {self.validation_share}; it must be at least 0 and below 1"
+            )
+        for name in ("idle_m", "idle_rad"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise InvalidValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +128,13 @@ def open_store(
     transform: ImageTransform,
     selection: Selection,
     report: Report | None = None,
+    asked: str = "",
 ) -> FrameStore:
     """Return the store in ``folder``, built from ``sources`` unless it is there already for the same request.
 
     Raises ``DatasetError`` if nothing is left to learn from or the datasets do not fit together.
     """
-    key = _fingerprint(sources, transform, selection)
+    key = store_key(sources, transform, selection, asked)
     if not (folder / TABLE).is_file() or _key_of(folder / TABLE) != key:
         folder.mkdir(parents=True, exist_ok=True)
         _Builder(folder, transform, selection).build(sources, key, report)
@@ -185,7 +196,7 @@ class _Builder:
             why = "has no instruction" if len(steps) else f"has no step to learn ({episode.outcome})"
             self._skipped.append(f"{source.path}: episode {episode.id!r} {why}")
             return
-        pictures = episode.images[self._checked_camera(episode)]
+        pictures = episode.images[self._checked_camera(source, episode)]
         try:
             resized = [self._transform.resized(pictures[int(step)]).tobytes() for step in steps]
         except (DatasetError, InvalidValueError) as error:
@@ -203,7 +214,7 @@ class _Builder:
         self._spans.append(Span(episode.id, number, self._count, self._count + len(steps), held))
         self._count += len(steps)
 
-    def _checked_camera(self, episode: Episode) -> str:
+    def _checked_camera(self, source: EpisodeSource, episode: Episode) -> str:
         if self._space is None:
             self._space = episode.space
             self._robot = episode.provenance.get("robot") or episode.provenance.get("profile") or ""
@@ -211,12 +222,14 @@ class _Builder:
         lines = self._space.differences(episode.space)
         if lines:
             raise DatasetError(
-                f"episode {episode.id!r} means other actions than the first: {'; '.join(lines)}"
+                f"{source.path}: the actions of episode {episode.id!r} are not those of the episodes before: "
+                + "; ".join(lines)
             )
         if self._camera not in episode.images:
             there = ", ".join(episode.images) or "none"
             raise DatasetError(
-                f"episode {episode.id!r} has no camera {self._camera!r}; its cameras are {there}"
+                f"{source.path}: episode {episode.id!r} has no camera {self._camera!r}; "
+                f"its cameras are {there}"
             )
         return self._camera
 
@@ -258,13 +271,25 @@ def _with_held_out(span: Span, value: bool) -> Span:
     return Span(span.id, span.source, span.start, span.stop, value)
 
 
-def _fingerprint(sources: Sequence[EpisodeSource], transform: ImageTransform, selection: Selection) -> str:
+def store_key(
+    sources: Sequence[EpisodeSource], transform: ImageTransform, selection: Selection, asked: str = ""
+) -> str:
+    """Return a digest of everything that decides what a store holds; ``asked``: how the sources were opened.
+
+    Files are told apart by name and size, so that a recording that was added or grew counts.
+    """
     request = {
-        "sources": [[str(source.path.resolve()), source.format, len(source)] for source in sources],
+        "sources": [[str(s.path.resolve()), s.format, len(s), _sizes(s.path)] for s in sources],
+        "asked": asked,
         "transform": transform.describe(),
         "selection": asdict(selection),
     }
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _sizes(path: Path) -> list[list[str | int]]:
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [[str(file.relative_to(path)), file.stat().st_size] for file in files if file.is_file()]
 
 
 def _key_of(table: Path) -> str:

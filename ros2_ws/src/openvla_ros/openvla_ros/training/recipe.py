@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 ADAPTERS: tuple[Method, ...] = ("lora", "qlora")
 # OpenVLA's fine-tuning script for LoRA; the paper's full fine-tuning runs for everything else.
 LORA_RATE, FULL_RATE = 5e-4, 2e-5
+LORA_ONLY = ("rank", "alpha", "dropout", "targets")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,6 @@ class Recipe:
     augment: bool = True
     intervention_weight: float = 2.0  # how often a corrected step is seen for one that is not
     words_share: float = 0.0  # share of every batch that is questions and answers about pictures
-    validation_share: float = 0.05  # of the episodes
     validate_every: int = 200
     save_every: int = 100
     seed: int = 0
@@ -44,13 +45,24 @@ class Recipe:
         for name in ("rank", "batch_size", "steps", "validate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("words_share", "validation_share"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise InvalidValueError(f"{name} is {getattr(self, name)}; it must lie within 0 .. 1")
-        if self.intervention_weight < 0.0 or self.warmup_steps < 0 or self.rate <= 0.0:
-            raise InvalidValueError("intervention weight, warm-up and learning rate must not be negative")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise InvalidValueError(f"micro_batch is {self.micro_batch}; it must be at least 1")
+        for name in ("intervention_weight", "warmup_steps", "weight_decay"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise InvalidValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        for name in ("learning_rate", "clip_norm", "micro_batch"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < math.inf:
+                raise InvalidValueError(f"{name} is {value}; it must be above 0")
+        if not 0.0 <= self.words_share < 1.0:
+            raise InvalidValueError(f"words_share is {self.words_share}; it must be at least 0 and below 1")
+        self._check_adapter()
+
+    def _check_adapter(self) -> None:
+        """Raise ``InvalidValueError`` for LoRA's numbers beside a method that has no adapter."""
+        asked = [name for name in LORA_ONLY if getattr(self, name) != getattr(Recipe, name)]
+        if asked and self.method not in ADAPTERS:
+            raise InvalidValueError(
+                f"{', '.join(asked)}: only {' and '.join(ADAPTERS)} have that; the method is {self.method}"
+            )
 
     @property
     def rate(self) -> float:

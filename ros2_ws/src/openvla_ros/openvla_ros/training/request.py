@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from openvla_ros.data.detect import SourceRequest
@@ -44,14 +45,12 @@ class FinetuneRequest:
     def key(self) -> str:
         """Return a digest of everything that decides the numbers of the run."""
         recipe = self.recipe.to_json()
-        for name in ("save_every", "validate_every", "steps"):
+        for name in ("save_every", "validate_every", "steps", "micro_batch"):
             del recipe[name]
         request = {
             "base": self.base,
-            "data": [
-                [str(d.request.path.resolve()), d.request.split, d.request.convention, d.weight]
-                for d in self.data
-            ],
+            "data": [[str(d.request.path.resolve()), d.weight] for d in self.data],
+            "how": self.how_opened(),
             "recipe": recipe,
             "selection": asdict(self.selection),
             "questions": [str(path.resolve()) for path in self.questions],
@@ -59,6 +58,12 @@ class FinetuneRequest:
             "dtype": str(self.dtype),
         }
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+    def how_opened(self) -> str:
+        """Return what was asked for, besides paths, to read the datasets."""
+        how = [[d.request.split, d.request.convention] for d in self.data]
+        spaces = [None if d.request.space is None else vars(d.request.space) for d in self.data]
+        return json.dumps([how, spaces], default=np.ndarray.tolist)
 
     def settings(self) -> dict[str, Any]:
         """Return the request for people: the report and ``finetune.json``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -30,8 +30,8 @@ class Position:
     """How far a run has come."""
 
     step: int  # optimizer steps that are done
-    key: str  # of the run: base, data and recipe
-    best_loss: float | None = None  # smallest validation loss so far
+    key: str  # of the request: base, names of the data, and recipe
+    data: str  # of the frames that it trains on
 
 
 def collect_state(
@@ -53,9 +53,8 @@ def collect_state(
 
 def write_state(folder: Path, tensors: Mapping[str, Tensor], position: Position) -> None:
     """Write the state whole or not at all."""
-    values = {"step": position.step, "key": position.key, "best_loss": position.best_loss}
     unfinished = folder / f"{STATE}.part"
-    save_file(dict(tensors), unfinished, metadata={"position": json.dumps(values)})
+    save_file(dict(tensors), unfinished, metadata={"position": json.dumps(asdict(position))})
     sync(unfinished)
     unfinished.replace(folder / STATE)
     sync(folder)
@@ -79,7 +78,7 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], Position] | None:
         with safe_open(path, framework="pt") as file:
             values = json.loads(file.metadata()["position"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-        return tensors, Position(int(values["step"]), str(values["key"]), values["best_loss"])
+        return tensors, Position(int(values["step"]), str(values["key"]), str(values["data"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path}: not the state of a run: {error}") from error
 

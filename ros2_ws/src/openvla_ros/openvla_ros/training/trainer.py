@@ -118,12 +118,14 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def evaluate(self, batches: Iterator[Batch]) -> Scores:
-        """Return the scores over all of ``batches``, without augmentation or dropout."""
+    def evaluate(self, batches: Iterator[tuple[Batch, bool]]) -> Scores:
+        """Return the scores over those of ``batches`` whose flag says that they count, without dropout."""
         self.module.eval()
         sums = self._scorer.zero()
-        for batch in batches:
-            sums += self._scorer.sums(self.losses(batch))
+        for batch, counts in batches:
+            losses = self.losses(batch)
+            if counts:
+                sums += self._scorer.sums(losses)
         return self._scorer.scores(self.processes.sum(sums))
 
     def _gradient_norm(self) -> float:

@@ -17,7 +17,7 @@ from openvla_ros.training.examples import ExampleMaker
 from openvla_ros.training.loss import Batch
 from openvla_ros.training.sampling import in_order
 
-BATCH = 32
+BATCH = 32  # examples at once, unless training takes fewer
 LONGEST = 512  # steps that one validation looks at, spread over all held-out ones
 
 
@@ -31,18 +31,27 @@ class OpenLoop:
     predicted: Float  # (T, D)
 
 
-def validation_batches(maker: ExampleMaker, rank: int, count: int) -> Iterator[Batch]:
-    """Yield this process's part of the held-out steps, the same ones every time."""
+def validation_batches(maker: ExampleMaker, rank: int, count: int, size: int) -> Iterator[tuple[Batch, bool]]:
+    """Yield this process's part of the held-out steps in batches of up to ``size``, the same every time.
+
+    Every process gets as many batches, since the wrappers wait for each other in every forward; the
+    flag is false for one that only keeps the others company and must not be counted.
+    """
     rows = maker.store.rows(held_out=True)
     if len(rows) > LONGEST:
         rows = rows[np.linspace(0, len(rows) - 1, LONGEST).astype(np.int64)]
-    for part in in_order(rows[rank::count], BATCH):
-        yield maker.validation_batch(part.tolist())
+    for part in in_order(rows, size * count):
+        mine = part[rank::count]
+        yield maker.validation_batch((mine if len(mine) else part[:1]).tolist()), bool(len(mine))
 
 
 @torch.no_grad()
-def open_loop(network: OpenVLA, maker: ExampleMaker, statistics: FieldStatistics, rows: Int) -> Float:
+def open_loop(
+    network: OpenVLA, maker: ExampleMaker, statistics: FieldStatistics, rows: Int, size: int
+) -> Float:
     """Return the actions (T, D) decoded greedily at ``rows`` of one instruction, robot units.
+
+    ``size`` of them are decoded at once.
 
     The argmax is over the whole vocabulary, as in deployment; other ids than actions count as the
     end bin that they decode to.
@@ -50,7 +59,7 @@ def open_loop(network: OpenVLA, maker: ExampleMaker, statistics: FieldStatistics
     network.eval()
     width, codec = statistics.width, maker.codec
     parts = []
-    for part in in_order(rows, BATCH):
+    for part in in_order(rows, size):
         batch = maker.validation_batch(part.tolist())
         prompt = batch.token_ids[:, : -(width + 1)]
         logits, cache = prefill(network, network.embed(batch.pixels, prompt))
@@ -63,7 +72,7 @@ def open_loop(network: OpenVLA, maker: ExampleMaker, statistics: FieldStatistics
 
 
 def open_loop_episodes(
-    network: OpenVLA, maker: ExampleMaker, statistics: FieldStatistics, most: int
+    network: OpenVLA, maker: ExampleMaker, statistics: FieldStatistics, most: int, size: int
 ) -> list[OpenLoop]:
     """Return up to ``most`` held-out episodes, or training ones where none is held out."""
     store = maker.store
@@ -71,6 +80,6 @@ def open_loop_episodes(
     episodes = []
     for span in spans[:most]:
         rows = np.arange(span.start, span.stop)
-        predicted = open_loop(network, maker, statistics, rows)
+        predicted = open_loop(network, maker, statistics, rows, size)
         episodes.append(OpenLoop(span.id, store.instruction(span.start), store.actions[rows], predicted))
     return episodes
