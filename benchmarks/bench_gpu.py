@@ -329,7 +329,7 @@ class Bench:
 
     def stages(self) -> None:
         """Time each stage of a drafted action by itself."""
-        draft, network = self.drafting.laid_out(self.prompt_tokens, COUNT), self.network
+        draft, network = self.drafting.prompts.of(self.prompt_tokens, COUNT), self.network
         pixels, ids = self.pixels(0), self.prompts[0]
         prompt = language_work(network, self.prompt_tokens + COUNT - 1, COUNT)
         parts: dict[str, tuple[Callable[[], object], Work | None]] = {

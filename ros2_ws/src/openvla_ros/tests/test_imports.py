@@ -13,7 +13,9 @@ import openvla_ros
 PACKAGE = Path(openvla_ros.__file__).parent
 ROS = ("rclpy", "sensor_msgs", "geometry_msgs", "std_msgs", "std_srvs", "trajectory_msgs", "diagnostic_msgs")
 # Modules that import what only some machines have: PyTorch brings Triton where it has CUDA.
-NEEDS = {"openvla_ros.model.triton_kernels": "triton"}
+NEEDS = {
+    f"openvla_ros.model.triton_{part}": "triton" for part in ("kernels", "products", "attention", "rows")
+}
 PROGRAM = """
 import importlib, sys
 class Block:

@@ -80,20 +80,57 @@ def test_the_steady_decoder_gives_the_plain_tokens(decoder, seed, length):
         )
 
 
-@pytest.mark.parametrize("stages", [None, RehearsedStages()], ids=["free", "rehearsed"])
-@pytest.mark.parametrize("wrong", [(), (0,), (3,), (5,), (0, 5), (1, 2, 4), (0, 1, 2, 3, 4, 5)])
-def test_mismatches_at_every_position_cost_passes_and_never_tokens(wrong, stages):
+def count_passes(decoder, monkeypatch) -> list[int]:
+    """Return a list that grows by the rows of each pass through the language model."""
+    passes, llama = [], decoder.engine.llama
+    logits = llama.logits
+    monkeypatch.setattr(llama, "logits", lambda x, start, rows: passes.append(rows) or logits(x, start, rows))
+    return passes
+
+
+PLACES = range(COUNT - 1)
+EVERY_MISMATCH = [tuple(place for place in PLACES if bits >> place & 1) for bits in range(2 ** (COUNT - 1))]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_mismatches_at_every_position_cost_passes_and_never_tokens(seed, monkeypatch):
+    model = random_model(seed)
+    embeddings = torch.randn(1, 12, SIZE.text_width, generator=torch.Generator().manual_seed(seed))
+    wanted = plain(embeddings, model).token_ids
+    decoder = drafting(model=model)
+    passes = count_passes(decoder, monkeypatch)
+    for wrong in EVERY_MISMATCH:
+        guess = torch.tensor(wanted[:-1].copy())
+        for position in wrong:
+            guess[position] = 400 + (int(guess[position]) - 400 + 17) % 256
+        decoder.forget()
+        passes.clear()
+        assert decoder.decode_embedded(embeddings, COUNT, guess).token_ids.tolist() == wanted.tolist()
+        # The prompt's pass finds the first wrong guess; each more settles at least one token.
+        assert len(passes) <= 1 + (COUNT - 1 - wrong[0] if wrong else 0)
+        assert (len(passes) == 1) == (not wrong)
+        assert decoder.acceptance.passes == {len(passes) - 1: 1}
+        assert decoder.acceptance.right == (wrong[0] if wrong else COUNT - 1)
+
+
+@pytest.mark.parametrize("wrong", [*((place,) for place in PLACES), tuple(PLACES)])
+def test_captured_stages_take_any_mismatch_in_the_same_work(wrong):
     embeddings = prompt(7)
     wanted = plain(embeddings).token_ids
     guess = torch.tensor(wanted[:-1].copy())
     for position in wrong:
         guess[position] = 400 + (int(guess[position]) - 400 + 17) % 256
-    decoder = drafting(stages)
-    assert decoder.decode_embedded(embeddings, COUNT, guess).token_ids.tolist() == wanted.tolist()
-    (extra,) = decoder.acceptance.passes
-    assert extra <= (COUNT - 1 - wrong[0] if wrong else 0)
-    assert (extra == 0) == (not wrong)
-    assert decoder.acceptance.right == (wrong[0] if wrong else 6)
+    REHEARSED.forget()
+    assert REHEARSED.decode_embedded(embeddings, COUNT, guess).token_ids.tolist() == wanted.tolist()
+    (extra,) = REHEARSED.acceptance.passes
+    assert 1 <= extra <= COUNT - 1 - wrong[0]
+
+
+def test_the_steady_decoder_takes_as_many_passes_as_there_are_tokens(monkeypatch):
+    decoder = SteadyDecoder(MODEL, only_action_tokens=True)
+    passes = count_passes(decoder, monkeypatch)
+    decoder.decode_embedded(prompt(7), COUNT)
+    assert passes == [1] * COUNT
 
 
 def test_the_previous_action_is_the_next_guess():
@@ -161,6 +198,13 @@ def test_the_golden_cases_give_the_golden_tokens(case):
     wanted = numbers["action_token_ids"]
     steady = SteadyDecoder(model).decode_embedded(embeddings, len(wanted))
     assert steady.token_ids.tolist() == wanted.tolist()
-    for guess in (None, torch.tensor(wanted[:-1]), torch.tensor(wanted[:-1][::-1].copy())):
+    right = torch.tensor(wanted[:-1])
+    guesses = [None, right, right.flip(0)]
+    for place in range(len(right)):
+        guesses.append(right.clone())
+        guesses[-1][place] = 31744 + (int(right[place]) - 31744 + 17) % 256
+    for guess in guesses:
+        decoder.forget()
         got = decoder.decode_embedded(embeddings, len(wanted), guess)
         assert got.token_ids.tolist() == wanted.tolist()
+        assert max(decoder.acceptance.passes) < len(wanted)

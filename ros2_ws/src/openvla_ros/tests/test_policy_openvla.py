@@ -195,7 +195,8 @@ def test_decoders_report_how_they_run_and_the_plain_one_nothing():
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     profile = load_profile("sim_widowx")
     chunks = {}
-    reported = {"fast": {"stages", "guesses_accepted", "passes_after_prefill"}, "steady": {"stages"}}
+    staged = {"stages", "stages_kept"}
+    reported = {"fast": staged | {"guesses_accepted", "passes_after_prefill"}, "steady": staged}
     for decoder in ("fast", "steady", "plain"):
         policy = load_openvla_policy(
             case.checkpoint,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -116,8 +117,13 @@ class CapturedStages:
             _LOG.warning("a stage is not captured and runs eagerly: %s", error)
             torch.cuda.set_stream(before)  # a capture that breaks does not go back by itself
             torch.cuda.synchronize(self._device)
-            return work
+            return partial(self._run, work)
         return graph.replay
+
+    def _run(self, work: Work) -> None:
+        """Do what is not captured: Triton launches on the current device, whichever the tensors are on."""
+        with torch.cuda.device(self._device):
+            work()
 
     def beside(self, first: Callable[[], Tensor], second: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
         """Return both results; ``second`` runs on a stream of its own beside ``first``."""
@@ -155,6 +161,9 @@ class Recent(Generic[K, V]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._values
 
     def __getitem__(self, key: K) -> V:
         """Return the value of ``key``, made now if it is not there."""

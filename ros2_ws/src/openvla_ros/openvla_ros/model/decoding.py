@@ -44,6 +44,14 @@ class Decoder(Protocol):
         """
         ...
 
+    def prepare(self, text_tokens: int, count: int) -> bool:
+        """Make what prompts of so many token ids need; tell whether that took its time."""
+        ...
+
+    def forget(self) -> None:
+        """Forget the actions so far."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class GreedyDecoder:
@@ -57,6 +65,13 @@ class GreedyDecoder:
         """Return ``count`` tokens for one image and prompt."""
         embeddings = self.model.embed(pixels, token_ids)
         return decode_greedily(self.model, embeddings, count, only_action_tokens=self.only_action_tokens)
+
+    def prepare(self, text_tokens: int, count: int) -> bool:
+        """Nothing is made before it is needed."""
+        return False
+
+    def forget(self) -> None:
+        """Nothing is carried from one action to the next."""
 
 
 def prefill(model: OpenVLA, embeddings: Tensor) -> tuple[Tensor, DynamicCache]:

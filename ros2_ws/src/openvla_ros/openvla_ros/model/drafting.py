@@ -17,15 +17,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from openvla_ros.model.captured import Recent, Work
+from openvla_ros.model.captured import Work
 from openvla_ros.model.decoding import COLUMNS, ActionTokens, action_table, choose, read_table
 from openvla_ros.model.engine import Engine, PromptKey
 from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.staged_decoder import StagedDecoder
 
 
 @dataclass
 class Acceptance:
-    """How well the guesses were, since the decoder was made."""
+    """How well the guesses were, since the decoder was made or forgot."""
 
     actions: int = 0
     passes: Counter[int] = field(default_factory=Counter)  # passes after the prefill → actions
@@ -50,23 +51,19 @@ class Acceptance:
         return sum(n * count for n, count in self.passes.items()) / self.actions if self.actions else 0.0
 
 
-class DraftingDecoder:
+class DraftingDecoder(StagedDecoder["Draft"]):
     """Decodes one action after the other; the previous one is the guess for the next."""
 
     def __init__(
         self, model: OpenVLA, only_action_tokens: bool = False, engine: Engine | None = None
     ) -> None:
-        self.model = model
-        self.engine = engine or Engine(model)
-        self._only_action_tokens = only_action_tokens
-        self._drafts: Recent[PromptKey, Draft] = Recent(self._lay_out)
+        super().__init__(model, only_action_tokens, engine)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: without a previous action, and without what was counted."""
         self._previous: Tensor | None = None  # (count,) tokens of the last action
         self.acceptance = Acceptance()
-
-    @torch.inference_mode()
-    def decode(self, pixels: Tensor, token_ids: Tensor, count: int) -> ActionTokens:
-        """Return ``count`` tokens for one image and prompt: the plain decoder's."""
-        return self.decode_embedded(self.engine.embed(pixels, token_ids), count)
 
     @torch.inference_mode()
     def decode_embedded(self, embeddings: Tensor, count: int, guess: Tensor | None = None) -> ActionTokens:
@@ -75,7 +72,7 @@ class DraftingDecoder:
         ``guess`` (count - 1,) token ids replaces the decoder's own guess. Raises ``ModelOutputError``
         as the plain decoder does.
         """
-        draft = self.laid_out(embeddings.shape[1], count)
+        draft = self.prompts.of(embeddings.shape[1], count)
         draft.prompt.copy_(embeddings[0])
         draft.guess.copy_(self._guess(count) if guess is None else guess)
         draft.first()
@@ -89,11 +86,8 @@ class DraftingDecoder:
         self._previous = draft.chosen.clone()
         return read_table(result[:-1].view(count, COLUMNS))
 
-    def laid_out(self, length: int, count: int) -> Draft:
-        """Return the stages for prompts of ``length`` embeddings and actions of ``count`` tokens."""
-        return self._drafts[self.engine.prompt_key(length, count)]
-
-    def _lay_out(self, key: PromptKey) -> Draft:
+    def lay_out(self, key: PromptKey) -> Draft:
+        """Return the tensors and the stages of one length of prompt."""
         return Draft(self.engine, key, self._only_action_tokens)
 
     def _guess(self, count: int) -> Tensor:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from openvla_ros.model.captured import Recent
-from openvla_ros.model.decoding import action_table
-from openvla_ros.model.engine import Engine
+from openvla_ros.model.decoding import COLUMNS, action_table
+from openvla_ros.model.engine import Engine, PromptKey
 from openvla_ros.model.oft import OpenVLAOFT
 from openvla_ros.model.pixels import upload
+from openvla_ros.model.prompt_stages import PromptStages
 
 
 class ChunkEngine:
@@ -22,7 +22,7 @@ class ChunkEngine:
     def __init__(self, model: OpenVLAOFT, engine: Engine) -> None:
         self.model = model
         self.engine = engine
-        self._chunks: Recent[tuple[torch.Size, int], _Chunk] = Recent(self._lay_out)
+        self.prompts: PromptStages[_Chunk] = PromptStages(engine, self._lay_out)
 
     @torch.inference_mode()
     def predict(self, pixels: Tensor, token_ids: Tensor, proprio: Tensor | None = None) -> Tensor:
@@ -32,11 +32,7 @@ class ChunkEngine:
         errors as those of ``OpenVLAOFT.predict``.
         """
         self.model.check(pixels, proprio)
-        layout, length = self.model.layout, token_ids.shape[1]
-        patches = self.model.network.config.patches * layout.images
-        tokens = patches + length + layout.slots + 1 + (layout.proprio_width is not None)
-        self.engine.llama.reserve(tokens)
-        chunk = self._chunks[token_ids.shape, self.engine.llama.capacity]
+        chunk = self.prompts.of(self._around + token_ids.shape[1], 1)
         chunk.pixels.copy_(pixels)
         chunk.token_ids.copy_(upload(token_ids, chunk.token_ids.device))
         if chunk.proprio is not None and proprio is not None:
@@ -44,23 +40,39 @@ class ChunkEngine:
         chunk.run()
         return self.engine.stages.read(chunk.out)
 
-    def _lay_out(self, key: tuple[torch.Size, int]) -> _Chunk:
-        return _Chunk(self.model, self.engine, key[0])
+    @torch.inference_mode()
+    def prepare(self, text_tokens: int) -> bool:
+        """Lay out what prompts of so many token ids need; tell whether a stage had to be recorded."""
+        return self.prompts.prepare(self._around + text_tokens, 1)
+
+    @property
+    def _around(self) -> int:
+        """Embeddings of a sequence besides those of its prompt: patches, state, slots, end."""
+        layout = self.model.layout
+        patches = self.model.network.config.patches * layout.images
+        return patches + (layout.proprio_width is not None) + layout.slots + 1
+
+    def _lay_out(self, key: PromptKey) -> _Chunk:
+        return _Chunk(self.model, self.engine, key.length - self._around)
 
 
 class _Chunk:
     """The tensors and the stage of one prompt length."""
 
-    def __init__(self, model: OpenVLAOFT, engine: Engine, shape: torch.Size) -> None:
+    def __init__(self, model: OpenVLAOFT, engine: Engine, text_tokens: int) -> None:
         network, layout = model.network, model.layout
         config, device, dtype = network.config, network.device, network.dtype
         size = config.image_sizes[0]
         self._model, self._engine = model, engine
         self.pixels = torch.zeros(layout.images, config.channels, size, size, dtype=dtype, device=device)
-        self.token_ids = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.token_ids = torch.zeros(1, text_tokens, dtype=torch.int64, device=device)
         width = layout.proprio_width
         self.proprio = None if width is None else torch.zeros(1, width, dtype=dtype, device=device)
-        self.out = self._compute()
+        self.out = (
+            torch.zeros(layout.chunk, layout.action_width, dtype=torch.float32, device=device)
+            if layout.regression
+            else torch.zeros(layout.slots, COLUMNS, dtype=torch.float64, device=device)
+        )
         self.run = engine.stages.prepare(self._fill)
 
     def _compute(self) -> Tensor:

@@ -75,6 +75,15 @@ class OFTPredictor:
             raise ModelOutputError("the regression head's actions are not finite")
         return Prediction(self._unnormalised(normalised), time.perf_counter() - began)
 
+    def prepare(self, instruction: str) -> bool:
+        """Make what prompts of this length need; tell whether that took its time."""
+        if self.engine is None:
+            return False
+        return self.engine.prepare(self.base.prompt_ids(instruction).shape[1])
+
+    def forget(self) -> None:
+        """Nothing is carried from one chunk to the next."""
+
     def _compute(self, pixels: Tensor, ids: Tensor, state: Tensor | None) -> Tensor:
         """Return normalised actions or, without a regression head, an action table, on the CPU."""
         if self.engine is not None:

@@ -186,17 +186,11 @@ def check_float8(device: torch.device) -> None:
 
 def pack_maps(maps: LlamaMaps, how: Packing) -> LlamaMaps:
     """Return ``maps`` with packed layers; the norms and the output head keep their type."""
-    layers = tuple(
-        replace(
-            layer,
-            qkv=_pack(layer.qkv, how),
-            out=_pack(layer.out, how),
-            gate_up=_pack(layer.gate_up, how),
-            down=_pack(layer.down, how),
-        )
+    layers = (
+        layer.with_projections(_pack(projection, how) for projection in layer.projections)
         for layer in maps.layers
     )
-    return replace(maps, layers=layers)
+    return replace(maps, layers=tuple(layers))
 
 
 def _pack(projection: Projection, how: Packing) -> Projection:
@@ -212,5 +206,5 @@ def _pack(projection: Projection, how: Packing) -> Projection:
 
 def packed_bytes(maps: LlamaMaps) -> int:
     """Return what the packed weights of ``maps`` take beside the network's own."""
-    every = (p for layer in maps.layers for p in (layer.qkv, layer.out, layer.gate_up, layer.down))
+    every = (projection for layer in maps.layers for projection in layer.projections)
     return sum(p.packed.size_bytes for p in every if isinstance(p, (ShortPacked, Float8)))

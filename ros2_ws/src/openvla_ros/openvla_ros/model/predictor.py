@@ -74,6 +74,17 @@ class ActionPredictor(Protocol):
         """Return the actions for RGB ``images`` and, where the model has it, proprioception (P,)."""
         ...
 
+    def prepare(self, instruction: str) -> bool:
+        """Make what prompts of this length need; tell whether that took its time.
+
+        Where it did not come first, the first prediction takes as much longer.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Forget the actions so far, which the next ones are guessed from."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class OpenVLAPredictor:
@@ -111,6 +122,15 @@ class OpenVLAPredictor:
             tokens.probability[None],
             tokens.entropy[None],
         )
+
+    def prepare(self, instruction: str) -> bool:
+        """Make what prompts of this length need; tell whether that took its time."""
+        self.model.adapters.activate(self.adapter)
+        return self.decoder.prepare(self.model.prompt_ids(instruction).shape[1], self.statistics.width)
+
+    def forget(self) -> None:
+        """Forget the actions so far, which the next ones are guessed from."""
+        self.decoder.forget()
 
 
 def read_checkpoint_statistics(

@@ -9,7 +9,7 @@ or trained, the modules themselves are called.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -95,6 +95,16 @@ class LayerMaps:
     gate_up: Projection  # H → 2 · inner width, the gate first
     down: Projection
 
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """All of them, in the order of a pass."""
+        return self.qkv, self.out, self.gate_up, self.down
+
+    def with_projections(self, projections: Iterable[Projection]) -> LayerMaps:
+        """Return the layer with others in their place, in the same order."""
+        qkv, out, gate_up, down = projections
+        return replace(self, qkv=qkv, out=out, gate_up=gate_up, down=down)
+
 
 @dataclass(frozen=True, eq=False)
 class LlamaMaps:
@@ -146,20 +156,11 @@ def adapted_maps(maps: LlamaMaps, network: OpenVLA) -> LlamaMaps:
     def adapted(projection: Projection, modules: Sequence[nn.Module]) -> Projection:
         return _adapted(projection, [names[module] for module in modules], modules, network)
 
-    layers = []
-    for layer, of_layer in zip(network.language_model.model.layers, maps.layers, strict=True):
-        qkv, out, gate_up, down = _groups(layer)
-        layers.append(
-            replace(
-                of_layer,
-                qkv=adapted(of_layer.qkv, qkv),
-                out=adapted(of_layer.out, out),
-                gate_up=adapted(of_layer.gate_up, gate_up),
-                down=adapted(of_layer.down, down),
-            )
-        )
-    head = adapted(maps.head, [network.language_model.lm_head])
-    return LlamaMaps(tuple(layers), maps.norm, head)
+    layers = tuple(
+        of_layer.with_projections(map(adapted, of_layer.projections, _groups(layer)))
+        for layer, of_layer in zip(network.language_model.model.layers, maps.layers, strict=True)
+    )
+    return LlamaMaps(layers, maps.norm, adapted(maps.head, [network.language_model.lm_head]))
 
 
 def _adapted(base: Projection, names: Sequence[str], modules: Sequence[Any], network: OpenVLA) -> Projection:

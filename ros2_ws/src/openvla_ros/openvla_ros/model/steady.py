@@ -10,27 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from openvla_ros.model.captured import Recent
 from openvla_ros.model.decoding import COLUMNS, ActionTokens, action_table, choose, read_table
 from openvla_ros.model.engine import Engine, PromptKey
-from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.staged_decoder import StagedDecoder
 
 
-class SteadyDecoder:
+class SteadyDecoder(StagedDecoder["_Action"]):
     """Decodes every action with the same number of passes."""
-
-    def __init__(
-        self, model: OpenVLA, only_action_tokens: bool = False, engine: Engine | None = None
-    ) -> None:
-        self._model = model
-        self.engine = engine or Engine(model)
-        self._only_action_tokens = only_action_tokens
-        self._actions: Recent[PromptKey, _Action] = Recent(self._lay_out)
-
-    @torch.inference_mode()
-    def decode(self, pixels: Tensor, token_ids: Tensor, count: int) -> ActionTokens:
-        """Return ``count`` tokens for one image and prompt: the plain decoder's."""
-        return self.decode_embedded(self.engine.embed(pixels, token_ids), count)
 
     @torch.inference_mode()
     def decode_embedded(self, embeddings: Tensor, count: int) -> ActionTokens:
@@ -38,12 +24,13 @@ class SteadyDecoder:
 
         Raises ``ModelOutputError`` as the plain decoder does.
         """
-        action = self._actions[self.engine.prompt_key(embeddings.shape[1], count)]
+        action = self.prompts.of(embeddings.shape[1], count)
         action.prompt.copy_(embeddings[0])
         action.run()
         return read_table(self.engine.stages.read(action.table))
 
-    def _lay_out(self, key: PromptKey) -> _Action:
+    def lay_out(self, key: PromptKey) -> _Action:
+        """Return the tensors and the stage of one length of prompt."""
         return _Action(self.engine, key, self._only_action_tokens)
 
 

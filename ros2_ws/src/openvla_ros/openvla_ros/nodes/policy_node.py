@@ -39,7 +39,7 @@ from openvla_ros.nodes.worker import Worker
 from openvla_ros.observation_buffer import Moment, ObservationBuffer, Refusal
 from openvla_ros.pacing import Pacer
 from openvla_ros.policy.load import DECODERS, POLICIES, QUANTIZATIONS, PolicyOptions, load_policy
-from openvla_ros.policy.protocol import Policy, Reporting
+from openvla_ros.policy.protocol import Policy, Preparing, Reporting
 from openvla_ros.profile import load_profile
 from openvla_ros.robot.kinematics import KinematicChain
 from openvla_ros.scene import Scene
@@ -420,16 +420,30 @@ class PolicyNode(LifecycleNode):
         assert self._policy is not None
         began = time.perf_counter()
         try:
+            if work.assignment is not self._served and self._made_ready(work.assignment):
+                return  # the picture has aged meanwhile: the next one is acted on
             observation = work.moment.observe(self._forward)
             with self._inferring:
-                if work.assignment is not self._served:
-                    self._policy.reset()
-                    self._served = work.assignment
                 chunk = self._policy.infer(observation)
         except OpenVLARosError as error:
             self._refuse(work.assignment, Refusal(_reason(error), str(error)))
             return
         self._publish(work.assignment, chunk, time.perf_counter() - began)
+
+    def _made_ready(self, assignment: Assignment) -> bool:
+        """Begin a new assignment with the policy; tell whether that took its time."""
+        policy, began = self._policy, time.perf_counter()
+        assert policy is not None
+        with self._inferring:
+            policy.reset()
+            self._served = assignment
+            took = isinstance(policy, Preparing) and policy.prepare(assignment.instruction)
+        if took:
+            self.get_logger().info(
+                f"prompts as long as {assignment.instruction!r} are new: stages recorded for them in "
+                f"{time.perf_counter() - began:.2f} s"
+            )
+        return took
 
     def _publish(self, assignment: Assignment, chunk: ActionChunk, inference_s: float) -> None:
         message = to_chunk_message(chunk, self._profile.action_frame_id())

@@ -7,13 +7,16 @@ space. Everything about the network is in ``model``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from openvla_ros.action import ActionChunk, ActionSpace
 from openvla_ros.arrays import Float, Image
-from openvla_ros.errors import ManifestError, OpenVLARosError, PolicyError
+from openvla_ros.errors import ManifestError, ModelOutputError, OpenVLARosError, PolicyError
 from openvla_ros.manifest import Manifest, manifest_path, read_manifest, sha256_of_adapter
 from openvla_ros.model.adapters import AdapterSet, read_adapter
 from openvla_ros.model.checkpoint import resolve
@@ -21,13 +24,17 @@ from openvla_ros.model.drafting import DraftingDecoder
 from openvla_ros.model.loading import load_action_predictor
 from openvla_ros.model.options import DEFAULTS, LoadOptions
 from openvla_ros.model.predictor import ActionPredictor, OpenVLAPredictor, read_checkpoint_statistics
-from openvla_ros.model.steady import SteadyDecoder
+from openvla_ros.model.staged_decoder import StagedDecoder
 from openvla_ros.model.vision_language import read_transform
 from openvla_ros.observation import Observation
 from openvla_ros.policy.proprioception import StateLayout, state_reader
 from openvla_ros.profile import RobotProfile
 from openvla_ros.prompt import PromptStyle
 from openvla_ros.statistics import DatasetStatistics, select_statistics
+
+# The words of the warm-up: about as many tokens as what people tell robots.
+WARM_UP_INSTRUCTION = "put the red block on the plate"
+_WARM_UP_SIZE = 224, 224  # of its picture, rows and columns
 
 
 class OpenVLAPolicy:
@@ -100,13 +107,31 @@ class OpenVLAPolicy:
     def report(self) -> dict[str, str]:
         """Return how the decoder runs, and how well the fast one's guesses were; nothing for plain ones."""
         decoder = getattr(self._predictor, "decoder", None)
-        found = (
-            {"stages": decoder.engine.state} if isinstance(decoder, (DraftingDecoder, SteadyDecoder)) else {}
-        )
+        found = {}
+        if isinstance(decoder, StagedDecoder):
+            found = {"stages": decoder.engine.state, "stages_kept": decoder.prompts.state}
         if isinstance(decoder, DraftingDecoder):
             found["guesses_accepted"] = f"{decoder.acceptance.share:.3f}"
             found["passes_after_prefill"] = f"{decoder.acceptance.mean_extra_passes:.2f}"
         return found
+
+    def prepare(self, instruction: str) -> bool:
+        """Lay out what prompts as long as this one need; tell whether stages were recorded for it."""
+        return self.predictor.prepare(instruction)
+
+    def warm_up(self) -> None:
+        """Act once on a black picture, so that what is made on first use is there; forget the action."""
+        predictor = self.predictor
+        image = np.zeros((*_WARM_UP_SIZE, 3), dtype=np.uint8)
+        width = predictor.proprio_width
+        # A black picture may well be nothing to act on: what comes out does not matter.
+        with suppress(ModelOutputError):
+            predictor.predict(
+                [image] * predictor.image_count,
+                WARM_UP_INSTRUCTION,
+                None if width is None else np.zeros(width),
+            )
+        predictor.forget()
 
     def reset(self) -> None:
         """Nothing is carried from one instruction to the next."""
@@ -167,13 +192,15 @@ def load_openvla_policy(
     )
     predictor = load_action_predictor(folder, chosen)
     names = tuple(camera.name for camera in profile.cameras)
-    return OpenVLAPolicy(
+    policy = OpenVLAPolicy(
         predictor,
         profile.space(),
         cameras=choices.cameras or names[: predictor.image_count],
         description=str(checkpoint) if adapter is None else f"{checkpoint} with {adapter}",
         state=state_reader(choices.state, profile),
     )
+    policy.warm_up()
+    return policy
 
 
 def swap_adapter(
@@ -211,12 +238,14 @@ def swap_adapter(
     try:
         model.adapters.activate(name)
         model.check_image_is_used()
-        return OpenVLAPolicy(
+        swapped = OpenVLAPolicy(
             new,
             policy.space,
             cameras=choices.cameras or policy.cameras,
             description=str(checkpoint) if adapter is None else f"{checkpoint} with {adapter}",
         )
+        swapped.warm_up()
+        return swapped
     except OpenVLARosError:
         model.adapters.activate(predictor.adapter)
         unload_adapter(policy, name)

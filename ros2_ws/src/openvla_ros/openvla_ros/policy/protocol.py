@@ -41,6 +41,15 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class Preparing(Protocol):
+    """What a policy may do besides: take what an instruction needs out of its first inference."""
+
+    def prepare(self, instruction: str) -> bool:
+        """Make ready for ``instruction``; tell whether that took so long that pictures have aged."""
+        ...
+
+
+@runtime_checkable
 class Reporting(Protocol):
     """What a policy may do besides: tell what it has measured of itself."""
 
