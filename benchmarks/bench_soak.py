@@ -1,10 +1,24 @@
-"""Half an hour of a 30 Hz camera and a slow policy: nothing queues and memory stays flat.
+"""Half an hour of a 30 Hz camera and a slow policy: nothing queues, memory stays flat, ages stay put.
 
-The real nodes, as processes: a camera node plays pictures for ever, the policy node runs a policy
-that takes longer than a camera period. The limit: memory grows by less than 1% over the second
-half, and chunks are never older than one inference plus a few camera periods.
+Real nodes, each a process of its own: a camera that plays pictures at 30 Hz, the policy
+node with a policy that takes half a second and is offered every picture, and the controller that
+follows its chunks at 100 Hz. This program stands for the arm: it publishes joint states, and listens.
 
-    python benchmarks/bench_soak.py [--minutes 30] [--quick]
+What is looked at all the time, and its limit, which is what one thing too many in a queue would do:
+
+- memory: the slope of each process's resident memory after the warm-up;
+- pending: pictures received, less those looked at, replaced by a newer one, or refused. One may wait
+  and one may be in work;
+- look: how old a picture is when inference begins. Behind another one it would wait an inference;
+- chunk: how old the picture is when its chunk arrives. Two inferences, if it had waited for one;
+- command: how old the picture is at the first command of its chunk, as the controller reports it. To
+  the chunk's age comes the step that is finished first, at most the longest.
+
+A queue that stands moves the median over its limit; one that grows lifts the 99th percentile of the
+last third above that of the first by an inference or more. A busy machine makes stragglers too: how
+late this program's own 50 Hz timer was says how busy it is.
+
+    python benchmarks/bench_soak.py [--minutes 30] [--width 640] [--height 480] [--quick]
 """
 
 from __future__ import annotations
@@ -17,14 +31,38 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
 
-INFERENCE_S = 0.3
-PICTURES, SIZE = 8, (480, 640)
-GROWTH_LIMIT = 0.01
-AGE_LIMIT_S = 2 * INFERENCE_S
+from openvla_ros.image_encoding import encode_jpeg
+from openvla_ros.nodes import qos
+from openvla_ros.nodes.messages import from_stamp
+from openvla_ros.profile import RobotProfile, dump_profile, load_profile
+from openvla_ros.supervisor import child_environment
+from openvla_ros.transport import dds_environment
+
+CAMERA_HZ, INFERENCE_S = 30.0, 0.5
+CAMERA_LEAST_HZ = 0.9 * CAMERA_HZ  # fewer pictures arrived: the machine did not carry what is asked
+PICTURES = 8
+STATES_HZ = 50.0
+START_S = 180.0  # how long processes may take to start on a busy machine
+# A day's work of eight hours adds less than 80 MB; one lost byte per byte of pictures adds 99 GB an hour.
+MEMORY_LIMIT_MB_PER_HOUR = 10.0
+# Below this the steps in which an allocator grows are all that a slope shows: it is printed, not judged.
+MEMORY_JUDGED_S = 600.0
+WARM_UP_SHARE, WARM_UP_S = 0.2, 120.0  # whichever is less
+PENDING_LIMIT = 2
+RISE_LIMIT_S = INFERENCE_S
 
 POLICY = f"""
 import time
@@ -32,137 +70,321 @@ from openvla_ros.nodes import policy_node
 from openvla_ros.policy.hold import HoldPolicy
 
 class Slow(HoldPolicy):
+    begun, looks = 0, []
+
     def infer(self, observation):
+        self.begun += 1
+        self.looks.append((time.time_ns() - observation.stamp_ns) * 1e-9)
         time.sleep({INFERENCE_S})
         return super().infer(observation)
+
+    def report(self):
+        looks, self.looks = self.looks, []
+        return {{"begun": str(self.begun), "looks_s": " ".join(map(str, looks))}}
 
 policy_node.load_policy = lambda options, profile, scene: Slow(profile.space())
 policy_node.main()
 """
 
 
-def resident_mb(process: subprocess.Popen) -> float:
+@dataclass
+class Series:
+    """Values and when they were seen, seconds since the measurement began."""
+
+    times: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def add(self, at_s: float, *values: float) -> None:
+        """Note values that were seen at ``at_s``."""
+        self.times += [at_s] * len(values)
+        self.values += values
+
+    def between(self, begin_s: float, end_s: float) -> np.ndarray:
+        """Return the values seen from ``begin_s`` until ``end_s``."""
+        times = np.array(self.times)
+        return np.array(self.values)[(begin_s <= times) & (times < end_s)]
+
+    def slope_per_hour(self, begin_s: float) -> float:
+        """Return the slope of the line of least squares from ``begin_s`` on."""
+        times, values = np.array(self.times), np.array(self.values)
+        late = times >= begin_s
+        return float(np.polyfit(times[late] / 3600.0, values[late], 1)[0])
+
+
+class Arm:
+    """Publishes joint states that stand still, says what to do, and notes what comes back."""
+
+    def __init__(self, profile: RobotProfile, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
+        self._processes, self._began_s = processes, 0.0
+        self.memory, self.cpu = ({name: Series() for name in processes} for _ in range(2))
+        self.looks, self.chunks, self.pending, self.lateness = Series(), Series(), Series(), Series()
+        self.commands, self.command_p99 = Series(), Series()  # what the controller has measured
+        self._felt_s = time.monotonic()
+        self.camera: list[tuple[float, int]] = []
+        self.refusals: Counter[str] = Counter()
+        self.node = rclpy.create_node("soak")
+        self._joints = [*profile.arm.joints, profile.gripper.joint]
+        self._positions = [*profile.arm.neutral, profile.gripper.open_m]
+        self._states = self.node.create_publisher(JointState, "joint_states", qos.STREAM_OUT)
+        self._words = self.node.create_publisher(String, "instruction", qos.LATCHED)
+        self._words.publish(String(data="wait"))
+        self.node.create_timer(1.0 / STATES_HZ, self._feel)
+        self.node.create_subscription(JointTrajectory, "policy/action_chunk", self._chunk, qos.COMMAND)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnostics, qos.DIAGNOSTICS)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+
+    def wait_for_commands(self) -> None:
+        """Spin until the controller has followed a chunk, then begin to measure."""
+        end_s = time.monotonic() + START_S
+        while not self.commands.values:
+            if time.monotonic() > end_s or any(p.poll() is not None for p in self._processes.values()):
+                codes = {name: p.poll() for name, p in self._processes.items()}
+                raise SystemExit(f"no command within {START_S:.0f} s; exit codes {codes}")
+            self._executor.spin_once(timeout_sec=0.1)
+        self._began_s = time.monotonic()
+        for series in self._series():
+            series.times.clear()
+            series.values.clear()
+        self.camera.clear()
+
+    def measure(self, seconds: float) -> None:
+        """Spin for ``seconds``; memory is looked at once a second."""
+        next_look_s = 0.0
+        while (now_s := self._now_s()) < seconds:
+            self._executor.spin_once(timeout_sec=0.1)
+            if now_s >= next_look_s:
+                next_look_s = now_s + 1.0
+                for name, process in self._processes.items():
+                    self.memory[name].add(now_s, resident_mb(process))
+                    self.cpu[name].add(now_s, cpu_s(process))
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._executor.shutdown()
+        self.node.destroy_node()
+
+    def _series(self) -> tuple[Series, ...]:
+        return self.looks, self.chunks, self.commands, self.command_p99, self.pending, self.lateness
+
+    def _now_s(self) -> float:
+        return time.monotonic() - self._began_s
+
+    def _feel(self) -> None:
+        message = JointState(name=self._joints, position=self._positions)
+        message.header.stamp = self.node.get_clock().now().to_msg()
+        self._states.publish(message)
+        before_s, self._felt_s = self._felt_s, time.monotonic()
+        self.lateness.add(self._now_s(), max(0.0, self._felt_s - before_s - 1.0 / STATES_HZ))
+
+    def _chunk(self, message: JointTrajectory) -> None:
+        age_ns = self.node.get_clock().now().nanoseconds - from_stamp(message.header.stamp)
+        self.chunks.add(self._now_s(), age_ns * 1e-9)
+
+    def _diagnostics(self, message: DiagnosticArray) -> None:
+        found = {status.name: {v.key: v.value for v in status.values} for status in message.status}
+        command = found.get("controller: camera to command", {})
+        if "p99_ms" in command:
+            self.commands.add(self._now_s(), float(command["p50_ms"]) * 1e-3)
+            self.command_p99.add(self._now_s(), float(command["p99_ms"]) * 1e-3)
+        task = found.get("policy: task", {})
+        if "begun" in task:
+            self._note_policy(task, found["policy: camera primary"], found["policy: refusals"])
+
+    def _note_policy(
+        self, task: Mapping[str, str], camera: Mapping[str, str], refusals: Mapping[str, str]
+    ) -> None:
+        now_s, received = self._now_s(), int(camera["received"])
+        self.refusals = Counter({reason: int(count) for reason, count in refusals.items()})
+        self.looks.add(now_s, *map(float, task["looks_s"].split()))
+        self.camera.append((now_s, received))
+        self.pending.add(
+            now_s, received - int(task["superseded"]) - int(task["begun"]) - self.refusals.total()
+        )
+
+    def age(self, name: str, begin_s: float, end_s: float) -> tuple[float, float]:
+        """Return median and 99th percentile of ``name`` between two times, s; nan if nothing was measured."""
+        if name == "command":  # the newest of the windows that the controller has measured
+            windows = self.commands.between(begin_s, end_s), self.command_p99.between(begin_s, end_s)
+            p50, p99 = (float(window[-1]) if len(window) else float("nan") for window in windows)
+            return p50, p99
+        values = {"look": self.looks, "chunk": self.chunks, "timer": self.lateness}[name].between(
+            begin_s, end_s
+        )
+        if not len(values):
+            return float("nan"), float("nan")
+        return float(np.median(values)), float(np.percentile(values, 99))
+
+    def camera_hz(self) -> float:
+        """Return how many pictures a second the policy node received."""
+        (first_s, first), (last_s, last) = self.camera[0], self.camera[-1]
+        return (last - first) / (last_s - first_s)
+
+
+def cpu_s(process: subprocess.Popen[bytes]) -> float:
+    """Return the processor time that a process has used."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mb(process: subprocess.Popen[bytes]) -> float:
     """Return the memory that a process occupies."""
     pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
-    """Start one node; its log goes nowhere."""
-    return subprocess.Popen(
-        [sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-
-def listen(seconds: float, processes: dict[str, subprocess.Popen]) -> dict[str, object]:
-    """Publish joint states and the instruction, note ages of chunks and memory of the processes."""
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-    from sensor_msgs.msg import JointState
-    from std_msgs.msg import String
-    from trajectory_msgs.msg import JointTrajectory
-
-    from openvla_ros.nodes import qos
-    from openvla_ros.nodes.messages import from_stamp
-    from openvla_ros.profile import load_profile
-
+def slow_profile(width: int, height: int) -> RobotProfile:
+    """Return the simulated WidowX with this camera, and an age limit that lets so slow a policy act."""
     profile = load_profile("sim_widowx")
-    rclpy.init()
-    node = rclpy.create_node("soak")
-    ages: list[float] = []
-    states = node.create_publisher(JointState, "joint_states", qos.STREAM_OUT)
-    words = node.create_publisher(String, "instruction", qos.LATCHED)
-    words.publish(String(data="wait"))
-    names = [*profile.arm.joints, profile.gripper.joint]
+    camera = replace(profile.cameras[0], width=width, height=height, rate_hz=CAMERA_HZ)
+    state = replace(profile.state, rate_hz=STATES_HZ)
+    control = replace(profile.control, chunk_max_age_s=4 * INFERENCE_S, hold_after_s=2 * INFERENCE_S)
+    return replace(profile, cameras=(camera,), state=state, control=control)
 
-    def feel() -> None:
-        message = JointState(name=names, position=[0.0] * len(names))
-        message.header.stamp = node.get_clock().now().to_msg()
-        states.publish(message)
 
-    def chunk(message: JointTrajectory) -> None:
-        ages.append((node.get_clock().now().nanoseconds - from_stamp(message.header.stamp)) * 1e-9)
+def start(folder: Path, profile: RobotProfile) -> dict[str, subprocess.Popen[bytes]]:
+    """Start the nodes; their logs go into ``folder``."""
+    robot, pictures = folder / "soak_robot.yaml", folder / "pictures"
+    robot.write_text(dump_profile(profile), encoding="utf-8")
+    pictures.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(PICTURES):
+        shape = profile.cameras[0].height // 8, profile.cameras[0].width // 8, 3
+        picture = rng.integers(0, 256, shape, np.uint8).repeat(8, 0).repeat(8, 1)
+        (pictures / f"{i}.jpg").write_bytes(encode_jpeg(picture, 90))
+    camera = {"source": "images", "path": pictures, "loop": True, "playback_rate_hz": CAMERA_HZ}
+    programs: dict[str, tuple[list[str], dict[str, object]]] = {
+        "camera": (["-m", "openvla_ros.nodes.camera_node"], camera),
+        "policy": (["-c", POLICY], {"rate_hz": 1000.0}),  # every picture is offered
+        "controller": (["-m", "openvla_ros.nodes.controller_node"], {}),
+    }
+    environment = child_environment(os.environ, {})
+    processes = {}
+    for name, (program, parameters) in programs.items():
+        settings = {"robot": robot, **parameters}
+        arguments = [a for key, value in settings.items() for a in ("-p", f"{key}:={value}")]
+        with (folder / f"{name}.log").open("wb") as log:
+            processes[name] = subprocess.Popen(
+                [sys.executable, *program, "--ros-args", *arguments],
+                env=environment, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+    return processes
 
-    node.create_timer(0.02, feel)
-    node.create_subscription(JointTrajectory, "policy/action_chunk", chunk, qos.COMMAND)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    memory: dict[str, list[float]] = {name: [] for name in processes}
-    end, next_look = time.monotonic() + seconds, time.monotonic()
-    while time.monotonic() < end:
-        executor.spin_once(timeout_sec=0.1)
-        if time.monotonic() >= next_look:
-            next_look += max(0.5, seconds / 200)
-            for name, process in processes.items():
-                memory[name].append(resident_mb(process))
-    executor.shutdown()
-    node.destroy_node()
-    rclpy.try_shutdown()
-    return {"ages": ages, "memory": memory}
+
+def stop(processes: Mapping[str, subprocess.Popen[bytes]]) -> dict[str, int]:
+    """Stop the nodes, the policy while it infers, and return their exit codes."""
+    for process in processes.values():
+        process.send_signal(signal.SIGTERM)
+    codes = {}
+    for name, process in processes.items():
+        try:
+            codes[name] = process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            codes[name] = process.wait()
+    return codes
+
+
+def report(arm: Arm, seconds: float, longest_step_s: float, codes: Mapping[str, int]) -> None:
+    """Print the tables, the verdict and the JSON line."""
+    warm_s = min(WARM_UP_SHARE * seconds, WARM_UP_S)
+    third_s = (seconds - warm_s) / 3
+    memory_is_judged = seconds >= MEMORY_JUDGED_S
+    print(
+        f"{seconds / 60:.1f} minutes; the policy node received {arm.camera_hz():.1f} pictures a second and "
+        f"made {len(arm.chunks.values)} chunks of {INFERENCE_S} s; refused "
+        f"{', '.join(f'{count} for {reason}' for reason, count in arm.refusals.items()) or 'none'}"
+    )
+    failed: list[str] = [f"{name} ended with {code}" for name, code in codes.items() if code != 0]
+
+    if not arm.camera_hz() >= CAMERA_LEAST_HZ:
+        failed.append(f"the camera came at {arm.camera_hz():.1f} Hz; the test asks for {CAMERA_HZ:.0f}")
+
+    slopes = {name: series.slope_per_hour(warm_s) for name, series in arm.memory.items()}
+    print(f"\n{'resident memory':<16} {'warm MB':>8} {'end MB':>8} {'MB/hour':>8} {'limit':>6} {'core':>6}")
+    for name, slope in slopes.items():
+        values = arm.memory[name].between(warm_s, seconds)
+        share = arm.cpu[name].slope_per_hour(warm_s) / 3600
+        print(
+            f"{name:<16} {values[0]:8.1f} {values[-1]:8.1f} {slope:8.2f} "
+            f"{MEMORY_LIMIT_MB_PER_HOUR:6.1f} {share:6.1%}"
+        )
+        if memory_is_judged and slope > MEMORY_LIMIT_MB_PER_HOUR:
+            failed.append(f"memory of {name}: {slope:.1f} MB/hour")
+    if not memory_is_judged:
+        print(f"not judged: shorter than {MEMORY_JUDGED_S / 60:.0f} minutes")
+
+    print(f"\n{'age, p50 / p99 s':<16} {'first third':>15} {'last third':>15} {'p50 limit':>10}")
+    limits = {"look": INFERENCE_S, "chunk": 2 * INFERENCE_S, "command": 2 * INFERENCE_S + longest_step_s}
+    thirds = (warm_s, warm_s + third_s), (seconds - third_s, seconds)
+    ages: dict[str, list[tuple[float, float]]] = {}
+    for name, limit_s in (*limits.items(), ("timer", None)):
+        ages[name] = [arm.age(name, *third) for third in thirds]
+        (p50, p99), (late_p50, late_p99) = ages[name]
+        print(
+            f"{name:<16} {f'{p50:.3f} / {p99:.3f}':>15} {f'{late_p50:.3f} / {late_p99:.3f}':>15} "
+            f"{'' if limit_s is None else f'{limit_s:.2f}':>10}"
+        )
+        if limit_s is None:
+            continue
+        if np.isnan([p50, late_p50]).any():
+            failed.append(f"{name}: nothing was measured in one of the thirds")
+            continue
+        if not max(p50, late_p50) < limit_s:
+            failed.append(f"{name}: p50 {max(p50, late_p50):.3f} s; limit {limit_s:.2f} s")
+        if not late_p99 - p99 < RISE_LIMIT_S:
+            failed.append(f"{name}: p99 rose by {late_p99 - p99:.3f} s; limit {RISE_LIMIT_S} s")
+
+    waiting = np.array(arm.pending.values)
+    pending = int(waiting.max() - waiting.min())
+    print(f"\npending pictures: never more than {pending}; limit {PENDING_LIMIT}")
+    if pending > PENDING_LIMIT:
+        failed.append(f"pending: {pending} pictures; limit {PENDING_LIMIT}")
+    print("passed" if not failed else "FAILED: " + "; ".join(failed))
+    print(
+        json.dumps(
+            {
+                "benchmark": "soak", "minutes": seconds / 60, "camera_hz": arm.camera_hz(),
+                "inference_s": INFERENCE_S, "chunks": len(arm.chunks.values), "memory_mb_per_hour": slopes,
+                "memory_limit_mb_per_hour": MEMORY_LIMIT_MB_PER_HOUR, "memory_judged": memory_is_judged,
+                "age_p50_p99_s_of_first_and_last_third": {
+                    name: [[None if np.isnan(a) else a for a in third] for third in thirds]
+                    for name, thirds in ages.items()
+                }, "age_limits_s": limits, "pending": pending,
+                "refusals": arm.refusals, "failed": failed, "passed": not failed,
+            }
+        )
+    )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--quick", action="store_true", help="half a minute")
+    parser.add_argument("--width", type=int, default=640, help="of the pictures; a multiple of 8")
+    parser.add_argument("--height", type=int, default=480, help="of the pictures; a multiple of 8")
+    parser.add_argument("--quick", action="store_true", help="one minute; too short to judge memory")
     arguments = parser.parse_args()
-    seconds = 30.0 if arguments.quick else 60.0 * arguments.minutes
+    seconds = 60.0 * (1.0 if arguments.quick else arguments.minutes)
     os.environ.setdefault("ROS_DOMAIN_ID", "76")
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    from openvla_ros.image_encoding import encode_jpeg
-    from openvla_ros.supervisor import child_environment
-    from openvla_ros.transport import dds_environment
-
     os.environ |= dds_environment(os.environ)
-    environment = child_environment(os.environ, {})
+    profile = slow_profile(arguments.width, arguments.height)
+    rclpy.init()
     with tempfile.TemporaryDirectory() as folder:
-        rng = np.random.default_rng(0)
-        for i in range(PICTURES):
-            picture = rng.integers(0, 256, (*SIZE, 3), np.uint8)
-            (Path(folder) / f"{i}.jpg").write_bytes(encode_jpeg(picture, 90))
-        camera = ["source:=images", f"path:={folder}", "loop:=true", "playback_rate_hz:=30.0"]
-        camera = ["--ros-args", *(argument for p in camera for argument in ("-p", p))]
-        processes = {
-            "camera": start(
-                [
-                    "-m",
-                    "openvla_ros.nodes.camera_node",
-                    "--ros-args",
-                    *(a for p in camera for a in ("-p", p)),
-                ],
-                environment,
-            ),
-            "policy": start(["-c", POLICY, "--ros-args", "-p", "rate_hz:=1000.0"], environment),
-        }
+        processes = start(Path(folder), profile)
         try:
-            found = listen(seconds, processes)
+            arm = Arm(profile, processes)
+            arm.wait_for_commands()
+            arm.measure(seconds)
+        except BaseException:
+            for name in processes:
+                sys.stderr.write(f"--- {name}\n{(Path(folder) / f'{name}.log').read_text()[-2000:]}")
+            raise
         finally:
-            for process in processes.values():
-                process.send_signal(signal.SIGTERM)
-            codes = {name: process.wait(20) for name, process in processes.items()}
-    ages, memory = found["ages"], found["memory"]
-    assert isinstance(ages, list)
-    assert isinstance(memory, dict)
-    growth = {n: m[-1] / m[len(m) // 2] - 1.0 for n, m in memory.items()}
-    print(f"{seconds / 60:.1f} minutes, 30 Hz camera, {INFERENCE_S} s an inference: {len(ages)} chunks")
-    print(f"{'process':<10} {'half way MB':>12} {'at the end MB':>14} {'growth':>8} {'exit code':>10}")
-    for name, values in memory.items():
-        half = values[len(values) // 2]
-        print(f"{name:<10} {half:12.1f} {values[-1]:14.1f} {growth[name]:8.2%} {codes[name]:10}")
-    oldest = max(ages) if ages else float("nan")
-    print(f"age of a chunk: median {np.median(ages):.3f} s, oldest {oldest:.3f} s; limit {AGE_LIMIT_S} s")
-    passed = (
-        bool(ages) and max(growth.values()) < GROWTH_LIMIT and float(np.percentile(ages, 99)) < AGE_LIMIT_S
-    )
-    print(
-        json.dumps(
-            {
-                "benchmark": "soak", "minutes": seconds / 60, "chunks": len(ages), "growth": growth,
-                "age_p50_s": float(np.median(ages)), "age_p99_s": float(np.percentile(ages, 99)),
-                "passed": passed,
-            }
-        )
-    )  # fmt: skip
+            codes = stop(processes)
+    arm.close()
+    rclpy.try_shutdown()
+    report(arm, seconds, profile.control.stretch_max / profile.action_space.rate_hz, codes)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the warnings that it stores with an episode.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,7 +82,7 @@ class StreamHealth:
 
 
 class LatencyHealth:
-    """Watches durations, in seconds, against a limit: mean, 95th percentile and maximum of a window."""
+    """Watches durations, in seconds, against a limit: mean, percentiles and maximum of a window."""
 
     def __init__(self, name: str, limit_s: float, window: int = 200) -> None:
         self.name, self.limit_s = name, limit_s
@@ -96,15 +97,21 @@ class LatencyHealth:
         if not self._values:
             return Health(self.name, "ok", "not measured yet", {})
         ordered = sorted(self._values)
-        p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+        p95 = _percentile(ordered, 95)
         values = {
             "mean_ms": f"{1e3 * sum(ordered) / len(ordered):.2f}",
-            "p50_ms": f"{1e3 * ordered[len(ordered) // 2]:.2f}",
+            "p50_ms": f"{1e3 * _percentile(ordered, 50):.2f}",
             "p95_ms": f"{1e3 * p95:.2f}",
+            "p99_ms": f"{1e3 * _percentile(ordered, 99):.2f}",
             "max_ms": f"{1e3 * ordered[-1]:.2f}",
         }
         level: Level = "warn" if p95 > self.limit_s else "ok"
         return Health(self.name, level, f"p95 {1e3 * p95:.1f} ms; limit {1e3 * self.limit_s:.0f} ms", values)
+
+
+def _percentile(ordered: Sequence[float], percent: int) -> float:
+    """Return the value of ``ordered`` that ``percent`` of a hundred lie below."""
+    return ordered[min(len(ordered) - 1, percent * len(ordered) // 100)]
 
 
 class ReasonCounter:

@@ -50,6 +50,28 @@ def test_a_folder_crosses_dds_to_the_bit_on_an_exact_time_grid(ros_domain, tmp_p
     assert "Traceback" not in camera.output
 
 
+def test_a_recording_that_cannot_be_played_so_fast_is_played_more_slowly_with_true_stamps(
+    ros_domain, tmp_path
+):
+    large = np.zeros((1500, 2000, 3), np.uint8)  # no machine decodes a thousand of them in a second
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(encode_png(large))
+    parameters = {"source": "images", "path": tmp_path, "playback_rate_hz": 1000.0, "loop": True}
+    with Listener() as ear, NodeProcess("openvla_ros.nodes.camera_node", parameters) as camera:
+        reports = ear.collect(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+
+        def pictures() -> dict[str, str]:
+            found = [s for r in reports for s in r.status if s.name == "camera: pictures"]
+            return {v.key: v.value for v in found[-1].values} if found else {}
+
+        assert ear.spin_until(lambda: int(pictures().get("received", 0)) > 60), camera.output
+        ear.spin_until(lambda: False, 2.0)
+        values = pictures()
+        assert float(values["rate_hz"]) < 500.0
+        assert 0.0 <= float(values["latency_ms_max"]) < 1000.0
+        assert camera.stop() == 0
+
+
 UNPLUGGABLE = """
 import sys, time
 from pathlib import Path

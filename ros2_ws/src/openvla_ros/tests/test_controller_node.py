@@ -122,6 +122,36 @@ def test_refusals_are_counted_by_reason_in_diagnostics(cell):
     assert count() == before + 5
 
 
+def test_the_age_of_the_observation_behind_the_commands_is_in_diagnostics(cell):
+    def status() -> dict[str, str]:
+        found = [
+            {v.key: v.value for v in s.values}
+            for message in cell.diagnostics
+            for s in message.status
+            if s.name.endswith(": camera to command")
+        ]
+        return found[-1] if found else {}
+
+    cell.restart_controller()
+    cell.wait_for(owner="policy")
+    cell.diagnostics.clear()
+    assert cell.listener.spin_until(lambda: status().get("chunks") == "0", 20)
+    age_s, steps = 0.3, 3
+    for _ in range(20):  # each comes when the steps of the one before are over
+        cell.send([STAY] * steps, age_s=age_s)
+        cell.wait((steps + 0.5) * cell.space.step_s)
+        if int(status()["chunks"]) >= 4:  # on a busy machine some arrive too late and are refused
+            break
+    values = {key: float(value) for key, value in status().items() if value}
+    assert values["chunks"] >= 4, cell.reports[-3:]
+    # The age that was sent and what the way took. What is older when it comes is refused.
+    limit_s = cell.profile.control.chunk_max_age_s + cell.space.step_s
+    for key in ("p50_ms", "p95_ms", "p99_ms", "max_ms"):
+        assert 1e3 * age_s <= values[key] < 1e3 * limit_s, (key, values)
+    # The last step of a chunk follows what was seen two steps earlier than the first one did.
+    assert values["every_max_ms"] >= 1e3 * (age_s + (steps - 1) * cell.space.step_s)
+
+
 def test_without_new_chunks_the_arm_stops_smoothly_and_holds(cell):
     cell.drive([0.03, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0], 1.0)
     assert cell.is_moving()

@@ -35,6 +35,14 @@ def test_latency_is_warned_about_over_the_limit_only():
     assert latency.health().level == "warn"
 
 
+def test_percentiles_of_a_window_are_those_of_its_values():
+    latency = LatencyHealth("inference", limit_s=1.0, window=100)
+    for milliseconds in (7, *range(1, 101)):  # the first one has left the window
+        latency.add(milliseconds * 1e-3)
+    values = {key: float(value) for key, value in latency.health().values.items()}
+    assert values == {"mean_ms": 50.5, "p50_ms": 51.0, "p95_ms": 96.0, "p99_ms": 100.0, "max_ms": 100.0}
+
+
 def test_refusals_are_counted_by_reason_and_warned_about_once():
     refusals = ReasonCounter("refused")
     refusals.add("stale", "0.9 s")

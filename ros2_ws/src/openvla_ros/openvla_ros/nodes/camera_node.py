@@ -37,6 +37,9 @@ SILENT_PERIODS, SILENT_S = 10, 1.0
 POLL_S = 0.25
 # From the first matched subscriber to the first picture: the other side's matching takes as long.
 SETTLE_S = 0.5
+# So far may the pictures of a recording lag behind the clock, which is less than the age that any profile
+# allows. A player that cannot keep up then plays more slowly: its stamps do not grow ever older.
+LAG_NS = 250_000_000
 # In lock step: how long a policy may take over one picture.
 ANSWER_S = 60.0
 
@@ -196,6 +199,7 @@ class CameraNode(LifecycleNode):
                 self._publish(frame, stamp_ns)
                 if self._settings.lock_step:
                     self._wait_for_answer(stamp_ns)
+                if self._settings.lock_step or self._now_ns() - stamp_ns > LAG_NS:
                     playback.postpone(self._now_ns())
         except OpenVLARosError as error:
             self._report("error", str(error))

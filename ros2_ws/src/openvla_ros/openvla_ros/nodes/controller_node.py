@@ -38,6 +38,7 @@ from openvla_ros.nodes.verdict_message import ORDINARY, VerdictReport, state_rep
 from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.robot.authority import Owner
 from openvla_ros.robot.braking import JointMotion
+from openvla_ros.robot.command_age import CommandAge
 from openvla_ros.robot.controller import ArmController
 from openvla_ros.robot.output import ControllerOutput
 from openvla_ros.verdict import Reason, SafetyVerdict
@@ -84,6 +85,11 @@ class ControllerNode(Node):
         self._reported: tuple[VerdictReport, int] | None = None
         self._refused: tuple[Reason, int] | None = None
         self._streams = self._make_streams()
+        limit_s = self._profile.control.chunk_max_age_s
+        self._ages: dict[Owner, CommandAge] = {
+            "policy": CommandAge("camera to command", limit_s),
+            "teleoperation": CommandAge("hand to command", limit_s),
+        }
         self._make_interface()
         simulated = bool(self.get_parameter("use_sim_time").value)
         self._loop = ControlLoop(self._core.period_s, self._tick, self.get_clock(), simulated)
@@ -217,6 +223,9 @@ class ControllerNode(Node):
         assert output.tool is not None
         motion = JointMotion(positions, velocities, accelerations)
         self._arm.send(ArmCommand(output.stamp_ns, self._core.period_s, motion, output.tool, measured))
+        sent_ns = self._now_ns()
+        for owner, age in self._ages.items():
+            age.sent(output.observation_ns if owner == output.owner else None, sent_ns)
 
     # Timers
 
@@ -341,6 +350,7 @@ class ControllerNode(Node):
     def _healths(self) -> list[Health]:
         now_ns = self._now_ns()
         healths = [self._streams["joint states"].health(now_ns), self._loop.health(), self._safety()]
+        healths += [age.health() for age in self._ages.values()]
         for part, problem in self._problems.items():
             kind = getattr(self._profile, f"{part}_backend").kind
             level: Level = "error" if problem else "ok"

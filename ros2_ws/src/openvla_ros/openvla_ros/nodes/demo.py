@@ -105,6 +105,7 @@ def summarise(
         "actions": f"{_rate(measured.chunks)}",
         "camera": f"{_rate(camera)}",
         "camera to action": _median(measured.age),
+        "camera to command": _reported(operator, "controller: camera to command", "p50_ms", " ms"),
         "inference": _median(measured.inference),
         "refusals": str(sum(n for reason, n in measured.verdicts.items() if reason not in ORDINARY)),
     }
@@ -134,9 +135,14 @@ def summarise(
 
 
 def _policy_line(operator: Operator) -> str:
-    status = operator.measured.statuses.get("policy: task")
+    return _reported(operator, "policy: task", "policy")
+
+
+def _reported(operator: Operator, name: str, key: str, unit: str = "") -> str:
+    """Return what the newest status called ``name`` says under ``key``."""
+    status = operator.measured.statuses.get(name)
     values = status.values if status is not None else []
-    return next((value.value for value in values if value.key == "policy"), "unknown")
+    return next((value.value + unit for value in values if value.key == key), "not reported")
 
 
 def _rate(stream: StreamHealth) -> str:

@@ -86,6 +86,7 @@ class ArmController:
         self._overrun: LastCommand | None = None  # the loop stood still and the arm has not been seen since
         self._anchored = False  # whether targets compose on the commanded one, not on the measured pose
         self._homing: tuple[NamedPose, list[JointLine]] | None = None  # the pose, and the lines to it
+        self._observation_ns: int | None = None  # of the chunk that the step being executed is from
 
         self._now_ns: int | None = None
         self._accepted_ns: int | None = None
@@ -322,6 +323,7 @@ class ArmController:
     def _begin_step(self) -> None:
         action = self._schedule.next()
         assert action is not None
+        self._observation_ns = self._schedule.stamp_ns
         base = self._follower.path.target
         assert self._motion is not None
         assert self._robot is not None
@@ -453,7 +455,7 @@ class ArmController:
     def _rest(self, verdict: SafetyVerdict, keep_target: bool = False) -> None:
         """Execute nothing from now on; the next target composes on the measured pose unless kept."""
         self._schedule.clear()
-        self._homing = None
+        self._homing = self._observation_ns = None
         self._anchored = self._anchored and keep_target
         self._verdict = verdict
         latched = self._authority.latched
@@ -490,5 +492,6 @@ class ArmController:
             target=self._follower.path.target if self._anchored else None,
             at_rest=at_rest,
             settled=at_rest and idle and (not self._anchored or self._follower.path.settled),
+            observation_ns=self._observation_ns,
             counters=MappingProxyType(dict(self._counters)),
         )

@@ -42,4 +42,5 @@ class ControllerOutput:
     target: Pose | None  # the composed target that the tool is on its way to
     at_rest: bool  # no commanded joint moves
     settled: bool  # at rest, and nothing is left to execute: blocking control looks now
+    observation_ns: int | None  # stamp of the observation whose step is being executed; None if none is
     counters: Mapping[Reason, int]  # events for each reason since the start

@@ -38,6 +38,7 @@ class StepSchedule:
         self._interval_s: float | None = None
         self._taken_ns: int | None = None
         self.step_s = step_s  # how long one step lasts now
+        self.stamp_ns: int | None = None  # of the observation that the newest steps were computed from
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -55,6 +56,7 @@ class StepSchedule:
         self._taken_ns = now_ns
         skipped = self._steps_made(len(actions), stamp_ns, remaining_s) if moving and self._streaming else 0
         self._queue = deque(actions[skipped:])
+        self.stamp_ns = stamp_ns
         if self._interval_s is not None:
             self.step_s = float(
                 np.clip(self._interval_s / len(self._queue), self._nominal_s, self._longest_s)
@@ -73,7 +75,7 @@ class StepSchedule:
     def clear(self) -> None:
         """Forget the steps that have not begun, and the rhythm in which chunks came."""
         self._queue.clear()
-        self._interval_s = self._taken_ns = None
+        self._interval_s = self._taken_ns = self.stamp_ns = None
         self.step_s = self._nominal_s
 
     def forget_time(self) -> None:
