@@ -45,6 +45,7 @@ class Manifest:
     center_crop: bool  # whether inference cuts the middle 90% first (trained with random crops)
     cameras: tuple[str, ...]  # names in the profile, in the order that the model sees them
     robot: str  # name of the profile that the demonstrations came from
+    base_weights: str | None = None  # digest of the weights that an adapter was trained beside
 
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
@@ -107,6 +108,7 @@ class Manifest:
             "version": MANIFEST_VERSION,
             "base_model": self.base_model,
             "base_revision": self.base_revision,
+            "base_weights": self.base_weights,
             "adapter_sha256": self.adapter_sha256,
             "robot": self.robot,
             "cameras": list(self.cameras),
@@ -133,9 +135,11 @@ def manifest_path(folder: str | Path) -> Path:
 
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> Path:
-    """Write ``manifest`` into ``folder`` and return the file."""
+    """Write ``manifest`` into ``folder``, whole or not at all, and return the file."""
     path = manifest_path(folder)
-    path.write_text(json.dumps(manifest.to_json(), indent=2) + "\n", encoding="utf-8")
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(json.dumps(manifest.to_json(), indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(path)
     return path
 
 
@@ -179,6 +183,7 @@ def parse_manifest(data: Any, origin: str) -> Manifest:
             center_crop=center_crop,
             cameras=tuple(file.cameras),
             robot=file.robot,
+            base_weights=file.base_weights,
         )
     except (CheckpointError, StatisticsError, InvalidValueError) as error:
         message = str(error)
@@ -225,6 +230,7 @@ class _File(BaseModel):
     version: Literal[1]
     base_model: Annotated[str, Field(min_length=1)]
     base_revision: str | None
+    base_weights: str | None = None
     adapter_sha256: str | None
     robot: Annotated[str, Field(min_length=1)]
     cameras: list[str]

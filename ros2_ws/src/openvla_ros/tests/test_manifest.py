@@ -152,7 +152,7 @@ def test_wrong_manifests_name_the_file_the_key_and_the_value(tmp_path, path, val
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("key", sorted(manifest().to_json()))
+@pytest.mark.parametrize("key", sorted(set(manifest().to_json()) - {"base_weights"}))
 def test_no_key_may_be_missing(key):
     data = manifest().to_json()
     del data[key]

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from episode_factory import make_episode
+from safetensors.torch import load_file, save_file
 from training_run import PROFILE, make_base
 
 from openvla_ros.errors import CheckpointError, PolicyError
 from openvla_ros.manifest import Manifest, read_manifest, sha256_of_adapter, write_manifest
-from openvla_ros.model.checkpoint import load_model
+from openvla_ros.model.adapters import AdapterSet
+from openvla_ros.model.checkpoint import digest_of_weights, load_model
 from openvla_ros.model.options import LoadOptions
 from openvla_ros.model.vision_language import read_transform
 from openvla_ros.policy.openvla import load_openvla_policy, swap_adapter, unload_adapter
@@ -107,8 +109,6 @@ def test_what_does_not_fit_is_refused_and_the_old_adapter_acts_on(base, tmp_path
 
 
 def test_weights_that_blow_up_are_refused(base, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     bad = make_adapter(tmp_path / "bad", base, 2)
     weights = bad / "adapter_model.safetensors"
     save_file({k: torch.full_like(v, float("nan")) for k, v in load_file(weights).items()}, weights)
@@ -119,6 +119,52 @@ def test_weights_that_blow_up_are_refused(base, tmp_path):
         swap_adapter(policy, base, bad, PROFILE)
     np.testing.assert_array_equal(actions(policy), before)
     assert policy.predictor.model.adapters.names == ()
+
+
+def test_an_adapter_of_another_base_is_refused_though_it_would_fit(base, tmp_path):
+    other = make_base(tmp_path / "other", seed=1)
+    bad = make_adapter(tmp_path / "bad", base, 2)
+    write_manifest(bad, replace(read_manifest(bad), base_weights=digest_of_weights(other)))
+    with pytest.raises(CheckpointError, match="beside other weights"):
+        load_openvla_policy(base, PROFILE, adapter=bad, options=LoadOptions(dtype=torch.float32))
+    right = replace(read_manifest(bad), base_weights=digest_of_weights(base))
+    write_manifest(bad, right)
+    load_openvla_policy(base, PROFILE, adapter=bad, options=LoadOptions(dtype=torch.float32))
+
+
+def test_the_digest_of_weights_is_that_of_any_copy(base, tmp_path):
+    copy = shutil.copytree(base, tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    save_file({k: v.bfloat16().double().float() for k, v in weights.items()}, copy / "model.safetensors")
+    assert digest_of_weights(copy) == digest_of_weights(base)
+    assert digest_of_weights(make_base(tmp_path / "other", seed=1)) != digest_of_weights(base)
+
+
+@pytest.mark.parametrize("where", ["add", "activate"])
+def test_without_memory_for_an_adapter_the_old_one_acts_on(base, tmp_path, monkeypatch, where):
+    good, second = make_adapter(tmp_path / "good", base, 1), make_adapter(tmp_path / "second", base, 2)
+    policy = load_openvla_policy(base, PROFILE, adapter=good, options=LoadOptions(dtype=torch.float32))
+    before, whole = actions(policy), getattr(AdapterSet, where)
+
+    def fails(adapters, name, *rest):
+        if name is not None and str(second) in name:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(adapters, name, *rest)
+
+    monkeypatch.setattr(AdapterSet, where, fails)
+    with pytest.raises(PolicyError, match="memory"):
+        swap_adapter(policy, base, second, PROFILE)
+    np.testing.assert_array_equal(actions(policy), before)
+    assert policy.predictor.model.adapters.names == (policy.predictor.adapter,)
+
+
+def test_back_on_the_base_the_crop_that_was_asked_for_stays(base, tmp_path):
+    good = make_adapter(tmp_path / "good", base, 1)
+    write_manifest(good, replace(read_manifest(good), center_crop=True))
+    policy = load_openvla_policy(base, PROFILE, adapter=good, options=LoadOptions(dtype=torch.float32))
+    assert policy.predictor.center_crop
+    assert swap_adapter(policy, base, None, PROFILE, center_crop=True).predictor.center_crop
+    assert not swap_adapter(policy, base, None, PROFILE).predictor.center_crop
 
 
 def test_only_a_model_takes_adapters(base):

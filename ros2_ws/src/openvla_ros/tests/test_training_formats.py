@@ -20,6 +20,7 @@ from openvla_ros.data.rlds_writer import (
     write_description,
     write_shard,
 )
+from openvla_ros.errors import DatasetError
 from openvla_ros.manifest import read_manifest
 from openvla_ros.model.adapters import read_adapter
 from openvla_ros.profile import load_profile
@@ -75,6 +76,15 @@ def test_an_episode_with_a_broken_picture_is_left_out_and_named(base, tmp_path):
     (skipped,) = store.skipped
     assert "episode 'episode_0001'" in skipped
     assert "cut off" in skipped
+
+
+def test_data_of_another_action_space_is_refused_and_named(base, tmp_path):
+    other = replace(PROFILE.space(), frame="tool")
+    first, second = write_data(tmp_path / "a.hdf5", 1), write_data(tmp_path / "b.hdf5", 1, space=other)
+    request = make_request(base, first, tmp_path / "run")
+    request = replace(request, data=(*request.data, *make_request(base, second, tmp_path).data))
+    with pytest.raises(DatasetError, match=r"b.hdf5: the actions of episode 'episode_0000'.*frame"):
+        finetune(request, Notes())
 
 
 def test_datasets_are_drawn_by_their_weights(base, tmp_path):

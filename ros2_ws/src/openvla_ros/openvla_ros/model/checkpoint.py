@@ -7,6 +7,7 @@ are read: a pickle is never opened and no code of a checkpoint is ever run.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import sys
@@ -34,6 +35,7 @@ STATISTICS = "dataset_statistics.json"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _STORED = {"F32": 4, "BF16": 2, "F16": 2}  # safetensors' names of the types that weights may have, bytes
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SAMPLED = 256  # values of a tensor that a digest looks at
 _NAMED = 5  # how many keys an error lists before it only counts
 
 
@@ -120,6 +122,26 @@ def read_tensor(stored: StoredTensor, key: str) -> Tensor:
     """Return one tensor, mapped from its file; the mapping lives as long as the tensor."""
     with safe_open(stored.path, framework="pt") as shard:
         return shard.get_tensor(key)  # type: ignore[no-any-return]
+
+
+def digest_of_weights(folder: Path) -> str:
+    """Return a digest that tells models of one shape apart, from a few values of every tensor.
+
+    Copies in other shards or another floating type give the same one: values count as bfloat16. Raises
+    what ``stored_tensors`` raises.
+    """
+    samples = {}
+    stored = stored_tensors(folder)
+    for path in {tensor.path for tensor in stored.values()}:
+        with safe_open(path, framework="pt") as shard:
+            for key in (key for key, tensor in stored.items() if tensor.path == path):
+                first = shard.get_slice(key)[:1] if stored[key].shape else shard.get_tensor(key)
+                values = first.reshape(-1)[:_SAMPLED].to(torch.bfloat16).view(torch.int16)
+                samples[key] = values.numpy().tobytes()
+    digest = hashlib.sha256()
+    for key, values in sorted(samples.items()):
+        digest.update(f"{key} {stored[key].shape}".encode() + values)
+    return digest.hexdigest()
 
 
 @torch.inference_mode(False)  # also inside a caller's inference mode: the weights must stay trainable

@@ -267,6 +267,7 @@ class PolicyNode(LifecycleNode):
                 s.adapter or None,
                 self._profile,
                 unnorm_key=s.unnorm_key or None,
+                center_crop=s.center_crop or None,
                 offline=s.offline,
             )
             unload_adapter(after, getattr(before.predictor, "adapter", None))

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from openvla_ros.action import ActionChunk, ActionSpace
 from openvla_ros.arrays import Float, Image
 from openvla_ros.errors import ManifestError, ModelOutputError, OpenVLARosError, PolicyError
 from openvla_ros.manifest import Manifest, manifest_path, read_manifest, sha256_of_adapter
 from openvla_ros.model.adapters import AdapterSet, read_adapter
-from openvla_ros.model.checkpoint import resolve
+from openvla_ros.model.checkpoint import digest_of_weights, resolve
 from openvla_ros.model.drafting import DraftingDecoder
 from openvla_ros.model.loading import load_action_predictor
 from openvla_ros.model.options import DEFAULTS, LoadOptions
@@ -210,6 +211,7 @@ def swap_adapter(
     profile: RobotProfile,
     *,
     unnorm_key: str | None = None,
+    center_crop: bool | None = None,
     offline: bool = False,
 ) -> OpenVLAPolicy:
     """Return a policy on the weights of ``policy`` with another adapter, or none; ``policy`` stays usable.
@@ -225,7 +227,7 @@ def swap_adapter(
     if adapter is not None and not manifest_path(adapter).is_file():
         raise ManifestError(f"{adapter} has no {manifest_path(adapter).name}: nothing says that it fits")
     model = predictor.model
-    asked_for = PolicyChoices(unnorm_key)
+    asked_for = PolicyChoices(unnorm_key, center_crop)
     folder, choices, statistics = _stated(checkpoint, adapter, profile, asked_for, offline=offline)
     asked, there = choices.prompt_style, model.prompt_style
     if asked not in (None, there):
@@ -246,10 +248,12 @@ def swap_adapter(
         )
         swapped.warm_up()
         return swapped
-    except OpenVLARosError:
+    except (OpenVLARosError, torch.OutOfMemoryError) as error:
         model.adapters.activate(predictor.adapter)
         unload_adapter(policy, name)
-        raise
+        if isinstance(error, OpenVLARosError):
+            raise
+        raise PolicyError(f"{adapter}: no memory is left to run the model with it") from error
 
 
 def unload_adapter(policy: OpenVLAPolicy, name: str | None) -> None:
@@ -263,7 +267,10 @@ def _load_adapter(adapters: AdapterSet, folder: Path) -> str:
     """Load the adapter beside the network unless the same weights are there; return its name."""
     name = f"{folder}@{sha256_of_adapter(folder)[:12]}"
     if name not in adapters.names:
-        adapters.add(name, read_adapter(folder))
+        try:
+            adapters.add(name, read_adapter(folder))
+        except torch.OutOfMemoryError as error:
+            raise PolicyError(f"{folder}: there is no memory left for it beside the loaded model") from error
     return name
 
 
@@ -297,12 +304,18 @@ def _manifest_beside(folder: Path) -> Manifest | None:
 def _check_base(manifest: Manifest, checkpoint: str | Path, folder: Path, described: Path) -> None:
     """Raise ``ManifestError`` unless ``folder`` is what the manifest was written for.
 
-    A folder of one's own may hold any copy of a hub model: only two hub ids can be told apart.
+    A folder of one's own may hold any copy of a hub model: the weights tell, where the manifest has
+    their digest.
     """
     origin = manifest_path(described)
     on_hub = manifest.base_revision is not None and not Path(checkpoint).is_dir()
     if manifest.adapter_sha256 is not None and on_hub and str(checkpoint) != manifest.base_model:
         raise ManifestError(f"{origin}: base_model is {manifest.base_model!r}; {checkpoint!r} was given")
+    if manifest.base_weights not in (None, digest_of_weights(folder)):
+        raise ManifestError(
+            f"{origin}: the adapter was trained beside other weights than those of {checkpoint} "
+            f"(its base_model is {manifest.base_model!r})"
+        )
     if manifest.image_transform != read_transform(folder):
         raise ManifestError(f"{origin}: image_transform is not that of {folder / 'preprocessor_config.json'}")
 

@@ -20,7 +20,7 @@ from openvla_ros.action_codec import ActionCodec, normalise
 from openvla_ros.augmentation import Augmentation
 from openvla_ros.errors import StatisticsError, TrainingError
 from openvla_ros.manifest import Manifest, sha256_of_adapter
-from openvla_ros.model.checkpoint import load_model, resolve
+from openvla_ros.model.checkpoint import digest_of_weights, load_model, resolve
 from openvla_ros.model.config_file import read_config
 from openvla_ros.model.predictor import read_checkpoint_statistics
 from openvla_ros.model.tokenizer import PromptTokenizer
@@ -289,6 +289,7 @@ class Run:
             center_crop=request.recipe.augment,
             cameras=(store.camera,),
             robot=self.robot,
+            base_weights=None if adapter is None else digest_of_weights(self.base),
         )
 
     def _report(self) -> None:
@@ -307,6 +308,7 @@ class Run:
             "steps in the data": str(len(store)),
             "of them corrections": str(int(store.intervention.sum())),
             "parameters trained": f"{trained:,}",
+            "layers adapted": str(len(self.targets)),
         }
         write_report(
             self.request.output,

@@ -71,15 +71,15 @@ class _MergedLinear(torch.autograd.Function):
         return grad_x, None, None, grad_down, grad_up, None
 
 
-class LowRankLinear(nn.Module):
-    """A frozen linear layer, plain or quantised, with a trainable low-rank update."""
+class _LowRank(nn.Module):
+    """A frozen layer that gets an update beside it."""
 
-    def __init__(self, base: nn.Linear, options: LowRankOptions, generator: torch.Generator) -> None:
+    base: nn.Linear | nn.Conv2d
+
+    def __init__(self, base: nn.Linear | nn.Conv2d, options: LowRankOptions) -> None:
         super().__init__()
         self.base = base
         self.options = options
-        self.lora_A = nn.Parameter(_gaussian((options.rank, base.in_features), options.rank, generator))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, options.rank))
 
     @property
     def weight(self) -> Tensor:
@@ -90,6 +90,17 @@ class LowRankLinear(nn.Module):
     def bias(self) -> Tensor | None:
         """The frozen bias."""
         return self.base.bias
+
+
+class LowRankLinear(_LowRank):
+    """A frozen linear layer, plain or quantised, with a trainable low-rank update."""
+
+    base: nn.Linear
+
+    def __init__(self, base: nn.Linear, options: LowRankOptions, generator: torch.Generator) -> None:
+        super().__init__(base, options)
+        self.lora_A = nn.Parameter(_gaussian((options.rank, base.in_features), options.rank, generator))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, options.rank))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the adapted output."""
@@ -106,26 +117,16 @@ class LowRankLinear(nn.Module):
         return output + update.to(output.dtype)
 
 
-class LowRankConv2d(nn.Module):
+class LowRankConv2d(_LowRank):
     """A frozen convolution with a trainable low-rank update; used for the patch embedding."""
 
+    base: nn.Conv2d
+
     def __init__(self, base: nn.Conv2d, options: LowRankOptions, generator: torch.Generator) -> None:
-        super().__init__()
-        self.base = base
-        self.options = options
+        super().__init__(base, options)
         shape = (options.rank, base.in_channels, *base.kernel_size)
         self.lora_A = nn.Parameter(_gaussian(shape, options.rank, generator))
         self.lora_B = nn.Parameter(torch.zeros(base.out_channels, options.rank, 1, 1))
-
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight."""
-        return self.base.weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The frozen bias."""
-        return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the adapted output."""

@@ -83,7 +83,9 @@ class Recipe:
         return self.rate
 
     def to_json(self) -> dict[str, Any]:
-        """Return the recipe as JSON values."""
-        values = asdict(self)
+        """Return the recipe as JSON values, with the method's own values where none was given."""
+        values = {**asdict(self), "learning_rate": self.rate}
+        if self.method in ADAPTERS:
+            values["alpha"] = self.scale_numerator
         values["targets"] = None if self.targets is None else list(self.targets)
         return values
