@@ -23,6 +23,10 @@ class Pacer:
         self._last_ns = stamp_ns
         return True
 
+    def passed(self, stamp_ns: int) -> None:
+        """Note that the picture stamped so passed in the place of the last one; the period counts from it."""
+        self._last_ns = stamp_ns
+
     def reset(self) -> None:
         """Let the next picture pass."""
         self._last_ns = None

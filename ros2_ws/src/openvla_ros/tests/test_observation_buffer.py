@@ -142,3 +142,12 @@ def test_a_camera_slower_than_the_policy_passes_every_picture_and_a_clock_set_ba
     assert not pacer.due(1)
     pacer.reset()
     assert pacer.due(2)
+
+
+def test_the_period_counts_from_a_picture_that_passed_in_the_place_of_another():
+    pacer = Pacer(0.2, 1 / 30)
+    assert pacer.due(0)
+    assert pacer.due(200_000_000)
+    pacer.passed(370_000_000)
+    assert not pacer.due(400_000_000)
+    assert pacer.due(570_000_000)

@@ -11,6 +11,10 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 from ros_harness import DISCOVERY_S, Listener, NodeProcess
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
@@ -319,12 +323,27 @@ from openvla_ros.policy.hold import HoldPolicy
 
 class Slow(HoldPolicy):
     def infer(self, observation):
-        time.sleep(0.4)
+        time.sleep(INFERENCE_S)
         return super().infer(observation)
 
 policy_node.load_policy = lambda options, profile, scene: Slow(profile.space())
 policy_node.main()
 """
+
+
+def slow_policy(inference_s, **parameters):
+    return NodeProcess(SLOW_POLICY.replace("INFERENCE_S", str(inference_s)), parameters)
+
+
+def ages_of_chunks(robot):
+    """The list into which each chunk's age goes: how many pictures were published after its own."""
+    ages = []
+
+    def note(message):
+        ages.append(sum(stamp > from_stamp(message.header.stamp) for stamp in robot.seen))
+
+    robot.node.create_subscription(JointTrajectory, "policy/action_chunk", note, qos.COMMAND)
+    return ages
 
 
 def resident_mb(process):
@@ -335,13 +354,8 @@ def resident_mb(process):
 def test_with_a_fast_camera_and_a_slow_policy_nothing_queues_and_memory_stays_flat(ros_domain, monkeypatch):
     # Large pictures, all of them offered: a queue of them would show in age and memory at once.
     monkeypatch.setitem(globals(), "PICTURE", np.zeros((480, 640, 3), np.uint8))
-    with Robot(camera_hz=30.0) as robot, NodeProcess(SLOW_POLICY, {"rate_hz": 1000.0}) as node:
-        ages = []  # in pictures that have been published since
-
-        def note(message):
-            ages.append(sum(stamp > from_stamp(message.header.stamp) for stamp in robot.seen))
-
-        robot.node.create_subscription(JointTrajectory, "policy/action_chunk", note, qos.COMMAND)
+    with Robot(camera_hz=30.0) as robot, slow_policy(0.4, rate_hz=1000.0) as node:
+        ages = ages_of_chunks(robot)
         robot.say("wait")
         assert robot.spin_until(lambda: len(ages) >= 5), node.output
         before = resident_mb(node.process)
@@ -351,6 +365,64 @@ def test_with_a_fast_camera_and_a_slow_policy_nothing_queues_and_memory_stays_fl
         assert np.median(ages) < 0.4 * 30 + 5
         values = {v.key: v.value for v in robot.status("task").values}
         assert int(values["superseded"]) > 5
+
+
+def test_a_policy_slower_than_its_rate_looks_at_the_newest_picture_not_at_the_one_that_was_due(ros_domain):
+    # Due once a second, taken after one and a half: the picture that was due is half a second old by then.
+    with Robot(camera_hz=30.0) as robot, slow_policy(1.5, rate_hz=1.0) as node:
+        ages = ages_of_chunks(robot)
+        robot.say("wait")
+        assert robot.spin_until(lambda: len(ages) >= 6, 2 * DISCOVERY_S), node.output
+        # Of the first, and of the one that was due while it was looked at, nobody knows how they began.
+        assert np.median(ages[2:]) < 1.5 * 30 + 10, ages
+
+
+def test_a_node_that_is_stopped_while_it_infers_holds_and_sends_no_chunk_afterwards(ros_domain):
+    with Robot(camera_hz=30.0) as robot, slow_policy(1.0) as node:
+        robot.say("wait")
+        assert robot.spin_until(lambda: len(robot.chunks) >= 1), node.output
+        robot.spin_for(0.3)  # in the middle of the next one
+        count = len(robot.chunks)
+        node.process.send_signal(signal.SIGTERM)
+        assert robot.spin_until(lambda: "hold" in robot.calls), node.output
+        assert robot.spin_until(lambda: node.process.poll() is not None), node.output
+        assert len(robot.chunks) == count
+        assert node.stop() == 0
+    assert "Traceback" not in node.output
+
+
+def test_the_rhythm_follows_its_parameter_and_a_node_that_is_shut_down_acts_no_more(ros_domain):
+    with Robot(camera_hz=30.0) as robot, policy() as node:
+        clients = [
+            robot.node.create_client(kind, f"policy/{name}")
+            for kind, name in ((SetParameters, "set_parameters"), (ChangeState, "change_state"))
+        ]
+        assert robot.spin_until(lambda: all(c.service_is_ready() for c in clients)), node.output
+        set_parameters, change_state = clients
+        robot.say("wait")
+        assert robot.spin_until(lambda: len(robot.chunks) >= 2), node.output
+        steps = Parameter("steps_between_inferences", value=5).to_parameter_msg()
+        answer = set_parameters.call_async(SetParameters.Request(parameters=[steps]))
+        assert robot.spin_until(answer.done)
+        assert answer.result().results[0].successful
+        robot.spin_for(0.5)
+        robot.chunks.clear()
+        assert robot.spin_until(lambda: len(robot.chunks) >= 3), node.output
+        stamps = [from_stamp(c.header.stamp) for c in robot.chunks]
+        assert np.diff(stamps).min() >= 0.95e9  # five steps of 0.2 s, give or take half a picture
+
+        ending = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_ACTIVE_SHUTDOWN))
+        answer = change_state.call_async(ending)
+        assert robot.spin_until(answer.done)
+        assert answer.result().success
+        assert robot.spin_until(lambda: robot.calls[-1] == "hold"), robot.calls
+        robot.spin_for(0.3)
+        count = len(robot.chunks)
+        robot.say("go on")
+        robot.spin_for(2.0)
+        assert len(robot.chunks) == count
+        assert node.stop() == 0
+    assert "Traceback" not in node.output
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ class PolicyNode(LifecycleNode):
         self._verdict = ("", "")
         self._scene: Scene | None = None
         self._considered_s = 0.0
+        self._pacer = self._make_pacer()
         self._watch_health()
         self._diagnostics = DiagnosticsPublisher(self, self._collect_health)
 
@@ -173,9 +174,18 @@ class PolicyNode(LifecycleNode):
             self.destroy_publisher(publisher)
         self.destroy_timer(self._timer)
         self.destroy_service(self._reload)
+        for client in (self._hold, self._take_over):
+            self.destroy_client(client)
         if self._server is not None:
             self._server.close()
             self._server = None
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop to act for good, whatever the state was."""
+        self._active = False
+        self._end_current(Outcome.ABORTED, "the policy node was shut down")
+        self._release()
         return TransitionCallbackReturn.SUCCESS
 
     def stop(self) -> None:
@@ -212,8 +222,6 @@ class PolicyNode(LifecycleNode):
         if self._settings.policy == "expert":
             self._inputs.append(subscribe(MarkerArray, "simulation/scene", self._see_scene, qos.NEWEST_IN))
         leader = self._profile.cameras[0]
-        rate_hz = self._settings.rate_hz or self._profile.action_space.rate_hz
-        self._pacer = Pacer(self._settings.steps_between_inferences / rate_hz, 1.0 / leader.rate_hz)
         for camera in self._profile.cameras:
             # Raw: a picture that the policy does not look at is never deserialised.
             kind, type_name = (
@@ -294,13 +302,13 @@ class PolicyNode(LifecycleNode):
         stamp_ns, now_ns = cdr.header_stamp_ns(message), self._now_ns()
         self._cameras[camera].received(stamp_ns, now_ns)
         self._buffer.put_picture(camera, stamp_ns, partial(from_serialised, type_name, message))
-        if (
-            leads
-            and stamp_ns >= self._begun_ns
-            and self._assignment is not None
-            and self._pacer.due(stamp_ns)
-        ):
-            self._consider(self._assignment)
+        assignment = self._assignment
+        if not leads or stamp_ns < self._begun_ns or assignment is None:
+            return
+        if self._pacer.due(stamp_ns):
+            self._consider(assignment)
+        else:
+            self._renew(assignment, stamp_ns)
 
     def _joint_state(self, message: JointState) -> None:
         stamp_ns = from_stamp(message.header.stamp)
@@ -361,6 +369,16 @@ class PolicyNode(LifecycleNode):
             return
         self._worker.put(_Work(assignment, moment))
 
+    def _renew(self, assignment: Assignment, stamp_ns: int) -> None:
+        """Let a picture that is not due replace one that was and still waits: the policy is slow."""
+        assert self._worker is not None
+        if not self._worker.waiting:
+            return
+        moment = self._buffer.moment(assignment.instruction, self._now_ns())
+        if isinstance(moment, Moment) and self._worker.renew(_Work(assignment, moment)):
+            self._considered_s = time.monotonic()
+            self._pacer.passed(stamp_ns)
+
     # Assignments
 
     def _begin(self, assignment: Assignment) -> None:
@@ -376,6 +394,8 @@ class PolicyNode(LifecycleNode):
             before, self._assignment = self._assignment, assignment
             self._begun_ns, self._considered_s = self._now_ns(), now_s
             self._pacer.reset()
+        if self._worker is not None:
+            self._worker.clear()  # what waits is the one before's
         if before is not None:
             before.end(Outcome.PREEMPTED, f"replaced by {assignment.instruction!r}", now_s)
         self._current.publish(String(data=assignment.instruction))
@@ -515,7 +535,14 @@ class PolicyNode(LifecycleNode):
         return Health("task", "ok", f"step {current.steps} of {current.instruction!r}", values)
 
     def _settings_changed(self, settings: PolicyParameters) -> None:
-        self._settings = settings
+        before, self._settings = self._settings, settings
+        if settings.steps_between_inferences != before.steps_between_inferences:
+            self._pacer = self._make_pacer()
+
+    def _make_pacer(self) -> Pacer:
+        rate_hz = self._settings.rate_hz or self._profile.action_space.rate_hz
+        period_s = self._settings.steps_between_inferences / rate_hz
+        return Pacer(period_s, 1.0 / self._profile.cameras[0].rate_hz)
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)

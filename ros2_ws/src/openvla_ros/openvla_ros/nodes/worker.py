@@ -32,12 +32,27 @@ class LatestValue(Generic[T]):
         # Let go of the interpreter, so that a waiting thread starts now and not when this one waits.
         time.sleep(0)
 
+    def renew(self, value: T) -> bool:
+        """Put ``value`` in the place of one that nobody has taken; return False if there is none."""
+        with self._ready:
+            waiting = self._value is not None
+            if waiting:
+                self._value = value
+                self.replaced += 1
+            return waiting
+
     def take(self, timeout_s: float) -> T | None:
         """Return the newest value, or ``None`` after ``timeout_s`` seconds or once closed."""
         with self._ready:
             self._ready.wait_for(lambda: self._value is not None or self._closed, timeout_s)
             value, self._value = self._value, None
             return value
+
+    @property
+    def occupied(self) -> bool:
+        """Whether a value waits to be taken."""
+        with self._ready:
+            return self._value is not None
 
     def clear(self) -> None:
         """Drop a value that is waiting."""
@@ -79,6 +94,15 @@ class Worker(Generic[T]):
     def put(self, value: T) -> None:
         """Offer ``value`` to the worker; it replaces one that is still waiting."""
         self._slot.put(value)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a value waits for the worker to be free."""
+        return self._slot.occupied
+
+    def renew(self, value: T) -> bool:
+        """Put ``value`` in the place of one that is waiting; return False, and do nothing, if none is."""
+        return self._slot.renew(value)
 
     def clear(self) -> None:
         """Drop a value that is waiting; one that is being worked on goes on."""
