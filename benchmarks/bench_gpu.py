@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from action_report import Report, Row
+from guesses import TRIES, guess_that_costs
 from random_model import SIZES, image_transform, random_network
 from rooflines import (
     Ceilings,
@@ -71,8 +72,7 @@ from openvla_ros.model.steady import SteadyDecoder
 
 COUNT = 7  # tokens of an action
 TEXT_TOKENS = 26  # of a prompt, BOS among them
-PICTURES = 8
-TRIES = 20  # guesses that are tried until one costs as many passes as it should
+PICTURES = 8  # on a CPU two: finding their guesses would take longer than the times
 WARM_UPS = 20
 # What modes that are compared may take together, as a share of all the time.
 EXACT_SHARE, OTHER_SHARE = 0.35, 0.08
@@ -96,6 +96,7 @@ class Bench:
         self.dtype = torch.bfloat16 if self.on_gpu else torch.float32
         self.repeats = repeats or (200 if self.on_gpu else 5)
         self.warm_ups = WARM_UPS if self.on_gpu else 1
+        self.count = PICTURES if self.on_gpu else 2
         self.seconds, self.until = seconds, time.monotonic() + seconds
         self.references: list[Tokens] = []
 
@@ -142,7 +143,7 @@ class Bench:
         }
         eight = f", {known.float8_per_s / 1e12:.0f} in 8-bit floats" if known.float8_per_s else ""
         self.report.line(
-            f"measured: copy {known.bytes_per_s / 1e9:.0f} GB/s (read and written), matrices "
+            f"measured: copy {known.bytes_per_s / 1e9:.1f} GB/s (read and written), matrices "
             f"{known.operations_per_s / 1e12:.2f} TFLOP/s in {self.dtype}{eight}"
         )
 
@@ -154,9 +155,9 @@ class Bench:
         draw = np.random.default_rng(0)
         side, last = SIZES[self.size].image_sizes[0], SIZES[self.size].action_ids.start
         self.prompts: list[Tensor] = list(
-            torch.from_numpy(draw.integers(3, last, (PICTURES, 1, TEXT_TOKENS)))
+            torch.from_numpy(draw.integers(3, last, (self.count, 1, TEXT_TOKENS)))
         )
-        self.pictures: list[Image] = list(draw.integers(0, 256, (PICTURES, side, side, 3), dtype=np.uint8))
+        self.pictures: list[Image] = list(draw.integers(0, 256, (self.count, side, side, 3), dtype=np.uint8))
         wait(self.device)
         count = sum(parameter.numel() for parameter in self.network.parameters())
         self.report.facts["parameters"] = count
@@ -179,7 +180,7 @@ class Bench:
     def exact(self) -> None:
         """Time what gives the plain decoder's tokens, in turn on each picture."""
         plain = partial(self.plain, self.network)
-        self.references = [plain(picture) for picture in range(PICTURES)]
+        self.references = [plain(picture) for picture in range(self.count)]
         self.engine = make_engine(self.network)
         self.drafting = DraftingDecoder(self.network, engine=self.engine)
         runs: dict[str, Run] = {"transformers": self.transformers_loop, "plain": plain}
@@ -222,9 +223,9 @@ class Bench:
         runs: dict[str, Run] = {
             "steady": lambda p: steady.decode(self.pixels(p), self.prompts[p], COUNT).token_ids.tolist()
         }
-        right = [self.accepted(drafting, picture) for picture in range(PICTURES)]
+        right = [self.accepted(drafting, picture) for picture in range(self.count)]
         for passes in wrong:
-            guesses = [self.guess(drafting, picture, right[picture], passes) for picture in range(PICTURES)]
+            guesses = [self.guess(drafting, picture, right[picture], passes) for picture in range(self.count)]
             runs[f"fast, {passes} wrong"] = partial(self.drafted, drafting, guesses)
         return runs
 
@@ -239,7 +240,7 @@ class Bench:
     def extra_passes(self, drafting: DraftingDecoder, guess: Tokens, picture: int) -> tuple[int, Tokens]:
         """Return the passes that a guess (COUNT - 1) costs after the prompt's, and the tokens."""
         before = drafting.acceptance.passes.copy()
-        tokens = self.drafted(drafting, [torch.tensor(guess)] * PICTURES, picture)
+        tokens = self.drafted(drafting, [torch.tensor(guess)] * self.count, picture)
         (passes,) = (drafting.acceptance.passes - before).keys()
         return passes, tokens
 
@@ -254,23 +255,18 @@ class Bench:
         raise ArithmeticError("no guess was found that is accepted at once")
 
     def guess(self, drafting: DraftingDecoder, picture: int, right: Tokens, passes: int) -> Tensor:
-        """Return a guess, on the device, with that many wrong tokens, each of which costs one pass more.
+        """Return a guess, on the device, with that many wrong tokens, each of which costs one pass more."""
+        tokens = range(3, SIZES[self.size].action_ids.start)
 
-        Random weights answer a wrong token with other ones behind it, so the wrong ones stand last.
-        """
-        first, last = 3, SIZES[self.size].action_ids.start
-        for attempt in range(TRIES):
-            guess = list(right)
-            for place in range(len(right) - passes, len(right)):
-                guess[place] = first + (right[place] + 7 * attempt + 1) % (last - first)
-            if self.extra_passes(drafting, guess, picture)[0] == passes:
-                return torch.tensor(guess, device=self.device)
-        raise ArithmeticError(f"no guess was found that takes {passes} passes more")
+        def cost(guess: Tokens) -> int:
+            return self.extra_passes(drafting, guess, picture)[0]
+
+        return torch.tensor(guess_that_costs(passes, right, tokens, cost), device=self.device)
 
     def beside_float32(self) -> None:
         """Count the tokens that the exact decoders share with the same weights in float32."""
         exact = copy.deepcopy(self.network).float()
-        truth = [self.plain(exact, picture) for picture in range(PICTURES)]
+        truth = [self.plain(exact, picture) for picture in range(self.count)]
         del exact
         steady = SteadyDecoder(self.network, engine=self.engine)
         found = dict.fromkeys(("plain", "steady", "fast"), 0)
@@ -283,7 +279,7 @@ class Bench:
             }
             for name, tokens in given.items():
                 found[name] += sum(a == b for a, b in zip(tokens, wanted, strict=True))
-        of = COUNT * PICTURES
+        of = COUNT * self.count
         self.report.facts["tokens_as_float32"] = {"of": of, **found}
         told = ", ".join(f"{name} {count}" for name, count in found.items())
         self.report.line(f"\ntokens as the plain decoder gives them in float32, of {of}: {told}")
@@ -301,7 +297,7 @@ class Bench:
         for repeat in range(self.repeats):
             for name, run in runs.items():
                 if rows[name].error is None:
-                    rows[name].error = self.attempt(partial(self.once, rows[name], run, repeat % PICTURES))
+                    rows[name].error = self.attempt(partial(self.once, rows[name], run, repeat % self.count))
             if time.monotonic() > until:
                 break
         for name, row in rows.items():
@@ -312,7 +308,7 @@ class Bench:
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
         for repeat in range(self.warm_ups):
-            run(repeat % PICTURES)
+            run(repeat % self.count)
             if time.monotonic() > until:
                 break
         if self.on_gpu:
@@ -411,7 +407,7 @@ class Bench:
 
     def chunk(self, compute: Callable[[Tensor, Tensor, Tensor], Tensor], picture: int) -> Tokens:
         """Compute a chunk; there are no tokens in it."""
-        pixels = torch.cat([self.pixels(picture), self.pixels((picture + 1) % PICTURES)])
+        pixels = torch.cat([self.pixels(picture), self.pixels((picture + 1) % self.count)])
         actions = compute(pixels, self.prompts[picture], torch.zeros(1, 8)).float().cpu()
         if not bool(actions.isfinite().all()):
             raise ArithmeticError("the actions are not finite")

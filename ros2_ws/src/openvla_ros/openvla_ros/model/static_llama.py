@@ -33,14 +33,18 @@ class StaticLlama:
         model: OpenVLA,
         kernels: TorchKernels | None = None,
         pack: Callable[[LlamaMaps], LlamaMaps] | None = None,
+        *,
+        fuse: bool = True,
     ) -> None:
         """Lay out nothing yet. ``pack`` replaces weights by others that are read faster.
+
+        Without ``fuse`` the network's own modules are called, as where its layers are quantised.
 
         Raises ``InvalidValueError`` if ``pack`` is given for a model whose layers are quantised already.
         """
         self._model = model
         self.kernels = kernels or TorchKernels(LlamaShape.of(model.language_model.config))
-        fused = fused_maps(model)
+        fused = fused_maps(model) if fuse else None
         if fused is None and pack is not None:
             raise InvalidValueError(
                 "only a model of plain 16- or 32-bit weights can have packed ones beside them"
