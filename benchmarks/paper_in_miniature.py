@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--base", default=SMALL_BASE, help="folder; default the small model of the package")
     parser.add_argument("--task", default="lift_purple")
     parser.add_argument("--demonstrations", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--rows", default=",".join(ROWS))

@@ -133,7 +133,7 @@ def loop(
     ] = SMALL_BASE,
     task: Annotated[str, typer.Option(help="A task that the base has not seen.")] = "lift_purple",
     demonstrations: Annotated[int, typer.Option(help="How many the expert gives.")] = 40,
-    steps: Annotated[int, typer.Option(help="Optimizer steps of the fine-tuning.")] = 800,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of the fine-tuning.")] = 600,
     batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 32,
     corrections: Annotated[
         int, typer.Option(help="Episodes of the new policy in which the expert takes over where need be.")
