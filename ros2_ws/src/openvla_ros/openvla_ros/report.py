@@ -83,13 +83,13 @@ class Page:
         source = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
         self._parts.append(_figure(f'<video controls loop muted src="{source}"></video>', caption))
 
-    def videos(self, videos: Mapping[str, Path], beside: Path) -> None:
-        """Add videos side by side, caption → file; ``beside`` is the folder that the page will lie in."""
+    def videos(self, videos: Sequence[tuple[str, Path]], beside: Path) -> None:
+        """Add videos side by side: captions and files; ``beside`` is the folder that the page will lie in."""
         items = (
             _figure(
                 f'<video controls loop muted src="{_text(os.path.relpath(path, beside))}"></video>', caption
             )
-            for caption, path in videos.items()
+            for caption, path in videos
         )
         self._parts.append(f'<div class="row">{"".join(items)}</div>')
 

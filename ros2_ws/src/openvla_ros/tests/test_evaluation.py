@@ -9,9 +9,11 @@ from typer.testing import CliRunner
 from openvla_ros.cli.main import app
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.evaluation.blinded import BlindedComparison, blinded_order
+from openvla_ros.evaluation.page import add_videos
 from openvla_ros.evaluation.session import EvaluationRequest, evaluate_tasks
-from openvla_ros.evaluation.trials import parse_seeds
+from openvla_ros.evaluation.trials import Evaluation, Trial, parse_seeds
 from openvla_ros.evaluation.wilson import Z95, SuccessRate
+from openvla_ros.report import Page
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(1, 2), (3, 10), (82, 100), (99, 100), (500, 1000)])
@@ -97,3 +99,27 @@ def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path):
         second.add("stack the cups", success=True)
     with pytest.raises(DatasetError, match="other policies"):
         BlindedComparison(path, ["", "newer"], 5, seed=1)
+
+
+def test_videos_of_one_scene_stand_side_by_side_and_none_is_lost_to_another_of_the_same_words(tmp_path):
+    def filmed(name, success):
+        (tmp_path / name).mkdir()
+        trials = tuple(Trial("lift", seed, "lift it", success, 5, 1.0) for seed in (1, 2, 3))
+        for trial in trials[:2]:
+            (tmp_path / name / f"lift_{trial.seed}.mp4").write_bytes(b"film")
+        return Evaluation(name, trials), tmp_path / name
+
+    page = Page("videos")
+    add_videos(page, {"before": filmed("before", False), "after": filmed("after", True)}, tmp_path)
+    rows = page.write(tmp_path / "index.html").read_text(encoding="utf-8").split('<div class="row">')[1:]
+    assert len(rows) == 2
+    for seed, row in enumerate(rows, 1):
+        before, after = f"before/lift_{seed}.mp4", f"after/lift_{seed}.mp4"
+        assert 0 < row.index(before) < row.index("before: failed: lift it") < row.index(after)
+        assert "after: done: lift it" in row
+
+    page = Page("videos")
+    add_videos(page, {"": filmed("alone", True)}, tmp_path)
+    text = page.write(tmp_path / "index.html").read_text(encoding="utf-8")
+    assert text.count('<div class="row">') == 1
+    assert text.count("<video") == 2

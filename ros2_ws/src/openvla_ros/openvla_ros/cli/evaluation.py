@@ -43,7 +43,7 @@ def evaluate(
     """
     from openvla_ros.evaluation.page import add_rates, add_videos
     from openvla_ros.evaluation.session import EvaluationRequest, evaluate_tasks
-    from openvla_ros.evaluation.trials import Evaluation, Trial, parse_seeds
+    from openvla_ros.evaluation.trials import Trial, parse_seeds
     from openvla_ros.report import Page
 
     request = EvaluationRequest(
@@ -66,7 +66,7 @@ def evaluate(
     if output is not None or videos or live:
         page = Page("Closed-loop evaluation", result.policy)
         add_rates(page, {**result.by_task(), "all": result.rate}, f"{len(result.trials)} trials")
-        add_videos(page, Evaluation(result.policy, result.trials), folder, folder)
+        add_videos(page, {"": (result, folder)}, folder)
         page.write(folder / "index.html")
     if as_json:
         typer.echo(json.dumps(result.to_json()))

@@ -35,12 +35,22 @@ def rate_figure(rates: Mapping[str, SuccessRate]) -> Figure:
     return figure
 
 
-def add_videos(page: Page, evaluation: Evaluation, folder: Path, beside: Path, most: int = 3) -> None:
-    """Add the videos of the first trials that were filmed into ``folder``."""
-    found = {
-        f"{'done' if trial.success else 'failed'}: {trial.instruction}": path
-        for trial in evaluation.trials
-        if (path := folder / f"{trial.task}_{trial.seed}.mp4").is_file()
-    }
-    if found:
-        page.videos(dict(list(found.items())[:most]), beside=beside)
+def add_videos(page: Page, evaluations: Mapping[str, tuple[Evaluation, Path]], beside: Path) -> None:
+    """Add the videos of the filmed trials: those of one scene side by side, a row for each scene.
+
+    ``evaluations`` is name → the evaluation and the folder that it was filmed into; ``beside`` is where
+    the page will lie. Of one evaluation alone all videos stand in one row.
+    """
+    scenes: dict[tuple[str, int], list[tuple[str, Path]]] = {}
+    for name, (evaluation, folder) in evaluations.items():
+        for trial in evaluation.trials:
+            path = folder / f"{trial.task}_{trial.seed}.mp4"
+            if path.is_file():
+                verdict = f"{'done' if trial.success else 'failed'}: {trial.instruction}"
+                caption = f"{name}: {verdict}" if name else verdict
+                scenes.setdefault((trial.task, trial.seed), []).append((caption, path))
+    rows = list(scenes.values())
+    if len(evaluations) == 1:
+        rows = [[video for row in rows for video in row]]
+    for row in filter(None, rows):
+        page.videos(row, beside=beside)

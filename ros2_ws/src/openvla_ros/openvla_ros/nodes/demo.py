@@ -112,7 +112,7 @@ def summarise(
     page = Page("One robot, told what to do", f"{request.robot}, policy: {_policy_line(operator)}")
     page.facts(figures)
     if video.is_file():
-        page.videos({"what the robot did": video}, beside=request.folder)
+        page.videos([("what the robot did", video)], beside=request.folder)
     page.heading("Instructions")
     page.table(
         ["instruction", "outcome", "steps", "seconds", "why"],

@@ -281,9 +281,10 @@ class LearningLoop:
             "are. The model sees pictures and words only. Its base was pre-trained in simulation with such "
             "labels as an auxiliary loss; the fine-tuning uses none."
         )
-        for name in ("before", "after"):
-            page.heading(name.capitalize())
-            add_videos(page, evaluations[name], folder / name, folder, FILMED)
+        page.heading("The same scenes before and after")
+        filmed = ("before", "after", "corrected")
+        shown = {labels[name]: (evaluations[name], folder / name) for name in filmed if name in evaluations}
+        add_videos(page, shown, folder)
         page.heading("The fine-tuning")
         page.paragraph(f"Curves and open-loop plots: {os.path.relpath(learned.folder, folder)}/report.html")
         page.heading("The request")
