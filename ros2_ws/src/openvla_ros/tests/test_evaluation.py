@@ -27,6 +27,7 @@ def test_the_interval_s_ends_are_where_the_score_test_just_rejects(successes, tr
 
 def test_the_interval_of_no_success_and_of_nothing_else():
     assert SuccessRate(0, 10).interval() == pytest.approx((0.0, Z95**2 / (10 + Z95**2)))
+    assert SuccessRate(0, 100).interval()[0] == 0.0
     assert SuccessRate(10, 10).interval() == pytest.approx((10 / (10 + Z95**2), 1.0))
 
 

@@ -118,7 +118,7 @@ def test_dropout_and_whole_models_resume_bit_for_bit_too(base, data, tmp_path):
 
 def test_another_run_s_folder_is_refused(base, data, unbroken):
     request = make_request(base, data, unbroken[0], replace(QUICK, rank=8))
-    with pytest.raises(TrainingError, match=r"other settings \(rank 4, now 8\)"):
+    with pytest.raises(TrainingError, match=r"other settings \(rank 4, now 8; alpha 4.0, now 8.0\)"):
         finetune(request, Notes())
 
 

@@ -70,7 +70,9 @@ def test_an_episode_with_a_broken_picture_is_left_out_and_named(base, tmp_path):
     folder.mkdir(parents=True)
     size = write_shard(folder / shard_name("d", 0, 1), [make_episode(0, jpeg=True), broken])
     write_description(folder, "d", describe_features(broken), [2], [size])
-    request = make_request(base, tmp_path / "set", tmp_path / "run", replace(QUICK, steps=1), selection=ALL)
+    request = make_request(
+        base, tmp_path / "set", tmp_path / "run", replace(QUICK, steps=1), selection=ALL, robot="widowx"
+    )
     store = Run(request, Notes(), Processes()).store
     assert [span.id for span in store.spans] == ["episode_0000"]
     (skipped,) = store.skipped

@@ -38,7 +38,10 @@ class SuccessRate:
         n, p = self.trials, self.rate
         center = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, center - half), min(1.0, center + half)
+        # Without a success, or without a failure, that end is 0 or 1 but for rounding.
+        low = center - half if self.successes else 0.0
+        high = center + half if self.successes < n else 1.0
+        return low, high
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as JSON values."""
