@@ -265,6 +265,7 @@ class LearningLoop:
                 "CPU time of the fine-tuning": f"{learned.cpu_s / 60:.1f} min",
                 "before": f"{evaluations['before'].rate.rate:.0%}",
                 "after": f"{evaluations['after'].rate.rate:.0%}",
+                "corrected by the expert": f"{summary['corrections']} of {request.corrections} episodes",
             }
         )
         labels = {
