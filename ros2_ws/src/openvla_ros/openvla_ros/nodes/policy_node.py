@@ -27,18 +27,20 @@ from openvla_ros.action import ActionChunk
 from openvla_ros.assignment import Assignment, Outcome, StepReport
 from openvla_ros.data import cdr
 from openvla_ros.errors import InvalidValueError, MissingDependencyError, OpenVLARosError, PolicyError
-from openvla_ros.health import Health, LatencyHealth, ReasonCounter, StreamHealth
+from openvla_ros.health import Health
 from openvla_ros.nodes import process, qos
 from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
 from openvla_ros.nodes.image_messages import from_serialised
 from openvla_ros.nodes.instruction_server import InstructionServer
 from openvla_ros.nodes.messages import from_stamp, to_chunk_message
-from openvla_ros.nodes.parameters import declare, parameter, watch
+from openvla_ros.nodes.parameters import declare, watch
+from openvla_ros.nodes.policy_parameters import PolicyParameters
 from openvla_ros.nodes.scene_messages import from_markers
 from openvla_ros.nodes.worker import Worker
 from openvla_ros.observation_buffer import Moment, ObservationBuffer, Refusal
 from openvla_ros.pacing import Pacer
-from openvla_ros.policy.load import DECODERS, POLICIES, QUANTIZATIONS, PolicyOptions, load_policy
+from openvla_ros.policy.health import PolicyHealth
+from openvla_ros.policy.load import PolicyOptions, load_policy
 from openvla_ros.policy.protocol import Policy, Preparing, Reporting
 from openvla_ros.profile import load_profile
 from openvla_ros.robot.kinematics import KinematicChain
@@ -50,55 +52,6 @@ TICK_S = 0.1
 FINAL_REASONS = ("e_stop", "shut_down")
 # How long the last command of a stopping node may take to be answered.
 LAST_WORD_S = 0.5
-
-
-@dataclass(frozen=True)
-class PolicyParameters:
-    """What an operator sets."""
-
-    robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
-    policy: str = parameter("openvla", "what decides", read_only=True, choices=POLICIES)
-    checkpoint: str = parameter("", "openvla: model folder or hub id", read_only=True)
-    adapter: str = parameter(
-        "", "openvla: LoRA adapter folder on top of the checkpoint; policy/reload_adapter puts it in force"
-    )
-    unnorm_key: str = parameter("", "openvla: dataset whose statistics apply", read_only=True)
-    device: str = parameter("auto", "openvla: auto, cpu, cuda or cuda:N", read_only=True)
-    dtype: str = parameter(
-        "auto",
-        "openvla: type of the weights; auto is bf16 on CUDA and fp32 on a CPU",
-        read_only=True,
-        choices=("auto", "bf16", "fp16", "fp32"),
-    )
-    decoder: str = parameter(
-        "fast", "openvla: how tokens are decoded; the same tokens", read_only=True, choices=DECODERS
-    )
-    quantization: str = parameter(
-        "none",
-        "openvla: weights of fewer bits; some tokens then differ",
-        read_only=True,
-        choices=QUANTIZATIONS,
-    )
-    center_crop: bool = parameter(False, "openvla: for models trained with random crops", read_only=True)
-    offline: bool = parameter(False, "openvla: never reach for the hub", read_only=True)
-    dataset: str = parameter("", "replay: the dataset", read_only=True)
-    episode: int = parameter(0, "replay: which episode", read_only=True, low=0, high=10_000_000)
-    address: str = parameter("", "remote: ws://host:port of openvla serve", read_only=True)
-    token_file: str = parameter("", "remote: file that holds the server's token", read_only=True)
-    answer_timeout_s: float = parameter(
-        5.0, "remote: how long one answer may take", read_only=True, low=0.01, high=600.0
-    )
-    rate_hz: float = parameter(
-        0.0, "inferences a second; 0: the profile's action rate", read_only=True, low=0.0, high=1000.0
-    )
-    steps_between_inferences: int = parameter(
-        1, "how many steps of a chunk are carried out before the next inference", low=1, high=100
-    )
-    time_limit_s: float = parameter(60.0, "time limit of an action goal that has none", low=0.1, high=86400.0)
-    give_up_s: float = parameter(
-        5.0, "an action goal ends after so long without a step", low=0.1, high=86400.0
-    )
-    autostart: bool = parameter(True, "configure and activate at start", read_only=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +85,7 @@ class PolicyNode(LifecycleNode):
         self._scene: Scene | None = None
         self._considered_s = 0.0
         self._pacer = self._make_pacer()
-        self._watch_health()
+        self._health = PolicyHealth(self._profile)
         self._diagnostics = DiagnosticsPublisher(self, self._collect_health)
 
     # Transitions
@@ -296,11 +249,11 @@ class PolicyNode(LifecycleNode):
         try:
             self._scene = from_markers(message)
         except InvalidValueError as error:
-            self._refusals.add("bad_scene", str(error))
+            self._health.refusals.add("bad_scene", str(error))
 
     def _picture(self, camera: str, leads: bool, type_name: str, message: bytes) -> None:
         stamp_ns, now_ns = cdr.header_stamp_ns(message), self._now_ns()
-        self._cameras[camera].received(stamp_ns, now_ns)
+        self._health.cameras[camera].received(stamp_ns, now_ns)
         self._buffer.put_picture(camera, stamp_ns, partial(from_serialised, type_name, message))
         assignment = self._assignment
         if not leads or stamp_ns < self._begun_ns or assignment is None:
@@ -312,11 +265,11 @@ class PolicyNode(LifecycleNode):
 
     def _joint_state(self, message: JointState) -> None:
         stamp_ns = from_stamp(message.header.stamp)
-        self._states.received(stamp_ns, self._now_ns())
+        self._health.states.received(stamp_ns, self._now_ns())
         try:
             self._buffer.put_joint_state(stamp_ns, message.name, message.position)
         except OpenVLARosError as error:
-            self._refusals.add("bad_state", str(error))
+            self._health.refusals.add("bad_state", str(error))
 
     def _instruction(self, message: String) -> None:
         """Begin what the topic says; an empty instruction means "stop"."""
@@ -474,8 +427,8 @@ class PolicyNode(LifecycleNode):
             self._chunks.publish(message)
             age_s = (self._now_ns() - chunk.observation_stamp_ns) * 1e-9
             assignment.steps += 1
-            self._inference.add(inference_s)
-            self._age.add(age_s)
+            self._health.inference.add(inference_s)
+            self._health.age.add(age_s)
             report = StepReport(assignment.steps, inference_s, age_s, *self._verdict)
             assignment.stepped(time.monotonic(), report)
 
@@ -483,38 +436,19 @@ class PolicyNode(LifecycleNode):
         """A policy that raises what it should not: stop, and say what it was."""
         message = f"the policy failed: {type(error).__name__}: {error}"
         self.get_logger().error(message)
-        self._refusals.add("failure", message)
+        self._health.refusals.add("failure", message)
         self._end_current(Outcome.ABORTED, message)
 
     def _refuse(self, assignment: Assignment, refusal: Refusal) -> None:
-        self._refusals.add(refusal.reason, refusal.detail)
+        self._health.refusals.add(refusal.reason, refusal.detail)
         with self._assigned:
             if assignment is self._assignment:
                 assignment.refused(refusal)
 
     # Diagnostics
 
-    def _watch_health(self) -> None:
-        profile = self._profile
-        self._cameras = {
-            c.name: StreamHealth(f"camera {c.name}", c.rate_hz, c.max_age_s) for c in profile.cameras
-        }
-        self._states = StreamHealth("joint states", profile.state.rate_hz, profile.state.max_age_s)
-        step_s, limit_s = 1.0 / profile.action_space.rate_hz, profile.control.chunk_max_age_s
-        self._inference = LatencyHealth("inference", step_s)
-        self._age = LatencyHealth("camera to chunk", limit_s)
-        self._refusals = ReasonCounter("refusals")
-
     def _collect_health(self) -> list[Health]:
-        now_ns = self._now_ns()
-        streams = [stream.health(now_ns) for stream in (*self._cameras.values(), self._states)]
-        return [
-            self._task_health(),
-            *streams,
-            self._inference.health(),
-            self._age.health(),
-            self._refusals.health(),
-        ]
+        return [self._task_health(), *self._health.collect(self._now_ns())]
 
     def _task_health(self) -> Health:
         current = self._assignment

@@ -1,0 +1,57 @@
+"""What an operator sets of the policy node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from openvla_ros.nodes.parameters import parameter
+from openvla_ros.policy.load import DECODERS, POLICIES, QUANTIZATIONS
+
+
+@dataclass(frozen=True)
+class PolicyParameters:
+    """The policy node's parameters; what cannot change while it runs is read-only."""
+
+    robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
+    policy: str = parameter("openvla", "what decides", read_only=True, choices=POLICIES)
+    checkpoint: str = parameter("", "openvla: model folder or hub id", read_only=True)
+    adapter: str = parameter(
+        "", "openvla: LoRA adapter folder on top of the checkpoint; policy/reload_adapter puts it in force"
+    )
+    unnorm_key: str = parameter("", "openvla: dataset whose statistics apply", read_only=True)
+    device: str = parameter("auto", "openvla: auto, cpu, cuda or cuda:N", read_only=True)
+    dtype: str = parameter(
+        "auto",
+        "openvla: type of the weights; auto is bf16 on CUDA and fp32 on a CPU",
+        read_only=True,
+        choices=("auto", "bf16", "fp16", "fp32"),
+    )
+    decoder: str = parameter(
+        "fast", "openvla: how tokens are decoded; the same tokens", read_only=True, choices=DECODERS
+    )
+    quantization: str = parameter(
+        "none",
+        "openvla: weights of fewer bits; some tokens then differ",
+        read_only=True,
+        choices=QUANTIZATIONS,
+    )
+    center_crop: bool = parameter(False, "openvla: for models trained with random crops", read_only=True)
+    offline: bool = parameter(False, "openvla: never reach for the hub", read_only=True)
+    dataset: str = parameter("", "replay: the dataset", read_only=True)
+    episode: int = parameter(0, "replay: which episode", read_only=True, low=0, high=10_000_000)
+    address: str = parameter("", "remote: ws://host:port of openvla serve", read_only=True)
+    token_file: str = parameter("", "remote: file that holds the server's token", read_only=True)
+    answer_timeout_s: float = parameter(
+        5.0, "remote: how long one answer may take", read_only=True, low=0.01, high=600.0
+    )
+    rate_hz: float = parameter(
+        0.0, "inferences a second; 0: the profile's action rate", read_only=True, low=0.0, high=1000.0
+    )
+    steps_between_inferences: int = parameter(
+        1, "how many steps of a chunk are carried out before the next inference", low=1, high=100
+    )
+    time_limit_s: float = parameter(60.0, "time limit of an action goal that has none", low=0.1, high=86400.0)
+    give_up_s: float = parameter(
+        5.0, "an action goal ends after so long without a step", low=0.1, high=86400.0
+    )
+    autostart: bool = parameter(True, "configure and activate at start", read_only=True)
