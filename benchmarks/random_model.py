@@ -15,6 +15,9 @@ from openvla_ros.model.config import OpenVLAConfig, TextConfig, TowerOverride
 from openvla_ros.model.openvla import OpenVLA
 
 _STD = 0.02  # of the weights: activations neither grow nor fade
+# Of the token embeddings: what comes next then depends on the token before, as in a trained network, and
+# not on the prompt alone. Else a wrong guess would change nothing, and cost nothing.
+_EMBEDDING_STD = 0.3
 
 
 def _config(side: int, text: TextConfig, *towers: TowerOverride) -> OpenVLAConfig:
@@ -72,7 +75,10 @@ def random_network(
         if parameter.ndim == 1:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
-            parameter.normal_(std=_STD, generator=generator)
+            std = _EMBEDDING_STD if "embed_tokens" in name else _STD
+            parameter.normal_(std=std, generator=generator)
+    # No action is cut short by chance: the logits of padding, begin and end are 0, never the highest.
+    network.language_model.lm_head.weight[:3] = 0.0
     network.restore_buffers(torch.device(device))
     return network.eval()
 

@@ -1,5 +1,7 @@
 """The fast decoders give the plain decoder's tokens, whatever was guessed and however stages are run."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -111,6 +113,28 @@ def test_mismatches_at_every_position_cost_passes_and_never_tokens(seed, monkeyp
         assert (len(passes) == 1) == (not wrong)
         assert decoder.acceptance.passes == {len(passes) - 1: 1}
         assert decoder.acceptance.right == (wrong[0] if wrong else COUNT - 1)
+
+
+def test_where_width_costs_time_a_second_guess_that_is_all_wrong_is_the_last(monkeypatch):
+    model = random_model(0)
+    embeddings = torch.randn(1, 12, SIZE.text_width, generator=torch.Generator().manual_seed(0))
+    wanted = plain(embeddings, model).token_ids
+    decoder = drafting(model=model)
+    passes, widest = count_passes(decoder, monkeypatch), []
+    random = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        passes.clear()
+        guess = torch.randint(400, 656, (COUNT - 1,), generator=random)
+        guess[0] = 400 + (int(wanted[0]) - 400 + 17) % 256
+        assert decoder.decode_embedded(embeddings, COUNT, guess).token_ids.tolist() == wanted.tolist()
+        widest.append(list(passes))
+    assert [COUNT, COUNT - 1, *[1] * (COUNT - 2)] in widest  # nothing guessed right, twice
+    for first, *more in widest:
+        assert first == COUNT
+        # Passes over several tokens come first, and each but the last of them settled more than one.
+        wide = [rows for rows in more if rows > 1]
+        assert more[: len(wide)] == wide
+        assert all(before - after > 1 for before, after in itertools.pairwise(wide))
 
 
 @pytest.mark.parametrize("wrong", [*((place,) for place in PLACES), tuple(PLACES)])

@@ -4,8 +4,9 @@ The guessed tokens stand behind the prompt, so that the one pass which the promp
 gives the logits after each guess. Up to the first wrong guess all tokens are certain, and the token
 at the wrong place is known too. The rest is guessed again from the same logits (Jacobi decoding,
 arXiv 2305.10427) and verified in a short pass. At worst there are as many passes as in plain
-decoding. Verification as in speculative decoding: Leviathan et al., arXiv 2211.17192; greedy, hence
-the plain decoder's own tokens.
+decoding; where a pass over more tokens takes longer (on a CPU), a second guess that was all wrong is the
+last, and the rest comes token by token. Verification as in speculative decoding: Leviathan et al.,
+arXiv 2211.17192; greedy, hence the plain decoder's own tokens.
 """
 
 from __future__ import annotations
@@ -79,9 +80,13 @@ class DraftingDecoder(StagedDecoder["Draft"]):
         extra_passes, result = 0, self.engine.stages.read(draft.result)
         right = certain = int(result[-1])
         while certain < count - 1:
+            before = certain
             draft.again(certain)
             extra_passes, result = extra_passes + 1, self.engine.stages.read(draft.result)
             certain = int(result[-1])
+            if certain == before + 1 < count - 1 and not self.engine.stages.fixed:
+                extra_passes += draft.one_by_one(certain)
+                result, certain = self.engine.stages.read(draft.result), count - 1
         self.acceptance.note(extra_passes, count - 1, right)
         self._previous = draft.chosen.clone()
         return read_table(result[:-1].view(count, COLUMNS))
@@ -133,6 +138,18 @@ class Draft:
         if tokens not in self._agains:
             self._agains[tokens] = self._engine.stages.prepare(partial(self._again, tokens))
         self._agains[tokens]()
+
+    def one_by_one(self, certain: int) -> int:
+        """Decode what follows the first ``certain`` + 1 tokens, one a pass; return the passes."""
+        model, steps = self._engine.model, range(certain, self._count - 1)
+        for place in steps:
+            embedded = model.text_embeddings(self.chosen[place : place + 1])
+            follows = slice(place + 1, place + 2)
+            self._logits[follows] = self._engine.llama.logits(embedded, start=self._length + place, rows=1)
+            self.chosen[follows] = choose(model, self._logits[follows], self._only_action_tokens)
+        self._certain.fill_(self._count - 1)
+        self._tell()
+        return len(steps)
 
     def _first(self) -> None:
         """The prompt and the guess in one pass: logits after the prompt and after each guessed token."""
