@@ -19,7 +19,7 @@ _SHOWN = ("loss", "accuracy", "l1")
 _TITLES = {
     "loss": "loss, nats a token",
     "accuracy": "action tokens predicted exactly",
-    "l1": "distance of predicted from true action, normalised",
+    "l1": "distance from the true action",
 }
 
 
