@@ -215,7 +215,9 @@ class Cell:
 
     def seconds_to_rest(self, since_ns: int, limit_s: float) -> float:
         """Spin until the arm has stood still for a while; return when it began to, after ``since_ns``."""
-        while (self.now_ns - since_ns) * 1e-9 < limit_s + 2 * STILL_S:
+        over = False  # the time may be over before the first look: the states of then are looked at still
+        while not over:
+            over = (self.now_ns - since_ns) * 1e-9 >= limit_s + 2 * STILL_S
             self.wait(0.1)
             stamps, _, velocities = self.motion(since_ns)
             if not len(stamps):
