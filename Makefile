@@ -8,7 +8,7 @@ export LP_NUM_THREADS ?= 0
 
 .DEFAULT_GOAL := help
 BENCHMARKS := $(sort $(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py)))
-.PHONY: help setup demo loop paper-in-miniature test test-all lint clean $(BENCHMARKS)
+.PHONY: help setup reference demo loop paper-in-miniature test test-all fuzz fuzz-data lint clean $(BENCHMARKS)
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -27,14 +27,23 @@ loop: setup  ## demonstrations, fine-tuning, the adapter into the running robot,
 paper-in-miniature: setup  ## methods and baselines on one new task; ARGS=--quick for a short run
 	@$(VENV)/python benchmarks/paper_in_miniature.py $(ARGS)
 
-test: setup  ## the tests (about ten minutes on 2 cores)
-	@$(VENV)/python -m pytest
+test: setup  ## the tests; ARGS="-n 2 --dist loadgroup" spreads them over two processes of pytest
+	@$(VENV)/python -m pytest $(ARGS)
 
 test-all: setup  ## the tests with the long ones: kills x 50, a million chunks
 	@$(VENV)/python -m pytest -m "not gpu"
 
+fuzz: setup  ## unusual messages to every node over DDS: none may end, hang, or move the arm
+	@$(VENV)/python tools/fuzz_nodes.py $(ARGS)
+
+fuzz-data: setup  ## damage every format that is read: nothing wrong may pass; ARGS='--times 200 --show'
+	@$(VENV)/python tools/fuzz_data.py $(ARGS)
+
 lint: setup  ## ruff, and mypy in strict mode
 	@$(VENV)/ruff check . && $(VENV)/ruff format --check . && $(VENV)/mypy
+
+reference: setup  ## write docs/reference from the code
+	@$(VENV)/python tools/write_reference.py
 
 $(BENCHMARKS): bench-%: setup
 	@$(VENV)/python benchmarks/bench_$*.py $(ARGS)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from random_model import random_network
 
-from openvla_ros.model.decoding import certainty, decode_greedily
+from openvla_ros.model.decoding.greedy import certainty, decode_greedily
 
 LIMIT = 0.01  # of the call
 STEPS = 7

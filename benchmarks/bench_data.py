@@ -1,6 +1,6 @@
 """Training samples a second and core: ours from every format, beside the formats' own readers.
 
-A sample is one random step: its picture decoded to RGB, the instruction and the action. Seconds
+A sample is one random step: its image decoded to RGB, the instruction and the action. Seconds
 are CPU seconds of all threads of the reading process, so a loaded machine and a reader with many
 threads count the same. The limit is the bare decoding of the same JPEG bytes. Peers are read by
 their own library where an interpreter that has it is named: OPENVLA_ROS_TFDS_PYTHON (sequential, as
@@ -24,16 +24,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from openvla_ros.data.bag_export import write_episode
-from openvla_ros.data.conversion import ConversionRequest, convert
-from openvla_ros.data.detect import SourceRequest
-from openvla_ros.data.export import Target
-from openvla_ros.data.frames import ArrayFrames, EncodedFrames, decode_image, encoded_frame
-from openvla_ros.data.lerobot_writer import Storage
-from openvla_ros.data.training_reader import TrainingReader
-from openvla_ros.episode import Episode
-from openvla_ros.image_encoding import encode_jpeg
+from openvla_ros.data.bags.bag_export import write_episode
+from openvla_ros.data.datasets.conversion import ConversionRequest, convert
+from openvla_ros.data.datasets.export import Target
+from openvla_ros.data.datasets.open_dataset import SourceRequest
+from openvla_ros.data.episodes.encoded_images import ArrayFrames, EncodedFrames, decode_image, encoded_frame
+from openvla_ros.data.formats.lerobot_writer import Storage
+from openvla_ros.data.training.training_reader import TrainingReader
+from openvla_ros.preprocessing.image_encoding import encode_jpeg
 from openvla_ros.profile import load_profile
+from openvla_ros.values.episode import Episode
 
 GOAL_JPEG, GOAL_RAW = 500, 1000  # samples a second and core
 TFDS_PYTHON, LEROBOT_PYTHON = "OPENVLA_ROS_TFDS_PYTHON", "OPENVLA_ROS_LEROBOT_PYTHON"
@@ -76,8 +76,8 @@ print("RESULT" + json.dumps(int(sys.argv[2]) / (time.process_time() - began)))
 """
 
 
-def picture(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Smooth colours with fine noise: about as hard to compress as a camera's picture."""
+def image(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Smooth colours with fine noise: about as hard to compress as a camera's image."""
     coarse = generator.integers(0, 256, (height // 16, width // 16, 3)).astype(np.float32)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(smooth + generator.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
@@ -85,7 +85,7 @@ def picture(generator: np.random.Generator, height: int, width: int) -> np.ndarr
 
 def episode(seed: int, steps: int, height: int, width: int, jpeg: bool) -> Episode:
     generator = np.random.default_rng(seed)
-    frames = np.stack([picture(generator, height, width) for _ in range(steps)])
+    frames = np.stack([image(generator, height, width) for _ in range(steps)])
     space = load_profile("widowx").space()
     return Episode(
         id=f"episode_{seed:04d}",
@@ -175,8 +175,8 @@ def main() -> None:
             "hdf5 raw": export(bags["raw"], root / "hdf5_raw", "hdf5"),
         }
         video = export(bags["jpeg"], root / "lerobot_video", "lerobot", "av1")
-        pictures = SourceRequest(bags["jpeg"]).open()[0].images["primary"]
-        frames = [encoded_frame(pictures, i) or b"" for i in range(steps)]
+        images = SourceRequest(bags["jpeg"]).open()[0].images["primary"]
+        frames = [encoded_frame(images, i) or b"" for i in range(steps)]
         for _ in range(repeats):
             rates.setdefault("limit: decoding alone", []).append(decoding(frames, count))
             for name, path in sources.items():

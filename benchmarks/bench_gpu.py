@@ -1,7 +1,7 @@
 """One action of openvla-7b on a GPU: every decoder beside a plain transformers loop, and beside the limits.
 
 Builds the network with random weights on the device, so nothing is downloaded. First it measures what
-the device can do: bytes copied and operations multiplied a second. Then, on the same pictures in
+the device can do: bytes copied and operations multiplied a second. Then, on the same images in
 turn, milliseconds an action (p50, p95, p99) of
 
     transformers    ``generate`` of the language model, what a user of transformers writes
@@ -49,17 +49,14 @@ from rooflines import (
 )
 from torch import Tensor
 
-from openvla_ros.arrays import Image
-from openvla_ros.model.captured import EagerStages
-from openvla_ros.model.decoding import GreedyDecoder
-from openvla_ros.model.drafting import DraftingDecoder
-from openvla_ros.model.engine import Engine, make_engine
-from openvla_ros.model.oft import OFTLayout, OpenVLAOFT
-from openvla_ros.model.oft_engine import ChunkEngine
-from openvla_ros.model.openvla import OpenVLA
-from openvla_ros.model.packed import packed_bytes
-from openvla_ros.model.pixels import PixelTable, upload
-from openvla_ros.model.quantization import (
+from openvla_ros.model.decoding.engine import Engine, make_engine
+from openvla_ros.model.decoding.greedy import GreedyDecoder
+from openvla_ros.model.decoding.oft_engine import ChunkEngine
+from openvla_ros.model.decoding.speculative import DraftingDecoder
+from openvla_ros.model.decoding.steady import SteadyDecoder
+from openvla_ros.model.kernels.cuda_graphs import EagerStages
+from openvla_ros.model.kernels.packed_weights import packed_bytes
+from openvla_ros.model.network.bitsandbytes_layers import (
     INTEGERS,
     PACKINGS,
     Integers,
@@ -68,22 +65,25 @@ from openvla_ros.model.quantization import (
     make_quantized_layers,
     weight_bytes,
 )
-from openvla_ros.model.steady import SteadyDecoder
+from openvla_ros.model.network.oft import OFTLayout, OpenVLAOFT
+from openvla_ros.model.network.openvla import OpenVLA
+from openvla_ros.model.network.pixels import PixelTable, upload
+from openvla_ros.values.arrays import Image
 
 COUNT = 7  # tokens of an action
 TEXT_TOKENS = 26  # of a prompt, BOS among them
-PICTURES = 8  # on a CPU two: finding their guesses would take longer than the times
+IMAGES = 8  # on a CPU two: finding their guesses would take longer than the times
 WARM_UPS = 20
 # What modes that are compared may take together, as a share of all the time.
 EXACT_SHARE, OTHER_SHARE = 0.35, 0.08
 NO_GPU = 2  # exit code
 
 Tokens = list[int]
-Run = Callable[[int], Tokens]  # the picture's number → the action's tokens
+Run = Callable[[int], Tokens]  # the image's number → the action's tokens
 
 
 class Bench:
-    """The network, its pictures and prompts, and what is measured on them."""
+    """The network, its images and prompts, and what is measured on them."""
 
     network: OpenVLA
     ceilings: Ceilings
@@ -96,7 +96,7 @@ class Bench:
         self.dtype = torch.bfloat16 if self.on_gpu else torch.float32
         self.repeats = repeats or (200 if self.on_gpu else 5)
         self.warm_ups = WARM_UPS if self.on_gpu else 1
-        self.count = PICTURES if self.on_gpu else 2
+        self.count = IMAGES if self.on_gpu else 2
         self.seconds, self.until = seconds, time.monotonic() + seconds
         self.references: list[Tokens] = []
 
@@ -148,7 +148,7 @@ class Bench:
         )
 
     def build(self) -> None:
-        """Draw the weights, the pictures and the prompts."""
+        """Draw the weights, the images and the prompts."""
         began = time.perf_counter()
         self.network = random_network(self.size, self.device, self.dtype)
         self.table = PixelTable(image_transform(self.size), self.device, self.dtype)
@@ -157,7 +157,7 @@ class Bench:
         self.prompts: list[Tensor] = list(
             torch.from_numpy(draw.integers(3, last, (self.count, 1, TEXT_TOKENS)))
         )
-        self.pictures: list[Image] = list(draw.integers(0, 256, (self.count, side, side, 3), dtype=np.uint8))
+        self.images: list[Image] = list(draw.integers(0, 256, (self.count, side, side, 3), dtype=np.uint8))
         wait(self.device)
         count = sum(parameter.numel() for parameter in self.network.parameters())
         self.report.facts["parameters"] = count
@@ -166,21 +166,21 @@ class Bench:
             f"{self.dtype}, drawn in {time.perf_counter() - began:.1f} s"
         )
 
-    def pixels(self, picture: int) -> Tensor:
-        """Return the pixels of one picture, which travels as its levels."""
-        return self.table(self.pictures[picture])
+    def pixels(self, image: int) -> Tensor:
+        """Return the pixels of one image, which travels as its levels."""
+        return self.table(self.images[image])
 
     @property
     def prompt_tokens(self) -> int:
-        """Embeddings of a prompt, the picture's among them."""
+        """Embeddings of a prompt, the image's among them."""
         return TEXT_TOKENS + SIZES[self.size].patches
 
     # Exact decoders
 
     def exact(self) -> None:
-        """Time what gives the plain decoder's tokens, in turn on each picture."""
+        """Time what gives the plain decoder's tokens, in turn on each image."""
         plain = partial(self.plain, self.network)
-        self.references = [plain(picture) for picture in range(self.count)]
+        self.references = [plain(image) for image in range(self.count)]
         self.engine = make_engine(self.network)
         self.drafting = DraftingDecoder(self.network, engine=self.engine)
         runs: dict[str, Run] = {"transformers": self.transformers_loop, "plain": plain}
@@ -190,17 +190,17 @@ class Bench:
         self.report.title()
         self.time(runs, self.limits(self.engine), EXACT_SHARE)
 
-    def plain(self, network: OpenVLA, picture: int) -> Tokens:
+    def plain(self, network: OpenVLA, image: int) -> Tokens:
         """Return the reference decoder's tokens."""
         decoder = GreedyDecoder(network)
-        tokens: Tokens = decoder.decode(self.pixels(picture), self.prompts[picture], COUNT).token_ids.tolist()
+        tokens: Tokens = decoder.decode(self.pixels(image), self.prompts[image], COUNT).token_ids.tolist()
         return tokens
 
-    def transformers_loop(self, picture: int) -> Tokens:
+    def transformers_loop(self, image: int) -> Tokens:
         """Return the tokens of ``generate``: what a user of transformers would write."""
         with torch.inference_mode():
-            ids = upload(self.prompts[picture], self.device)
-            embeddings = self.network.embed(self.pixels(picture), ids)
+            ids = upload(self.prompts[image], self.device)
+            embeddings = self.network.embed(self.pixels(image), ids)
             out = self.network.language_model.generate(
                 inputs_embeds=embeddings,
                 attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device),
@@ -223,57 +223,57 @@ class Bench:
         runs: dict[str, Run] = {
             "steady": lambda p: steady.decode(self.pixels(p), self.prompts[p], COUNT).token_ids.tolist()
         }
-        right = [self.accepted(drafting, picture) for picture in range(self.count)]
+        right = [self.accepted(drafting, image) for image in range(self.count)]
         for passes in wrong:
-            guesses = [self.guess(drafting, picture, right[picture], passes) for picture in range(self.count)]
+            guesses = [self.guess(drafting, image, right[image], passes) for image in range(self.count)]
             runs[f"fast, {passes} wrong"] = partial(self.drafted, drafting, guesses)
         return runs
 
-    def drafted(self, drafting: DraftingDecoder, guesses: Sequence[Tensor], picture: int) -> Tokens:
-        """Return the drafting decoder's tokens after the guess for this picture."""
+    def drafted(self, drafting: DraftingDecoder, guesses: Sequence[Tensor], image: int) -> Tokens:
+        """Return the drafting decoder's tokens after the guess for this image."""
         with torch.inference_mode():
-            embeddings = drafting.engine.embed(self.pixels(picture), self.prompts[picture])
-            found = drafting.decode_embedded(embeddings, COUNT, guesses[picture])
+            embeddings = drafting.engine.embed(self.pixels(image), self.prompts[image])
+            found = drafting.decode_embedded(embeddings, COUNT, guesses[image])
         tokens: Tokens = found.token_ids.tolist()
         return tokens
 
-    def extra_passes(self, drafting: DraftingDecoder, guess: Tokens, picture: int) -> tuple[int, Tokens]:
+    def extra_passes(self, drafting: DraftingDecoder, guess: Tokens, image: int) -> tuple[int, Tokens]:
         """Return the passes that a guess (COUNT - 1) costs after the prompt's, and the tokens."""
         before = drafting.acceptance.passes.copy()
-        tokens = self.drafted(drafting, [torch.tensor(guess)] * self.count, picture)
+        tokens = self.drafted(drafting, [torch.tensor(guess)] * self.count, image)
         (passes,) = (drafting.acceptance.passes - before).keys()
         return passes, tokens
 
-    def accepted(self, drafting: DraftingDecoder, picture: int) -> Tokens:
+    def accepted(self, drafting: DraftingDecoder, image: int) -> Tokens:
         """Return the guess that costs no pass more: with packed weights, not always the plain tokens."""
-        tokens = self.references[picture]
+        tokens = self.references[image]
         for _ in range(TRIES):
             guess = tokens[:-1]
-            passes, tokens = self.extra_passes(drafting, guess, picture)
+            passes, tokens = self.extra_passes(drafting, guess, image)
             if passes == 0:
                 return guess
         raise ArithmeticError("no guess was found that is accepted at once")
 
-    def guess(self, drafting: DraftingDecoder, picture: int, right: Tokens, passes: int) -> Tensor:
+    def guess(self, drafting: DraftingDecoder, image: int, right: Tokens, passes: int) -> Tensor:
         """Return a guess, on the device, with that many wrong tokens, each of which costs one pass more."""
         tokens = range(3, SIZES[self.size].action_ids.start)
 
         def cost(guess: Tokens) -> int:
-            return self.extra_passes(drafting, guess, picture)[0]
+            return self.extra_passes(drafting, guess, image)[0]
 
         return torch.tensor(guess_that_costs(passes, right, tokens, cost), device=self.device)
 
     def beside_float32(self) -> None:
         """Count the tokens that the exact decoders share with the same weights in float32."""
         exact = copy.deepcopy(self.network).float()
-        truth = [self.plain(exact, picture) for picture in range(self.count)]
+        truth = [self.plain(exact, image) for image in range(self.count)]
         del exact
         steady = SteadyDecoder(self.network, engine=self.engine)
         found = dict.fromkeys(("plain", "steady", "fast"), 0)
-        for picture, wanted in enumerate(truth):
-            pixels, prompt = self.pixels(picture), self.prompts[picture]
+        for image, wanted in enumerate(truth):
+            pixels, prompt = self.pixels(image), self.prompts[image]
             given = {
-                "plain": self.references[picture],
+                "plain": self.references[image],
                 "steady": steady.decode(pixels, prompt, COUNT).token_ids.tolist(),
                 "fast": self.drafting.decode(pixels, prompt, COUNT).token_ids.tolist(),
             }
@@ -314,14 +314,14 @@ class Bench:
         if self.on_gpu:
             row.memory_gb = torch.cuda.max_memory_allocated(self.device) / 1e9
 
-    def once(self, row: Row, run: Run, picture: int) -> None:
-        """Time one action, from the picture's levels to its tokens."""
+    def once(self, row: Row, run: Run, image: int) -> None:
+        """Time one action, from the image's levels to its tokens."""
         wait(self.device)
         began = time.perf_counter()
-        tokens = run(picture)
+        tokens = run(image)
         row.milliseconds.append(1e3 * (time.perf_counter() - began))
         row.tokens += len(tokens)
-        row.same += sum(a == b for a, b in zip(tokens, self.references[picture], strict=False))
+        row.same += sum(a == b for a, b in zip(tokens, self.references[image], strict=False))
 
     def stages(self) -> None:
         """Time each stage of a drafted action by itself."""
@@ -329,7 +329,7 @@ class Bench:
         pixels, ids = self.pixels(0), self.prompts[0]
         prompt = language_work(network, self.prompt_tokens + COUNT - 1, COUNT)
         parts: dict[str, tuple[Callable[[], object], Work | None]] = {
-            "picture to pixels": (lambda: self.pixels(0), None),
+            "image to pixels": (lambda: self.pixels(0), None),
             "vision": (lambda: self.engine.see(pixels), vision_work(network)),
             "vision, prompt joined": (lambda: self.engine.embed(pixels, ids), None),
             "prompt's pass": (draft.first, prompt),
@@ -385,7 +385,7 @@ class Bench:
     # Chunks
 
     def chunks(self) -> None:
-        """Time an OpenVLA-OFT head: a chunk of 8 actions in one pass, from two pictures."""
+        """Time an OpenVLA-OFT head: a chunk of 8 actions in one pass, from two images."""
         layout = OFTLayout(chunk=8, action_width=7, bounds="quantiles", images=2, proprio_width=8)
         with torch.device("meta"):
             model = OpenVLAOFT(self.network, layout)
@@ -402,13 +402,13 @@ class Bench:
         limit = self.ceilings.milliseconds(
             vision_work(self.network, 2), language_work(self.network, tokens, 0)
         )
-        self.report.line("\nOpenVLA-OFT, 8 actions a chunk, 2 pictures; exact but for rounding")
+        self.report.line("\nOpenVLA-OFT, 8 actions a chunk, 2 images; exact but for rounding")
         self.time(runs, dict.fromkeys(runs, limit), OTHER_SHARE)
 
-    def chunk(self, compute: Callable[[Tensor, Tensor, Tensor], Tensor], picture: int) -> Tokens:
+    def chunk(self, compute: Callable[[Tensor, Tensor, Tensor], Tensor], image: int) -> Tokens:
         """Compute a chunk; there are no tokens in it."""
-        pixels = torch.cat([self.pixels(picture), self.pixels((picture + 1) % self.count)])
-        actions = compute(pixels, self.prompts[picture], torch.zeros(1, 8)).float().cpu()
+        pixels = torch.cat([self.pixels(image), self.pixels((image + 1) % self.count)])
+        actions = compute(pixels, self.prompts[image], torch.zeros(1, 8)).float().cpu()
         if not bool(actions.isfinite().all()):
             raise ArithmeticError("the actions are not finite")
         return []

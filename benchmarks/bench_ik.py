@@ -19,9 +19,9 @@ from collections.abc import Callable
 import numpy as np
 
 from openvla_ros.profile import RobotProfile, load_profile
-from openvla_ros.robot.description import find_urdf
-from openvla_ros.robot.inverse import InverseKinematics, rotation_error
-from openvla_ros.robot.kinematics import KinematicChain
+from openvla_ros.robot.kinematics.chain import KinematicChain
+from openvla_ros.robot.kinematics.inverse_kinematics import InverseKinematics, rotation_error
+from openvla_ros.robot.kinematics.urdf import find_urdf
 
 LIMIT_MS = 0.2
 PERIOD_S = 0.01

@@ -19,10 +19,10 @@ from collections.abc import Callable
 import numpy as np
 from rclpy.clock import Clock, ClockType
 
-from openvla_ros.action import ActionChunk
-from openvla_ros.nodes.control_loop import ControlLoop
+from openvla_ros.nodes.control.control_loop import ControlLoop
 from openvla_ros.profile import load_profile
 from openvla_ros.robot.controller import ArmController
+from openvla_ros.values.action import ActionChunk
 
 PERIOD_S = 0.01
 LIMIT_MS = 2.0

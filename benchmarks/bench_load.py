@@ -31,9 +31,9 @@ import json, resource, sys, time
 import torch
 from pathlib import Path
 from safetensors.torch import load_file
-from openvla_ros.model import checkpoint
-from openvla_ros.model.config_file import read_config
-from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.checkpoints import safetensors as checkpoint
+from openvla_ros.model.network.config_file import read_config
+from openvla_ros.model.network.openvla import OpenVLA
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -60,8 +60,8 @@ import json, sys
 import torch
 from pathlib import Path
 from safetensors.torch import save_file
-from openvla_ros.model.config_file import parse_config
-from openvla_ros.model.checkpoint import skeleton
+from openvla_ros.model.network.config_file import parse_config
+from openvla_ros.model.checkpoints.safetensors import skeleton
 
 folder, config = Path(sys.argv[1]), json.loads(sys.argv[2])
 (folder / "config.json").write_text(json.dumps(config))

@@ -1,7 +1,7 @@
 """CPU seconds per action of each way to decode, beside the plain decoder and a transformers generate loop.
 
 A model of about 155 million parameters with random weights. All loops run in this process, in turn on
-each picture, so that whatever else the machine does falls on all of them alike; decoders are built and
+each image, so that whatever else the machine does falls on all of them alike; decoders are built and
 warmed up before. The rows:
 
     transformers    ``generate`` of the language model, what a user of transformers writes
@@ -36,13 +36,13 @@ from guesses import guess_that_costs
 from random_model import SIZES, random_network
 from torch import Tensor
 
-from openvla_ros.model.decoding import GreedyDecoder
-from openvla_ros.model.drafting import DraftingDecoder
-from openvla_ros.model.engine import Engine
-from openvla_ros.model.kernels import LlamaShape, TorchKernels
-from openvla_ros.model.openvla import OpenVLA
-from openvla_ros.model.static_llama import StaticLlama
-from openvla_ros.model.steady import SteadyDecoder
+from openvla_ros.model.decoding.engine import Engine
+from openvla_ros.model.decoding.greedy import GreedyDecoder
+from openvla_ros.model.decoding.speculative import DraftingDecoder
+from openvla_ros.model.decoding.steady import SteadyDecoder
+from openvla_ros.model.kernels.static_llama import StaticLlama
+from openvla_ros.model.kernels.torch_kernels import LlamaShape, TorchKernels
+from openvla_ros.model.network.openvla import OpenVLA
 
 COUNT = 7  # tokens of an action
 TEXT_TOKENS = 25  # of a prompt
@@ -53,7 +53,7 @@ PASSES = {"fast, 0 wrong": 0, "fast, 1 wrong": 1, "fast, 2 wrong": 2, WORST: COU
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and its prompt."""
+    """One image and its prompt."""
 
     pixels: Tensor
     token_ids: Tensor
@@ -237,7 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one picture, and at most 20 s of measuring")
+    parser.add_argument("--quick", action="store_true", help="one image, and at most 20 s of measuring")
     parser.add_argument("--size", choices=("small", "tiny"), default="small")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="all cores by default")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")

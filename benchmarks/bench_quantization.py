@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from openvla_ros.model.checkpoint import load_model
-from openvla_ros.model.decoding import decode_greedily, prefill, step
-from openvla_ros.model.openvla import OpenVLA
-from openvla_ros.model.quantization import INTEGERS, weight_bytes
-from openvla_ros.model.tokenizer import PromptTokenizer
-from openvla_ros.prompt import build_prompt
+from openvla_ros.model.checkpoints.safetensors import load_model
+from openvla_ros.model.decoding.greedy import decode_greedily, prefill, step
+from openvla_ros.model.network.bitsandbytes_layers import INTEGERS, weight_bytes
+from openvla_ros.model.network.openvla import OpenVLA
+from openvla_ros.model.network.tokenizer import PromptTokenizer
+from openvla_ros.preprocessing.prompt import build_prompt
 
 DATA = Path(__file__).parents[1] / "ros2_ws/src/openvla_ros/tests/data/openvla_reference"
 TASKS = ("put spoon on towel", "open the top drawer", "stack the green block", "lift the cup", "close it")

@@ -34,9 +34,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from openvla_ros.data import cdr
-from openvla_ros.data.bag_writer import BagWriter, Topic
-from openvla_ros.data.message_definition import message_definition
+from openvla_ros.data.bags import cdr
+from openvla_ros.data.bags.message_definition import message_definition
+from openvla_ros.data.bags.rosbag2_writer import BagWriter, Topic
 from openvla_ros.profile import RobotProfile, dump_profile, load_profile
 
 WIDTH, HEIGHT, CAMERAS, IMAGE_HZ, STATE_HZ = 640, 480, 3, 30.0, 100.0
@@ -70,8 +70,8 @@ def timed(into: dict[str, float]) -> Iterator[None]:
 # Load: the node under 3 cameras
 
 
-def picture(generator: np.random.Generator) -> np.ndarray:
-    """Smooth colours with fine noise: about as hard to compress as a camera's picture."""
+def noise_image(generator: np.random.Generator) -> np.ndarray:
+    """Smooth colours with fine noise: about as hard to compress as a camera's image."""
     coarse = generator.integers(0, 256, (HEIGHT // 16, WIDTH // 16, 3)).astype(np.float32)
     smooth = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     return np.clip(smooth + generator.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
@@ -92,14 +92,14 @@ def publish(seconds: float) -> None:
     from sensor_msgs.msg import Image, JointState
     from std_msgs.msg import String
 
-    from openvla_ros.nodes import qos
-    from openvla_ros.nodes.messages import to_image, to_stamp
+    from openvla_ros.ros import qos
+    from openvla_ros.ros.messages import to_image, to_stamp
 
     rclpy.init()
     node = rclpy.create_node("load")
     profile = bench_profile("raw")
     rng = np.random.default_rng(0)
-    pictures = [to_image(picture(rng), 0, "camera") for _ in range(4)]
+    messages = [to_image(noise_image(rng), 0, "camera") for _ in range(4)]
     images = [node.create_publisher(Image, camera.topic, qos.IMAGE_OUT) for camera in profile.cameras]
     states = node.create_publisher(JointState, "joint_states", qos.STREAM_OUT)
     words = node.create_publisher(String, "instruction", qos.LATCHED)
@@ -110,7 +110,7 @@ def publish(seconds: float) -> None:
     while (now := time.monotonic() - begun) < seconds:
         for camera, publisher in zip(profile.cameras, images, strict=True):
             if now * IMAGE_HZ >= sent[camera.name]:
-                message = pictures[sent[camera.name] % len(pictures)]
+                message = messages[sent[camera.name] % len(messages)]
                 message.header.stamp = to_stamp(node.get_clock().now().nanoseconds)
                 message.header.frame_id = str(sent[camera.name])  # counts, so that a loss shows
                 publisher.publish(message)
@@ -131,7 +131,7 @@ def bench_node(image_format: str, seconds: float, folder: Path, stalled: bool = 
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
 
-    from openvla_ros.data.bag_reader import BagReader
+    from openvla_ros.data.bags.bag_reader import BagReader
     from openvla_ros.nodes.recorder_node import RecorderNode
 
     folder.mkdir()
@@ -201,11 +201,11 @@ def bench_messages(count: int) -> list[tuple[str, bytes]]:
     image = store.types[cdr.IMAGE](header, HEIGHT, WIDTH, "rgb8", 0, 3 * WIDTH, pixels)
     empty = np.zeros(0)
     state = store.types[JOINTS](header, [f"joint{i}" for i in range(7)], np.zeros(7), empty, empty)
-    picture = bytes(store.serialize_cdr(image, cdr.IMAGE))
+    serialised = bytes(store.serialize_cdr(image, cdr.IMAGE))
     joints = bytes(store.serialize_cdr(state, JOINTS))
     found = []
     for i in range(count):
-        found += [(f"/camera{k}", picture) for k in range(CAMERAS)]
+        found += [(f"/camera{k}", serialised) for k in range(CAMERAS)]
         found += [("/joint_states", joints)] * (3 if i % 3 else 4)  # 100 Hz beside 30
     return found
 
@@ -285,7 +285,7 @@ features = {f"observation.images.camera{i}": {"dtype": "image", "shape": (height
 features["observation.state"] = {"dtype": "float32", "shape": (7,), "names": None}
 features["action"] = {"dtype": "float32", "shape": (7,), "names": None}
 rng = np.random.default_rng(0)
-pictures = [rng.integers(0, 255, (height, width, 3), dtype=np.uint8) for _ in range(4)]
+images = [rng.integers(0, 255, (height, width, 3), dtype=np.uint8) for _ in range(4)]
 with tempfile.TemporaryDirectory() as folder:
     data = LeRobotDataset.create("bench/record", 30, features, root=folder + "/set", use_videos=False)
     def usage():
@@ -293,7 +293,7 @@ with tempfile.TemporaryDirectory() as folder:
         return own.ru_utime + own.ru_stime + gone.ru_utime + gone.ru_stime
     cpu, wall = usage(), time.monotonic()
     for i in range(frames):
-        frame = {f"observation.images.camera{k}": pictures[(i + k) % 4] for k in range(cameras)}
+        frame = {f"observation.images.camera{k}": images[(i + k) % 4] for k in range(cameras)}
         frame |= {"observation.state": np.zeros(7, np.float32), "action": np.zeros(7, np.float32)}
         frame["task"] = "measure"
         data.add_frame(frame)
@@ -321,7 +321,7 @@ def main() -> None:
     parser.add_argument("--publish", type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument("--stall", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    from openvla_ros.transport import dds_environment
+    from openvla_ros.bringup.dds import dds_environment
 
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.update(dds_environment(os.environ))

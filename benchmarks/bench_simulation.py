@@ -1,8 +1,8 @@
-"""How fast the simulation is: physics, pictures, rollouts, and what the running node takes of a core.
+"""How fast the simulation is: physics, images, rollouts, and what the running node takes of a core.
 
-Pictures are drawn by this package's renderers and by ``mujoco.Renderer`` with its default quality,
+Images are drawn by this package's renderers and by ``mujoco.Renderer`` with its default quality,
 in the same process on the same scene. Speeds are per CPU second, so other load on the machine
-counts little. The node runs in real time with joint states at 100 Hz and pictures at 10 Hz.
+counts little. The node runs in real time with joint states at 100 Hz and images at 10 Hz.
 
     python benchmarks/bench_simulation.py [--quick]
 """
@@ -24,12 +24,12 @@ ROBOTS = ("sim_widowx", "sim_franka")
 SIZES = ((224, 224), (640, 480))
 NODE_LIMIT = 0.5  # of one core: what is left of two must do for the controller and the policy
 
-PICTURES = """
+IMAGES = """
 import json, sys, time
 import mujoco
 from openvla_ros.profile import load_profile
 from openvla_ros.sim.renderer import make_renderer
-from openvla_ros.sim.scene import build_model
+from openvla_ros.sim.mujoco_scene import build_model
 
 kind, width, height, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 
@@ -60,12 +60,12 @@ print(json.dumps(result))
 """
 
 
-def measure_pictures(kind: str, size: tuple[int, int], seconds: float) -> dict[str, float]:
+def measure_images(kind: str, size: tuple[int, int], seconds: float) -> dict[str, float]:
     """Return frames per CPU second, ``ours`` and (not for rays) ``theirs``."""
     environment = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"}
     environment |= {"MUJOCO_GL": "disable" if kind == "rays" else kind, "LP_NUM_THREADS": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", PICTURES, kind, *map(str, size), str(seconds)],
+        [sys.executable, "-c", IMAGES, kind, *map(str, size), str(seconds)],
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
@@ -103,8 +103,8 @@ def measure_rollouts(robot: str, episodes: int, images: bool) -> tuple[float, in
 
 def measure_node(robot: str, seconds: float) -> float:
     """Return the share of one core that the running simulation node takes."""
-    from openvla_ros.supervisor import child_environment
-    from openvla_ros.transport import dds_environment
+    from openvla_ros.bringup.dds import dds_environment
+    from openvla_ros.bringup.supervisor import child_environment
 
     environment = child_environment(os.environ, dds_environment(os.environ))
     node = subprocess.Popen(
@@ -112,7 +112,7 @@ def measure_node(robot: str, seconds: float) -> float:
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        time.sleep(8.0)  # start-up: imports, the first picture
+        time.sleep(8.0)  # start-up: imports, the first image
         before = cpu_seconds(node.pid)
         time.sleep(seconds)
         return (cpu_seconds(node.pid) - before) / seconds
@@ -141,13 +141,13 @@ def main() -> None:
         for images in (False, True):
             episodes = 2 if quick else 20
             speed, successes = measure_rollouts(robot, episodes, images)
-            name = f"put, {robot}, {'pictures' if images else 'blind'}"
-            result[f"rollout_{robot}_{'pictures' if images else 'blind'}"] = speed
+            name = f"put, {robot}, {'images' if images else 'blind'}"
+            result[f"rollout_{robot}_{'images' if images else 'blind'}"] = speed
             print(f"{name:<34}{speed:>12.1f}{successes:>6}/{episodes}")
     print(f"\n{'frames per CPU second':<34}{'ours':>12}{'mujoco':>10}{'ratio':>8}")
     for kind in (*renderer.GL_KINDS, "rays"):
         for size in SIZES if kind == "rays" or renderer.works_here(kind) else ():
-            rates = measure_pictures(kind, size, 1.0 if quick else 5.0)
+            rates = measure_images(kind, size, 1.0 if quick else 5.0)
             label, theirs = f"{kind}_{size[0]}x{size[1]}", rates.get("theirs")
             result[f"frames_{label}"] = rates["ours"]
             if theirs:

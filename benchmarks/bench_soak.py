@@ -1,19 +1,19 @@
 """Half an hour of a 30 Hz camera and a slow policy: nothing queues, memory stays flat, ages stay put.
 
-Real nodes, each a process of its own: a camera that plays pictures at 30 Hz, the policy
-node with a policy that takes half a second and is offered every picture, and the controller that
+Real nodes, each a process of its own: a camera that plays images at 30 Hz, the policy
+node with a policy that takes half a second and is offered every image, and the controller that
 follows its chunks at 100 Hz. This program stands for the arm: it publishes joint states, and listens.
 
 What is looked at all the time, and its limit, which is what one thing too many in a queue would do:
 
 - memory: the slope of each process's private memory over the second half. Private: the segments that
   DDS shares between processes have a fixed size, and count as resident for whoever has touched them.
-  Second half: until the allocator has a gap for every picture that is kept, it takes one more at times;
-- pending: pictures received, less those looked at, replaced by a newer one, or refused. One may wait
+  Second half: until the allocator has a gap for every image that is kept, it takes one more at times;
+- pending: images received, less those looked at, replaced by a newer one, or refused. One may wait
   and one may be in work;
-- look: how old a picture is when inference begins. Behind another one it would wait an inference;
-- chunk: how old the picture is when its chunk arrives. Two inferences, if it had waited for one;
-- command: how old the picture is at the first command of its chunk, as the controller reports it. To
+- look: how old an image is when inference begins. Behind another one it would wait an inference;
+- chunk: how old the image is when its chunk arrives. Two inferences, if it had waited for one;
+- command: how old the image is at the first command of its chunk, as the controller reports it. To
   the chunk's age comes the step that is finished first, at most the longest.
 
 A queue that stands moves the median over its limit; one that grows lifts the 99th percentile of the
@@ -46,19 +46,19 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from openvla_ros.image_encoding import encode_jpeg
-from openvla_ros.nodes import qos
-from openvla_ros.nodes.messages import from_stamp
+from openvla_ros.bringup.dds import dds_environment
+from openvla_ros.bringup.supervisor import child_environment
+from openvla_ros.preprocessing.image_encoding import encode_jpeg
 from openvla_ros.profile import RobotProfile, dump_profile, load_profile
-from openvla_ros.supervisor import child_environment
-from openvla_ros.transport import dds_environment
+from openvla_ros.ros import qos
+from openvla_ros.ros.messages import from_stamp
 
 CAMERA_HZ, INFERENCE_S = 30.0, 0.5
-CAMERA_LEAST_HZ = 0.9 * CAMERA_HZ  # fewer pictures arrived: the machine did not carry what is asked
-PICTURES = 8
+CAMERA_LEAST_HZ = 0.9 * CAMERA_HZ  # fewer images arrived: the machine did not carry what is asked
+IMAGES = 8
 STATES_HZ = 50.0
 START_S = 180.0  # how long processes may take to start on a busy machine
-# A day's work of eight hours adds less than 80 MB; one lost byte per byte of pictures adds 99 GB an hour.
+# A day's work of eight hours adds less than 80 MB; one lost byte per byte of images adds 99 GB an hour.
 MEMORY_LIMIT_MB_PER_HOUR = 10.0
 # In a shorter run the steps in which an allocator grows are all that a slope shows: printed, not judged.
 MEMORY_JUDGED_S = 600.0
@@ -129,7 +129,6 @@ class Arm:
         self._positions = [*profile.arm.neutral, profile.gripper.open_m]
         self._states = self.node.create_publisher(JointState, "joint_states", qos.STREAM_OUT)
         self._words = self.node.create_publisher(String, "instruction", qos.LATCHED)
-        self._words.publish(String(data="wait"))
         self.node.create_timer(1.0 / STATES_HZ, self._feel)
         self.node.create_subscription(JointTrajectory, "policy/action_chunk", self._chunk, qos.COMMAND)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnostics, qos.DIAGNOSTICS)
@@ -139,7 +138,11 @@ class Arm:
     def wait_for_commands(self) -> None:
         """Spin until the controller has followed a chunk, then begin to measure."""
         end_s = time.monotonic() + START_S
+        told = False
         while not self.commands.values:
+            if not told and self._words.get_subscription_count() >= 2:  # both of the policy's
+                self._words.publish(String(data="wait"))
+                told = True
             if time.monotonic() > end_s or any(p.poll() is not None for p in self._processes.values()):
                 codes = {name: p.poll() for name, p in self._processes.items()}
                 raise SystemExit(f"no command within {START_S:.0f} s; exit codes {codes}")
@@ -218,7 +221,7 @@ class Arm:
         return float(np.median(values)), float(np.percentile(values, 99))
 
     def camera_hz(self) -> float:
-        """Return how many pictures a second the policy node received."""
+        """Return how many images a second the policy node received."""
         (first_s, first), (last_s, last) = self.camera[0], self.camera[-1]
         return (last - first) / (last_s - first_s)
 
@@ -246,18 +249,18 @@ def slow_profile(width: int, height: int) -> RobotProfile:
 
 def start(folder: Path, profile: RobotProfile) -> dict[str, subprocess.Popen[bytes]]:
     """Start the nodes; their logs go into ``folder``."""
-    robot, pictures = folder / "soak_robot.yaml", folder / "pictures"
+    robot, images = folder / "soak_robot.yaml", folder / "images"
     robot.write_text(dump_profile(profile), encoding="utf-8")
-    pictures.mkdir()
+    images.mkdir()
     rng = np.random.default_rng(0)
-    for i in range(PICTURES):
+    for i in range(IMAGES):
         shape = profile.cameras[0].height // 8, profile.cameras[0].width // 8, 3
-        picture = rng.integers(0, 256, shape, np.uint8).repeat(8, 0).repeat(8, 1)
-        (pictures / f"{i}.jpg").write_bytes(encode_jpeg(picture, 90))
-    camera = {"source": "images", "path": pictures, "loop": True, "playback_rate_hz": CAMERA_HZ}
+        image = rng.integers(0, 256, shape, np.uint8).repeat(8, 0).repeat(8, 1)
+        (images / f"{i}.jpg").write_bytes(encode_jpeg(image, 90))
+    camera = {"source": "images", "path": images, "loop": True, "playback_rate_hz": CAMERA_HZ}
     programs: dict[str, tuple[list[str], dict[str, object]]] = {
         "camera": (["-m", "openvla_ros.nodes.camera_node"], camera),
-        "policy": (["-c", POLICY], {"rate_hz": 1000.0}),  # every picture is offered
+        "policy": (["-c", POLICY], {"rate_hz": 1000.0}),  # every image is offered
         "controller": (["-m", "openvla_ros.nodes.controller_node"], {}),
     }
     environment = child_environment(os.environ, {})
@@ -293,7 +296,7 @@ def report(arm: Arm, seconds: float, longest_step_s: float, codes: Mapping[str, 
     third_s = (seconds - warm_s) / 3
     memory_is_judged = seconds >= MEMORY_JUDGED_S
     print(
-        f"{seconds / 60:.1f} minutes; the policy node received {arm.camera_hz():.1f} pictures a second and "
+        f"{seconds / 60:.1f} minutes; the policy node received {arm.camera_hz():.1f} images a second and "
         f"made {len(arm.chunks.values)} chunks of {INFERENCE_S} s; refused "
         f"{', '.join(f'{count} for {reason}' for reason, count in arm.refusals.items()) or 'none'}"
     )
@@ -342,11 +345,11 @@ def report(arm: Arm, seconds: float, longest_step_s: float, codes: Mapping[str, 
             failed.append(f"{name}: p99 rose by {late_p99 - p99:.3f} s; limit {RISE_LIMIT_S} s")
 
     waiting = np.array(arm.pending.values)
-    # A refusal while no picture came at all counts below zero: what queues is what rises from there.
+    # A refusal while no image came at all counts below zero: what queues is what rises from there.
     pending = int((waiting - np.minimum.accumulate(waiting)).max())
-    print(f"\npending pictures: never more than {pending}; limit {PENDING_LIMIT}")
+    print(f"\npending images: never more than {pending}; limit {PENDING_LIMIT}")
     if pending > PENDING_LIMIT:
-        failed.append(f"pending: {pending} pictures; limit {PENDING_LIMIT}")
+        failed.append(f"pending: {pending} images; limit {PENDING_LIMIT}")
     print("passed" if not failed else "FAILED: " + "; ".join(failed))
     print(
         json.dumps(
@@ -367,8 +370,8 @@ def report(arm: Arm, seconds: float, longest_step_s: float, codes: Mapping[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--width", type=int, default=640, help="of the pictures; a multiple of 8")
-    parser.add_argument("--height", type=int, default=480, help="of the pictures; a multiple of 8")
+    parser.add_argument("--width", type=int, default=640, help="of the images; a multiple of 8")
+    parser.add_argument("--height", type=int, default=480, help="of the images; a multiple of 8")
     parser.add_argument("--quick", action="store_true", help="one minute; too short to judge memory")
     arguments = parser.parse_args()
     seconds = 60.0 * (1.0 if arguments.quick else arguments.minutes)

@@ -26,14 +26,14 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from openvla_ros.model.config import OpenVLAConfig
-from openvla_ros.model.config_file import parse_config
-from openvla_ros.model.openvla import OpenVLA
-from openvla_ros.model.supervision import IGNORED
-from openvla_ros.training.loss import Batch
-from openvla_ros.training.low_rank import LowRankOptions, select_targets
+from openvla_ros.model.network.config import OpenVLAConfig
+from openvla_ros.model.network.config_file import parse_config
+from openvla_ros.model.network.openvla import OpenVLA
+from openvla_ros.model.network.training_forward import IGNORED
+from openvla_ros.pretraining.small_model import SmallSize, make_small_model, small_config
+from openvla_ros.training.data.batch import Batch
+from openvla_ros.training.lora_layers import LowRankOptions, select_targets
 from openvla_ros.training.recipe import Recipe
-from openvla_ros.training.small_model import SmallSize, make_small_model, small_config
 from openvla_ros.training.trainable import make_trainable
 from openvla_ros.training.trainer import Trainer
 

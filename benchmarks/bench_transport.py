@@ -1,8 +1,8 @@
-"""Picture in, command out, between processes: this package's nodes beside openpi-client's websocket.
+"""Image in, command out, between processes: this package's nodes beside openpi-client's websocket.
 
-One process stands for camera and controller: it publishes pictures at 30 Hz and waits for the
+One process stands for camera and controller: it publishes images at 30 Hz and waits for the
 command computed from each. The other is the policy node with a policy that does nothing. The same
-pictures, in the same run, go through openpi-client 0.1.2 (in an environment of its own below
+images, in the same run, go through openpi-client 0.1.2 (in an environment of its own below
 ``build/``) to a server that speaks its protocol. A third row shows ROS 2 without our DDS profile.
 
     python benchmarks/bench_transport.py [--quick] [--count 2000]
@@ -86,7 +86,7 @@ for attempt in range(100):
         break
     except OSError:
         time.sleep(0.1)
-pictures = np.random.default_rng(0).integers(0, 256, (8, height, width, 3), np.uint8)
+pixels = np.random.default_rng(0).integers(0, 256, (8, height, width, 3), np.uint8)
 latencies, begun, cpu = [], time.perf_counter(), 0.0
 for i in range(count + warm_up):
     if i == warm_up:
@@ -94,7 +94,7 @@ for i in range(count + warm_up):
         print(json.dumps("measuring"), flush=True)
     time.sleep(max(0.0, begun + i / rate_hz - time.perf_counter()))
     start = time.perf_counter()
-    images = {str(c): pictures[(i + c) % 8] for c in range(cameras)}
+    images = {str(c): pixels[(i + c) % 8] for c in range(cameras)}
     policy.infer({"images": images, "state": np.zeros(7), "prompt": "go"})
     latencies.append(1e3 * (time.perf_counter() - start))
 print(json.dumps({"latencies": latencies, "sent": count}), flush=True)
@@ -133,11 +133,11 @@ def ros_client(case: Case, profile_path: str, count: int) -> None:
     from std_msgs.msg import String
     from trajectory_msgs.msg import JointTrajectory
 
-    from openvla_ros.nodes import qos
-    from openvla_ros.nodes.image_publisher import ImagePublisher
-    from openvla_ros.nodes.messages import from_stamp, to_stamp
+    from openvla_ros.bringup.dds import keep_image_memory
     from openvla_ros.profile import load_profile
-    from openvla_ros.transport import keep_image_memory
+    from openvla_ros.ros import qos
+    from openvla_ros.ros.image_publisher import ImagePublisher
+    from openvla_ros.ros.messages import from_stamp, to_stamp
 
     profile = load_profile(profile_path)
     keep_image_memory()  # as every node of the package does
@@ -158,12 +158,11 @@ def ros_client(case: Case, profile_path: str, count: int) -> None:
         for camera in profile.cameras
     ]
     words = node.create_publisher(String, "instruction", qos.LATCHED)
-    words.publish(String(data="go"))
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin)
     thread.start()
-    pictures = np.random.default_rng(0).integers(0, 256, (8, case.height, case.width, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, case.height, case.width, 3), np.uint8)
     names = [*profile.arm.joints, profile.gripper.joint]
     end = time.monotonic() + 60
     while images[0].publisher.get_subscription_count() < 1 or not node.count_publishers(
@@ -173,6 +172,7 @@ def ros_client(case: Case, profile_path: str, count: int) -> None:
             os._exit(1)  # the parent says so
         time.sleep(0.1)
     time.sleep(1.0)
+    words.publish(String(data="go"))
     begun = time.perf_counter()
     for i in range(count + WARM_UP):
         if i == WARM_UP:
@@ -186,8 +186,8 @@ def ros_client(case: Case, profile_path: str, count: int) -> None:
         state = JointState(name=names, position=[0.0] * len(names))
         state.header.stamp = to_stamp(stamp_ns)
         states.publish(state)
-        for c in reversed(range(case.cameras)):  # the policy acts when the first camera's picture is there
-            images[c].publish(pictures[(i + c) % 8], stamp_ns)
+        for c in reversed(range(case.cameras)):  # the policy acts when the first camera's image is there
+            images[c].publish(pixels[(i + c) % 8], stamp_ns)
     time.sleep(0.5)
     print(json.dumps({"latencies": latencies, "sent": count}), flush=True)
     sys.stdin.read()  # until the parent has read the processor time, and ends this process
@@ -240,8 +240,8 @@ def measure(server: list[str], client: list[str], environment: dict[str, str]) -
 
 def measure_ours(case: Case, count: int, *, default_dds: bool) -> dict[str, float]:
     """Measure the policy node, with this package's DDS profile or with none."""
-    from openvla_ros.supervisor import child_environment
-    from openvla_ros.transport import dds_environment
+    from openvla_ros.bringup.dds import dds_environment
+    from openvla_ros.bringup.supervisor import child_environment
 
     base = {**os.environ, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     environment = child_environment(base, {} if default_dds else dds_environment(base))
@@ -288,7 +288,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="150 pictures instead of 2,000")
+    parser.add_argument("--quick", action="store_true", help="150 images instead of 2,000")
     parser.add_argument("--count", type=int)
     parser.add_argument("--only", help="one case, such as 640x480")
     parser.add_argument("--no-peer", action="store_true", help="leave openpi-client out")
@@ -300,9 +300,9 @@ def main() -> None:
         ros_client(next(c for c in CASES if c.name == arguments.case), arguments.client, count)
         return
     os.environ.setdefault("ROS_DOMAIN_ID", "77")
-    print(f"picture in, command out, between processes; {count} pictures at {RATE_HZ:g} Hz")
+    print(f"image in, command out, between processes; {count} images at {RATE_HZ:g} Hz")
     print(
-        f"{'pictures':<14} {'path':<24} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'cpu %':>7} {'dropped':>7}"
+        f"{'images':<14} {'path':<24} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'cpu %':>7} {'dropped':>7}"
     )
     results: dict[str, dict[str, dict[str, float]]] = {}
     for case in CASES:

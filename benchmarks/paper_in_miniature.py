@@ -4,7 +4,7 @@ Every row sees the same demonstrations of the scripted expert and the same fresh
 the base untouched, the methods of the paper's fine-tuning table, the same network from scratch, a
 compact Diffusion Policy, and the LoRA result in 8 and 4 bits. CPU seconds of training stand beside.
 The expert and the base's pre-training used the simulator's ground truth; what is learned here is
-pictures, words and commands.
+images, words and commands.
 
     python benchmarks/paper_in_miniature.py [--base FOLDER] [--task lift_purple] [--quick]
         [--rows lora,scratch]
@@ -24,27 +24,28 @@ from pathlib import Path
 import torch
 
 from openvla_ros.cli.training import ProgressBar
-from openvla_ros.data.detect import SourceRequest
-from openvla_ros.data.hdf5 import Hdf5Writer
+from openvla_ros.data.datasets.open_dataset import SourceRequest
+from openvla_ros.data.formats.hdf5 import Hdf5Writer
 from openvla_ros.evaluation.closed_loop import run_trials
 from openvla_ros.evaluation.wilson import SuccessRate
 from openvla_ros.manifest import Manifest, read_manifest
-from openvla_ros.model.checkpoint import SINGLE, resolve
-from openvla_ros.model.config_file import read_config
-from openvla_ros.model.openvla import OpenVLA
-from openvla_ros.model.options import LoadOptions
-from openvla_ros.model.quantization import Quantization
-from openvla_ros.model.vision_language import read_transform
-from openvla_ros.policy.openvla import load_openvla_policy
+from openvla_ros.model.checkpoints.safetensors import SINGLE, resolve
+from openvla_ros.model.inference.checkpoint_files import read_transform
+from openvla_ros.model.inference.options import LoadOptions
+from openvla_ros.model.network.bitsandbytes_layers import Quantization
+from openvla_ros.model.network.config_file import read_config
+from openvla_ros.model.network.openvla import OpenVLA
+from openvla_ros.policy.openvla_policy import load_openvla_policy
 from openvla_ros.policy.protocol import Policy
+from openvla_ros.pretraining.diffusion_baseline import DiffusionOptions, train_diffusion
 from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.resources import SMALL_BASE
 from openvla_ros.sim.demonstrations import IDLE_M, IDLE_RAD, generate_demonstrations
 from openvla_ros.sim.tasks import Task, find_task
 from openvla_ros.sim.world import SimulatedRobot
-from openvla_ros.training.diffusion import DiffusionOptions, train_diffusion
+from openvla_ros.training.data.frame_cache import open_store
+from openvla_ros.training.data.selection import Selection
 from openvla_ros.training.finetune import CACHE, finetune
-from openvla_ros.training.frame_store import Selection, open_store
 from openvla_ros.training.recipe import Method, Recipe
 from openvla_ros.training.request import FinetuneRequest, WeightedData
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import torch
 from PIL import Image as PILImage
 
-from openvla_ros.images import ImageTransform, TowerTransform
-from openvla_ros.model.config import OpenVLAConfig, TextConfig, TowerOverride
-from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.network.config import OpenVLAConfig, TextConfig, TowerOverride
+from openvla_ros.model.network.openvla import OpenVLA
+from openvla_ros.preprocessing.image_transform import ImageTransform, TowerTransform
 
 _STD = 0.02  # of the weights: activations neither grow nor fade
 # Of the token embeddings: what comes next then depends on the token before, as in a trained network, and
@@ -84,7 +84,7 @@ def random_network(
 
 
 def image_transform(size: str) -> ImageTransform:
-    """Return the transform of the published checkpoints for pictures of the network's size."""
+    """Return the transform of the published checkpoints for images of the network's size."""
     side = SIZES[size].image_sizes[0]
     tower = TowerTransform(
         (side, side), (side, side), PILImage.Resampling.BICUBIC, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)

@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.network.openvla import OpenVLA
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,16 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     return Ceilings(bytes_per_s, operations / product_s, None if float8_s is None else operations / float8_s)
 
 
-def vision_work(network: OpenVLA, pictures: int = 1) -> Work:
+def vision_work(network: OpenVLA, images: int = 1) -> Work:
     """Return the work of the towers and the projector."""
     total, size, patches = Work(0.0, 0.0), network.dtype.itemsize, network.config.patches
     for tower in network.vision_backbone.towers():
         tokens = patches + tower.prefix_tokens
         weights = sum(parameter.numel() for parameter in tower.parameters())
         attention = 4.0 * tokens**2 * tower.tower.width * len(tower.live_blocks())
-        total += Work(pictures * (2.0 * weights * tokens + attention), weights * size)
+        total += Work(images * (2.0 * weights * tokens + attention), weights * size)
     weights = sum(parameter.numel() for parameter in network.projector.parameters())
-    return total + Work(2.0 * pictures * weights * patches, weights * size)
+    return total + Work(2.0 * images * weights * patches, weights * size)
 
 
 def language_work(network: OpenVLA, tokens: int, rows: int, packed_bytes: int = 0) -> Work:

@@ -12,7 +12,7 @@ demonstrations of every base task, then lets the newest model act and notes what
 have done (DAgger, arXiv 1011.0686). The other first trains the towers to see, then everything to
 act, on all frames that are there, and takes in new ones every few minutes. Killed, it goes on from
 its last round. The expert and the localisation losses use the simulator's ground truth; the model
-sees one picture and the words. Seeds below 1,000,000 are left for evaluation.
+sees one image and the words. Seeds below 1,000,000 are left for evaluation.
 """
 
 from __future__ import annotations
@@ -31,41 +31,37 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from openvla_ros.action import ActionChunk
-from openvla_ros.goal import Goal, Verb, parse_goal
 from openvla_ros.manifest import Manifest, write_manifest
-from openvla_ros.model.options import LoadOptions
-from openvla_ros.model.predictor import load_predictor
-from openvla_ros.model.tokenizer import PromptTokenizer
-from openvla_ros.model.vision_language import read_transform
-from openvla_ros.observation import Observation
+from openvla_ros.model.checkpoints.verification import write_checkpoint_sums
+from openvla_ros.model.inference.checkpoint_files import read_transform
+from openvla_ros.model.inference.options import LoadOptions
+from openvla_ros.model.inference.predictor import load_predictor
+from openvla_ros.model.network.tokenizer import PromptTokenizer
 from openvla_ros.policy.expert import IN_HAND_M, ScriptedExpert
-from openvla_ros.policy.openvla import OpenVLAPolicy
+from openvla_ros.policy.openvla_policy import OpenVLAPolicy
+from openvla_ros.preprocessing.dataset_statistics import (
+    DatasetStatistics,
+    mask_of,
+    read_statistics,
+    write_statistics,
+)
+from openvla_ros.preprocessing.prompt import build_training_prompt
+from openvla_ros.preprocessing.statistics_accumulator import DatasetAccumulator
+from openvla_ros.pretraining.frame_shards import FrameSet, FrameShards, shrink
+from openvla_ros.pretraining.small_model import SmallSize, make_small_model, save_checkpoint, train_tokenizer
+from openvla_ros.pretraining.snapshots import Photographer
+from openvla_ros.pretraining.trainer import Pretraining, PretrainingOptions, Progress, Span
 from openvla_ros.profile import load_profile
-from openvla_ros.prompt import build_training_prompt
 from openvla_ros.resources import SMALL_BASE
-from openvla_ros.sim.demonstrations import (
-    IDLE_M,
-    IDLE_RAD,
-    Disturbance,
-    demonstrate,
-)
+from openvla_ros.sim.demonstrations import IDLE_M, IDLE_RAD, Disturbance, demonstrate
+from openvla_ros.sim.labels import THINGS, Whereabouts, asked_for, whereabouts
 from openvla_ros.sim.rollout import rollout
-from openvla_ros.sim.snapshots import Photographer
 from openvla_ros.sim.tasks import TASKS, Task
-from openvla_ros.sim.whereabouts import THINGS, Whereabouts, asked_for, whereabouts
 from openvla_ros.sim.world import SimulatedRobot
-from openvla_ros.statistics import DatasetStatistics, mask_of, read_statistics, write_statistics
-from openvla_ros.statistics_accumulator import DatasetAccumulator
-from openvla_ros.training.frames import FrameSet, FrameShards, shrink
-from openvla_ros.training.pretraining import Pretraining, PretrainingOptions, Progress, Span
-from openvla_ros.training.processes import Processes, joined_processes
-from openvla_ros.training.small_model import (
-    SmallSize,
-    make_small_model,
-    save_checkpoint,
-    train_tokenizer,
-)
+from openvla_ros.training.distributed import Processes, joined_processes
+from openvla_ros.values.action import ActionChunk
+from openvla_ros.values.goal import Goal, Verb, parse_goal
+from openvla_ros.values.observation import Observation
 
 ROBOT = "sim_widowx"
 BASE_TASKS = tuple(task for task in TASKS.values() if task.base)
@@ -173,7 +169,7 @@ def frame_set(
     return FrameSet(
         images=np.stack([shrink(np.asarray(image), side) for image in images]),
         actions=actions.astype(np.float32),
-        picture=np.stack([w.picture for w in where]).astype(np.float32),
+        uv=np.stack([w.uv for w in where]).astype(np.float32),
         metres=np.stack([w.metres for w in where]).astype(np.float32),
         asked=np.array([asked] * len(where)),
         words=np.array([words] * len(where), dtype="U64"),
@@ -280,6 +276,7 @@ def save(
     norm_stats = {ROBOT: statistics.to_json()}
     save_checkpoint(unfinished, run.model, tokenizer, size, norm_stats, dtype=torch.float32)
     write_manifest(unfinished, manifest(unfinished, statistics))
+    write_checkpoint_sums(unfinished, (path.name for path in unfinished.iterdir()))
     shutil.rmtree(folder / "model", ignore_errors=True)
     unfinished.rename(folder / "model")
 
@@ -338,7 +335,7 @@ def is_ambiguous(frames: FrameSet) -> np.ndarray:
     """Return which frames (N,) call for standing still before the object is where it belongs.
 
     The expert waits there, for its fingers to close or to open, and remembers which; in the same
-    picture it moves on a moment later. A policy that learned to wait there would wait for ever.
+    image it moves on a moment later. A policy that learned to wait there would wait for ever.
     """
     rows = np.arange(len(frames))
     tool, item, destination = (frames.metres[rows, frames.asked[:, i]] for i in range(3))

@@ -24,7 +24,7 @@ PACKAGE = ROOT / "ros2_ws" / "src" / "openvla_ros"
 INTERFACES = ROOT / "ros2_ws" / "src" / "openvla_interfaces"
 CONSTRAINTS = ROOT / "constraints.txt"
 # CPython versions for which the ROS 2 wheels and PyTorch both exist.
-OLDEST, NEWEST = (3, 11), (3, 13)
+OLDEST, NEWEST = (3, 10), (3, 13)
 
 
 class SetupError(Exception):
@@ -122,7 +122,7 @@ def print_system_libraries() -> None:
 
     if not find_library("OSMesa") and not find_library("EGL"):
         say(
-            "neither libOSMesa nor libEGL is installed: the simulation draws its pictures with a slower "
+            "neither libOSMesa nor libEGL is installed: the simulation draws its images with a slower "
             "ray caster. To have the faster renderer: sudo apt-get install -y libosmesa6"
         )
 

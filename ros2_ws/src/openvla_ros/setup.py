@@ -1,5 +1,6 @@
 """Build file of the ament_python package; also what ``pip install`` reads on a machine without ROS."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -24,11 +25,31 @@ ROS_WHEELS = [
     "ros-rclpy[fastrtps]",
     *(
         f"ros-{name}-msgs"
-        for name in ("sensor", "geometry", "std", "trajectory", "diagnostic", "visualization", "nav")
+        for name in (
+            "action",
+            "diagnostic",
+            "geometry",
+            "lifecycle",
+            "rosgraph",
+            "sensor",
+            "std",
+            "trajectory",
+            "visualization",
+        )
     ),
+    "ros-builtin-interfaces",
+    "ros-rcl-interfaces",
     "ros-std-srvs",
-    "ros-lifecycle-msgs",
 ]
+
+
+def version() -> str:
+    """Return the version of the package; it stands in its ``__init__``."""
+    text = (HERE / PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    if found is None:
+        raise SystemExit(f"{PACKAGE}/__init__.py names no __version__")
+    return found[1]
 
 
 def shared_files() -> list[tuple[str, list[str]]]:
@@ -43,7 +64,7 @@ def shared_files() -> list[tuple[str, list[str]]]:
 
 setup(
     name=PACKAGE,
-    version="0.1.0",
+    version=version(),
     description="OpenVLA on physical robots with ROS 2: see, be told, move, learn",
     license="Apache-2.0",
     maintainer="openvla_ros maintainers",
@@ -67,8 +88,9 @@ setup(
         "tokenizers",
         "safetensors",
         "huggingface_hub",
-        "peft>=0.15",
         "mcap",
+        "lz4",
+        "zstandard",
         "rosbags",
         "pyarrow",
         "h5py",
@@ -86,11 +108,14 @@ setup(
         "sim": ["mujoco==3.8.1"],
         "realsense": ["pyrealsense2"],
         "quantization": ["bitsandbytes"],
+        "ray": ["ray"],
         "test": [
             "pytest",
             "pytest-timeout",
             "pytest-rerunfailures",
+            "pytest-xdist",
             "hypothesis",
+            "peft>=0.15",
             "ruff",
             "mypy",
             "types-PyYAML",
@@ -99,8 +124,8 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "openvla = openvla_ros.cli.main:main",
-            *(f"{node} = openvla_ros.nodes.{node}:main" for node in NODES),
+            "openvla = openvla_ros.entry_points:openvla",
+            *(f"{node} = openvla_ros.entry_points:{node}" for node in NODES),
         ]
     },
     zip_safe=True,

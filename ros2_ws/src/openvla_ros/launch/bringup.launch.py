@@ -18,8 +18,8 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
-from openvla_ros.graph import LAUNCH_ARGUMENTS, Graph, NodeSpec, build_graph, options_from_arguments
-from openvla_ros.supervisor import MAX_RESTARTS, RESTART_DELAY_S
+from openvla_ros.bringup.graph import LAUNCH_ARGUMENTS, Graph, NodeSpec, build_graph, options_from_arguments
+from openvla_ros.bringup.supervisor import MAX_RESTARTS, restart_delay_s
 
 
 def node_action(spec: NodeSpec, graph: Graph, restarts: int = 0) -> Node:
@@ -30,7 +30,7 @@ def node_action(spec: NodeSpec, graph: Graph, restarts: int = 0) -> Node:
             return []
         if spec.restarts_after(event.returncode) and restarts < MAX_RESTARTS:
             again = node_action(spec, graph, restarts + 1)
-            return [TimerAction(period=RESTART_DELAY_S, actions=[again])]
+            return [TimerAction(period=restart_delay_s(spec, restarts + 1), actions=[again])]
         return [EmitEvent(event=Shutdown(reason=f"{spec.name} ended with code {event.returncode}"))]
 
     return Node(

@@ -1,8 +1,72 @@
-"""Run OpenVLA on physical robots with ROS 2: see, be told, move; record, learn, and put it back.
+"""OpenVLA on ROS 2 arms: inference, safe control, recording, fine-tuning, redeployment.
 
-The package below this file is layered: the values first (numpy only), then the model, the
-policies, the robot side, the simulation, the data, the training, and last ``nodes``, the only
-place that imports ROS. Imports point downwards in that list; ``tests/test_imports.py`` holds it.
+A user's own script needs the names below; they are loaded when they are first used. ARCHITECTURE.md
+lists the folders of the package, each of which imports only from those above it.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openvla_ros.api import load_policy, open_dataset
+    from openvla_ros.cameras.protocol import Camera
+    from openvla_ros.drivers.command import ArmDriver
+    from openvla_ros.errors import OpenVLARosError
+    from openvla_ros.policy.protocol import Policy
+    from openvla_ros.profile import RobotProfile, load_profile
+    from openvla_ros.robot.controller import ArmController
+    from openvla_ros.values.action import ActionChunk, ActionSpace
+    from openvla_ros.values.episode import Episode
+    from openvla_ros.values.observation import Observation
+
 __version__ = "0.1.0"
+__all__ = [
+    "ActionChunk",
+    "ActionSpace",
+    "ArmController",
+    "ArmDriver",
+    "Camera",
+    "Episode",
+    "Observation",
+    "OpenVLARosError",
+    "Policy",
+    "RobotProfile",
+    "load_policy",
+    "load_profile",
+    "open_dataset",
+]
+
+# Where each name is; imported when it is first asked for, so that ``import openvla_ros`` costs nothing.
+_MODULES = {
+    "ActionChunk": "values.action",
+    "ActionSpace": "values.action",
+    "ArmController": "robot.controller",
+    "ArmDriver": "drivers.command",
+    "Camera": "cameras.protocol",
+    "Episode": "values.episode",
+    "Observation": "values.observation",
+    "OpenVLARosError": "errors",
+    "Policy": "policy.protocol",
+    "RobotProfile": "profile",
+    "load_policy": "api",
+    "load_profile": "profile",
+    "open_dataset": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}; its public names are {', '.join(__all__)}"
+        )
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names beside what has been imported."""
+    return sorted({*globals(), *__all__})

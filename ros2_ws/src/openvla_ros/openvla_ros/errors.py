@@ -46,6 +46,10 @@ class DatasetError(OpenVLARosError):
     """A recording or dataset cannot be read or written."""
 
 
+class ChecksumError(DatasetError, CheckpointError):
+    """A file of a dataset or a checkpoint is not the one that was written there."""
+
+
 class TrainingError(OpenVLARosError):
     """A training run cannot go on: its loss is no number, memory is short, or its folder is another run's."""
 
@@ -54,5 +58,13 @@ class DeviceError(OpenVLARosError):
     """A camera, input device or robot cannot be opened, or has stopped answering."""
 
 
+class FatalNodeError(OpenVLARosError):
+    """A node cannot go on and ends its process: the one exception that a node's guard lets through."""
+
+
 class MissingDependencyError(OpenVLARosError):
     """An optional package is needed for what was asked: names how to install it."""
+
+
+class ConformanceError(OpenVLARosError):
+    """An implementation breaks its protocol: names what the contract says, what was got, and where."""

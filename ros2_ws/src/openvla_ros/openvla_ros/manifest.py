@@ -7,7 +7,6 @@ Knows nothing of weights beyond their hash.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from openvla_ros.action import ActionSpace, Frame, RotationConvention
 from openvla_ros.errors import CheckpointError, InvalidValueError, ManifestError, StatisticsError
-from openvla_ros.images import ImageTransform
+from openvla_ros.integrity.checksums import sha256, verify
+from openvla_ros.integrity.validation import validation_lines
+from openvla_ros.preprocessing.dataset_statistics import DatasetStatistics, parse_norm_stats
+from openvla_ros.preprocessing.image_transform import ImageTransform
+from openvla_ros.preprocessing.prompt import PROMPT_STYLES, PromptStyle
 from openvla_ros.profile import RobotProfile
-from openvla_ros.prompt import PROMPT_STYLES, PromptStyle
-from openvla_ros.statistics import DatasetStatistics, parse_norm_stats
+from openvla_ros.values.action import ActionSpace, Frame, RotationConvention
 
 MANIFEST_NAME = "openvla_manifest.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -149,6 +150,8 @@ def read_manifest(folder: str | Path) -> Manifest:
     Raises ``ManifestError`` if there is none or it is wrong, naming the file, the key and the value.
     """
     path = manifest_path(folder)
+    if path.is_file():
+        verify(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -163,7 +166,9 @@ def parse_manifest(data: Any, origin: str) -> Manifest:
     try:
         file = _File.model_validate(data, strict=True)
     except ValidationError as error:
-        raise ManifestError("\n".join(_lines(origin, error))) from error
+        raise ManifestError(
+            "\n".join(f"{origin}: {line}" for line in validation_lines(error, "manifest"))
+        ) from error
     transform = {name: value for name, value in file.image_transform.items() if name != "center_crop"}
     center_crop = file.image_transform.get("center_crop")
     if not isinstance(center_crop, bool):
@@ -192,14 +197,7 @@ def parse_manifest(data: Any, origin: str) -> Manifest:
 
 def sha256_of_file(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hex digits; raises ``CheckpointError`` if it can't be read."""
-    try:
-        with Path(path).open("rb") as stream:
-            digest = hashlib.sha256()
-            while part := stream.read(1 << 20):
-                digest.update(part)
-            return digest.hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    return sha256(Path(path))
 
 
 def sha256_of_adapter(folder: str | Path) -> str:
@@ -243,20 +241,3 @@ class _File(BaseModel):
 
 def _is_sha256(value: str) -> bool:
     return len(value) == 64 and set(value) <= set("0123456789abcdef")
-
-
-def _lines(origin: str, error: ValidationError) -> list[str]:
-    return [
-        f"{origin}: {'.'.join(str(part) for part in item['loc']) or 'manifest'}: {_explain(item)}"
-        for item in error.errors(include_url=False)
-    ]
-
-
-def _explain(item: Any) -> str:
-    match item["type"]:
-        case "missing":
-            return "this key is missing"
-        case "extra_forbidden":
-            return "this key is not known here"
-        case _:
-            return f"{item['msg']} (the value is {item['input']!r})"

@@ -9,27 +9,57 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from openvla_ros.action import ActionSpace, Frame, RotationConvention
 from openvla_ros.errors import InvalidValueError, ProfileError
+from openvla_ros.integrity.text_file import read_text
+from openvla_ros.integrity.validation import validation_lines
 from openvla_ros.resources import share_path
+from openvla_ros.values.action import ActionSpace, Frame, RotationConvention
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Positive = Annotated[float, Field(gt=0)]
 Topic = Annotated[str, Field(pattern=r"^~?/?[A-Za-z_][A-Za-z0-9_/]*$")]
 # MoveIt Servo's incoming_command_timeout by default: without a command for so long it stops the arm.
 SERVO_TIMEOUT_S = 0.1
+# Which field of a camera's source each kind takes.
+SOURCE_FIELDS: dict[str, str | None] = {
+    "topic": None,
+    "usb": "device",
+    "realsense": "serial",
+    "video": "path",
+    "images": "path",
+    "episode": "path",
+}
 Encoding = Literal["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "yuv422", "yuv422_yuy2", "compressed"]
 
 
 @dataclass(frozen=True, config=_STRICT)
+class CameraSource:
+    """Where a camera's images come from: its own driver's topic, or a device that the camera node opens."""
+
+    kind: Literal["topic", "usb", "realsense", "video", "images", "episode"]
+    device: str = ""  # usb: path such as /dev/video2 or number, empty for 0
+    serial: str = ""  # realsense: serial number, empty for the only one
+    path: str = ""  # video: its file; images: their folder; episode: a dataset
+
+    def __post_init__(self) -> None:
+        wanted = SOURCE_FIELDS[self.kind]
+        for name in ("device", "serial", "path"):
+            if getattr(self, name) and name != wanted:
+                takes = f"takes {wanted}" if wanted else "takes nothing else"
+                raise ValueError(f"{name} is {getattr(self, name)!r}; a source of kind {self.kind!r} {takes}")
+        if wanted == "path" and not self.path:
+            raise ValueError(f"a source of kind {self.kind!r} needs a path")
+
+
+@dataclass(frozen=True, config=_STRICT)
 class CameraProfile:
-    """One camera: its stream, and how its picture must be turned before the policy sees it."""
+    """One camera: its stream, and how its image must be turned before the policy sees it."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     topic: Topic  # the stream as the camera's own driver names it
@@ -40,6 +70,19 @@ class CameraProfile:
     frame_id: str
     rotate_deg: Literal[0, 90, 180, 270] = 0  # clockwise
     compressed: bool = False  # the topic carries sensor_msgs/CompressedImage
+    # Where the images come from; without it, as ``origin`` says.
+    source: CameraSource | None = None
+
+    @property
+    def origin(self) -> CameraSource:
+        """Where the images come from.
+
+        A profile that does not say it means the topic's own driver, or USB camera 0 where the topic is
+        the one that this package's camera node publishes by itself: nobody else would.
+        """
+        if self.source is not None:
+            return self.source
+        return CameraSource("usb" if self.topic == f"camera/{self.name}/image_raw" else "topic")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -152,6 +195,10 @@ class ArmBackend:
     topic: Topic
     # Points are sent so far ahead of their time, which hides the jitter of the controller and of the
     # network. 0 sends them for "now", for a robot with another clock. Not for ``servo_twist``.
+    # A robot whose clock is ahead by more than this refuses the trajectories of an arm at rest, whose
+    # last point is then past, and stops in each of the others before they begin. One that is behind by
+    # more than a control period starts each trajectory from where the arm is measured to be.
+    # ``openvla check`` measures the difference.
     lookahead_s: Annotated[float, Field(ge=0, le=0.2)] = 0.03
     group: str = "arm"  # the joint group's name; only for ``interbotix``
     recovery_action: Topic | None = None  # franka_msgs/action/ErrorRecovery, where the arm has it
@@ -322,7 +369,7 @@ def load_profile(name_or_path: str | Path) -> RobotProfile:
             f"no robot profile {str(name_or_path)!r}; the profiles are {', '.join(available_profiles())}, "
             "or give the path of a .yaml file"
         )
-    return parse_profile(path.read_text(encoding="utf-8"), source=str(path))
+    return parse_profile(read_text(path, ProfileError), source=str(path))
 
 
 def parse_profile(text: str, source: str) -> RobotProfile:
@@ -336,26 +383,11 @@ def parse_profile(text: str, source: str) -> RobotProfile:
     try:
         return _ADAPTER.validate_python(data)
     except ValidationError as error:
-        raise ProfileError("\n".join(_lines(source, error))) from error
+        raise ProfileError(
+            "\n".join(f"{source}: {line}" for line in validation_lines(error, "profile"))
+        ) from error
 
 
 def dump_profile(profile: RobotProfile) -> str:
     """Return ``profile`` as YAML that ``parse_profile`` reads back to an equal value."""
     return yaml.safe_dump(_ADAPTER.dump_python(profile, mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _lines(source: str, error: ValidationError) -> list[str]:
-    return [
-        f"{source}: {'.'.join(str(part) for part in item['loc']) or 'profile'}: {_explain(item)}"
-        for item in error.errors(include_url=False)
-    ]
-
-
-def _explain(item: Any) -> str:
-    match item["type"]:
-        case "missing":
-            return "this key is missing"
-        case "unexpected_keyword_argument" | "extra_forbidden":
-            return "this key is not known here"
-        case _:
-            return f"{item['msg']} (the value is {item['input']!r})"

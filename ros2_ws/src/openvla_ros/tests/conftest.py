@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.shared_data import shared_folder
 
 # One thread a process: two torch threads on busy cores can be five times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,20 +19,21 @@ os.environ.setdefault("LP_NUM_THREADS", "0")
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 
-# The checkout's neighbour, or where OPENVLA_ROS_SHARED points.
-SHARED = Path(os.environ.get("OPENVLA_ROS_SHARED", Path(__file__).resolve().parents[4] / ".." / "shared"))
-DATA = Path(__file__).parent / "data"
-
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give a test between real processes a second try: discovery and schedulers are not ours.
 
-    Every second try is counted in the closing line ("rerun").
+    Every second try is counted in the closing line ("rerun"). A test that guards a stop gets none. Where
+    the tests are spread (``-n 2 --dist loadgroup``), those between real processes stay one after another.
     """
     again = config.pluginmanager.hasplugin("rerunfailures")
+    spread = config.pluginmanager.hasplugin("xdist")
     for item in items:
-        if again and item.get_closest_marker("ros"):
+        ros = item.get_closest_marker("ros") is not None
+        if again and ros and not item.get_closest_marker("stops"):
             item.add_marker(pytest.mark.flaky(reruns=1))
+        if spread:
+            item.add_marker(pytest.mark.xdist_group("ros" if ros else str(item.path)))
 
 
 @pytest.fixture(scope="session")
@@ -49,14 +51,6 @@ def ros_domain() -> Iterator[int]:
         lock.close()
         return
     raise RuntimeError("all 100 ROS domains are taken by other test processes")
-
-
-def shared_folder(name: str) -> Path:
-    """Return ``../shared/data/<name>``, or skip the test with the reason."""
-    folder = SHARED / "data" / name
-    if not folder.is_dir():
-        pytest.skip(f"needs the shared data folder {name!r}, which is not beside this checkout")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from golden_numbers import SETS
+from support.golden_numbers import SETS
 
 from openvla_ros.errors import CheckpointError, ManifestError
-from openvla_ros.images import ImageTransform
 from openvla_ros.manifest import (
     ADAPTER_WEIGHTS,
     Manifest,
@@ -20,8 +19,9 @@ from openvla_ros.manifest import (
     sha256_of_file,
     write_manifest,
 )
+from openvla_ros.preprocessing.dataset_statistics import read_statistics
+from openvla_ros.preprocessing.image_transform import ImageTransform
 from openvla_ros.profile import dump_profile, load_profile, parse_profile
-from openvla_ros.statistics import read_statistics
 
 
 def manifest(**changes):

@@ -60,6 +60,46 @@ def test_values_that_contradict_each_other_are_named(old, new, expected):
         parse_profile(text.replace(old, new, 1), "bad.yaml")
 
 
+@pytest.mark.parametrize(
+    ("source", "device", "serial"),
+    [
+        ("{kind: usb, device: /dev/video2}", "/dev/video2", ""),
+        ("{kind: realsense, serial: '829212070352'}", "", "829212070352"),
+        ("{kind: topic}", "", ""),
+    ],
+)
+def test_a_profile_says_where_a_camera_comes_from(source, device, serial):
+    text = text_of("sim_widowx").replace("  source: null\n", f"  source: {source}\n", 1)
+    camera = parse_profile(text, "good.yaml").cameras[0]
+    assert (camera.origin.device, camera.origin.serial) == (device, serial)
+    assert camera.origin.kind == source[7:].split(",")[0].rstrip("}")
+    assert parse_profile(dump_profile(parse_profile(text, "one")), "two").cameras[0] == camera
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{kind: webcam}", "cameras.0.source.kind.*'topic', 'usb', 'realsense'.*'webcam'"),
+        ("{kind: usb, serial: '12'}", "serial is '12'; a source of kind 'usb' takes device"),
+        ("{kind: topic, device: /dev/video0}", "a source of kind 'topic' takes nothing else"),
+        ("{kind: video}", "'video' needs a path"),
+    ],
+)
+def test_a_source_that_contradicts_itself_is_named(source, expected):
+    text = text_of("sim_widowx").replace("  source: null\n", f"  source: {source}\n", 1)
+    with pytest.raises(ProfileError, match=f"(?s)bad.yaml: .*{expected}"):
+        parse_profile(text, "bad.yaml")
+
+
+def test_a_profile_of_0_1_0_means_the_topic_s_own_driver_or_this_package_s_usb_camera():
+    for name in ("widowx", "franka", "franka_droid"):
+        old = text_of(name).replace("  source: null\n", "")
+        assert "source" not in old
+        assert [c.origin.kind for c in parse_profile(old, "old.yaml").cameras] == ["topic"]
+    ours = parse_profile(text_of("sim_widowx").replace("  source: null\n", ""), "old.yaml")
+    assert [(c.origin.kind, c.origin.device) for c in ours.cameras] == [("usb", "")]
+
+
 def test_wrong_number_of_joint_limits_is_named():
     text = text_of("sim_widowx").replace("  joint_jerk:\n  - 80.0\n", "  joint_jerk:\n", 1)
     with pytest.raises(ProfileError, match="joint_jerk has 5 values for 6 joints"):

@@ -1,1 +1,1 @@
-"""Where pictures come from: devices and recordings behind one protocol. Knows nothing of ROS."""
+"""Where images come from: devices and recordings behind one protocol; knows nothing of ROS."""

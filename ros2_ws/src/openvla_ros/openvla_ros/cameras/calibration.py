@@ -10,6 +10,7 @@ import yaml
 
 from openvla_ros.cameras.protocol import Intrinsics
 from openvla_ros.errors import InvalidValueError, ProfileError
+from openvla_ros.integrity.text_file import read_text
 
 
 def read_calibration(path: Path) -> Intrinsics:
@@ -18,8 +19,8 @@ def read_calibration(path: Path) -> Intrinsics:
     Raises ``ProfileError`` naming the file and the key.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        data = yaml.safe_load(read_text(path, ProfileError))
+    except yaml.YAMLError as error:
         raise ProfileError(f"{path}: the calibration cannot be read: {error}") from error
     try:
         return Intrinsics(

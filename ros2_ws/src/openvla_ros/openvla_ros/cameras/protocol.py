@@ -1,22 +1,22 @@
-"""The protocol that every source of pictures speaks, and the values that it gives."""
+"""The protocol that every source of images speaks, and the values that it gives."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from openvla_ros.arrays import Float, Image, float_array, image_array, read_only
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.image_encoding import Depth
+from openvla_ros.preprocessing.image_encoding import Depth
+from openvla_ros.values.arrays import Float, Image, float_array, image_array, read_only
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture."""
+    """One image."""
 
     rgb: Image  # (H, W, 3) uint8 RGB
     stamp_ns: int | None  # when light fell on the sensor, ns since the epoch; None for recordings
-    depth: Depth | None = None  # (H, W) float32 metres on the colour picture's grid, NaN: nothing measured
+    depth: Depth | None = None  # (H, W) float32 metres on the colour image's grid, NaN: nothing measured
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rgb", image_array("frame", self.rgb))
@@ -45,7 +45,7 @@ class Intrinsics:
 
 @runtime_checkable
 class Camera(Protocol):
-    """A device or a recording that gives one picture after another."""
+    """A device or a recording that gives one image after another."""
 
     @property
     def description(self) -> str:
@@ -54,7 +54,7 @@ class Camera(Protocol):
 
     @property
     def playback_rate_hz(self) -> float | None:
-        """Pictures a second that a recording was made with; None for a device, which sets its own pace."""
+        """Images a second that a recording was made with; None for a device, which sets its own pace."""
         ...
 
     @property
@@ -67,7 +67,7 @@ class Camera(Protocol):
         ...
 
     def read(self, timeout_s: float) -> Frame | None:
-        """Return the next picture, or None at the end of a recording.
+        """Return the next image, or None at the end of a recording.
 
         Raises ``DeviceError`` if the device gives none within ``timeout_s`` seconds.
         """

@@ -83,7 +83,7 @@ class RealSenseCamera:
         self._intrinsics = _intrinsics(profile.get_stream(rs.stream.color).as_video_stream_profile())
 
     def read(self, timeout_s: float) -> Frame:
-        """Return the next colour picture with its depth; raises ``DeviceError`` if none comes in time."""
+        """Return the next colour image with its depth; raises ``DeviceError`` if none comes in time."""
         if self._pipeline is None:
             raise DeviceError(f"{self.description}: it is not open")
         try:
@@ -117,7 +117,7 @@ class RealSenseCamera:
         return metres
 
     def _stamp_ns(self, frame: Any) -> int:
-        """Return when the picture was taken, if the camera's clock is tied to the computer's; else now."""
+        """Return when the image was taken, if the camera's clock is tied to the computer's; else now."""
         domains = self._rs.timestamp_domain
         if frame.get_frame_timestamp_domain() in (domains.global_time, domains.system_time):
             return round(float(frame.get_timestamp()) * NS_PER_MS)

@@ -18,7 +18,7 @@ State = Literal["closed", "open", "waiting"]
 
 
 class ReconnectingCamera:
-    """Gives the pictures of ``camera``; between failure and recovery ``read`` raises ``DeviceError``."""
+    """Gives the images of ``camera``; between failure and recovery ``read`` raises ``DeviceError``."""
 
     playback_rate_hz: float | None = None
 
@@ -54,7 +54,7 @@ class ReconnectingCamera:
         self.state, self._delay_s = "open", self._first_delay_s
 
     def read(self, timeout_s: float) -> Frame | None:
-        """Return the next picture; raises ``DeviceError`` while there is none, after at most the timeout."""
+        """Return the next image; raises ``DeviceError`` while there is none, after at most the timeout."""
         if self.state == "closed":
             raise DeviceError(f"{self.description}: it is not open")
         if self.state == "waiting":

@@ -33,12 +33,12 @@ def open_video4linux(device: str) -> Capture:
 
 
 def wait_video4linux(capture: Any, timeout_s: float) -> bool:
-    """Return whether a picture arrived within ``timeout_s``; ``read`` alone would wait ten seconds."""
+    """Return whether an image arrived within ``timeout_s``; ``read`` alone would wait ten seconds."""
     ready: Sequence[int]
     try:
         found, ready = cv2.VideoCapture.waitAny([capture], timeoutNs=int(timeout_s * 1e9))
     except cv2.error as error:  # the device is gone
-        raise DeviceError(f"waiting for a picture failed: {error.err}") from error
+        raise DeviceError(f"waiting for an image failed: {error.err}") from error
     return bool(found and len(ready))
 
 
@@ -98,7 +98,7 @@ class UsbCamera:
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
         capture.set(cv2.CAP_PROP_FPS, self.rate_hz)
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest picture, not the oldest of four
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest image, not the oldest of four
         given = (
             int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
             int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
@@ -108,14 +108,14 @@ class UsbCamera:
             raise DeviceError(f"{self.description}: the camera gives {given[0]}x{given[1]} instead")
 
     def read(self, timeout_s: float) -> Frame:
-        """Return the next picture; raises ``DeviceError`` if none comes in time."""
+        """Return the next image; raises ``DeviceError`` if none comes in time."""
         if self._capture is None:
             raise DeviceError(f"{self.description}: it is not open")
         if not self._wait(self._capture, timeout_s):
-            raise DeviceError(f"{self.description}: no picture within {timeout_s:g} s")
+            raise DeviceError(f"{self.description}: no image within {timeout_s:g} s")
         done, bgr = self._capture.read()
         if not done or bgr is None:
-            raise DeviceError(f"{self.description}: it stopped giving pictures")
+            raise DeviceError(f"{self.description}: it stopped giving images")
         return Frame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), self._stamp_ns(self._capture))
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class UsbCamera:
 
     @staticmethod
     def _stamp_ns(capture: Capture) -> int:
-        """Return when the picture was taken: the driver's monotonic stamp where it gives one, else now."""
+        """Return when the image was taken: the driver's monotonic stamp where it gives one, else now."""
         now = time.time_ns()
         age = time.monotonic_ns() - round(capture.get(cv2.CAP_PROP_POS_MSEC) * NS_PER_MS)
         return now - age if 0 <= age <= LONGEST_TRANSFER_NS else now

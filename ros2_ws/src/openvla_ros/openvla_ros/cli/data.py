@@ -13,9 +13,9 @@ from openvla_ros.cli import recording
 from openvla_ros.errors import DatasetError
 
 if TYPE_CHECKING:
-    from openvla_ros.data.conversion import ConversionReport
-    from openvla_ros.data.detect import SourceRequest
-    from openvla_ros.data.listing import EpisodeSummary
+    from openvla_ros.data.datasets.conversion import ConversionReport
+    from openvla_ros.data.datasets.listing import EpisodeSummary
+    from openvla_ros.data.datasets.open_dataset import SourceRequest
 
 SourceArgument = Annotated[
     Path, typer.Argument(help="Dataset: bag, RLDS, LeRobot or HDF5; the format is detected.")
@@ -28,7 +28,7 @@ ProfileOption = Annotated[
     str | None, typer.Option(help="Robot profile that says what the actions of a LeRobot dataset mean.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON array.")]
-SKIPPED = 2  # exit code: converted, but some episodes were left out
+INCOMPLETE = 2  # exit code: some episodes could not be read
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +49,7 @@ def convert(
     ] = "processes",
     images: Annotated[
         Literal["av1", "h264", "image"],
-        typer.Option(help="Pictures of a LeRobot dataset: video (lossy), or as images (lossless)."),
+        typer.Option(help="Images of a LeRobot dataset: video (lossy), or as images (lossless)."),
     ] = "av1",
     actions: Annotated[
         Literal["commanded", "measured"], typer.Option(help="What was commanded, or what the arm then did.")
@@ -62,8 +62,8 @@ def convert(
     """Convert a dataset. Interrupted, it goes on; damaged episodes are left out and named (exit code 2)."""
     from tqdm import tqdm
 
-    from openvla_ros.data.conversion import ConversionRequest
-    from openvla_ros.data.conversion import convert as run
+    from openvla_ros.data.datasets.conversion import ConversionRequest
+    from openvla_ros.data.datasets.conversion import convert as run
 
     request = ConversionRequest(
         source=_request(source, split, convention, profile),
@@ -88,7 +88,7 @@ def _tell(report: ConversionReport) -> None:
     for entry in report.skipped:
         typer.secho(f"left out: episode {entry.index}: {entry.reason}", err=True, fg="yellow")
     if report.skipped:
-        raise typer.Exit(SKIPPED)
+        raise typer.Exit(INCOMPLETE)
 
 
 def episodes(
@@ -98,19 +98,32 @@ def episodes(
     convention: ConventionOption = None,
     profile: ProfileOption = None,
 ) -> None:
-    """List the episodes of a dataset: steps, instruction, outcome, rate, warnings."""
-    from openvla_ros.data.listing import summarise, unfinished
+    """List the episodes of a dataset: steps, instruction, outcome, rate, warnings.
 
-    found = list(summarise(_request(source, split, convention, profile).open()))
+    Everything that carries a checksum is compared with it. Exit code 0: all was read; 2: some episodes
+    could not be read, or files of the dataset are missing; 1: none could.
+    """
+    from openvla_ros.data.datasets.listing import summarise, unfinished
+
+    request = _request(source, split, convention, profile)
+    lost = request.absent()
+    found = list(summarise(request.open(partial=True)))
+    whole = [entry for entry in found if entry.problem is None]
     if as_json:
         typer.echo(json.dumps([asdict(entry) for entry in found], indent=2, ensure_ascii=False))
-        return
-    _print_table([entry for entry in found if entry.problem is None])
+    else:
+        _print_table(whole)
+        for name in unfinished(source):
+            typer.secho(
+                f"unfinished: {name}; if nobody is recording it: openvla recover {source}", fg="yellow"
+            )
     for entry in found:
         if entry.problem is not None:
-            typer.secho(f"cannot be read: episode {entry.index}: {entry.problem}", fg="red")
-    for name in unfinished(source):
-        typer.secho(f"unfinished: {name}; if nobody is recording it: openvla recover {source}", fg="yellow")
+            typer.secho(f"cannot be read: episode {entry.index}: {entry.problem}", fg="red", err=as_json)
+    for name in lost:
+        typer.secho(f"missing: {source / name}", fg="red", err=as_json)
+    if lost or len(whole) < len(found):
+        raise typer.Exit(INCOMPLETE if whole else 1)
 
 
 def _print_table(found: list[EpisodeSummary]) -> None:
@@ -150,8 +163,8 @@ def show(
     convention: ConventionOption = None,
     profile: ProfileOption = None,
 ) -> None:
-    """Write one episode as a page that a browser opens: pictures, plots, videos, origin."""
-    from openvla_ros.data.episode_page import episode_page
+    """Write one episode as a page that a browser opens: images, plots, videos, origin."""
+    from openvla_ros.data.datasets.episode_page import episode_page
 
     dataset = _request(source, split, convention, profile).open()
     if not 0 <= episode < len(dataset):
@@ -162,7 +175,7 @@ def show(
 
 
 def _request(source: Path, split: str | None, convention: str | None, profile: str | None) -> SourceRequest:
-    from openvla_ros.data.detect import SourceRequest
+    from openvla_ros.data.datasets.open_dataset import SourceRequest
     from openvla_ros.profile import load_profile
 
     space = None if profile is None else load_profile(profile).space()

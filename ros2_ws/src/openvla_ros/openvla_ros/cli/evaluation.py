@@ -41,8 +41,8 @@ def evaluate(
     Example:
       openvla evaluate runs/base --adapter runs/cups --task lift --seeds 100..199 --json
     """
+    from openvla_ros.evaluation.evaluation_run import EvaluationRequest, evaluate_tasks
     from openvla_ros.evaluation.page import add_rates, add_videos
-    from openvla_ros.evaluation.session import EvaluationRequest, evaluate_tasks
     from openvla_ros.evaluation.trials import Trial, parse_seeds
     from openvla_ros.report import Page
 
@@ -57,7 +57,7 @@ def evaluate(
             typer.echo(f"{trial.task} {trial.seed}: {word} after {trial.steps} steps: {trial.instruction}")
 
     if live:
-        from openvla_ros.nodes.live_evaluation import evaluate_live
+        from openvla_ros.programs.live_evaluation import evaluate_live
 
         folder.mkdir(parents=True, exist_ok=True)
         result = evaluate_live(request, folder, report)
@@ -86,7 +86,9 @@ def compare(
     ] = None,
     robot: Annotated[str, typer.Option(help="Robot profile.")] = "widowx",
     time_limit: Annotated[float, typer.Option(help="Seconds for each trial.")] = 30.0,
-    seed: Annotated[int, typer.Option(help="Of the order.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the order, to repeat one; at random without.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
     """Compare policies on the running robot, blinded: shuffled, you judge, and learn which was which last.
@@ -97,7 +99,7 @@ def compare(
       openvla compare base runs/cups --trials 10 --output cups.jsonl --instruction "stack the cups"
     """
     from openvla_ros.evaluation.blinded import BlindedComparison
-    from openvla_ros.nodes.live_evaluation import compare_on_robot
+    from openvla_ros.programs.live_evaluation import compare_on_robot
 
     names = ["" if policy == "base" else policy for policy in policies]
     comparison = BlindedComparison(output, names, trials, seed)
@@ -121,8 +123,10 @@ def compare(
     compare_on_robot(robot, comparison, words, verdict, time_limit)
     rates = {name or "base": rate for name, rate in comparison.rates().items()}
     if as_json:
-        typer.echo(json.dumps({name: rate.to_json() for name, rate in rates.items()}))
+        named = {name: rate.to_json() for name, rate in rates.items()}
+        typer.echo(json.dumps({"seed": comparison.seed, **named}))
     else:
+        typer.echo(f"seed of the order: {comparison.seed}")
         for name, rate in rates.items():
             typer.echo(f"{name}: {rate}")
 
@@ -148,7 +152,7 @@ def loop(
     The scripted expert stands in for the person; it sees where things are, the model does not. The last
     line is one JSON object.
     """
-    from openvla_ros.nodes.learning_loop import LearningLoop, LoopRequest
+    from openvla_ros.programs.learning_loop import LearningLoop, LoopRequest
 
     folder = output or Path("runs") / f"loop-{datetime.now():%Y%m%d-%H%M%S}"
     request = LoopRequest(

@@ -1,36 +1,27 @@
-"""The program ``openvla``: collects the verbs and turns expected errors into one clear line."""
+"""The program ``openvla``: a stop at once, or one of the other verbs.
+
+Nothing is imported before it is known which: the verbs take a second, and a stop must not wait for them.
+"""
 
 from __future__ import annotations
 
 import sys
 
-import typer
-
-from openvla_ros.cli import data, evaluation, model, robot, run, serve, training
-from openvla_ros.errors import OpenVLARosError
-
-app = typer.Typer(
-    name="openvla",
-    help="OpenVLA on physical robots: see, be told, move; record, learn, and put it back.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
-
-
-@app.callback()
-def _root() -> None:
-    """Keep the verbs as sub-commands even while there is only one."""
-
-
-for _module in (run, model, robot, data, training, evaluation, serve):
-    _module.register(app)
+from openvla_ros.cli.stop_now import plain_stop, stop_now
+from openvla_ros.dependencies import missing_package
 
 
 def main() -> None:
-    """Run ``openvla``; an expected error is one line on stderr and exit code 1."""
+    """Run ``openvla``."""
+    stop = plain_stop(sys.argv[1:])
+    if stop is not None:
+        sys.exit(stop_now(*stop))
     try:
-        app()
-    except OpenVLARosError as error:
-        typer.secho(f"openvla: {error}", err=True, fg="red")
-        sys.exit(1)
+        from openvla_ros.cli.program import run_program
+
+        run_program()
+    except ModuleNotFoundError as error:
+        missing = missing_package(error)
+        if missing is None:
+            raise
+        sys.exit(f"openvla: {missing}")

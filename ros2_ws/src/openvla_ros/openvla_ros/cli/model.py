@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import typer
-from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 
-from openvla_ros.arrays import Float, Image
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.images import to_rgb
-from openvla_ros.prompt import PromptStyle
+from openvla_ros.preprocessing.image_file import read_image
+from openvla_ros.preprocessing.prompt import PromptStyle
+from openvla_ros.values.arrays import Float
 
 if TYPE_CHECKING:
-    from openvla_ros.model.predictor import Prediction
+    from openvla_ros.model.inference.predictor import Prediction
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 CheckpointArgument = Annotated[str, typer.Argument(help="Checkpoint folder, or a hub id (owner/name).")]
-ImageArgument = Annotated[Path, typer.Argument(help="Picture in any format that PIL reads.")]
+ImageArgument = Annotated[Path, typer.Argument(help="Image in any format that PIL reads.")]
 DtypeOption = Annotated[
     Dtype | None, typer.Option(help="Type of the weights; default bf16 on CUDA, fp32 on a CPU.")
 ]
@@ -65,7 +63,7 @@ def predict(
     ] = False,
     adapter: Annotated[Path | None, typer.Option(help="Folder of a LoRA adapter.")] = None,
     extra_image: Annotated[
-        list[Path] | None, typer.Option(help="One more picture, for models that take several; repeatable.")
+        list[Path] | None, typer.Option(help="One more image, for models that take several; repeatable.")
     ] = None,
     proprio: Annotated[
         str | None, typer.Option(help="Robot state, numbers between commas, for models that take it.")
@@ -77,12 +75,12 @@ def predict(
     offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute one action for a picture and an instruction."""
-    pictures = [_read_image(path) for path in (image, *(extra_image or ()))]
+    """Compute one action for an image and an instruction."""
+    rgb_images = [read_image(path) for path in (image, *(extra_image or ()))]
     state = None if proprio is None else _read_numbers(proprio)
-    from openvla_ros.model.loading import load_action_predictor
-    from openvla_ros.model.options import LoadOptions
-    from openvla_ros.model.vision_language import select_device, select_dtype
+    from openvla_ros.model.inference.loading import load_action_predictor
+    from openvla_ros.model.inference.options import LoadOptions
+    from openvla_ros.model.inference.vision_language import select_device, select_dtype
 
     where = select_device(device)
     options = LoadOptions(
@@ -97,14 +95,14 @@ def predict(
         offline=offline,
     )
     predictor = load_action_predictor(checkpoint, options)
-    prediction = predictor.predict(pictures, instruction, state)
+    prediction = predictor.predict(rgb_images, instruction, state)
     extra = {"weight_bytes": predictor.weight_bytes}
     typer.echo(json.dumps(_as_json(prediction) | extra) if as_json else _as_text(prediction))
 
 
 def ask(
     image: ImageArgument,
-    question: Annotated[str, typer.Argument(help="A question about the picture.")],
+    question: Annotated[str, typer.Argument(help="A question about the image.")],
     checkpoint: Annotated[str, typer.Option(help="Checkpoint folder, or a hub id (owner/name).")],
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
     prompt_style: StyleOption = None,
@@ -113,10 +111,10 @@ def ask(
     device: DeviceOption = "auto",
     offline: OfflineOption = False,
 ) -> None:
-    """Ask the model about a picture, in words."""
-    picture = _read_image(image)
-    from openvla_ros.model.options import LoadOptions
-    from openvla_ros.model.vision_language import load_vision_language, select_device, select_dtype
+    """Ask the model about an image, in words."""
+    rgb = read_image(image)
+    from openvla_ros.model.inference.options import LoadOptions
+    from openvla_ros.model.inference.vision_language import load_vision_language, select_device, select_dtype
 
     where = select_device(device)
     options = LoadOptions(
@@ -127,7 +125,7 @@ def ask(
         offline=offline,
     )
     model = load_vision_language(checkpoint, options)
-    typer.echo(model.answer(picture, question, max_tokens))
+    typer.echo(model.answer(rgb, question, max_tokens))
 
 
 def inspect(
@@ -135,8 +133,8 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a folder holds, without loading its weights."""
-    from openvla_ros.model.checkpoint import resolve
-    from openvla_ros.model.inspection import describe
+    from openvla_ros.model.checkpoints.safetensors import resolve
+    from openvla_ros.model.inference.inspection import describe
 
     found = describe(resolve(checkpoint, offline=True))
     typer.echo(json.dumps(found) if as_json else "\n".join(_lines(found)))
@@ -149,8 +147,8 @@ def merge(
     offline: OfflineOption = False,
 ) -> None:
     """Add a LoRA adapter to its base's weights and write a checkpoint."""
-    from openvla_ros.model.checkpoint import resolve
-    from openvla_ros.model.merging import merge_adapter
+    from openvla_ros.model.checkpoints.merge import merge_adapter
+    from openvla_ros.model.checkpoints.safetensors import resolve
 
     merge_adapter(resolve(base, offline=offline), adapter, out)
     typer.echo(f"merged checkpoint: {out}")
@@ -167,11 +165,11 @@ def convert_checkpoint(
         typer.Option(help="What an OpenVLA-OFT checkpoint was trained for."),
     ] = None,
     images: Annotated[
-        int | None, typer.Option(min=1, help="Pictures that an OpenVLA-OFT checkpoint takes.")
+        int | None, typer.Option(min=1, help="Images that an OpenVLA-OFT checkpoint takes.")
     ] = None,
 ) -> None:
     """Rewrite a checkpoint that is a pickle as safetensors; the pickle is read without running it."""
-    from openvla_ros.model.conversion import convert_checkpoint as convert
+    from openvla_ros.model.conversion.checkpoint_conversion import convert_checkpoint as convert
 
     kind = convert(source, out, tokenizer=tokenizer, platform=platform, images=images)
     typer.echo(f"converted {kind} checkpoint: {out}")
@@ -182,14 +180,6 @@ def _read_numbers(text: str) -> Float:
         return np.array([float(part) for part in text.split(",")])
     except ValueError as error:
         raise InvalidValueError(f"--proprio {text!r} must be numbers between commas") from error
-
-
-def _read_image(path: Path) -> Image:
-    try:
-        with PILImage.open(path) as picture:
-            return to_rgb(picture)
-    except (OSError, UnidentifiedImageError) as error:
-        raise InvalidValueError(f"{path} is not a picture that can be read: {error}") from error
 
 
 def _as_json(prediction: Prediction) -> dict[str, object]:

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
+from openvla_ros.bringup.dds import dds_environment
+from openvla_ros.bringup.graph import arguments_of_one_node
 from openvla_ros.errors import DatasetError, MissingDependencyError
-from openvla_ros.graph import arguments_of_one_node
-from openvla_ros.transport import dds_environment
 
 RobotOption = Annotated[str, typer.Option(help="Robot profile: a name or a YAML file.")]
 NamespaceOption = Annotated[str, typer.Option(help="Namespace of the robot's nodes.")]
@@ -48,12 +48,12 @@ def record(
       openvla record --robot widowx --episodes 50 --task "put the carrot on the plate"
     """
     try:
-        from openvla_ros.nodes import batch_recording
+        from openvla_ros.programs import record_session
     except ImportError as error:
         raise _without_ros(error) from error
     if not task.strip():
         raise DatasetError("the task is empty; say in words what is demonstrated")
-    options = batch_recording.BatchOptions(
+    options = record_session.BatchOptions(
         robot=robot,
         task=task.strip(),
         episodes=episodes,
@@ -64,7 +64,7 @@ def record(
         namespace=namespace,
         use_sim_time=use_sim_time,
     )
-    kept = batch_recording.record(options)
+    kept = record_session.record(options)
     typer.echo(f"{len(kept)} episodes kept" + (f": {kept[0]} to {kept[-1]}" if kept else ""))
 
 
@@ -72,7 +72,7 @@ def recover(
     folder: Annotated[Path, typer.Argument(help="Folder of recordings.")],
 ) -> None:
     """Finish the episodes that a recorder which was killed left unfinished."""
-    from openvla_ros.data.recordings import Recordings
+    from openvla_ros.data.bags.recording_folder import Recordings
 
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder of recordings")
@@ -109,7 +109,8 @@ def teleop(
       openvla teleop --robot widowx --device spacemouse --path auto
     """
     try:
-        from openvla_ros.nodes import process, teleop_node
+        from openvla_ros.nodes import teleop_node
+        from openvla_ros.ros import process
     except ImportError as error:
         raise _without_ros(error) from error
     if device not in teleop_node.DEVICES:

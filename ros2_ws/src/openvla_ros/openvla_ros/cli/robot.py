@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openvla_ros.cli.keys import pressed_keys
-from openvla_ros.data.detect import SourceRequest
+from openvla_ros.data.datasets.open_dataset import SourceRequest
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.profile import load_profile
 
@@ -22,6 +23,7 @@ SimTime = Annotated[bool, typer.Option("--use-sim-time", help="take the time fro
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 Robot = Annotated[str, typer.Option(help="robot profile: a name from config/robots or a YAML file")]
 COLOURS = {"ok": "green", "not checked": "blue", "warn": "yellow", "error": "red"}
+KEY_POLL_S = 0.005
 STARTS = ("here", "neutral", "episode")
 # Verb → (service of the controller, what it does).
 VERBS = {
@@ -64,8 +66,8 @@ def check(
 
       openvla check my_robot.yaml --seconds 10 --json
     """
-    from openvla_ros.nodes.profile_check import check_profile
-    from openvla_ros.nodes.session import Session
+    from openvla_ros.discovery.client import Session
+    from openvla_ros.programs.check import check_profile
 
     profile = load_profile(robot)
     with Session("profile_check", namespace, use_sim_time) as session:
@@ -104,8 +106,8 @@ def replay(
 
       openvla replay runs/2026-01-31 --robot widowx --start episode --json
     """
-    from openvla_ros.nodes.replay import Replay, Start
-    from openvla_ros.nodes.session import Session
+    from openvla_ros.discovery.client import Session
+    from openvla_ros.programs.replay_on_robot import Replay, Start
 
     if start not in STARTS:
         raise InvalidValueError(f"start is {start!r}; it must be one of {', '.join(STARTS)}")
@@ -149,32 +151,30 @@ def estop(
 
       openvla estop --keyboard
     """
-    from openvla_ros.nodes.session import Session
+    from openvla_ros.programs.quick_stop import QuickStop
 
-    with Session("emergency_stop", namespace) as session, pressed_keys() as keys:
-        session.reach_controller("e_stop")
-        while keyboard:
-            typer.echo("any key: EMERGENCY STOP   q: end")
-            pressed = ""
+    with QuickStop("e_stop", namespace) as stop, pressed_keys() as keys:
+        if keyboard:
+            stop.reach()
+            while _waits_for_a_key(keys):
+                typer.echo(stop.ask())
+        else:
+            typer.echo(stop.ask())
 
-            def came() -> bool:
-                nonlocal pressed
-                pressed += keys()
-                return bool(pressed)
 
-            while not session.spin_until(came, 60.0):
-                pass
-            if pressed == "q":
-                return
-            typer.echo(session.ask_controller("e_stop"))
-        typer.echo(session.ask_controller("e_stop"))
+def _waits_for_a_key(keys: Callable[[], str]) -> bool:
+    """Wait for a key; return whether it was another than q."""
+    typer.echo("any key: EMERGENCY STOP   q: end")
+    while not (pressed := keys()):
+        time.sleep(KEY_POLL_S)
+    return pressed != "q"
 
 
 def _asking(service: str) -> Callable[..., None]:
     """Return the command that calls one service of the controller."""
 
     def command(namespace: Namespace = "") -> None:
-        from openvla_ros.nodes.session import Session
+        from openvla_ros.discovery.client import Session
 
         with Session(f"ask_{service}", namespace) as session:
             typer.echo(session.ask_controller(service))

@@ -13,11 +13,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from openvla_ros.graph import LAUNCH_ARGUMENTS, build_graph, options_from_arguments
+from openvla_ros.bringup.graph import LAUNCH_ARGUMENTS, build_graph, cameras_elsewhere, options_from_arguments
+from openvla_ros.bringup.stop_signals import end_at_once
+from openvla_ros.bringup.supervisor import Supervisor
 from openvla_ros.manifest import read_manifest
 from openvla_ros.profile import load_profile
 from openvla_ros.resources import SMALL_BASE, share_path, shipped_checkpoints
-from openvla_ros.supervisor import Supervisor
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan")
 
@@ -51,6 +52,9 @@ def up(
 ) -> None:
     """Start the nodes of a robot and supervise them, as ros2 launch does where it is installed.
 
+    Exit code 0: ended by Ctrl-C; 1: not started (its nodes are in this ROS domain already, a choice is
+    wrong), or the exit code of the node whose end ended the rest.
+
     Examples:
       openvla up --robot sim_widowx --policy expert --task lift
 
@@ -73,8 +77,14 @@ def up(
         "task": task,
         "use_sim_time": str(use_sim_time).lower(),
     }
+    from openvla_ros.discovery.domain_check import refuse_if_there
+
     graph = build_graph(options_from_arguments(values), os.environ)
+    end_at_once()  # until the supervisor takes the signals: nothing has been started
+    refuse_if_there(graph)
     console = Console(soft_wrap=True, highlight=False)
+    for line in cameras_elsewhere(load_profile(robot), graph):
+        console.print(line)
     width = max(len(node.name) for node in graph.nodes)
     colours = {node.name: COLOURS[i % len(COLOURS)] for i, node in enumerate(graph.nodes)}
 
@@ -109,7 +119,7 @@ def tell(
 
       openvla tell "put the carrot on the plate" --robot widowx --time-limit 30 --json
     """
-    from openvla_ros.nodes.operator import tell_robot
+    from openvla_ros.programs.operator import tell_robot
 
     console = Console(highlight=False, quiet=as_json)
     outcome = tell_robot(load_profile(robot), namespace, instruction, time_limit, console.print)
@@ -145,7 +155,7 @@ def demo(
 
       openvla demo --task lift --checkpoint runs/lift
     """
-    from openvla_ros.nodes.demo import DemoRequest, run_demo
+    from openvla_ros.programs.demo import DemoRequest, run_demo
 
     folder = output or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
     console = Console(highlight=False, quiet=as_json)

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
+from openvla_ros.dependencies import needed_for
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.policy.load import PolicyOptions, load_policy, read_token
+from openvla_ros.policy.factory import PolicyOptions, load_policy, read_token
 from openvla_ros.profile import load_profile
-from openvla_ros.scene import Scene
+from openvla_ros.values.scene import Scene
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +47,8 @@ def serve(
 
     On the robot: the policy node with policy:=remote address:=ws://HOST:8765 token_file:=token.
     """
-    from openvla_ros.policy.server import PolicyServer
+    with needed_for("openvla serve"):
+        from openvla_ros.policy.server import PolicyServer
 
     options = PolicyOptions(
         policy,

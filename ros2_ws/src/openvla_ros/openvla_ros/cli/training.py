@@ -11,12 +11,13 @@ import typer
 
 from openvla_ros.cli.progress import ProgressBar
 from openvla_ros.errors import DatasetError, InvalidValueError
+from openvla_ros.training.data.selection import Selection
+from openvla_ros.training.recipe import ADAPTERS, DATASET_KEY, Method, Recipe
 
 if TYPE_CHECKING:
-    from openvla_ros.action import ActionSpace
     from openvla_ros.training.request import WeightedData
+    from openvla_ros.values.action import ActionSpace
 
-MethodName = Literal["lora", "qlora", "full", "last-layer", "frozen-vision", "sandwich"]
 Dtype = Literal["fp32", "bf16", "fp16"]
 
 
@@ -35,44 +36,52 @@ def finetune(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder of the run; the same command resumes it.")],
-    method: Annotated[MethodName, typer.Option(help="What is trained.")] = "lora",
-    rank: Annotated[int, typer.Option(help="Rank of the LoRA factors.")] = 32,
-    alpha: Annotated[float | None, typer.Option(help="LoRA alpha; default min(rank, 16).")] = None,
-    dropout: Annotated[float, typer.Option(help="LoRA dropout.")] = 0.0,
+    method: Annotated[Method, typer.Option(help="What is trained.")] = Recipe.method,
+    rank: Annotated[int, typer.Option(help="Rank of the LoRA factors.")] = Recipe.rank,
+    alpha: Annotated[float | None, typer.Option(help="LoRA alpha; default min(rank, 16).")] = Recipe.alpha,
+    dropout: Annotated[float, typer.Option(help="LoRA dropout.")] = Recipe.dropout,
     targets: Annotated[
         str | None, typer.Option(help="Layers to adapt, by name or last part, comma-separated; default all.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000,
-    batch_size: Annotated[int, typer.Option(help="Examples a step, over all processes.")] = 16,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = Recipe.steps,
+    batch_size: Annotated[int, typer.Option(help="Examples a step, over all processes.")] = Recipe.batch_size,
     micro_batch: Annotated[
         int | None, typer.Option(help="Examples at once in one process: less memory, same result.")
-    ] = None,
+    ] = Recipe.micro_batch,
     learning_rate: Annotated[
         float | None, typer.Option(help="Default 5e-4 for lora and qlora, 2e-5 otherwise.")
-    ] = None,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.01,
-    warmup_steps: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 0,
-    clip_norm: Annotated[float | None, typer.Option(help="Largest gradient norm; default unlimited.")] = None,
+    ] = Recipe.learning_rate,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = Recipe.weight_decay,
+    warmup_steps: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = Recipe.warmup_steps,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Largest gradient norm; default unlimited.")
+    ] = Recipe.clip_norm,
     augment: Annotated[
         bool, typer.Option(help="Random crops and colours; deployment then crops in the middle.")
-    ] = True,
+    ] = Recipe.augment,
     intervention_weight: Annotated[
         float, typer.Option(help="How often a correction is seen for a step that is none.")
-    ] = 2.0,
+    ] = Recipe.intervention_weight,
     policy_steps: Annotated[
         bool, typer.Option(help="Learn the policy's own steps too where a person took over.")
-    ] = False,
-    failures: Annotated[bool, typer.Option(help="Learn from failed episodes too.")] = False,
-    idle_m: Annotated[float, typer.Option(help="Leave out steps that move less, in metres.")] = 1e-4,
-    idle_rad: Annotated[float, typer.Option(help="... and turn less, in radians.")] = 1e-4,
+    ] = Selection.keep_policy_steps,
+    failures: Annotated[bool, typer.Option(help="Learn from failed episodes too.")] = Selection.keep_failures,
+    idle_m: Annotated[
+        float, typer.Option(help="Leave out steps that move less, in metres.")
+    ] = Selection.idle_m,
+    idle_rad: Annotated[float, typer.Option(help="... and turn less, in radians.")] = Selection.idle_rad,
     questions: Annotated[
         list[Path] | None,
-        typer.Option(help="Questions and answers about pictures (JSON lines) to train on beside actions."),
+        typer.Option(help="Questions and answers about images (JSON lines) to train on beside actions."),
     ] = None,
-    words_share: Annotated[float, typer.Option(help="Share of every batch that is questions.")] = 0.0,
-    validation_share: Annotated[float, typer.Option(help="Share of the episodes that is held out.")] = 0.05,
-    validate_every: Annotated[int, typer.Option(help="Steps.")] = 200,
-    save_every: Annotated[int, typer.Option(help="Steps.")] = 100,
+    words_share: Annotated[
+        float, typer.Option(help="Share of every batch that is questions.")
+    ] = Recipe.words_share,
+    validation_share: Annotated[
+        float, typer.Option(help="Share of the episodes that is held out.")
+    ] = Selection.validation_share,
+    validate_every: Annotated[int, typer.Option(help="Steps.")] = Recipe.validate_every,
+    save_every: Annotated[int, typer.Option(help="Steps.")] = Recipe.save_every,
     camera: Annotated[str | None, typer.Option(help="Camera to learn from; default the first.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of RLDS datasets.")] = None,
     convention: Annotated[str | None, typer.Option(help="Convention of RLDS datasets.")] = None,
@@ -80,12 +89,12 @@ def finetune(
         str | None,
         typer.Option(help="Dataset key of the base whose action statistics stay; default: the data's own."),
     ] = None,
-    dataset_key: Annotated[str, typer.Option(help="Name under which new statistics stand.")] = "finetuned",
+    dataset_key: Annotated[str, typer.Option(help="Name under which new statistics stand.")] = DATASET_KEY,
     robot: Annotated[
         str | None,
         typer.Option(help="Robot profile, where the data does not say; what LeRobot actions mean."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of data order, augmentation and initial factors.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of data order, augmentation and initial factors.")] = Recipe.seed,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[
         Dtype | None, typer.Option(help="Type of frozen weights; default bf16 on CUDA, fp32 on a CPU.")
@@ -101,12 +110,10 @@ def finetune(
     """
     import torch
 
-    from openvla_ros.model.vision_language import select_device, select_dtype
+    from openvla_ros.model.inference.vision_language import select_device, select_dtype
     from openvla_ros.profile import load_profile
+    from openvla_ros.training.distributed import joined_processes
     from openvla_ros.training.finetune import finetune as run
-    from openvla_ros.training.frame_store import Selection
-    from openvla_ros.training.processes import joined_processes
-    from openvla_ros.training.recipe import ADAPTERS, Recipe
     from openvla_ros.training.request import FinetuneRequest
 
     recipe = Recipe(
@@ -169,7 +176,7 @@ def _weighted(
     text: str, split: str | None, convention: str | None, space: ActionSpace | None
 ) -> WeightedData:
     """Return the dataset of ``PATH`` or ``PATH=WEIGHT``."""
-    from openvla_ros.data.detect import SourceRequest
+    from openvla_ros.data.datasets.open_dataset import SourceRequest
     from openvla_ros.training.request import WeightedData
 
     path, _, number = text.rpartition("=")
@@ -195,10 +202,10 @@ def acceptance(
     """
     import numpy as np
 
-    from openvla_ros.data.detect import SourceRequest
+    from openvla_ros.data.datasets.open_dataset import SourceRequest
     from openvla_ros.evaluation.acceptance import measure_guesses
-    from openvla_ros.statistics import mask_of
-    from openvla_ros.statistics_accumulator import StatisticsAccumulator
+    from openvla_ros.preprocessing.dataset_statistics import mask_of
+    from openvla_ros.preprocessing.statistics_accumulator import StatisticsAccumulator
 
     source = SourceRequest(dataset).open()
     episodes = [source[index] for index in range(len(source))]

@@ -14,10 +14,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.action_codec import ActionCodec, normalise
-from openvla_ros.arrays import Float
 from openvla_ros.errors import DatasetError
-from openvla_ros.statistics import FieldStatistics
+from openvla_ros.preprocessing.action_tokens import ActionCodec, normalise
+from openvla_ros.preprocessing.dataset_statistics import FieldStatistics
+from openvla_ros.values.arrays import Float
 
 Guess = Literal["previous", "extrapolated", "frequent"]
 GUESSES: tuple[Guess, ...] = get_args(Guess)

@@ -7,6 +7,7 @@ once in random order, so that light, wear and the person's mood touch all of the
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ import numpy as np
 
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.evaluation.wilson import SuccessRate
+
+# The seed of a file that names none: that of version 0.1.0, which was always the same.
+UNNAMED_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -39,18 +43,29 @@ def blinded_order(policies: Sequence[str], trials: int, seed: int) -> list[str]:
 
 
 class BlindedComparison:
-    """The verdicts so far, on disk after each one: a comparison can be interrupted and gone on with."""
+    """The verdicts so far, on disk after each one: a comparison can be interrupted and gone on with.
 
-    def __init__(self, path: Path, policies: Sequence[str], trials: int, seed: int) -> None:
-        """Open or begin the comparison in ``path``; raises ``DatasetError`` if it is another one."""
+    The file's first line is the seed of the order, each other line one verdict.
+    """
+
+    def __init__(self, path: Path, policies: Sequence[str], trials: int, seed: int | None = None) -> None:
+        """Open or begin the comparison in ``path``, its order drawn from ``seed`` or at random.
+
+        Raises ``DatasetError`` if ``path`` holds another comparison.
+        """
         self._path = path
-        self.order = blinded_order(policies, trials, seed)
         self.verdicts: list[BlindedTrial] = []
+        known: int | None = None
         if path.is_file():
-            self.verdicts = _read(path)
-            said = [verdict.policy for verdict in self.verdicts]
-            if said != self.order[: len(said)]:
-                raise DatasetError(f"{path} holds a comparison of other policies or another seed")
+            known, self.verdicts = _read(path)
+        if seed is not None and known is not None and seed != known:
+            raise DatasetError(f"{path} holds a comparison with seed {known}; asked for is {seed}")
+        chosen = secrets.randbelow(1 << 31) if seed is None else seed
+        self.seed = chosen if known is None else known
+        self.order = blinded_order(policies, trials, self.seed)
+        said = [verdict.policy for verdict in self.verdicts]
+        if said != self.order[: len(said)]:
+            raise DatasetError(f"{path} holds a comparison of other policies")
 
     @property
     def next_policy(self) -> str | None:
@@ -64,8 +79,11 @@ class BlindedComparison:
         if policy is None:
             raise InvalidValueError("all trials of this comparison are done")
         verdict = BlindedTrial(len(self.verdicts), policy, instruction, success)
+        lines = [json.dumps(asdict(verdict))]
+        if not self.verdicts:
+            lines.insert(0, json.dumps({"seed": self.seed}))
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(verdict)) + "\n")
+            file.write("".join(f"{line}\n" for line in lines))
             file.flush()
         self.verdicts.append(verdict)
 
@@ -77,9 +95,13 @@ class BlindedComparison:
         return {policy: SuccessRate(sum(flags), len(flags)) for policy, flags in sorted(found.items())}
 
 
-def _read(path: Path) -> list[BlindedTrial]:
+def _read(path: Path) -> tuple[int | None, list[BlindedTrial]]:
+    """Return the seed, None of an empty file, and the verdicts."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [BlindedTrial(**json.loads(line)) for line in lines]
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not records:
+            return None, []
+        seed = int(records.pop(0)["seed"]) if set(records[0]) == {"seed"} else UNNAMED_SEED
+        return seed, [BlindedTrial(**record) for record in records]
     except (OSError, ValueError, TypeError) as error:
         raise DatasetError(f"{path} holds no comparison: {error}") from error

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from openvla_ros.action import ActionChunk
 from openvla_ros.errors import ModelOutputError
 from openvla_ros.evaluation.trials import Trial
-from openvla_ros.observation import Observation
 from openvla_ros.policy.protocol import Policy
 from openvla_ros.sim.rollout import rollout
 from openvla_ros.sim.tasks import MAX_STEPS
 from openvla_ros.sim.video import VideoWriter
 from openvla_ros.sim.world import SimulatedRobot
+from openvla_ros.values.action import ActionChunk
+from openvla_ros.values.observation import Observation
 
 
 def run_trials(

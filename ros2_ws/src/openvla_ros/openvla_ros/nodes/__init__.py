@@ -1,1 +1,1 @@
-"""The ROS 2 nodes: declare, convert, call the core, publish. The only place that imports ROS."""
+"""The ROS 2 nodes, one executable a file: declare, convert, call the core, publish."""

@@ -1,7 +1,7 @@
 """One camera as a ROS 2 node: a device, or a recording played at its rate.
 
 Publishes ``camera/<name>/image_raw`` and ``camera/<name>/camera_info`` of the profile's camera,
-and depth aligned to the colour picture where the device has it. A thread waits for the device; the
+and depth aligned to the colour image where the device has it. A thread waits for the device; the
 executor only serves parameters, transitions and diagnostics.
 """
 
@@ -11,46 +11,49 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.cameras.calibration import read_calibration
-from openvla_ros.cameras.load import SOURCES, CameraOptions, load_camera
+from openvla_ros.cameras.factory import SOURCES, CameraOptions, chosen_source, load_camera
 from openvla_ros.cameras.playback import Playback
 from openvla_ros.cameras.protocol import Camera, Frame, Intrinsics
 from openvla_ros.cameras.reconnecting import ReconnectingCamera
 from openvla_ros.errors import OpenVLARosError
-from openvla_ros.health import Health, Level, StreamHealth
-from openvla_ros.image_encoding import encode_jpeg
-from openvla_ros.nodes import process, qos
-from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
-from openvla_ros.nodes.image_messages import to_camera_info, to_compressed_image, to_depth_image
-from openvla_ros.nodes.image_publisher import ImagePublisher
-from openvla_ros.nodes.messages import from_stamp
-from openvla_ros.nodes.parameters import declare, parameter, watch
+from openvla_ros.preprocessing.image_encoding import encode_jpeg
 from openvla_ros.profile import load_profile
+from openvla_ros.ros import process, qos
+from openvla_ros.ros.diagnostics import DiagnosticsPublisher
+from openvla_ros.ros.guard import GuardedLifecycleNode
+from openvla_ros.ros.image_messages import to_camera_info, to_compressed_image, to_depth_image
+from openvla_ros.ros.image_publisher import ImagePublisher
+from openvla_ros.ros.messages import from_stamp
+from openvla_ros.ros.parameters import declare, parameter, watch
+from openvla_ros.values.health import Health, Level, StreamHealth
 
-# A device counts as gone after so many periods without a picture, and at least so many seconds.
+# A device counts as gone after so many periods without an image, and at least so many seconds.
 SILENT_PERIODS, SILENT_S = 10, 1.0
 # How long the capture thread may take to notice that it should end.
 POLL_S = 0.25
-# From the first matched subscriber to the first picture: the other side's matching takes as long.
+# From the first matched subscriber to the first image: the other side's matching takes as long.
 SETTLE_S = 0.5
-# So far may the pictures of a recording lag behind the clock, which is less than the age that any profile
+# So far may the images of a recording lag behind the clock, which is less than the age that any profile
 # allows. A player that cannot keep up then plays more slowly: its stamps do not grow ever older.
 LAG_NS = 250_000_000
-# In lock step: how long a policy may take over one picture.
+# In lock step: how long a policy may take over one image.
 ANSWER_S = 60.0
 
 
 @dataclass(frozen=True)
 class CameraParameters:
-    """What an operator sets; the picture's size, rate and frame come from the profile."""
+    """What an operator sets; the image's size, rate and frame come from the profile."""
 
     robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
     camera: str = parameter("primary", "which camera of the profile", read_only=True)
-    source: str = parameter("usb", "where the pictures come from", read_only=True, choices=SOURCES)
+    source: str = parameter(
+        "profile", "where the images come from", read_only=True, choices=("profile", *SOURCES)
+    )
     device: str = parameter("", "USB: device path or number; RealSense: serial number", read_only=True)
     path: str = parameter("", "video file, folder of images, or dataset to play", read_only=True)
     pixel_format: str = parameter("", "USB: four-letter pixel format, such as MJPG", read_only=True)
@@ -61,20 +64,20 @@ class CameraParameters:
     )
     calibration: str = parameter("", "lens calibration, as camera_calibration writes it", read_only=True)
     playback_rate_hz: float = parameter(
-        0.0, "recordings: pictures a second; 0: the recording's own", low=0.0, high=1000.0
+        0.0, "recordings: images a second; 0: the recording's own", low=0.0, high=1000.0
     )
     loop: bool = parameter(False, "recordings: begin again at the end")
     wait_for_subscribers: int = parameter(
         0, "recordings: play once so many subscribe", read_only=True, low=0, high=100
     )
     lock_step: bool = parameter(
-        False, "recordings: show no picture before the policy has answered the last one", read_only=True
+        False, "recordings: show no image before the policy has answered the last one", read_only=True
     )
     jpeg_quality: int = parameter(95, "quality where the profile's camera is compressed", low=50, high=100)
     autostart: bool = parameter(True, "configure and activate at start", read_only=True)
 
 
-class CameraNode(LifecycleNode):
+class CameraNode(GuardedLifecycleNode):
     """Publishes one camera of the robot's profile."""
 
     def __init__(self) -> None:
@@ -82,7 +85,7 @@ class CameraNode(LifecycleNode):
         self._settings = declare(self, CameraParameters)
         watch(self, CameraParameters, self._settings_changed)
         self._profile = load_profile(self._settings.robot).camera(self._settings.camera)
-        self._health = StreamHealth("pictures", self._profile.rate_hz, self._profile.max_age_s)
+        self._health = StreamHealth("images", self._profile.rate_hz, self._profile.max_age_s)
         self._camera: Camera | None = None
         self._calibration: Intrinsics | None = None
         self._stopping = threading.Event()
@@ -94,15 +97,15 @@ class CameraNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Choose the source and create the publishers."""
         p = self._settings
-        options = CameraOptions(
-            p.source, p.device, p.path, p.pixel_format, p.depth, p.episode, p.episode_camera
-        )
         try:
+            source, device, path = chosen_source(self._profile, p.source, p.device, p.path)
+            options = CameraOptions(
+                source, device, path, p.pixel_format, p.depth, p.episode, p.episode_camera
+            )
             self._camera = load_camera(options, self._profile)
             self._calibration = read_calibration(Path(p.calibration)) if p.calibration else None
         except OpenVLARosError as error:
-            self.get_logger().error(str(error))
-            return TransitionCallbackReturn.FAILURE
+            return self.fail(str(error))
         kind = CompressedImage if self._profile.compressed else Image
         prefix = f"camera/{self._profile.name}"
         self._images = self.create_publisher(kind, f"{prefix}/image_raw", qos.IMAGE_OUT)
@@ -123,8 +126,7 @@ class CameraNode(LifecycleNode):
         try:
             self._camera.open()
         except OpenVLARosError as error:
-            self.get_logger().error(str(error))
-            return TransitionCallbackReturn.FAILURE
+            return self.fail(str(error))
         self.get_logger().info(f"{self._profile.name}: {self._camera.description}")
         self._stopping.clear()
         target = self._capture if self._camera.playback_rate_hz is None else self._play
@@ -215,12 +217,12 @@ class CameraNode(LifecycleNode):
         return not (wanted and self._stopping.wait(SETTLE_S))
 
     def _wait_for_answer(self, stamp_ns: int) -> None:
-        """Wait until a chunk computed from the picture stamped so has been seen; warn if none comes."""
+        """Wait until a chunk computed from the image stamped so has been seen; warn if none comes."""
         with self._answered:
             if not self._answered.wait_for(
                 lambda: self._answer_ns >= stamp_ns or self._stopping.is_set(), ANSWER_S
             ):
-                self.get_logger().warning(f"no action chunk for a picture within {ANSWER_S:g} s: going on")
+                self.get_logger().warning(f"no action chunk for an image within {ANSWER_S:g} s: going on")
 
     def _answer(self, message: JointTrajectory) -> None:
         with self._answered:

@@ -8,40 +8,51 @@ of it.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped, WrenchStamped
-from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from openvla_ros.arrays import Float
-from openvla_ros.errors import InvalidValueError
-from openvla_ros.health import Health, Level, StreamHealth
-from openvla_ros.nodes import process, qos
-from openvla_ros.nodes.backends.choice import make_arm, make_gripper, make_recovery
-from openvla_ros.nodes.backends.command import ArmCommand, GripperCommand
-from openvla_ros.nodes.control_loop import ControlLoop
-from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
-from openvla_ros.nodes.messages import NS_PER_S, from_stamp, joint_values, to_pose, to_received_chunk
-from openvla_ros.nodes.parameters import declare, parameter
-from openvla_ros.nodes.verdict_message import ORDINARY, VerdictReport, state_report, to_verdict_message
+from openvla_ros.discovery.rival_watch import RivalWatch, command_topics
+from openvla_ros.drivers.command import ArmCommand, GripperCommand
+from openvla_ros.drivers.factory import make_arm, make_gripper, make_recovery
+from openvla_ros.errors import FatalNodeError
+from openvla_ros.nodes.control.chunk_sources import ChunkSources
+from openvla_ros.nodes.control.control_loop import ControlLoop
+from openvla_ros.nodes.control.core_lock import CoreLock
+from openvla_ros.nodes.control.stop_services import StopServices
 from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.robot.authority import Owner
-from openvla_ros.robot.braking import JointMotion
 from openvla_ros.robot.command_age import CommandAge
 from openvla_ros.robot.controller import ArmController
+from openvla_ros.robot.motion.motion_limiter import JointMotion
 from openvla_ros.robot.output import ControllerOutput
-from openvla_ros.verdict import Reason, SafetyVerdict
+from openvla_ros.ros import process, qos
+from openvla_ros.ros.diagnostics import DiagnosticsPublisher
+from openvla_ros.ros.fault import describe
+from openvla_ros.ros.guard import TOO_LARGE, UNREADABLE, GuardedNode, Refused
+from openvla_ros.ros.messages import (
+    LARGEST_CHUNK_BYTES,
+    NS_PER_S,
+    from_stamp,
+    joint_position,
+    joint_values,
+    to_pose,
+    to_received_chunk,
+)
+from openvla_ros.ros.parameters import declare, parameter
+from openvla_ros.ros.verdict_messages import ORDINARY, VerdictReport, state_report, to_verdict_message
+from openvla_ros.values.arrays import Float
+from openvla_ros.values.health import Health, Level, StreamHealth
+from openvla_ros.values.verdict import Reason, SafetyVerdict
 
 GRIPPER_PERIOD_S = 0.02  # bridge_data_robot drives its gripper 50 times a second
 REPORT_PERIOD_S = 0.02  # poses, and changes of the verdict
@@ -50,8 +61,11 @@ REFUSAL_PERIOD_S = 0.1  # the same refusal is published so often at most
 CONNECT_PERIOD_S = 0.5
 # How long the last stop may take: the slowest joint from full speed, with a wide margin.
 STOP_S = 3.0
-# How long the robot's side may take to acknowledge the last command: longer than a driver's hiccup.
-DELIVERY_S = 2.0
+# How long the robot's side may take to acknowledge the last command. Fast DDS asks for acknowledgements
+# only every 3 s (its heartbeat period by default): what was sent just after one is acknowledged then.
+DELIVERY_S = 4.0
+# How long the robot's side may take to start beside this process before its absence is worth a warning.
+CONNECT_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,7 @@ class ControllerParameters:
     )
 
 
-class ControllerNode(Node):
+class ControllerNode(GuardedNode):
     """Moves one arm, within its limits, for one owner at a time."""
 
     def __init__(self) -> None:
@@ -72,16 +86,19 @@ class ControllerNode(Node):
         settings = declare(self, ControllerParameters)
         self._profile = _with_mode(load_profile(settings.robot), settings.mode)
         self._core = ArmController(self._profile)
-        self._lock = threading.Lock()  # of the core, and of what the control thread reads
+        # Of the core, and of what the control thread reads. What raises while it is held, holds the arm.
+        self._lock = CoreLock(lambda error: self._core.hold(f"callback failed: {describe(error)}"))
         self._arm = make_arm(self, self._profile)
         self._gripper = make_gripper(self, self._profile)
         self._recovery = make_recovery(self, self._profile)
         self._problems: dict[str, str | None] = {"arm": "not looked for yet", "gripper": "not looked for yet"}
+        self._said: dict[str, str | None] = {}  # what the log says of each part
+        self._started_s = time.monotonic()
         self._output = self._core.tick(self._now_ns())
         self._measured: Float | None = None  # (J,) rad
         self._finger_m: float | None = None
-        self._e_stop_asked = False  # the topic's last word
-        self._e_stop_latched = False  # whether a latched publisher of it is listened to
+        self._senders: dict[Owner, ChunkSources] = {}
+        self._hears_chunks = False  # once it is known whether somebody else commands the arm
         self._reported: tuple[VerdictReport, int] | None = None
         self._refused: tuple[Reason, int] | None = None
         self._streams = self._make_streams()
@@ -92,8 +109,10 @@ class ControllerNode(Node):
         }
         self._make_interface()
         simulated = bool(self.get_parameter("use_sim_time").value)
-        self._loop = ControlLoop(self._core.period_s, self._tick, self.get_clock(), simulated)
+        self._loop = ControlLoop(self._core.period_s, self._tick, self.get_clock(), simulated, self._rests)
+        self._stops = StopServices(self, self._core, self._lock, self._report_refusal)
         self._loop.start()
+        self._stops.start()
 
     def stop(self) -> None:
         """End the control thread, bring the arm to rest from here, and see the hold delivered. Called once.
@@ -102,6 +121,8 @@ class ControllerNode(Node):
         """
         if not self._loop.stop():
             self.get_logger().error("the control thread did not end")
+        if not self._stops.close():
+            self.get_logger().error("the thread of the stops did not end")
         self._output = self._core.shutdown()
         now_ns, period_ns = self._now_ns(), round(self._core.period_s * NS_PER_S)
         for _ in range(round(STOP_S / self._core.period_s)):
@@ -122,17 +143,13 @@ class ControllerNode(Node):
 
     def _joint_state(self, message: JointState) -> None:
         now_ns, stamp_ns = self._now_ns(), from_stamp(message.header.stamp)
-        finger = self._profile.gripper.joint
-        if finger in message.name:
-            self._finger_m = float(joint_values(message, [finger])[0])
+        finger_m = joint_position(message, self._profile.gripper.joint)
+        if finger_m is not None:
+            self._finger_m = finger_m
         if not set(self._profile.arm.joints) & set(message.name):
-            return  # a driver that reports the gripper by itself
+            return  # another driver's: the gripper's, a mobile base's
+        positions, velocities, effort = self._arm_values(message)
         self._streams["joint states"].received(stamp_ns, now_ns)
-        try:
-            positions, velocities, effort = self._arm_values(message)
-        except InvalidValueError as error:
-            self._report_refusal(SafetyVerdict.hold(Reason.STATE_INVALID, str(error)))
-            return
         with self._lock:
             verdict = self._core.observe(positions, velocities, effort, stamp_ns, now_ns)
             if verdict.commands:
@@ -146,41 +163,40 @@ class ControllerNode(Node):
         effort = joint_values(message, names, "effort") if wants_effort else None
         return joint_values(message, names), velocities, effort
 
+    def _state_refused(self, refused: Refused) -> None:
+        self._report_refusal(SafetyVerdict.hold(Reason.STATE_INVALID, str(refused)))
+
     def _wrench(self, message: WrenchStamped) -> None:
         f, t, stamp_ns = message.wrench.force, message.wrench.torque, from_stamp(message.header.stamp)
         with self._lock:
             verdict = self._core.observe_wrench([f.x, f.y, f.z], [t.x, t.y, t.z], stamp_ns, self._now_ns())
         self._report_refusal(verdict)
 
-    def _chunk(self, source: Owner, message: JointTrajectory) -> None:
+    def _chunk(self, source: Owner, message: JointTrajectory, info: Mapping[str, Any]) -> None:
         now_ns = self._now_ns()
         self._streams[f"chunks of {source}"].received(from_stamp(message.header.stamp), now_ns)
+        rival = self._senders[source].judge(info)
+        if rival is not None:
+            self._report_refusal(rival, source, from_stamp(message.header.stamp))
+            return
         chunk = to_received_chunk(message, self._core_space)
         with self._lock:
             verdict = self._core.accept(chunk, source, now_ns)
         self._report_refusal(verdict, source, chunk.stamp_ns)
 
-    def _e_stop_topic(self, message: Bool) -> None:
-        if message.data and not self._e_stop_asked:
+    def _chunk_refused(self, source: Owner, refused: Refused) -> None:
+        if refused.reason in (TOO_LARGE, UNREADABLE):
             with self._lock:
-                self._core.e_stop("the topic e_stop")
-        self._e_stop_asked = message.data
-
-    def _hear_latched_e_stop(self) -> None:
-        """Also subscribe to what a latched button said before, once there is one.
-
-        A latched subscription alone would not hear a button that is not latched.
-        """
-        buttons = [] if self._e_stop_latched else self.get_publishers_info_by_topic("e_stop")
-        if any(b.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for b in buttons):
-            self._e_stop_latched = True
-            self.create_subscription(Bool, "e_stop", self._e_stop_topic, qos.LATCHED)
+                verdict = self._core.refuse(SafetyVerdict.hold(Reason.WIDTH, str(refused)))
+            self._report_refusal(verdict, source)
 
     # Services
 
     def _reset_e_stop(self) -> SafetyVerdict:
-        if self._e_stop_asked:
-            return SafetyVerdict.hold(Reason.E_STOP, "the topic e_stop still says true")
+        if self._stops.button.pressed:
+            return SafetyVerdict.hold(
+                Reason.E_STOP, "the topic e_stop still says true: let the button go (publish false) first"
+            )
         return self._core.reset_e_stop()
 
     def _recover(self) -> SafetyVerdict:
@@ -209,7 +225,8 @@ class ControllerNode(Node):
 
     def _tick(self) -> None:
         with self._lock:
-            before, self._output = self._output, self._core.tick(self._now_ns())
+            stall = self._loop.stall(self._lock.waited_s())
+            before, self._output = self._output, self._core.tick(self._now_ns(), stall)
             output = self._output
         # A tick that came too early for a step says nothing new, and must not fill the next step's place.
         if output.at_rest or not _same_place(before, output):
@@ -227,6 +244,9 @@ class ControllerNode(Node):
         for owner, age in self._ages.items():
             age.sent(output.observation_ns if owner == output.owner else None, sent_ns)
 
+    def _rests(self) -> bool:
+        return self._output.at_rest
+
     # Timers
 
     def _drive_gripper(self) -> None:
@@ -235,11 +255,11 @@ class ControllerNode(Node):
             self._gripper.send(GripperCommand(self._now_ns(), opening, self._finger_m))
 
     def _connect(self) -> None:
-        self._hear_latched_e_stop()
         for part, adapter in (("arm", self._arm), ("gripper", self._gripper)):
-            problem = adapter.connect()
-            if problem != self._problems[part]:
-                self._problems[part] = problem
+            self._problems[part] = problem = adapter.connect()
+            starting = part not in self._said and time.monotonic() - self._started_s < CONNECT_S
+            if problem != self._said.get(part, "") and not (problem and starting):
+                self._said[part] = problem
                 text = f"{part}: {problem or 'connected'}"
                 # One call site a severity: rclpy refuses the same line with another.
                 if problem:
@@ -248,8 +268,13 @@ class ControllerNode(Node):
                     self.get_logger().info(text)
 
     def _report(self) -> None:
-        if self._loop.failure is not None:
-            raise self._loop.failure  # the process ends: the trajectory sent last brings the arm to rest
+        for part, failure in (
+            ("control loop", self._loop.failure),
+            ("thread of the stops", self._stops.failure),
+        ):
+            if failure is not None:
+                # The process ends: the trajectory sent last brings the arm to rest.
+                raise FatalNodeError(f"the {part} failed: {describe(failure)}")
         output = self._output
         frame = self._profile.arm.frame_prefix + self._profile.arm.base_link
         if output.target is not None:
@@ -317,12 +342,11 @@ class ControllerNode(Node):
         self._verdict = self.create_publisher(DiagnosticStatus, "controller/verdict", qos.VERDICT)
         self._target_pose = self.create_publisher(PoseStamped, "controller/target_pose", qos.STREAM_OUT)
         self._current_pose = self.create_publisher(PoseStamped, "controller/current_pose", qos.STREAM_OUT)
-        self.create_subscription(JointState, "joint_states", self._joint_state, qos.NEWEST_IN)
-        chunks: tuple[tuple[str, Owner], ...] = (("policy", "policy"), ("teleop", "teleoperation"))
-        for folder, owner in chunks:
-            callback = partial(self._chunk, owner)
-            self.create_subscription(JointTrajectory, f"{folder}/action_chunk", callback, qos.COMMAND)
-        self.create_subscription(Bool, "e_stop", self._e_stop_topic, qos.COMMAND)
+        self.create_subscription(
+            JointState, "joint_states", self._joint_state, qos.NEWEST_IN, refused=self._state_refused
+        )
+        topics = command_topics(self, self._profile, self.get_fully_qualified_name())
+        self._rivals = RivalWatch(self, topics, self._heed_rivals)
         wrench = self._profile.state.wrench_topic
         if wrench is not None:
             self.create_subscription(WrenchStamped, wrench, self._wrench, qos.NEWEST_IN)
@@ -332,11 +356,32 @@ class ControllerNode(Node):
         self.create_timer(CONNECT_PERIOD_S, self._connect)
         self._diagnostics = DiagnosticsPublisher(self, self._healths)
 
+    def _heed_rivals(self, rivals: str | None) -> None:
+        """Stop while somebody else commands the arm; hear chunks only once it is known who is there."""
+        with self._lock:
+            self._core.stand_back(rivals)
+        if rivals is not None:
+            self.get_logger().error(f"the arm is not moved: {rivals}")
+        elif self._hears_chunks:
+            self.get_logger().info("nobody else commands the arm any more: it is held")
+        if self._hears_chunks:
+            return
+        self._hears_chunks = True
+        chunks: tuple[tuple[str, Owner], ...] = (("policy", "policy"), ("teleop", "teleoperation"))
+        for folder, owner in chunks:
+            self._senders[owner] = ChunkSources(self, f"{folder}/action_chunk")
+            self.create_subscription(
+                JointTrajectory,
+                f"{folder}/action_chunk",
+                partial(self._chunk, owner),
+                qos.COMMAND,
+                largest_bytes=LARGEST_CHUNK_BYTES,
+                refused=partial(self._chunk_refused, owner),
+            )
+
     def _make_services(self) -> None:
         core = self._core
         for name, act, grant in (
-            ("hold", core.hold, Reason.HELD),
-            ("e_stop", lambda: core.e_stop("the service e_stop"), Reason.E_STOP),
             ("reset_e_stop", self._reset_e_stop, Reason.HELD),
             ("home", lambda: core.go_to("home"), Reason.OK),
             ("neutral", lambda: core.go_to("neutral"), Reason.OK),

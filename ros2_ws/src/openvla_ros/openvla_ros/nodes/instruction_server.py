@@ -14,9 +14,9 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.node import Node
 from rclpy.task import Future
 
-from openvla_ros.assignment import Assignment, Ending, Outcome, StepReport
 from openvla_ros.errors import MissingDependencyError
-from openvla_ros.nodes.messages import from_duration, to_duration
+from openvla_ros.ros.messages import LARGEST_INSTRUCTION_BYTES, from_duration, to_duration
+from openvla_ros.streams.instruction_run import Assignment, Ending, Outcome, StepReport
 
 NAME = "execute_instruction"
 
@@ -72,13 +72,18 @@ class InstructionServer:
             time.monotonic(),
             time_limit_s=from_duration(handle.request.time_limit) or default_limit_s,
             give_up_s=give_up_s,
+            is_goal=True,
             report=lambda step: handle.publish_feedback(self._feedback(step)),
             ended=finished.set_result,
         )
         key = bytes(handle.goal_id.uuid)
         self._assignments[key] = assignment
         try:
-            self._begin(assignment)
+            if len(assignment.instruction.encode()) > LARGEST_INSTRUCTION_BYTES:
+                words = f"the instruction is longer than {LARGEST_INSTRUCTION_BYTES} bytes"
+                assignment.end(Outcome.REFUSED, words, time.monotonic())
+            else:
+                self._begin(assignment)
             ending: Ending = await finished
         finally:
             del self._assignments[key]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openvla_ros.nodes.parameters import parameter
-from openvla_ros.policy.load import DECODERS, POLICIES, QUANTIZATIONS
+from openvla_ros.policy.factory import DECODERS, POLICIES, QUANTIZATIONS
+from openvla_ros.ros.parameters import parameter
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,12 @@ class PolicyParameters:
     )
     time_limit_s: float = parameter(60.0, "time limit of an action goal that has none", low=0.1, high=86400.0)
     give_up_s: float = parameter(
-        5.0, "an action goal ends after so long without a step", low=0.1, high=86400.0
+        5.0, "an instruction ends after so long without a step", low=0.1, high=86400.0
+    )
+    resume_instruction: bool = parameter(
+        False,
+        "go on with a latched instruction that was given before this process started listening, and after a "
+        "remote policy, the controller or this process was away for too long",
+        read_only=True,
     )
     autostart: bool = parameter(True, "configure and activate at start", read_only=True)

@@ -15,31 +15,33 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from openvla_ros.data import cdr
-from openvla_ros.data.bag_metadata import QUALITY, EpisodeMetadata
-from openvla_ros.data.bag_writer import Topic
-from openvla_ros.data.episode_recorder import EpisodeRecorder, RecordedTopic, RecorderLimits
-from openvla_ros.data.message_definition import message_definition
-from openvla_ros.data.quality import QualityMonitor, QualityReport
-from openvla_ros.data.recordings import RECORDING, Recordings
-from openvla_ros.episode import Outcome
-from openvla_ros.errors import DatasetError
-from openvla_ros.health import Health, Level
-from openvla_ros.nodes import process
-from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
-from openvla_ros.nodes.parameters import declare, parameter
-from openvla_ros.nodes.recorded_streams import (
+from openvla_ros.data.bags import cdr
+from openvla_ros.data.bags.bag_metadata import QUALITY, EpisodeMetadata
+from openvla_ros.data.bags.message_definition import message_definition
+from openvla_ros.data.bags.recording_folder import RECORDING, Recordings
+from openvla_ros.data.bags.rosbag2_writer import Topic
+from openvla_ros.data.recording.episode_quality import QualityMonitor, QualityReport
+from openvla_ros.data.recording.episode_recorder import EpisodeRecorder, RecordedTopic, RecorderLimits
+from openvla_ros.discovery.sole_watch import SoleWatch, camera_topics
+from openvla_ros.errors import DatasetError, InvalidValueError
+from openvla_ros.nodes.recorder_subscriptions import (
     RecordedStream,
     StreamSubscriptions,
     recorded_streams,
     type_name,
 )
 from openvla_ros.profile import load_profile
+from openvla_ros.ros import process
+from openvla_ros.ros.diagnostics import DiagnosticsPublisher
+from openvla_ros.ros.guard import GuardedNode
+from openvla_ros.ros.messages import LARGEST_INSTRUCTION_BYTES
+from openvla_ros.ros.parameters import declare, parameter
+from openvla_ros.values.episode import Outcome
+from openvla_ros.values.health import Health, Level
 
 REFRESH_S = 0.25  # how soon a topic whose publisher appears is recorded
 WARN_S = 1.0
@@ -59,7 +61,7 @@ class RecorderParameters:
     )
 
 
-class RecorderNode(Node):
+class RecorderNode(GuardedNode):
     """Records one episode after another."""
 
     def __init__(self, **overrides: str) -> None:
@@ -97,6 +99,7 @@ class RecorderNode(Node):
         self.create_timer(REFRESH_S, self._sources.refresh)
         self.create_timer(WARN_S, self._warn)
         self._make_services()
+        self._sole = SoleWatch(self, camera_topics(self.profile))
         self._diagnostics = DiagnosticsPublisher(self, self._healths)
 
     # What an operator can ask for; each raises DatasetError with the reason if it cannot be done
@@ -214,10 +217,17 @@ class RecorderNode(Node):
 
     def _arrived(self, stream: RecordedStream, data: bytes, sent_ns: int) -> None:
         self._heard_ns[stream.role] = self._now_ns()
-        if stream.role in ("instruction", "policy/instruction"):
-            words = deserialize_message(data, String).data.strip()
-            self.instruction = words if words or stream.role == "instruction" else self.instruction
         self._recorder.write(self._names[stream.role], data, sent_ns)
+        if stream.role in ("instruction", "policy/instruction"):
+            self.guard.call(self._names[stream.role], partial(self._note_instruction, stream.role, data))
+
+    def _note_instruction(self, role: str, data: bytes) -> None:
+        if len(data) > LARGEST_INSTRUCTION_BYTES:
+            raise InvalidValueError(
+                f"an instruction of {len(data)} bytes; the limit is {LARGEST_INSTRUCTION_BYTES}"
+            )
+        words = deserialize_message(data, String).data.strip()
+        self.instruction = words if words or role == "instruction" else self.instruction
 
     def _notes(self) -> dict[str, dict[str, str]]:
         return {QUALITY: self._report().record()}
@@ -257,7 +267,7 @@ class RecorderNode(Node):
                 self._alarm("warn", warning)
 
     def _healths(self) -> list[Health]:
-        healths = [self._recorder.health()]
+        healths = [self._recorder.health(), self._sole.health()]
         if self._monitor is not None and self.recording:
             report = self._report()
             text = "; ".join(report.warnings) or "nothing to object to"

@@ -6,40 +6,41 @@ message with its own stop, and this node plays the messages to the driver: where
 killed or suspended, the arm brakes within its limits and rests. A gripper that is driven by PWM is
 regulated here for the same reason: its driver would press on with the last PWM for ever.
 
-Decides nothing: limits and checks are the controller's.
+The checks are the controller's. The limits of the joints are kept here once more, for what comes late or
+not at all: each setpoint is one period within them from the last one that was sent.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import dataclass
 
-from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from openvla_ros.errors import InvalidValueError, ProfileError
-from openvla_ros.health import Health, ReasonCounter, StreamHealth
-from openvla_ros.nodes import process, qos
-from openvla_ros.nodes.backends.choice import (
-    ARM_SETPOINTS,
-    GRIPPER_SETPOINTS,
-    make_arm_driver,
-    make_gripper_driver,
-)
-from openvla_ros.nodes.backends.command import ArmAdapter, ArmCommand, GripperAdapter, GripperCommand
-from openvla_ros.nodes.control_loop import ControlLoop
-from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
-from openvla_ros.nodes.messages import NS_PER_S, from_duration, from_stamp, joint_values
-from openvla_ros.nodes.parameters import declare, parameter
+from openvla_ros.discovery.rival_watch import RivalWatch, command_topics
+from openvla_ros.drivers.command import ArmCommand, ArmDriver, GripperCommand, GripperDriver
+from openvla_ros.drivers.factory import ARM_SETPOINTS, GRIPPER_SETPOINTS, make_arm_driver, make_gripper_driver
+from openvla_ros.errors import FatalNodeError, InvalidValueError, ProfileError
+from openvla_ros.nodes.control.control_loop import ControlLoop
 from openvla_ros.profile import load_profile
-from openvla_ros.robot.braking import JointMotion
-from openvla_ros.robot.kinematics import KinematicChain
-from openvla_ros.robot.setpoints import SetpointPlayer
+from openvla_ros.robot.kinematics.chain import KinematicChain
+from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimits
+from openvla_ros.robot.motion.setpoint_player import SetpointPlayer
+from openvla_ros.ros import process, qos
+from openvla_ros.ros.diagnostics import DiagnosticsPublisher
+from openvla_ros.ros.fault import describe
+from openvla_ros.ros.guard import GuardedNode
+from openvla_ros.ros.messages import NS_PER_S, from_duration, from_stamp, joint_position, joint_values
+from openvla_ros.ros.parameters import declare, parameter
+from openvla_ros.values.health import Health, ReasonCounter, StreamHealth
 
 GRIPPER_PERIOD_S = 0.02  # bridge_data_robot drives its gripper 50 times a second
 CONNECT_PERIOD_S = 0.5
+# A setpoint that is not sent within this time after it was due is another's: the driver holds the last one.
+STALE_S = 0.02
 # The longest that a stop is played when this node is stopped itself.
 STOP_S = 3.0
 
@@ -51,7 +52,7 @@ class SetpointParameters:
     robot: str = parameter("widowx", "robot profile: a name or a YAML file", read_only=True)
 
 
-class SetpointNode(Node):
+class SetpointNode(GuardedNode):
     """Plays one controller's trajectories to the driver of one arm, and of its gripper."""
 
     def __init__(self) -> None:
@@ -63,17 +64,22 @@ class SetpointNode(Node):
                 f"{profile.arm_backend.kind!r} and its gripper_backend {profile.gripper_backend.kind!r}"
             )
         self._chain = KinematicChain.from_profile(profile.arm)
-        self._player = SetpointPlayer(profile.arm.joints)
+        self._epoch_ns = self._now_ns()  # the player counts seconds from here: a float holds them exactly
+        self._refusals = ReasonCounter("trajectories refused")
+        self._period_s = 1.0 / profile.control.rate_hz
+        limits = MotionLimits.from_profile(profile.limits)
+        self._player = SetpointPlayer(
+            profile.arm.joints, limits, self._period_s, profile.limits.tracking_error_rad, self._refusals.add
+        )
         self._guard = threading.Lock()  # over the player
         self._opening: float | None = None
         self._finger_m: float | None = None
         self._trajectories = StreamHealth("trajectories", profile.control.rate_hz, max_age_s=1.0)
-        self._refusals = ReasonCounter("trajectories refused")
         self._problems: dict[str, str | None] = {}
-        self._period_s = 1.0 / profile.control.rate_hz
         simulated = bool(self.get_parameter("use_sim_time").value)
         self._loop = ControlLoop(self._period_s, self._tick, self.get_clock(), simulated)
-        self._drivers: list[tuple[str, ArmAdapter | GripperAdapter]] = []
+        self._rivals = RivalWatch(self, command_topics(self, profile), self._heed_rivals)
+        self._drivers: list[tuple[str, ArmDriver | GripperDriver]] = []
         if profile.arm_backend.takes_setpoints:
             self._arm = make_arm_driver(self, profile)
             self._drivers.append(("arm", self._arm))
@@ -83,8 +89,8 @@ class SetpointNode(Node):
             self._gripper = make_gripper_driver(self, profile)
             self._drivers.append(("gripper", self._gripper))
             self.create_subscription(JointTrajectory, GRIPPER_SETPOINTS, self._open, qos.COMMAND)
-            self.create_subscription(JointState, "joint_states", self._joint_state, qos.NEWEST_IN)
             self.create_timer(GRIPPER_PERIOD_S, self._drive_gripper)
+        self.create_subscription(JointState, "joint_states", self._joint_state, qos.NEWEST_IN)
         self.create_timer(CONNECT_PERIOD_S, self._connect)
         self._diagnostics = DiagnosticsPublisher(self, self._healths)
 
@@ -94,7 +100,7 @@ class SetpointNode(Node):
         The controller may be stopped in the same moment: what it sent last ends in a stop.
         """
         with self._guard:
-            remaining_s = self._player.remaining_s(self._now_ns() / NS_PER_S)
+            remaining_s = self._player.remaining_s(self._seconds(self._now_ns()))
         time.sleep(min(remaining_s, STOP_S))
         if not self._loop.stop():
             self.get_logger().error("the control thread did not end")
@@ -109,38 +115,61 @@ class SetpointNode(Node):
                     [from_duration(point.time_from_start) for point in message.points],
                     [list(point.positions) for point in message.points],
                     [list(point.velocities) for point in message.points],
-                    (stamp_ns or now_ns) / NS_PER_S,
-                    now_ns / NS_PER_S,
+                    self._seconds(stamp_ns or now_ns),
+                    self._seconds(now_ns),
                 )
         except (InvalidValueError, ValueError) as error:
             self._refusals.add("refused", str(error))
+
+    def _heed_rivals(self, rivals: str | None) -> None:
+        if rivals is not None:
+            self._opening = None
+            self.get_logger().error(f"once it rests, nothing is sent: {rivals}")
 
     def _tick(self) -> None:
         """Send the driver what is due now. On the control thread."""
         now_ns = self._now_ns()
         with self._guard:
-            setpoint = self._player.sample(now_ns / NS_PER_S)
+            seconds = self._seconds(now_ns)
+            # The controller lets the arm come to rest; a setpoint that is repeated then would pull at it.
+            if self._rivals.found and not self._player.remaining_s(seconds):
+                self._player.forget()
+            setpoint = self._player.sample(seconds)
         if setpoint is None:
             return
         pose = self._chain.forward(setpoint)
+        if self._now_ns() - now_ns > STALE_S * NS_PER_S:  # it stood still right here: the driver has not
+            with self._guard:
+                setpoint = self._player.withdraw()
+            pose = self._chain.forward(setpoint)
         self._arm.send(ArmCommand(now_ns, self._period_s, JointMotion.at_rest(setpoint), pose, setpoint))
 
     def _open(self, message: JointTrajectory) -> None:
-        if message.points and len(message.points[-1].positions):
-            self._opening = self._profile.gripper.opening(float(message.points[-1].positions[0]))
+        joint = self._profile.gripper.joint
+        last: list[float] = list(message.points[-1].positions) if message.points else []
+        if list(message.joint_names) != [joint] or len(last) != 1 or not math.isfinite(last[0]):
+            raise InvalidValueError(
+                f"the gripper's trajectory ends at {last} for {message.joint_names}; "
+                f"one finite position of {joint!r} is wanted"
+            )
+        self._opening = self._profile.gripper.opening(float(last[0]))
 
     def _joint_state(self, message: JointState) -> None:
-        finger = self._profile.gripper.joint
-        if finger in message.name:
-            self._finger_m = float(joint_values(message, [finger])[0])
+        joints = self._profile.arm.joints
+        if set(joints) <= set(message.name):
+            with self._guard:
+                self._player.observe(joint_values(message, joints), self._seconds(self._now_ns()))
+        finger_m = joint_position(message, self._profile.gripper.joint)
+        if finger_m is not None:
+            self._finger_m = finger_m
 
     def _drive_gripper(self) -> None:
-        if self._opening is not None:
+        if self._opening is not None and self._rivals.found is None:
             self._gripper.send(GripperCommand(self._now_ns(), self._opening, self._finger_m))
 
     def _connect(self) -> None:
         if self._loop.failure is not None:
-            raise self._loop.failure
+            raise FatalNodeError(f"the control loop failed: {describe(self._loop.failure)}")
         for part, driver in self._drivers:
             problem = driver.connect()
             if problem != self._problems.get(part, ""):
@@ -156,6 +185,9 @@ class SetpointNode(Node):
             for part, problem in self._problems.items()
         ]
         return healths
+
+    def _seconds(self, stamp_ns: int) -> float:
+        return (stamp_ns - self._epoch_ns) / NS_PER_S
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)

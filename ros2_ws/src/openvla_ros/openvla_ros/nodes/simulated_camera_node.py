@@ -1,7 +1,7 @@
 """One camera of the simulation in a process of its own: draws what the physics publishes.
 
 Keeps a second copy of the MuJoCo scene, puts it where ``simulation/coordinates`` says, and publishes
-the picture with that moment's stamp. So drawing never holds up the physics, and a camera can fail
+the image with that moment's stamp. So drawing never holds up the physics, and a camera can fail
 by itself, as a real one does.
 """
 
@@ -10,21 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from openvla_ros.errors import InvalidValueError, ProfileError
-from openvla_ros.health import Health, LatencyHealth, ReasonCounter, StreamHealth
-from openvla_ros.nodes import process, qos
-from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
-from openvla_ros.nodes.image_messages import to_camera_info
-from openvla_ros.nodes.messages import from_stamp, to_image
-from openvla_ros.nodes.parameters import declare, parameter
-from openvla_ros.nodes.worker import Worker
-from openvla_ros.pacing import Pacer
 from openvla_ros.profile import RobotProfile, load_profile
+from openvla_ros.ros import process, qos
+from openvla_ros.ros.diagnostics import DiagnosticsPublisher
+from openvla_ros.ros.fault import describe
+from openvla_ros.ros.guard import CALLBACK_FAILED, GuardedNode, Refused
+from openvla_ros.ros.image_messages import to_camera_info
+from openvla_ros.ros.messages import from_stamp, to_image
+from openvla_ros.ros.parameters import declare, parameter
+from openvla_ros.ros.worker import Worker
 from openvla_ros.sim.tasks import find_task
 from openvla_ros.sim.world import SimulatedRobot
+from openvla_ros.streams.throttle import Pacer
+from openvla_ros.values.health import Health, LatencyHealth, ReasonCounter, StreamHealth
 
 COORDINATES_PERIOD_S = 0.02  # how often the simulation publishes what there is to draw
 
@@ -37,7 +38,7 @@ class SimulatedCameraParameters:
     camera: str = parameter("primary", "camera of the profile", read_only=True)
 
 
-class SimulatedCameraNode(Node):
+class SimulatedCameraNode(GuardedNode):
     """Draws one camera on a worker thread; the newest moment wins."""
 
     def __init__(self) -> None:
@@ -60,7 +61,7 @@ class SimulatedCameraNode(Node):
     def stop(self) -> None:
         """End the drawing and give the renderer back."""
         if not self._worker.stop():
-            self.get_logger().error("the picture in progress did not end in time")
+            self.get_logger().error("the image in progress did not end in time")
 
     def _moment(self, message: JointState) -> None:
         stamp_ns = from_stamp(message.header.stamp)
@@ -70,8 +71,8 @@ class SimulatedCameraNode(Node):
 
     def _draw(self, message: JointState) -> None:
         task, _, seed = message.header.frame_id.partition("/")
-        robot = self._scene_of(task)
         try:
+            robot = self._scene_of(task)
             robot.show(int(seed), message.position)
         except (InvalidValueError, ValueError) as error:
             self._refusals.add("coordinates", str(error))
@@ -94,8 +95,7 @@ class SimulatedCameraNode(Node):
             self._robot.close()
 
     def _broke(self, error: Exception) -> None:
-        self.get_logger().error(f"drawing failed: {type(error).__name__}: {error}")
-        self._refusals.add("failure", str(error))
+        self.guard.refuse("drawing", Refused(CALLBACK_FAILED, describe(error)))
 
     def _collect_health(self) -> Iterable[Health]:
         now_ns = self.get_clock().now().nanoseconds

@@ -1,6 +1,6 @@
 """The simulated robot as a ROS 2 node: the topics of a robot under ros2_control with its cameras.
 
-Publishes ``joint_states``, ``camera/<name>/image_raw`` and ``camera_info``; follows
+Publishes ``joint_states``, ``/tf``, ``/tf_static``, ``camera/<name>/image_raw`` and ``camera_info``; follows
 ``arm_controller/joint_trajectory`` and ``gripper_controller/joint_trajectory``. Beyond what a robot
 has, it publishes the ground truth (``simulation/scene``) and whether the task is done
 (``task/success``), judged by the newest instruction. ``simulation/reset`` lays the table anew and
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-from rclpy.node import Node
+import numpy as np
+from numpy.typing import ArrayLike
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Bool, Header, String
@@ -26,22 +27,35 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from openvla_ros.errors import DeviceError, InvalidValueError
-from openvla_ros.goal import parse_goal
-from openvla_ros.health import Health, LatencyHealth, ReasonCounter
-from openvla_ros.nodes import process, qos
-from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
-from openvla_ros.nodes.image_messages import to_camera_info
-from openvla_ros.nodes.messages import NS_PER_S, from_duration, from_stamp, to_image, to_stamp
-from openvla_ros.nodes.parameters import declare, parameter, watch
-from openvla_ros.nodes.scene_messages import to_markers
+from openvla_ros.errors import FatalNodeError, InvalidValueError
 from openvla_ros.nodes.simulated_camera_node import COORDINATES_PERIOD_S, simulated_profile
+from openvla_ros.nodes.simulated_frames import RATE_HZ as FRAME_RATE_HZ
+from openvla_ros.nodes.simulated_frames import FramePublisher
 from openvla_ros.profile import CameraProfile
-from openvla_ros.robot.trajectory_follower import TrajectoryFollower
-from openvla_ros.sim.pacing import LockStep, RealTimePacer
+from openvla_ros.robot.motion.joint_path import Waypoint
+from openvla_ros.robot.motion.joint_trajectory_controller import RELEASES, JointTrajectoryController, Release
+from openvla_ros.robot.motion.motion_limiter import MotionLimits
+from openvla_ros.ros import process, qos
+from openvla_ros.ros.diagnostics import DiagnosticsPublisher
+from openvla_ros.ros.guard import GuardedNode
+from openvla_ros.ros.image_messages import to_camera_info
+from openvla_ros.ros.messages import (
+    LARGEST_INSTRUCTION_BYTES,
+    NS_PER_S,
+    from_duration,
+    from_stamp,
+    to_image,
+    to_stamp,
+)
+from openvla_ros.ros.parameters import declare, parameter, watch
+from openvla_ros.ros.scene_messages import to_markers
+from openvla_ros.sim.real_time_clock import LARGEST_DEBT_S, LockStep, RealTimePacer
+from openvla_ros.sim.simulated_driver import SimulatedDriver
 from openvla_ros.sim.tasks import find_task
 from openvla_ros.sim.video import VideoWriter
 from openvla_ros.sim.world import OVERVIEW_SIZE, SimulatedRobot
+from openvla_ros.values.goal import parse_goal
+from openvla_ros.values.health import Health, LatencyHealth, ReasonCounter
 
 SCENE_RATE_HZ = 20.0  # of the ground truth and the success flag
 VIDEO_RATE_HZ = 20.0
@@ -49,6 +63,7 @@ VIDEO_RATE_HZ = 20.0
 FIRST_STAMP_NS = NS_PER_S
 # Ticks that simulated time may be ahead of the arm's commands in lock step: a lost clock or two.
 LOCK_STEP_TICKS = 3
+LARGEST_TRAJECTORY_BYTES = 256 << 10  # a planner's: 1500 points of 7 joints
 SLOW = 0.95  # share of the wanted speed below which the simulation warns
 
 
@@ -68,6 +83,15 @@ class SimulationParameters:
     lock_step: bool = parameter(
         False, "let the published clock wait for the arm's commands, once there are any", read_only=True
     )
+    trajectory_controller: str = parameter(
+        "kilted",
+        "ROS release whose joint trajectory controller is simulated",
+        read_only=True,
+        choices=RELEASES,
+    )
+    interpolate_from_desired_state: bool = parameter(
+        False, "its parameter of that name: new trajectories start at the last command", read_only=True
+    )
     draw_cameras: bool = parameter(
         True, "draw the cameras here; off where simulated_camera_node does", read_only=True
     )
@@ -75,7 +99,7 @@ class SimulationParameters:
     video_camera: str = parameter("overview", "camera of the video", read_only=True)
 
 
-class SimulationNode(Node):
+class SimulationNode(GuardedNode):
     """Runs one simulated robot in real time, or at a multiple of it."""
 
     def __init__(self) -> None:
@@ -88,14 +112,18 @@ class SimulationNode(Node):
         self._robot = SimulatedRobot(self._profile, find_task(self._task_name()), self._take_seed())
         watch(self, SimulationParameters, self._settings_changed)
         self._retired: list[SimulatedRobot] = []  # to be closed by the thread that drew with them
-        self._arm = TrajectoryFollower(self._profile.arm.joints, self._robot.joint_positions)
+        self._arm = SimulatedDriver(
+            self._trajectory_controller(self._profile.arm.joints, self._robot.joint_positions),
+            MotionLimits.from_profile(self._profile.limits),
+            1.0 / self._profile.state.rate_hz,
+        )
         gripper = self._profile.gripper
-        self._gripper = TrajectoryFollower([gripper.joint], [gripper.open_m])
+        self._gripper = self._trajectory_controller([gripper.joint], [gripper.open_m])
         self._refusals = ReasonCounter("commands")
         self._tick_times = LatencyHealth("physics tick", 1.0 / self._profile.state.rate_hz)
         self._pacer = RealTimePacer()
         self._elapsed_s = 0.0  # simulated, since the node started
-        self._tick_ns = self._now_ns()  # the stamp of that moment
+        self._tick_ns = self._now_ns()  # the stamp of that moment, but for the jitter of this thread
         self._reported = (0.0, time.monotonic())
         self._guard = threading.Lock()  # over all of the above
         self._create_publishers()
@@ -107,7 +135,7 @@ class SimulationNode(Node):
         self._announce()
 
     def stop(self) -> None:
-        """End the physics; the picture of the arm stays where it is."""
+        """End the physics; the image of the arm stays where it is."""
         self._stopping.set()
         self._thread.join()
 
@@ -115,6 +143,7 @@ class SimulationNode(Node):
 
     def _create_publishers(self) -> None:
         self._states = self.create_publisher(JointState, "joint_states", qos.STREAM_OUT)
+        self._frames = FramePublisher(self, self._profile)
         self._scenes = self.create_publisher(MarkerArray, "simulation/scene", qos.STREAM_OUT)
         self._moments = self.create_publisher(JointState, "simulation/coordinates", qos.STREAM_OUT)
         self._successes = self.create_publisher(Bool, "task/success", qos.STREAM_OUT)
@@ -133,13 +162,19 @@ class SimulationNode(Node):
         )
 
     def _create_subscriptions(self) -> None:
-        for topic, follower in (("arm_controller", self._arm), ("gripper_controller", self._gripper)):
+        for topic, part in (("arm_controller", self._arm), ("gripper_controller", self._gripper)):
             self.create_subscription(
-                JointTrajectory, f"{topic}/joint_trajectory", partial(self._command, follower), qos.COMMAND
+                JointTrajectory,
+                f"{topic}/joint_trajectory",
+                partial(self._command, part),
+                qos.COMMAND,
+                largest_bytes=LARGEST_TRAJECTORY_BYTES,
             )
         # What is asked for by topic, and what the policy was told through its action.
         for topic in ("instruction", "policy/instruction"):
-            self.create_subscription(String, topic, self._instruct, qos.LATCHED)
+            self.create_subscription(
+                String, topic, self._instruct, qos.LATCHED, largest_bytes=LARGEST_INSTRUCTION_BYTES
+            )
         self.create_service(Trigger, "simulation/reset", self._reset)
 
     def _make_lock_step(self) -> LockStep | None:
@@ -148,6 +183,18 @@ class SimulationNode(Node):
         if not self._settings.publish_clock:
             raise InvalidValueError("lock_step holds the published clock back; it needs publish_clock")
         return LockStep(LOCK_STEP_TICKS / self._profile.state.rate_hz)
+
+    def _trajectory_controller(
+        self, joints: Sequence[str], positions: ArrayLike
+    ) -> JointTrajectoryController:
+        settings = self._settings
+        return JointTrajectoryController(
+            joints,
+            positions,
+            1.0 / self._profile.state.rate_hz,
+            cast("Release", settings.trajectory_controller),
+            settings.interpolate_from_desired_state,
+        )
 
     def _first_seed(self) -> int:
         assert self._profile.simulation is not None
@@ -170,22 +217,19 @@ class SimulationNode(Node):
 
     # -- what comes in, on the executor's thread
 
-    def _command(self, follower: TrajectoryFollower, message: JointTrajectory) -> None:
-        stamp_ns = from_stamp(message.header.stamp)
+    def _command(self, part: SimulatedDriver | JointTrajectoryController, message: JointTrajectory) -> None:
+        stamp_ns, points = from_stamp(message.header.stamp), message.points
         with self._guard:
-            if self._lock_step is not None and follower is self._arm:
+            if self._lock_step is not None and part is self._arm:
                 self._lock_step.commanded(self._elapsed_s)
-            start_s = self._elapsed_s
-            if stamp_ns:
-                start_s += (stamp_ns - self._tick_ns) / NS_PER_S
-            velocities = [list(point.velocities) for point in message.points]
             try:
-                follower.follow(
+                part.receive(
                     list(message.joint_names),
-                    [from_duration(point.time_from_start) for point in message.points],
-                    [list(point.positions) for point in message.points],
-                    velocities if any(velocities) else None,
-                    start_s,
+                    [from_duration(point.time_from_start) for point in points],
+                    [list(point.positions) for point in points],
+                    [list(point.velocities) for point in points],
+                    [list(point.accelerations) for point in points],
+                    self._elapsed_s + (stamp_ns - self._tick_ns) / NS_PER_S if stamp_ns else None,
                     self._elapsed_s,
                 )
             except (InvalidValueError, ValueError) as error:
@@ -224,7 +268,7 @@ class SimulationNode(Node):
     # -- the physics, on its own thread
 
     def _run(self) -> None:
-        due = dict.fromkeys(("scene", "video", "coordinates", *self._images), 0.0)
+        due = dict.fromkeys(("frames", "scene", "video", "coordinates", *self._images), 0.0)
         video = self._open_video()
         try:
             while not self._stopping.is_set():
@@ -252,14 +296,17 @@ class SimulationNode(Node):
             self._retired.pop().close()
         period_s = 1.0 / self._profile.state.rate_hz
         self._elapsed_s += period_s
-        self._tick_ns = self._now_ns()
-        self._robot.command_joints(self._arm.sample(self._elapsed_s))
-        self._robot.command_gripper_joint(float(self._gripper.sample(self._elapsed_s)[0]))
+        self._tick_ns = self._stamp_of_tick(period_s)
+        self._robot.command_joints(self._arm.sample(self._elapsed_s, self._measured()))
+        finger_m, finger_m_s, _ = self._robot.gripper_joint
+        finger = Waypoint(self._elapsed_s, np.array([finger_m]), np.array([finger_m_s]))
+        self._robot.command_gripper_joint(float(self._gripper.update(self._elapsed_s, finger).position[0]))
         self._robot.step(period_s)
         now_ns = self._now_ns()
         if self._clocks is not None:
             self._clocks.publish(Clock(clock=to_stamp(now_ns)))
         self._publish_state(now_ns)
+        self._when_due(due, "frames", FRAME_RATE_HZ, partial(self._frames.publish, self._robot, now_ns))
         self._when_due(due, "scene", SCENE_RATE_HZ, partial(self._publish_scene, now_ns))
         if not self._cameras:
             self._when_due(
@@ -269,6 +316,26 @@ class SimulationNode(Node):
             self._when_due(due, camera.name, camera.rate_hz, partial(self._publish_image, camera, now_ns))
         if video is not None:
             self._when_due(due, "video", VIDEO_RATE_HZ, partial(self._write_frame, video))
+
+    def _measured(self) -> Waypoint:
+        return Waypoint(self._elapsed_s, self._robot.joint_positions, self._robot.joint_velocities)
+
+    def _stamp_of_tick(self, period_s: float) -> int:
+        """Return what the clock said when this tick was due: stamps must not jitter as this thread does.
+
+        A clock that is published here is the simulation's own and knows no jitter.
+        """
+        now_ns = self._now_ns()
+        if self._settings.publish_clock:
+            return now_ns
+        period_ns = round(period_s / self._settings.real_time_factor * NS_PER_S)
+        due_ns = self._tick_ns + period_ns
+        late_ns = now_ns - due_ns
+        if abs(late_ns) > LARGEST_DEBT_S * NS_PER_S:  # the pacer has given that up
+            return now_ns
+        if abs(late_ns) > period_ns / 2:
+            return due_ns + (1 if late_ns > 0 else -1) * period_ns // 20
+        return due_ns
 
     def _when_due(self, due: dict[str, float], name: str, rate_hz: float, act: Callable[[], None]) -> None:
         if self._elapsed_s >= due[name] - 1e-9:
@@ -318,7 +385,7 @@ class SimulationNode(Node):
 
     def _collect_health(self) -> Iterable[Health]:
         if not self._thread.is_alive():
-            raise DeviceError("the physics thread has ended; its traceback is above")
+            raise FatalNodeError("the physics thread has ended; its traceback is above")
         with self._guard:
             return [self._speed_health(), self._tick_times.health(), self._refusals.health()]
 

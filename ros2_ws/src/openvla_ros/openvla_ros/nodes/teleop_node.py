@@ -7,6 +7,7 @@ stops the arm; only a deliberate press gives it back to the policy.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -14,32 +15,32 @@ from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
-from rclpy.node import Node
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from openvla_ros.action import ActionChunk
-from openvla_ros.arrays import Float
 from openvla_ros.errors import DeviceError
-from openvla_ros.geometry import Pose
-from openvla_ros.health import Health
-from openvla_ros.nodes import process, qos
-from openvla_ros.nodes.diagnostics import DiagnosticsPublisher
-from openvla_ros.nodes.messages import from_pose, joint_values, to_chunk_message
-from openvla_ros.nodes.parameters import declare, parameter
 from openvla_ros.nodes.teleop_topics import JoyTopic, LeaderTopic, SpacenavTopic
-from openvla_ros.nodes.verdict_message import from_verdict_message
 from openvla_ros.profile import load_profile
 from openvla_ros.robot.authority import PERSON
-from openvla_ros.robot.kinematics import KinematicChain
+from openvla_ros.robot.kinematics.chain import KinematicChain
+from openvla_ros.ros import process, qos
+from openvla_ros.ros.diagnostics import DiagnosticsPublisher
+from openvla_ros.ros.guard import GuardedNode
+from openvla_ros.ros.messages import from_pose, joint_position, to_chunk_message
+from openvla_ros.ros.parameters import declare, parameter
+from openvla_ros.ros.verdict_messages import from_verdict_message
 from openvla_ros.teleop.command import Device, Event, TeleopCommand
 from openvla_ros.teleop.gamepad import JoystickDevice
 from openvla_ros.teleop.keyboard import Keyboard
 from openvla_ros.teleop.leader import LeaderArm
 from openvla_ros.teleop.spacemouse import SpaceMouseDevice
 from openvla_ros.teleop.teleoperator import Teleoperator
+from openvla_ros.values.action import ActionChunk
+from openvla_ros.values.arrays import Float
+from openvla_ros.values.geometry import Pose
+from openvla_ros.values.health import Health
 
 DEVICES = ("keyboard", "gamepad", "spacemouse", "leader")
 # Devices that are read from a topic → that topic, and what publishes it.
@@ -76,7 +77,7 @@ class TeleopParameters:
     leader_robot: str = parameter("", "profile of the leader arm; empty: the robot's own", read_only=True)
 
 
-class TeleopNode(Node):
+class TeleopNode(GuardedNode):
     """Turns one device into action chunks."""
 
     def __init__(self, **overrides: str) -> None:
@@ -242,14 +243,17 @@ class TeleopNode(Node):
         self._owner = from_verdict_message(message).owner
 
     def _note_state(self, message: JointState) -> None:
-        if self._profile.gripper.joint in message.name:
-            position = joint_values(message, [self._profile.gripper.joint])
-            self._opening = self._profile.gripper.opening(float(position[0]))
+        position = joint_position(message, self._profile.gripper.joint)
+        if position is not None:
+            self._opening = self._profile.gripper.opening(position)
 
     def _note_chunk(self, message: JointTrajectory) -> None:
         last = len(self._space.names) - 1
-        if message.points and len(message.points[0].positions) > last:
-            self._commanded = self._space.opening(float(message.points[0].positions[last]))
+        if not message.points or len(message.points[0].positions) <= last:
+            return
+        command = float(message.points[0].positions[last])
+        if math.isfinite(command):
+            self._commanded = self._space.opening(command)
 
     def _silent_device(self) -> str:
         """Return who must be started for the device to be heard; empty if somebody publishes it."""

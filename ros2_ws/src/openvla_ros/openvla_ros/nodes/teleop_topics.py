@@ -13,13 +13,12 @@ from rclpy.node import Node
 from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Bool
 
-from openvla_ros.arrays import Float
-from openvla_ros.errors import InvalidValueError
-from openvla_ros.nodes import qos
-from openvla_ros.observation_streams import JointSample, proprioception
 from openvla_ros.profile import RobotProfile
+from openvla_ros.ros import qos
+from openvla_ros.streams.sampling import arm_sample, proprioception
 from openvla_ros.teleop import gamepad, leader, spacemouse
 from openvla_ros.teleop.command import TeleopCommand
+from openvla_ros.values.arrays import Float
 
 # joy_node repeats its state 20 times a second, spacenav 50 times or more.
 SILENT_S = 0.3
@@ -94,7 +93,7 @@ class LeaderTopic:
     help = "hold the pedal (teleop/dead_man) or LB of a gamepad (joy) and move the leader arm"
 
     def __init__(self, node: Node, profile: RobotProfile) -> None:
-        self._node, self._profile = node, profile
+        self._profile = profile
         self._joy = JoyTopic(node)
         self._joints: tuple[Float, float] | None = None
         self._heard_s = self._pedal_s = 0.0
@@ -120,13 +119,10 @@ class LeaderTopic:
         """Nothing to give back: the node owns the subscriptions."""
 
     def _state(self, message: JointState) -> None:
-        try:
-            sample = JointSample(tuple(message.name), np.array(message.position))
+        sample = arm_sample(self._profile, message.name, message.position)
+        if sample is not None:
             self._joints = proprioception(self._profile, sample)
-        except InvalidValueError as error:
-            self._node.get_logger().error(f"leader arm: {error}", throttle_duration_sec=5.0)
-            return
-        self._heard_s = time.monotonic()
+            self._heard_s = time.monotonic()
 
     def _switch(self, message: Bool) -> None:
         self._pedal, self._pedal_s = message.data, time.monotonic()

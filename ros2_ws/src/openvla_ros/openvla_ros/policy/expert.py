@@ -1,8 +1,8 @@
-"""A policy that solves the simulated tasks by rules, from ground truth instead of pictures.
+"""A policy that solves the simulated tasks by rules, from ground truth instead of images.
 
 It stands in for the person at the teleoperation device: it makes demonstrations, and shows that a
 task can be solved through the same actions that a learned policy has. It acts on the state alone,
-without timed waits, so that the same picture always calls for the same action; all that it
+without timed waits, so that the same image always calls for the same action; all that it
 remembers is how far open the gripper was a step ago, to notice that the fingers have stopped.
 """
 
@@ -13,20 +13,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openvla_ros.action import ActionChunk, ActionSpace
-from openvla_ros.arrays import Float, float_array
 from openvla_ros.errors import InvalidValueError, PolicyError
-from openvla_ros.geometry import (
+from openvla_ros.profile import RobotProfile
+from openvla_ros.values.action import ActionChunk, ActionSpace
+from openvla_ros.values.arrays import Float, float_array
+from openvla_ros.values.geometry import (
     Pose,
     transform_euler_to_matrix,
     transform_matrix_to_euler,
     transform_matrix_to_rotvec,
     transform_rotvec_to_matrix,
 )
-from openvla_ros.goal import Goal, Verb, parse_goal
-from openvla_ros.observation import Observation
-from openvla_ros.profile import RobotProfile
-from openvla_ros.scene import Scene, SceneObject
+from openvla_ros.values.goal import Goal, Verb, parse_goal
+from openvla_ros.values.observation import Observation
+from openvla_ros.values.scene import Scene, SceneObject
 
 # Metres, of the tool point above an object's centre unless said otherwise.
 REACH_ABOVE_M = 0.035

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from openvla_ros.action import ActionChunk, ActionSpace
-from openvla_ros.observation import Observation
+from openvla_ros.values.action import ActionChunk, ActionSpace
+from openvla_ros.values.observation import Observation
 
 
 class HoldPolicy:

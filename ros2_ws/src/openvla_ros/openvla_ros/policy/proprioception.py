@@ -7,11 +7,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from openvla_ros.arrays import Float
 from openvla_ros.errors import InvalidValueError, PolicyError
-from openvla_ros.geometry import transform_euler_to_matrix, transform_matrix_to_euler
-from openvla_ros.observation import Observation
 from openvla_ros.profile import RobotProfile
+from openvla_ros.values.arrays import Float
+from openvla_ros.values.geometry import transform_euler_to_matrix, transform_matrix_to_euler
+from openvla_ros.values.observation import Observation
 
 StateLayout = Literal["pose_gripper", "joints_gripper"]
 STATE_LAYOUTS: tuple[StateLayout, ...] = get_args(StateLayout)

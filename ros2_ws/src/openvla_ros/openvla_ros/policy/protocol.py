@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from openvla_ros.action import ActionChunk, ActionSpace
-from openvla_ros.observation import Observation
+from openvla_ros.values.action import ActionChunk, ActionSpace
+from openvla_ros.values.observation import Observation
 
 
 @runtime_checkable
@@ -45,7 +45,7 @@ class Preparing(Protocol):
     """What a policy may do besides: take what an instruction needs out of its first inference."""
 
     def prepare(self, instruction: str) -> bool:
-        """Make ready for ``instruction``; tell whether that took so long that pictures have aged."""
+        """Make ready for ``instruction``; tell whether that took so long that images have aged."""
         ...
 
 

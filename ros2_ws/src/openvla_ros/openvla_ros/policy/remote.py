@@ -7,13 +7,14 @@ from contextlib import ExitStack
 from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from openvla_ros.action import ActionChunk, ActionSpace
 from openvla_ros.errors import InvalidValueError, ModelOutputError, PolicyError
-from openvla_ros.observation import Observation
 from openvla_ros.policy import wire
 from openvla_ros.policy.server import LARGEST_MESSAGE
+from openvla_ros.values.action import ActionChunk, ActionSpace
+from openvla_ros.values.observation import Observation
 
 CONNECT_S = 10.0
+CLOSE_S = 0.5  # how long a server may take to take leave; one that hangs does not
 
 
 class RemotePolicy:
@@ -23,9 +24,11 @@ class RemotePolicy:
         """Connect to ``address`` (ws://host:port or wss://); raises ``PolicyError`` if that fails."""
         self._address, self._token, self._timeout_s = address, token, timeout_s
         self._closed = False
+        self._connect_s = CONNECT_S
         self._connection: ClientConnection | None = None
         self._open = ExitStack()  # holds the connection
         greeting = self._connect()
+        self._connect_s = min(CONNECT_S, timeout_s)  # connecting anew is part of one answer
         self._space = wire.space_from_message(greeting["space"])
         self._remote_description = str(greeting["description"])
 
@@ -82,7 +85,7 @@ class RemotePolicy:
 
     def _greet(self, connection: ClientConnection) -> wire.Message:
         try:
-            greeting = _raised(wire.unpack(connection.recv(CONNECT_S)))
+            greeting = _raised(wire.unpack(connection.recv(self._connect_s)))
         except InvalidValueError as error:
             raise PolicyError(f"{self._address} is no policy server: {error}") from error
         except (WebSocketException, OSError) as error:
@@ -91,14 +94,16 @@ class RemotePolicy:
             raise PolicyError(
                 f"{self._address} speaks protocol {greeting.get('protocol')!r}; this side {wire.PROTOCOL}"
             )
+        if missing := [key for key in ("description", "space") if key not in greeting]:
+            raise PolicyError(f"{self._address} is no policy server: its greeting lacks {', '.join(missing)}")
         return greeting
 
     def _dial(self) -> ClientConnection:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else None
         try:
             dial = connect(
-                self._address, additional_headers=headers, compression=None, open_timeout=CONNECT_S,
-                max_size=LARGEST_MESSAGE,
+                self._address, additional_headers=headers, compression=None, open_timeout=self._connect_s,
+                close_timeout=CLOSE_S, max_size=LARGEST_MESSAGE,
             )  # fmt: skip
             return self._open.enter_context(dial)
         except (InvalidURI, ValueError) as error:

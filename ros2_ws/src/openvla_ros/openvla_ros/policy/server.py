@@ -7,7 +7,9 @@ sends is executed.
 from __future__ import annotations
 
 import hmac
+import socket
 import threading
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -19,8 +21,12 @@ from openvla_ros.policy import wire
 from openvla_ros.policy.protocol import Policy
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-# Several raw 1280x720 pictures; larger messages are refused before they are read.
+# Several raw 1280x720 images; larger messages are refused before they are read.
 LARGEST_MESSAGE = 64 << 20
+# A robot that does not answer a ping in this time is gone: its link may have died without a word.
+PING_S = 1.0
+# How long the next robot waits for the answer to a robot that is gone to be thrown away.
+HANDOVER_S = 5.0
 
 
 class PolicyServer:
@@ -32,10 +38,11 @@ class PolicyServer:
             raise InvalidValueError(f"{host} can be reached from other machines: serving there needs a token")
         self._policy, self._token = policy, token
         self._busy = threading.Lock()
+        self._robot: ServerConnection | None = None  # the one that is served
         try:
             self._server: Server = serve(
                 self._serve, host, port, process_request=self._admit, compression=None,
-                max_size=LARGEST_MESSAGE,
+                max_size=LARGEST_MESSAGE, close_timeout=PING_S,
             )  # fmt: skip
         except OSError as error:
             raise InvalidValueError(f"{host}:{port} cannot be served: {error}") from error
@@ -60,9 +67,11 @@ class PolicyServer:
         return None
 
     def _serve(self, connection: ServerConnection) -> None:
-        if not self._busy.acquire(blocking=False):
-            connection.send(wire.pack({"error": "PolicyError", "message": "another robot is connected"}))
+        if not self._take_over():
+            with suppress(ConnectionClosed):
+                connection.send(wire.pack({"error": "PolicyError", "message": "another robot is connected"}))
             return
+        self._robot = connection
         try:
             connection.send(wire.pack(self._greeting()))
             for data in connection:
@@ -70,7 +79,17 @@ class PolicyServer:
         except ConnectionClosed:
             pass  # the robot has gone; the next one may come
         finally:
+            self._robot = None
             self._busy.release()
+
+    def _take_over(self) -> bool:
+        """Return whether the next robot may be served: nobody else is, or whoever is does not answer."""
+        if self._busy.acquire(blocking=False):
+            return True
+        before = self._robot
+        if before is not None and not _is_gone(before):
+            return False
+        return self._busy.acquire(timeout=HANDOVER_S)
 
     def _greeting(self) -> wire.Message:
         space = wire.space_to_message(self._policy.space)
@@ -85,3 +104,15 @@ class PolicyServer:
             return wire.chunk_to_message(self._policy.infer(wire.observation_from_message(message)))
         except OpenVLARosError as error:
             return {"error": type(error).__name__, "message": str(error)}
+
+
+def _is_gone(connection: ServerConnection) -> bool:
+    """Return whether the other side of ``connection`` is gone; what was left of it is cut then."""
+    try:
+        if connection.ping().wait(PING_S):
+            return False
+    except (ConnectionClosed, OSError):
+        return True
+    with suppress(OSError):
+        connection.socket.shutdown(socket.SHUT_RDWR)
+    return True

@@ -6,19 +6,24 @@ is read passes the same constructors as any other value. Every encode has its de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.action import ActionChunk, ActionSpace
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.geometry import Pose
-from openvla_ros.observation import Observation
+from openvla_ros.values.action import ActionChunk, ActionSpace, Frame, RotationConvention
+from openvla_ros.values.geometry import Pose
+from openvla_ros.values.observation import Observation
 
 PROTOCOL = 1
+# What reading a foreign value may raise: wrong keys, types, shapes, and numbers that fit nowhere.
+UNFIT = (KeyError, TypeError, ValueError, OverflowError, AttributeError)
+# Stamps of ROS: seconds are an int32.
+FIRST_NS, LAST_NS = -(2**31) * 1_000_000_000, 2**31 * 1_000_000_000 - 1
 DTYPES = {"uint8": np.uint8, "float64": np.float64}
 Message = dict[str, Any]
 
@@ -34,7 +39,7 @@ def unpack(data: bytes | str) -> Message:
         raise InvalidValueError(f"a message of a policy server is binary; this one is text: {data[:80]!r}")
     try:
         message = msgpack.unpackb(data, object_hook=_map_to_array)
-    except (ValueError, msgpack.exceptions.UnpackException, TypeError) as error:
+    except (*UNFIT, msgpack.exceptions.UnpackException) as error:
         raise InvalidValueError(f"a message of {len(data)} bytes cannot be read: {error}") from error
     if not isinstance(message, dict):
         raise InvalidValueError(
@@ -61,14 +66,14 @@ def observation_from_message(message: Message) -> Observation:
     try:
         pose = message["pose"]
         return Observation(
-            stamp_ns=int(message["stamp_ns"]),
+            stamp_ns=_stamp(message["stamp_ns"]),
             images=dict(message["images"]),
-            instruction=str(message["instruction"]),
+            instruction=_text("instruction", message["instruction"]),
             joint_positions=message["joint_positions"],
             pose=None if pose is None else Pose.from_matrix(pose),
-            gripper=message["gripper"],
+            gripper=None if message["gripper"] is None else _number("gripper", message["gripper"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except UNFIT as error:
         raise InvalidValueError(f"an observation cannot be read: {error!r}") from error
 
 
@@ -87,12 +92,12 @@ def chunk_from_message(message: Message, space: ActionSpace) -> ActionChunk:
     try:
         return ActionChunk(
             actions=message["actions"],
-            observation_stamp_ns=int(message["stamp_ns"]),
+            observation_stamp_ns=_stamp(message["stamp_ns"]),
             space=space,
             probability=message["probability"],
             entropy=message["entropy"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except UNFIT as error:
         raise InvalidValueError(f"an action chunk cannot be read: {error!r}") from error
 
 
@@ -108,10 +113,41 @@ def space_to_message(space: ActionSpace) -> Message:
 def space_from_message(message: Message) -> ActionSpace:
     """Return the meaning of actions in ``message``; raises ``InvalidValueError`` on anything else."""
     try:
-        names, units = tuple(message["names"]), tuple(message["units"])
-        return ActionSpace(**{**message, "names": names, "units": units})
-    except (KeyError, TypeError, ValueError) as error:
+        fields = {
+            key: tuple(_text(f"a word of {key}", word) for word in message[key]) for key in ("names", "units")
+        }
+        for key, choices in (("frame", get_args(Frame)), ("rotation", get_args(RotationConvention))):
+            if message[key] not in choices:
+                raise InvalidValueError(f"{key} is {message[key]!r}; it must be one of {', '.join(choices)}")
+        return ActionSpace(**{**message, **fields})
+    except UNFIT as error:
         raise InvalidValueError(f"an action space cannot be read: {error!r}") from error
+
+
+def _stamp(value: Any) -> int:
+    """Return a stamp, nanoseconds; raises ``InvalidValueError`` unless it is one that ROS can hold."""
+    if not isinstance(value, int) or isinstance(value, bool) or not FIRST_NS <= value <= LAST_NS:
+        raise InvalidValueError(
+            f"stamp_ns is {_shown(value)}; it must be whole nanoseconds within {FIRST_NS} .. {LAST_NS}"
+        )
+    return value
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise InvalidValueError(f"{name} is {_shown(value)}; it must be a finite number")
+    return float(value)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidValueError(f"{name} is {_shown(value)}; it must be text")
+    return value
+
+
+def _shown(value: Any) -> str:
+    """Return a foreign value as an error quotes it: not longer than a line."""
+    return repr(value)[:80]
 
 
 def _array_to_map(value: Any) -> Message:
@@ -119,7 +155,8 @@ def _array_to_map(value: Any) -> Message:
         kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
         raise InvalidValueError(f"{kind} does not travel; arrays of {', '.join(DTYPES)} do")
     little = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
-    return {"dtype": value.dtype.name, "shape": list(value.shape), "bytes": little.data.cast("B")}
+    data = little.data.cast("B") if little.size else b""
+    return {"dtype": value.dtype.name, "shape": list(value.shape), "bytes": data}
 
 
 def _map_to_array(value: Message) -> Message | NDArray[Any]:

@@ -1,1 +1,1 @@
-"""The robot side of the path: kinematics, composition, limits, safety, trajectory. No ROS, no torch."""
+"""The controller's core and what it is made of: who may move the arm, when, where to and how."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.verdict import Reason, SafetyVerdict
+from openvla_ros.values.verdict import Reason, SafetyVerdict
 
 Owner = Literal["policy", "teleoperation", "recovery"]
 PERSON: Owner = "teleoperation"
 
 # From strong to weak: a weaker latch never replaces a stronger one.
-STRENGTH = (Reason.SHUT_DOWN, Reason.E_STOP, Reason.HELD)
+STRENGTH = (Reason.SHUT_DOWN, Reason.E_STOP, Reason.RIVAL, Reason.HELD)
 
 
 class Authority:
@@ -42,6 +42,15 @@ class Authority:
             return False
         self.latched = SafetyVerdict.hold(
             Reason.HELD, "emergency stop reset; give the arm to an owner to go on"
+        )
+        return True
+
+    def rival_gone(self) -> bool:
+        """Weaken what a rival latched to a hold; returns False if that is not what is latched."""
+        if self.latched is None or self.latched.reason is not Reason.RIVAL:
+            return False
+        self.latched = SafetyVerdict.hold(
+            Reason.HELD, "nobody else commands the arm any more; give the arm to an owner to go on"
         )
         return True
 

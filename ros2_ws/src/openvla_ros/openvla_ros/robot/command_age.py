@@ -8,7 +8,7 @@ control loop. Sits behind ``ArmController``; knows no clock and no messages.
 
 from __future__ import annotations
 
-from openvla_ros.health import Health, LatencyHealth
+from openvla_ros.values.health import Health, LatencyHealth
 
 NS = 1e-9
 # Ten seconds of commands at 100 Hz.

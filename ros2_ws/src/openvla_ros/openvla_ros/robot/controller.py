@@ -16,23 +16,20 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from openvla_ros.action import ActionChunk
-from openvla_ros.arrays import read_only
-from openvla_ros.geometry import Pose
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.authority import PERSON, Authority, Owner
-from openvla_ros.robot.braking import JointMotion, MotionLimiter, MotionLimits
-from openvla_ros.robot.command_clock import CommandClock, Tick
-from openvla_ros.robot.composition import compose
-from openvla_ros.robot.follower import ToolFollower
 from openvla_ros.robot.gripper import GripperSwitch
 from openvla_ros.robot.homing import JointLine, NamedPose, WayPlanner, checked_pose
-from openvla_ros.robot.kinematics import KinematicChain
+from openvla_ros.robot.kinematics.chain import KinematicChain
+from openvla_ros.robot.kinematics.delta_actions import compose
+from openvla_ros.robot.motion.command_clock import CommandClock, Tick
+from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimiter, MotionLimits
+from openvla_ros.robot.motion.tool_follower import ToolFollower
 from openvla_ros.robot.output import ControllerOutput, ControllerState
 from openvla_ros.robot.overrun import LastCommand, Resumption
 from openvla_ros.robot.safety.chunk import ChunkChecks, ReceivedChunk
 from openvla_ros.robot.safety.motion import MotionChecks, TargetLimits
-from openvla_ros.robot.safety.order import ObservationOrder
+from openvla_ros.robot.safety.observation_order import ObservationOrder
 from openvla_ros.robot.safety.state import (
     RobotState,
     StateChecks,
@@ -41,8 +38,11 @@ from openvla_ros.robot.safety.state import (
     parse_state,
     parse_wrench,
 )
-from openvla_ros.robot.schedule import StepSchedule
-from openvla_ros.verdict import OK, Reason, SafetyVerdict
+from openvla_ros.robot.step_queue import StepSchedule
+from openvla_ros.values.action import ActionChunk
+from openvla_ros.values.arrays import read_only
+from openvla_ros.values.geometry import Pose
+from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
 
 # Samples of the stop that are checked for where a motion leads, besides the next tick.
 STOP_SAMPLES = 4
@@ -77,6 +77,7 @@ class ArmController:
 
         self._state = ControllerState.IDLE
         self._verdict = SafetyVerdict.hold(Reason.WAITING, "nothing has been asked for")
+        self._rivals: str | None = None  # who else commands the arm, in words
         self._fault: SafetyVerdict | None = None  # what the robot reports, until it is over
         self._counters: Counter[Reason] = Counter()
 
@@ -145,14 +146,6 @@ class ArmController:
             return limited
         return SafetyVerdict.command(detail=f"{skipped} steps are past" if skipped else "")
 
-    def release_dead_man(self) -> SafetyVerdict:
-        """Stop at once because the operator let go of the dead-man switch."""
-        if self._authority.owner != PERSON or self._state is not ControllerState.EXECUTING:
-            return OK
-        verdict = SafetyVerdict.hold(Reason.DEAD_MAN, "the operator let go of the dead-man switch")
-        self._interrupt(verdict)
-        return verdict
-
     def e_stop(self, source: str) -> SafetyVerdict:
         """Stop as fast as the limits allow and stay stopped until ``reset_e_stop``."""
         return self._latch(Reason.E_STOP, f"emergency stop by {source}")
@@ -161,12 +154,29 @@ class ArmController:
         """Clear the emergency stop; the arm stays held until ``give_to`` names who may move it."""
         if not self._authority.reset_e_stop():
             return SafetyVerdict.command(detail="there is no emergency stop to reset")
+        self.stand_back(self._rivals)
         self._rest(self._authority.latched or OK)
         return self._verdict
 
-    def hold(self) -> SafetyVerdict:
+    def hold(self, why: str = "held by the operator; give the arm to an owner to go on") -> SafetyVerdict:
         """Come smoothly to rest and stay there until ``give_to`` or ``go_to``."""
-        return self._latch(Reason.HELD, "held by the operator; give the arm to an owner to go on")
+        return self._latch(Reason.HELD, why)
+
+    def refuse(self, verdict: SafetyVerdict) -> SafetyVerdict:
+        """Count what was refused before it could be read; returns ``verdict``."""
+        return self._refuse(verdict)
+
+    def stand_back(self, rivals: str | None) -> None:
+        """Stop and then command nothing while somebody else commands the arm, as ``rivals`` says in words.
+
+        With None they are gone: the arm stays held until ``give_to``, and goes on from where it is then.
+        """
+        self._rivals = rivals
+        if rivals is None:
+            if self._authority.rival_gone():
+                self._rest(self._authority.latched or OK)
+        elif self._authority.latch(Reason.RIVAL, rivals):
+            self._interrupt(SafetyVerdict.hold(Reason.RIVAL, rivals))
 
     def give_to(self, owner: Owner) -> SafetyVerdict:
         """Make ``owner`` the only source whose chunks are executed; the arm comes to rest first.
@@ -212,8 +222,11 @@ class ArmController:
 
     # The loop
 
-    def tick(self, now_ns: int) -> ControllerOutput:
-        """Advance the motion by one control period if one has passed, and return what to command."""
+    def tick(self, now_ns: int, stall: str = "") -> ControllerOutput:
+        """Advance the motion by one control period if one has passed, and return what to command.
+
+        ``stall`` says why this call is late, where that is known; it becomes part of the reason ``overrun``.
+        """
         self._now_ns = now_ns
         last_ns = self._clock.stamp_ns
         tick = self._clock.tick(now_ns)
@@ -221,7 +234,7 @@ class ArmController:
             self._forget_time()
         elif tick is not Tick.EARLY:
             if tick is Tick.OVERRUN:
-                self._begin_overrun(last_ns)
+                self._begin_overrun(last_ns, stall)
             moved_s = 0.0
             if self._overrun is None:
                 moved_s = self._advance(now_ns)
@@ -253,7 +266,7 @@ class ArmController:
         if self._state in (ControllerState.EXECUTING, ControllerState.HOMING):
             self._interrupt(SafetyVerdict.hold(Reason.TIMING, "the clock went back"))
 
-    def _begin_overrun(self, last_ns: int) -> None:
+    def _begin_overrun(self, last_ns: int, stall: str) -> None:
         """The loop stood still since the command of ``last_ns``; the robot's side went on without it."""
         if self._motion is None or self._overrun is not None:
             return
@@ -261,7 +274,7 @@ class ArmController:
         stood_s = self._clock.elapsed_s
         if self._homing is not None:  # planned anew once the arm rests
             self._homing = self._homing[0], []
-        text = f"the control loop stood still for {stood_s:.3f} s"
+        text = f"the control loop stood still for {stood_s:.3f} s" + (f": {stall}" if stall else "")
         if stood_s > self.profile.state.max_age_s:
             self._hold_overrun(text)
         else:
@@ -347,7 +360,7 @@ class ArmController:
             self._interrupt(reference)
             self._stop()
             return
-        following = self._limiter.follow(motion, reference)
+        following = self._limiter.follow(motion, reference, self._clock.elapsed_s)
         stop = self._limiter.stop_samples(following, STOP_SAMPLES)
         verdict = self._motion_checks.check(motion.position, np.concatenate([following.position[None], stop]))
         if verdict.commands:
@@ -386,7 +399,7 @@ class ArmController:
                 self._interrupt(planned)
                 return
             lines.extend(planned)
-        self._motion = lines[0].advance()
+        self._motion = lines[0].advance(self._clock.elapsed_s)
         if lines[0].done and self._motion.is_at_rest:
             lines.pop(0)
             if not lines:
@@ -400,9 +413,20 @@ class ArmController:
             return
         pushing = fault is not None and fault.reason in PUSHING and self._authority.latched is None
         if pushing and self._robot is not None:
-            self._motion = self._limiter.follow(motion, JointMotion.at_rest(self._robot.positions))
+            measured = JointMotion.at_rest(self._robot.positions)
+            self._motion = self._limiter.follow(motion, measured, self._clock.elapsed_s)
         else:
-            self._motion = self._limiter.stop(motion)
+            self._motion = self._limiter.stop(motion, self._clock.elapsed_s)
+        self._fall_silent()
+
+    def _fall_silent(self) -> None:
+        """Command nothing any more once the arm rests beside a rival, who may move it from there."""
+        latched = self._authority.latched
+        if latched is None or latched.reason is not Reason.RIVAL:
+            return
+        if self._motion is not None and self._motion.is_at_rest:
+            self._motion = None
+            self._gripper = GripperSwitch(self.profile.gripper)
 
     # Parts
 

@@ -11,12 +11,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from openvla_ros.arrays import Float
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.profile import RobotProfile
-from openvla_ros.robot.braking import JointMotion, MotionLimiter, MotionLimits
+from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimiter, MotionLimits
 from openvla_ros.robot.safety.motion import MotionChecks
-from openvla_ros.verdict import SafetyVerdict
+from openvla_ros.values.arrays import Float
+from openvla_ros.values.verdict import SafetyVerdict
 
 NamedPose = Literal["home", "neutral", "park"]
 # Points of the line that are checked for collisions before it begins.
@@ -42,9 +42,9 @@ class JointLine:
         points: Float = self._start + shares * self._change
         return points
 
-    def advance(self) -> JointMotion:
-        """Return the joints' motion one tick later."""
-        self._share = self._limiter.follow(self._share, JointMotion.at_rest(np.ones(1)))
+    def advance(self, step_s: float | None = None) -> JointMotion:
+        """Return the joints' motion one tick later; ``step_s`` as in ``MotionLimiter.follow``."""
+        self._share = self._limiter.follow(self._share, JointMotion.at_rest(np.ones(1)), step_s)
         share, change = self._share, self._change
         return JointMotion(
             self._start + share.position * change, share.velocity * change, share.acceleration * change

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from openvla_ros.arrays import Float
-from openvla_ros.geometry import Pose
 from openvla_ros.robot.authority import Owner
-from openvla_ros.verdict import Reason, SafetyVerdict
+from openvla_ros.values.arrays import Float
+from openvla_ros.values.geometry import Pose
+from openvla_ros.values.verdict import Reason, SafetyVerdict
 
 
 class ControllerState(str, Enum):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from openvla_ros.profile import RobotProfile
-from openvla_ros.robot.braking import JointMotion, MotionLimiter
+from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimiter
 from openvla_ros.robot.safety.state import RobotState
 
 # An arm that has come to rest is this near to its command, gravity included; farther off, something

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from openvla_ros.action import ActionChunk
-from openvla_ros.arrays import Float, Image, float_array
-from openvla_ros.episode import Episode
-from openvla_ros.observation import Observation
 from openvla_ros.policy.expert import ScriptedExpert
 from openvla_ros.profile import RobotProfile
+from openvla_ros.sim.labels import Whereabouts, asked_for, whereabouts
 from openvla_ros.sim.rollout import ActionExecutor, observe
 from openvla_ros.sim.tasks import Task
-from openvla_ros.sim.whereabouts import Whereabouts, asked_for, whereabouts
 from openvla_ros.sim.world import SimulatedRobot
+from openvla_ros.values.action import ActionChunk
+from openvla_ros.values.arrays import Float, Image, float_array
+from openvla_ros.values.episode import Episode
+from openvla_ros.values.observation import Observation
 
 LONGEST = 100  # steps: disturbances cost some beyond what an evaluation allows
 # A step that moves the tool by less than this, and not the gripper, teaches to stand still.

@@ -1,4 +1,4 @@
-"""Off-screen pictures of a MuJoCo scene, with whatever this machine can draw with.
+"""Off-screen images of a MuJoCo scene, with whatever this machine can draw with.
 
 OpenGL through EGL or OSMesa where their libraries are there, otherwise rays and plain shading,
 which need nothing but MuJoCo itself. ``Renderer.kind`` says which one it is. Multi-sampling,
@@ -23,8 +23,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.arrays import Image, read_only
 from openvla_ros.errors import InvalidValueError, MissingDependencyError
+from openvla_ros.values.arrays import Image, read_only
 
 Kind = Literal["egl", "osmesa", "rays"]
 GL_KINDS: tuple[Kind, ...] = ("egl", "osmesa")
@@ -45,11 +45,11 @@ class Renderer(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """How pictures are drawn: "egl", "osmesa" or "rays"."""
+        """How images are drawn: "egl", "osmesa" or "rays"."""
         ...
 
     def render(self, data: Any, camera: int, width: int, height: int) -> Image:
-        """Return the (height, width, 3) uint8 RGB picture of camera number ``camera``."""
+        """Return the (height, width, 3) uint8 RGB image of camera number ``camera``."""
         ...
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ class Renderer(Protocol):
 
 
 def make_renderer(model: Any, width: int, height: int, kind: Kind | None = None) -> Renderer:
-    """Return a renderer for pictures of at most ``width`` by ``height`` of an ``MjModel``.
+    """Return a renderer for images of at most ``width`` by ``height`` of an ``MjModel``.
 
     ``kind`` forces one way of drawing; without it the best one that works here is taken. Raises
     ``MissingDependencyError`` if the one that was asked for does not work here.
@@ -108,9 +108,9 @@ def works_here(kind: Kind) -> bool:
 
 
 def focal_lengths(model: Any, camera: int, width: int, height: int) -> tuple[float, float]:
-    """Return fx, fy in pixels of a picture of ``width`` by ``height`` from camera number ``camera``."""
+    """Return fx, fy in pixels of an image of ``width`` by ``height`` from camera number ``camera``."""
     sensor_width, sensor_height = model.cam_sensorsize[camera]
-    if sensor_height > 0.0:  # a camera with intrinsics: its whole sensor fills the picture
+    if sensor_height > 0.0:  # a camera with intrinsics: its whole sensor fills the image
         fx, fy = model.cam_intrinsic[camera, :2]
         return float(fx / sensor_width * width), float(fy / sensor_height * height)
     focal = 0.5 * height / np.tan(np.radians(model.cam_fovy[camera]) / 2.0)
@@ -124,7 +124,7 @@ class GlRenderer:
         # Read by MuJoCo's OpenGL loader; the Python module is chosen by name, so that a MuJoCo
         # that was imported before this choice was made serves as well.
         os.environ["MUJOCO_GL"] = kind
-        # Mesa's software renderer would take all cores; one is faster for pictures of this size
+        # Mesa's software renderer would take all cores; one is faster for images of this size
         # where the policy and the controller need the others.
         os.environ.setdefault("LP_NUM_THREADS", "0")
         context_type = importlib.import_module(f"mujoco.{kind}").GLContext
@@ -151,13 +151,13 @@ class GlRenderer:
 
     @property
     def kind(self) -> Kind:
-        """How pictures are drawn."""
+        """How images are drawn."""
         return self._kind
 
     def render(self, data: Any, camera: int, width: int, height: int) -> Image:
-        """Return the (height, width, 3) uint8 RGB picture of camera number ``camera``."""
+        """Return the (height, width, 3) uint8 RGB image of camera number ``camera``."""
         if width > self._size[0] or height > self._size[1]:
-            raise InvalidValueError(f"picture {width}x{height} is larger than the buffer {self._size}")
+            raise InvalidValueError(f"image {width}x{height} is larger than the buffer {self._size}")
         self._gl.make_current()
         self._camera.fixedcamid = camera
         mujoco.mjv_updateScene(
@@ -192,14 +192,14 @@ class RayRenderer:
     def __init__(self, model: Any) -> None:
         self._model = model
         # MuJoCo skips bodies by boxes that are too small for some bodies of several shapes, which
-        # leaves holes in the picture; larger boxes only cost time.
+        # leaves holes in the image; larger boxes only cost time.
         self._traced = copy.copy(model)
         self._traced.bvh_aabb[:, 3:] *= 2.5
         self._groups = np.array([group in VISIBLE_GROUPS for group in range(6)], np.uint8)
         self._rays: dict[tuple[int, int, int], NDArray[np.float64]] = {}
 
     def render(self, data: Any, camera: int, width: int, height: int) -> Image:
-        """Return the (height, width, 3) uint8 RGB picture of camera number ``camera``."""
+        """Return the (height, width, 3) uint8 RGB image of camera number ``camera``."""
         rays = self._camera_rays(camera, width, height) @ data.cam_xmat[camera].reshape(3, 3).T
         count = len(rays)
         geoms, distances = np.empty(count, np.int32), np.empty(count)

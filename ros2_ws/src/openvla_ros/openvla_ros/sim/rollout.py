@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openvla_ros.action import ActionChunk
-from openvla_ros.arrays import read_only
-from openvla_ros.geometry import Pose
-from openvla_ros.observation import Observation
 from openvla_ros.policy.protocol import Policy
 from openvla_ros.robot.controller import ArmController
 from openvla_ros.sim.tasks import MAX_STEPS
 from openvla_ros.sim.world import SimulatedRobot
-from openvla_ros.verdict import SafetyVerdict
+from openvla_ros.values.action import ActionChunk
+from openvla_ros.values.arrays import read_only
+from openvla_ros.values.geometry import Pose
+from openvla_ros.values.observation import Observation
+from openvla_ros.values.verdict import SafetyVerdict
 
-# The picture of a rollout whose policy does not look: an observation must hold one.
+# The image of a rollout whose policy does not look: an observation must hold one.
 BLANK = {"blank": read_only(np.zeros((1, 1, 3), np.uint8))}
 
 

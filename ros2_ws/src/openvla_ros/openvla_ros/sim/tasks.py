@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from openvla_ros.arrays import Float
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.goal import Goal, Verb
-from openvla_ros.scene import Scene, Shape
+from openvla_ros.values.arrays import Float
+from openvla_ros.values.goal import Goal, Verb
+from openvla_ros.values.scene import Scene, Shape
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.80, 0.10, 0.09),

@@ -10,13 +10,13 @@ import av
 import cv2
 import numpy as np
 
-from openvla_ros.arrays import Image
+from openvla_ros.values.arrays import Image
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 class VideoWriter:
-    """Writes RGB pictures of one size at ``rate_hz`` as H.264."""
+    """Writes RGB images of one size at ``rate_hz`` as H.264."""
 
     def __init__(self, path: str | Path, width: int, height: int, rate_hz: float) -> None:
         """Create ``path``; ``width`` and ``height`` must be even."""
@@ -33,14 +33,14 @@ class VideoWriter:
 
     def write(self, image: Image, caption: str = "") -> None:
         """Append ``image``, uint8 (H, W, 3) RGB of the writer's size, with ``caption`` below."""
-        picture = np.array(image)
+        canvas = np.array(image)
         if caption:
-            (x, y), scale = (10, picture.shape[0] - 14), picture.shape[0] / 800.0
+            (x, y), scale = (10, canvas.shape[0] - 14), canvas.shape[0] / 800.0
             # The same weight twice: a heavier shadow would have wider letters.
             for shift, colour in ((1, (0, 0, 0)), (0, (255, 255, 255))):
                 at = (x + shift, y + shift)
-                cv2.putText(picture, caption, at, FONT, scale, colour, 1, cv2.LINE_AA)
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                cv2.putText(canvas, caption, at, FONT, scale, colour, 1, cv2.LINE_AA)
+        frame = av.VideoFrame.from_ndarray(canvas, format="rgb24")
         for packet in self._stream.encode(frame):
             self._container.mux(packet)
 

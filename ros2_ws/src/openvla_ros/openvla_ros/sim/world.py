@@ -1,4 +1,4 @@
-"""One simulated robot at its table: commands in, joint states, pictures and ground truth out.
+"""One simulated robot at its table: commands in, joint states, images and ground truth out.
 
 What a motor driver and a camera driver are to a real robot, this is to the simulation; the ROS
 node and the in-process rollouts both drive it. The same seed and the same commands give the same
@@ -13,15 +13,10 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike
 
-from openvla_ros.arrays import Float, Image, float_array, read_only
 from openvla_ros.cameras.protocol import Intrinsics
 from openvla_ros.errors import InvalidValueError, ProfileError
-from openvla_ros.geometry import Pose, transform_euler_to_matrix, transform_matrix_to_quaternion
-from openvla_ros.goal import Goal
 from openvla_ros.profile import RobotProfile
-from openvla_ros.scene import Scene, SceneObject, Shape
-from openvla_ros.sim.renderer import Kind, Renderer, focal_lengths, make_renderer
-from openvla_ros.sim.scene import (
+from openvla_ros.sim.mujoco_scene import (
     BOWL_HEIGHT_M,
     BOWL_RADIUS_M,
     PLATE_HEIGHT_M,
@@ -30,12 +25,17 @@ from openvla_ros.sim.scene import (
     robot_model,
     table_height,
 )
+from openvla_ros.sim.renderer import Kind, Renderer, focal_lengths, make_renderer
 from openvla_ros.sim.tasks import Layout, Placement, SuccessDetector, Task, WorkArea, sample_layout
+from openvla_ros.values.arrays import Float, Image, float_array, read_only
+from openvla_ros.values.geometry import Pose, transform_euler_to_matrix, transform_matrix_to_quaternion
+from openvla_ros.values.goal import Goal
+from openvla_ros.values.scene import Scene, SceneObject, Shape
 
 DETECTION_PERIOD_S = 0.05
 SETTLE_S = 0.1  # objects are placed a hair above the table
 PLACE_GAP_M = 0.0005
-OVERVIEW_SIZE = (640, 480)  # the largest picture that is drawn besides the profile's
+OVERVIEW_SIZE = (640, 480)  # the largest image that is drawn besides the profile's
 
 
 class SimulatedRobot:
@@ -47,7 +47,7 @@ class SimulatedRobot:
         """Build the scene of ``task`` and start episode ``seed``.
 
         ``renderer_kind`` forces one way of drawing; without it the best one here is taken when the
-        first picture is asked for. Raises ``ProfileError`` for a profile without simulation.
+        first image is asked for. Raises ``ProfileError`` for a profile without simulation.
         """
         robot = robot_model(profile)
         self.profile = profile
@@ -250,7 +250,7 @@ class SimulatedRobot:
         """The tool point in the base frame."""
         return Pose(self._data.xpos[self._tool], self._data.xmat[self._tool].reshape(3, 3))
 
-    # -- ground truth and pictures
+    # -- ground truth and images
 
     def scene(self) -> Scene:
         """Return where everything is now. No robot knows this; a simulator does."""
@@ -273,12 +273,12 @@ class SimulatedRobot:
 
     @property
     def renderer_in_use(self) -> Kind | None:
-        """How pictures have been drawn so far; None before the first one."""
+        """How images have been drawn so far; None before the first one."""
         return None if self._renderer is None else self._renderer.kind
 
     @property
     def renderer_kind(self) -> Kind:
-        """How pictures are drawn here: "egl", "osmesa" or "rays"."""
+        """How images are drawn here: "egl", "osmesa" or "rays"."""
         return self._open_renderer().kind
 
     def render(self, camera: str, width: int | None = None, height: int | None = None) -> Image:
@@ -289,11 +289,11 @@ class SimulatedRobot:
         return self._open_renderer().render(self._data, self._camera_id(camera), width, height)
 
     def focal_lengths(self, camera: str, width: int, height: int) -> tuple[float, float]:
-        """Return fx, fy in pixels of ``camera``'s pictures of that size."""
+        """Return fx, fy in pixels of ``camera``'s images of that size."""
         return focal_lengths(self._model, self._camera_id(camera), width, height)
 
     def intrinsics(self, camera: str) -> Intrinsics:
-        """Return the lens of ``camera`` for pictures of its profile's size: a pinhole without distortion."""
+        """Return the lens of ``camera`` for images of its profile's size: a pinhole without distortion."""
         of_profile = self.profile.camera(camera)
         width, height = of_profile.width, of_profile.height
         fx, fy = self.focal_lengths(camera, width, height)
@@ -303,7 +303,7 @@ class SimulatedRobot:
     def project(self, camera: str, points: ArrayLike) -> Float:
         """Return where ``points`` (N, 3) of the base frame appear: (N, 3) u, v in 0..1 and depth in metres.
 
-        u runs to the right and v down; values outside 0..1 are out of the picture.
+        u runs to the right and v down; values outside 0..1 are out of the image.
         """
         number = self._camera_id(camera)
         rotation = self._data.cam_xmat[number].reshape(3, 3)
@@ -311,6 +311,17 @@ class SimulatedRobot:
         fx, fy = focal_lengths(self._model, number, 1, 1)
         depth = -local[:, 2]
         return np.stack([0.5 + fx * local[:, 0] / depth, 0.5 - fy * local[:, 1] / depth, depth], axis=1)
+
+    def camera_pose(self, camera: str) -> Pose:
+        """Return the optical frame of ``camera`` (x right, y down, z forward; REP-103) in the base frame."""
+        number = self._camera_id(camera)
+        # MuJoCo's camera has y up and looks along -z.
+        rotation = self._data.cam_xmat[number].reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])
+        return Pose(self._data.cam_xpos[number], rotation)
+
+    def camera_stands(self, camera: str) -> bool:
+        """Return whether ``camera`` stands in the work cell, rather than on a link of the arm."""
+        return int(self._model.cam_bodyid[self._camera_id(camera)]) == 0
 
     def _camera_id(self, camera: str) -> int:
         number = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, camera)

@@ -10,8 +10,8 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from openvla_ros.arrays import Float, float_array
 from openvla_ros.errors import InvalidValueError
+from openvla_ros.values.arrays import Float, float_array
 
 Event = Literal[
     "gripper",  # open what is closed, close what is open

@@ -7,11 +7,11 @@ the leader elsewhere and taking it again moves nothing.
 
 from __future__ import annotations
 
-from openvla_ros.action import ActionSpace
-from openvla_ros.arrays import Float
-from openvla_ros.geometry import Pose
-from openvla_ros.observation_streams import Forward
+from openvla_ros.streams.sampling import Forward
 from openvla_ros.teleop.teleoperator import Teleoperator
+from openvla_ros.values.action import ActionSpace
+from openvla_ros.values.arrays import Float
+from openvla_ros.values.geometry import Pose
 
 # A leader that has said nothing for so long is not followed.
 SILENT_S = 0.2

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from openvla_ros.arrays import Float
 from openvla_ros.errors import DeviceError
 from openvla_ros.teleop.command import Event, TeleopCommand, with_deadband
+from openvla_ros.values.arrays import Float
 
 FULL = 350.0  # counts at the end of an axis, of every model
 DEADBAND = 0.08

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from openvla_ros.action import ActionSpace, Frame
-from openvla_ros.arrays import Float
-from openvla_ros.geometry import (
+from openvla_ros.robot.kinematics.delta_actions import compose, delta_between
+from openvla_ros.teleop.command import TeleopCommand
+from openvla_ros.values.action import ActionSpace, Frame
+from openvla_ros.values.arrays import Float
+from openvla_ros.values.geometry import (
     Pose,
     transform_matrix_to_euler,
     transform_matrix_to_rotvec,
     transform_rotvec_to_matrix,
 )
-from openvla_ros.robot.composition import compose, delta_between
-from openvla_ros.teleop.command import TeleopCommand
 
 # Shares of the action bounds: fine work to full speed.
 SPEEDS = (0.1, 0.25, 0.5, 1.0)

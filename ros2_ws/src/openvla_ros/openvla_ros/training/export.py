@@ -1,7 +1,7 @@
 """What a run leaves behind for deployment: an adapter or a checkpoint, statistics and the manifest.
 
-The manifest is written last and holds the hash of an adapter, so a folder in which a writer was
-killed is refused, never half used.
+The manifest and the checksums of all files are written last, so a folder in which a writer was killed is
+refused, never half used.
 """
 
 from __future__ import annotations
@@ -12,11 +12,21 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from openvla_ros.manifest import Manifest, manifest_path, write_manifest
-from openvla_ros.model.checkpoint import STATISTICS, checked_tensors, read_tensor, skeleton
-from openvla_ros.model.config_file import read_config
-from openvla_ros.model.merging import copy_small_files
-from openvla_ros.statistics import write_statistics
+from openvla_ros.manifest import MANIFEST_NAME, Manifest, manifest_path, write_manifest
+from openvla_ros.model.checkpoints.lora_adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from openvla_ros.model.checkpoints.merge import copy_small_files
+from openvla_ros.model.checkpoints.safetensors import (
+    STATISTICS,
+    checked_tensors,
+    read_tensor,
+    skeleton,
+    stored_tensors,
+)
+from openvla_ros.model.checkpoints.verification import verify_files, write_checkpoint_sums
+from openvla_ros.model.network.config_file import read_config
+from openvla_ros.preprocessing.dataset_statistics import write_statistics
+
+SETTINGS = "finetune.json"  # of a run; not part of what is deployed
 
 
 def write_checkpoint(folder: Path, base: Path, trained: Mapping[str, Tensor]) -> None:
@@ -25,6 +35,7 @@ def write_checkpoint(folder: Path, base: Path, trained: Mapping[str, Tensor]) ->
     Weights that are there are replaced only once all new ones are written.
     """
     stored = checked_tensors(base, skeleton(read_config(base)))
+    verify_files(tensor.path for tensor in stored.values())
     written = []
     for path in sorted({tensor.path for tensor in stored.values()}):
         tensors = {}
@@ -41,6 +52,17 @@ def write_checkpoint(folder: Path, base: Path, trained: Mapping[str, Tensor]) ->
 
 
 def write_description(folder: Path, manifest: Manifest) -> None:
-    """Write the statistics and the manifest beside the weights."""
+    """Write the statistics and the manifest beside the weights, and last the checksums of all."""
     write_statistics(folder / STATISTICS, {manifest.dataset_key: manifest.statistics})
     write_manifest(folder, manifest)
+    write_checkpoint_sums(
+        folder, [ADAPTER_CONFIG, ADAPTER_WEIGHTS, *_written(folder), STATISTICS, MANIFEST_NAME]
+    )
+
+
+def _written(folder: Path) -> list[str]:
+    """Return the names of a whole checkpoint's files in the folder of a run, which holds more than them."""
+    if not (folder / "config.json").is_file():
+        return []
+    shards = {tensor.path.name for tensor in stored_tensors(folder).values()}
+    return [*shards, *(path.name for path in folder.glob("*.json") if path.name != SETTINGS)]

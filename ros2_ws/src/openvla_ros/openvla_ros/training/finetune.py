@@ -16,36 +16,34 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from openvla_ros.action_codec import ActionCodec, normalise
-from openvla_ros.augmentation import Augmentation
 from openvla_ros.errors import StatisticsError, TrainingError
 from openvla_ros.manifest import Manifest, sha256_of_adapter
-from openvla_ros.model.checkpoint import digest_of_weights, load_model, resolve
-from openvla_ros.model.config_file import read_config
-from openvla_ros.model.predictor import read_checkpoint_statistics
-from openvla_ros.model.tokenizer import PromptTokenizer
-from openvla_ros.model.vision_language import check_sizes, default_prompt_style, read_transform
-from openvla_ros.prompt import PromptStyle
-from openvla_ros.statistics import DatasetStatistics, select_statistics
-from openvla_ros.training.curves import write_report
-from openvla_ros.training.examples import ExampleMaker
-from openvla_ros.training.export import write_checkpoint, write_description
-from openvla_ros.training.frame_store import FrameStore, open_store, store_key
-from openvla_ros.training.loss import Batch
-from openvla_ros.training.low_rank import LowRankOptions, factors, write_adapter
-from openvla_ros.training.memory import advice, is_out_of_memory, largest_that_fits
-from openvla_ros.training.processes import Processes, whole
+from openvla_ros.model.checkpoints.safetensors import digest_of_weights, load_model
+from openvla_ros.model.inference.checkpoint_files import CheckpointFiles
+from openvla_ros.model.inference.out_of_memory import is_out_of_memory
+from openvla_ros.model.inference.predictor import read_checkpoint_statistics
+from openvla_ros.preprocessing.action_tokens import ActionCodec, normalise
+from openvla_ros.preprocessing.augmentation import Augmentation
+from openvla_ros.preprocessing.dataset_statistics import DatasetStatistics, select_statistics
+from openvla_ros.training.data.batch import Batch
+from openvla_ros.training.data.example_maker import ExampleMaker
+from openvla_ros.training.data.frame_cache import FrameStore, open_store, store_key
+from openvla_ros.training.data.question_answers import read_questions
+from openvla_ros.training.data.sampling import BatchOrder, Order, part_of
+from openvla_ros.training.distributed import Processes, whole
+from openvla_ros.training.export import SETTINGS, write_checkpoint, write_description
+from openvla_ros.training.lora_layers import LowRankOptions, factors, write_adapter
+from openvla_ros.training.metrics import TRAINING, VALIDATION, Records, read_records
+from openvla_ros.training.out_of_memory import advice, largest_that_fits
 from openvla_ros.training.recipe import ADAPTERS
-from openvla_ros.training.records import TRAINING, VALIDATION, Records, read_records
+from openvla_ros.training.report_page import write_report
 from openvla_ros.training.request import FinetuneRequest, Listener
-from openvla_ros.training.sampling import BatchOrder, Order, part_of
 from openvla_ros.training.state import Position, collect_state, read_state, restore_state, write_state
 from openvla_ros.training.trainable import make_trainable
 from openvla_ros.training.trainer import Scores, StepResult, Trainer
 from openvla_ros.training.validation import BATCH, open_loop_episodes, validation_batches
-from openvla_ros.training.words import read_questions
 
-CACHE, SETTINGS, BAD_BATCH = "frames", "finetune.json", "bad_batch.safetensors"
+CACHE, BAD_BATCH = "frames", "bad_batch.safetensors"
 
 
 class Run:
@@ -65,17 +63,13 @@ class Run:
             raise TrainingError(
                 f"{request.output} holds a run with other settings{self._changed()}; give a new folder"
             )
-        self.base = resolve(request.base, offline=request.offline)
-        config = read_config(self.base)
-        transform, tokenizer = read_transform(self.base), PromptTokenizer.from_folder(self.base)
-        check_sizes(config, tokenizer, transform, str(self.base))
-        self.style: PromptStyle = default_prompt_style(config)
-        self.store, self.data_key = self._open_store(transform, saved[1] if saved else None)
+        self.base = base = CheckpointFiles.read(request.base, offline=request.offline)
+        self.store, self.data_key = self._open_store(base.transform, saved[1] if saved else None)
         self.robot = self._robot()
-        self.statistics = self._statistics(config)
+        self.statistics = self._statistics()
         torch.manual_seed(recipe.seed + processes.rank)
         network = load_model(
-            self.base,
+            base.folder,
             dtype=request.dtype,
             device=request.device,
             quantization="nf4" if recipe.method == "qlora" else None,
@@ -88,11 +82,11 @@ class Run:
             store=self.store,
             normalised=normalise(self.store.actions, self.statistics.action),
             questions=questions,
-            transform=transform,
-            tokenizer=tokenizer,
-            codec=ActionCodec(config.action_vocab_size, config.n_action_bins),
-            style=self.style,
-            pad_id=config.pad_token_id,
+            transform=base.transform,
+            tokenizer=base.tokenizer,
+            codec=ActionCodec(base.config.action_vocab_size, base.config.n_action_bins),
+            style=base.prompt_style,
+            pad_id=base.config.pad_token_id,
             seed=recipe.seed,
             augmentation=Augmentation() if recipe.augment else None,
         )
@@ -141,7 +135,7 @@ class Run:
             tensors = factors(self.trainer.network, trained)
             write_adapter(request.output, tensors, self.targets, options, request.base)
         else:
-            write_checkpoint(request.output, self.base, trained)
+            write_checkpoint(request.output, self.base.folder, trained)
         write_description(request.output, self._manifest())
         self._report()
 
@@ -192,16 +186,14 @@ class Run:
             raise TrainingError("the data does not say which robot it was recorded with; give --robot")
         return robot
 
-    def _statistics(self, config: Any) -> DatasetStatistics:
-        key = self.request.keep_statistics
+    def _statistics(self) -> DatasetStatistics:
+        folder, key = self.base.folder, self.request.keep_statistics
         if key is None:
             return self.store.statistics()
-        _, kept = select_statistics(read_checkpoint_statistics(self.base, config), key or None)
-        kept.action.check_space(self.store.space, str(self.base))
+        _, kept = select_statistics(read_checkpoint_statistics(folder, self.base.config), key or None)
+        kept.action.check_space(self.store.space, str(folder))
         if not kept.action.has_extremes:
-            raise StatisticsError(
-                f"{self.base}: the statistics of {key!r} lack min and max; they cannot stay"
-            )
+            raise StatisticsError(f"{folder}: the statistics of {key!r} lack min and max; they cannot stay")
         return kept
 
     def _order(self, questions: int) -> BatchOrder:
@@ -276,20 +268,19 @@ class Run:
     def _manifest(self) -> Manifest:
         request, store = self.request, self.store
         adapter = sha256_of_adapter(request.output) if request.recipe.method in ADAPTERS else None
-        on_hub = self.base.parent.name == "snapshots"  # as the hub's cache lays revisions out
         return Manifest(
             base_model=request.base,
-            base_revision=self.base.name if on_hub else None,
+            base_revision=self.base.revision,
             adapter_sha256=adapter,
             dataset_key=request.keep_statistics or request.dataset_key,
             statistics=self.statistics,
             action_space=store.space,
-            prompt_style=self.style,
+            prompt_style=self.base.prompt_style,
             image_transform=self.maker.transform,
             center_crop=request.recipe.augment,
             cameras=(store.camera,),
             robot=self.robot,
-            base_weights=None if adapter is None else digest_of_weights(self.base),
+            base_weights=None if adapter is None else digest_of_weights(self.base.folder),
         )
 
     def _report(self) -> None:

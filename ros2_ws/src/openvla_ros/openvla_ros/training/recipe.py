@@ -13,6 +13,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 ADAPTERS: tuple[Method, ...] = ("lora", "qlora")
 # OpenVLA's fine-tuning script for LoRA; the paper's full fine-tuning runs for everything else.
 LORA_RATE, FULL_RATE = 5e-4, 2e-5
+DATASET_KEY = "finetuned"  # under which new statistics stand, unless another name is given
 LORA_ONLY = ("rank", "alpha", "dropout", "targets")
 
 
@@ -34,7 +35,7 @@ class Recipe:
     steps: int = 1000
     augment: bool = True
     intervention_weight: float = 2.0  # how often a corrected step is seen for one that is not
-    words_share: float = 0.0  # share of every batch that is questions and answers about pictures
+    words_share: float = 0.0  # share of every batch that is questions and answers about images
     validate_every: int = 200
     save_every: int = 100
     seed: int = 0

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from openvla_ros.data.detect import SourceRequest
-from openvla_ros.training.frame_store import Selection
-from openvla_ros.training.recipe import Recipe
+from openvla_ros.data.datasets.open_dataset import SourceRequest
+from openvla_ros.training.data.selection import Selection
+from openvla_ros.training.recipe import DATASET_KEY, Recipe
 from openvla_ros.training.trainer import Scores, StepResult
 
 
@@ -35,7 +35,7 @@ class FinetuneRequest:
     recipe: Recipe = field(default_factory=Recipe)
     selection: Selection = field(default_factory=Selection)
     questions: tuple[Path, ...] = ()
-    dataset_key: str = "finetuned"  # under which the statistics stand
+    dataset_key: str = DATASET_KEY  # under which the statistics stand
     keep_statistics: str | None = None  # dataset key of the base whose statistics stay in force
     robot: str | None = None  # profile name, where the data does not say it
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

@@ -6,6 +6,7 @@ state. Safetensors, never a pickle.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from openvla_ros.errors import TrainingError
-from openvla_ros.training.processes import place_like, whole
+from openvla_ros.integrity.checksums import say_unverified
+from openvla_ros.training.distributed import place_like, whole
 
 STATE = "state.safetensors"
 _RANDOM = "random/torch"
@@ -54,10 +56,21 @@ def collect_state(
 def write_state(folder: Path, tensors: Mapping[str, Tensor], position: Position) -> None:
     """Write the state whole or not at all."""
     unfinished = folder / f"{STATE}.part"
-    save_file(dict(tensors), unfinished, metadata={"position": json.dumps(asdict(position))})
+    text = json.dumps(asdict(position))
+    save_file(dict(tensors), unfinished, metadata={"position": text, "sha256": digest(tensors, text)})
     sync(unfinished)
     unfinished.replace(folder / STATE)
     sync(folder)
+
+
+def digest(tensors: Mapping[str, Tensor], position: str) -> str:
+    """Return the SHA-256 of all names, types, shapes and values, and of ``position``."""
+    found = hashlib.sha256(position.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data))
+    return found.hexdigest()
 
 
 def sync(path: Path) -> None:
@@ -76,8 +89,13 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], Position] | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            values = json.loads(file.metadata()["position"])
+            stated = file.metadata()
+            values = json.loads(stated["position"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        if "sha256" not in stated:
+            say_unverified(str(path), "it was written without a checksum")
+        elif digest(tensors, stated["position"]) != stated["sha256"]:
+            raise TrainingError(f"{path} is damaged: its checksum is wrong; remove it to begin anew")
         return tensors, Position(int(values["step"]), str(values["key"]), str(values["data"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path}: not the state of a run: {error}") from error

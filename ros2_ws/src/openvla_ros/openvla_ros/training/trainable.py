@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.model.openvla import OpenVLA
-from openvla_ros.training.low_rank import LowRankOptions, attach, select_targets
+from openvla_ros.model.network.openvla import OpenVLA
+from openvla_ros.training.lora_layers import LowRankOptions, attach, select_targets
 from openvla_ros.training.recipe import Recipe
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from openvla_ros.action_codec import ActionCodec
 from openvla_ros.errors import TrainingError
-from openvla_ros.model.openvla import OpenVLA
-from openvla_ros.training.loss import Batch, LossNetwork, TokenLosses
-from openvla_ros.training.processes import Processes, gradients_kept_local, share
+from openvla_ros.model.network.openvla import OpenVLA
+from openvla_ros.preprocessing.action_tokens import ActionCodec
+from openvla_ros.training.data.batch import Batch
+from openvla_ros.training.distributed import Processes, gradients_kept_local, share
+from openvla_ros.training.loss import LossNetwork, TokenLosses
 from openvla_ros.training.recipe import ADAPTERS, Recipe
 from openvla_ros.training.trainable import trained_parameters
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from openvla_ros.action_codec import unnormalise
-from openvla_ros.arrays import Float, Int
-from openvla_ros.model.decoding import prefill, step
-from openvla_ros.model.openvla import OpenVLA
-from openvla_ros.statistics import FieldStatistics
-from openvla_ros.training.examples import ExampleMaker
-from openvla_ros.training.loss import Batch
-from openvla_ros.training.sampling import in_order
+from openvla_ros.model.decoding.greedy import prefill, step
+from openvla_ros.model.network.openvla import OpenVLA
+from openvla_ros.preprocessing.action_tokens import unnormalise
+from openvla_ros.preprocessing.dataset_statistics import FieldStatistics
+from openvla_ros.training.data.batch import Batch
+from openvla_ros.training.data.example_maker import ExampleMaker
+from openvla_ros.training.data.sampling import in_order
+from openvla_ros.values.arrays import Float, Int
 
 BATCH = 32  # examples at once, unless training takes fewer
 LONGEST = 512  # steps that one validation looks at, spread over all held-out ones

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.action import ActionChunk
-from openvla_ros.arrays import Float
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.safety import CLOCK_TOLERANCE_S
-from openvla_ros.verdict import OK, Reason, SafetyVerdict
+from openvla_ros.values.action import ActionChunk
+from openvla_ros.values.arrays import Float
+from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
 
 # Values beyond their bounds by up to this share of the bounds' width are limited, not refused: recorded
 # actions of BridgeData V2 pass theirs by a few percent. Anything larger is no action of this space.

@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 
-from openvla_ros.arrays import Float
 from openvla_ros.errors import ProfileError
-from openvla_ros.geometry import Pose, transform_euler_to_matrix, transform_rotvec_to_matrix
 from openvla_ros.profile import ArmProfile, RobotProfile
-from openvla_ros.robot.composition import orthonormal
-from openvla_ros.robot.kinematics import KinematicChain
-from openvla_ros.robot.selfcollision import SelfCollision, TableClearance
-from openvla_ros.verdict import OK, Reason, SafetyVerdict
+from openvla_ros.robot.kinematics.chain import KinematicChain
+from openvla_ros.robot.kinematics.collision import SelfCollision, TableClearance
+from openvla_ros.robot.kinematics.delta_actions import orthonormal
+from openvla_ros.values.arrays import Float
+from openvla_ros.values.geometry import Pose, transform_euler_to_matrix, transform_rotvec_to_matrix
+from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
 
 # Kept in hand because a stop is checked at a few samples, not all along.
 SAMPLING_RESERVE_M = 0.002

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from openvla_ros.arrays import Float, read_only
 from openvla_ros.profile import ControlProfile, RobotProfile
-from openvla_ros.robot.inverse import rotation_error
-from openvla_ros.robot.kinematics import KinematicChain
+from openvla_ros.robot.kinematics.chain import KinematicChain
+from openvla_ros.robot.kinematics.inverse_kinematics import rotation_error
 from openvla_ros.robot.safety import CLOCK_TOLERANCE_S
-from openvla_ros.verdict import OK, Reason, SafetyVerdict
+from openvla_ros.values.arrays import Float, read_only
+from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
 
 # An arm found this far outside its joint limits is not moved by chunks.
 JOINT_TOLERANCE_RAD = 0.1

@@ -1,0 +1,395 @@
+"""How long a stop takes while everything else is flooded and all cores are busy, beside version 0.1.0.
+
+A stand-in arm cruises; the controller is flooded with chunks (thousands of names in some), joint states,
+wrenches and parameter requests, each 1000 times a second, and as many busy processes as there are cores
+run all the while. Measured, from the moment of the request: until the service's answer is here, and
+until the first braking command is at the driver. Both ends are the middleware's own time stamps, so that
+this program's own waiting is not counted; it runs at real-time priority where that is permitted.
+
+Three controllers: 0.1.0 from this repository's history, the present one, and the present one without any
+permission (real-time priority, niceness, locked memory). A bare service of an idle process stands beside
+them: what the middleware and the machine allow. If it misses the limit too, the machine is busier than
+this program makes it, and the figures are not the controller's.
+
+    python benchmarks/bench_stop.py [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import rclpy
+import stop_flood
+from diagnostic_msgs.msg import DiagnosticArray
+from first_version import NoHistoryError, unpack
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from openvla_ros.bringup.dds import dds_environment
+from openvla_ros.bringup.supervisor import child_environment
+from openvla_ros.nodes.control.realtime import ask_for_niceness, ask_for_realtime
+from openvla_ros.profile import RobotProfile, dump_profile, load_profile
+from openvla_ros.ros import qos
+
+ANSWER_LIMIT_MS = 20.0  # 99 of 100 answers
+BRAKING_LIMIT_MS = 30.0  # and one control period more, until the next command is due
+WRENCH_TOPIC = "wrench"
+SPEED_RAD_S = 0.8  # slow, so that the arm is still cruising when the stop comes
+# So many commands of about one speed are a cruise; a command slower than all of them brakes. The cruise
+# itself varies by 0.6%, the first braking command is 1.7% slower.
+CRUISE_COMMANDS, CRUISE_SPREAD, BRAKING_SHARE = 10, 0.01, 0.992
+RAMP_S = 0.7  # from the flood's begin to a request
+GIVE_UP_S = 30.0
+WAYS = ("hold, service", "e_stop, service", "e_stop, topic")
+PR_CAPBSET_DROP, CAP_IPC_LOCK, CAP_SYS_NICE = 24, 14, 23
+
+
+@dataclass
+class Row:
+    """One controller and one way to stop: durations in milliseconds."""
+
+    controller: str
+    way: str
+    measured: str
+    values: list[float] = field(default_factory=list)
+
+    def numbers(self) -> dict[str, float | int | str]:
+        """Return what the table and the last line say."""
+        p50, p99, worst = (float(np.percentile(self.values, p)) for p in (50, 99, 100))
+        return {
+            "controller": self.controller,
+            "way": self.way,
+            "measured": self.measured,
+            "count": len(self.values),
+            "p50_ms": round(p50, 2),
+            "p99_ms": round(p99, 2),
+            "max_ms": round(worst, 2),
+        }
+
+
+class Hand:
+    """Who asks for stops and stands at the driver's end of the command topic."""
+
+    def __init__(self, profile: RobotProfile) -> None:
+        self.node = rclpy.create_node("hand")
+        names = ("hold", "e_stop", "reset_e_stop", "give_to_policy", "home", "park")
+        self.clients = {name: self.node.create_client(Trigger, f"controller/{name}") for name in names}
+        self.clients["bare"] = self.node.create_client(Trigger, "bare")
+        self.button = self.node.create_publisher(Bool, "e_stop", qos.COMMAND)
+        topic = profile.arm_backend.topic
+        self.commands = self.node.create_subscription(JointTrajectory, topic, lambda _: None, 100)
+        self.diagnostics = self.node.create_subscription(
+            DiagnosticArray, "/diagnostics", lambda _: None, qos.DIAGNOSTICS
+        )
+        self.speeds: list[tuple[int, float]] = []  # when a command arrived, ns, and its speed, rad/s
+
+    def wait_until_there(self) -> None:
+        """Wait for the controller and the bare service."""
+
+        def there() -> bool:
+            services = all(client.service_is_ready() for client in self.clients.values())
+            return services and self.button.get_subscription_count() > 0
+
+        wait(there, GIVE_UP_S, "the controller's services")
+
+    def wait_until_gone(self) -> None:
+        """Wait until the middleware knows that the controller has ended."""
+
+        def gone() -> bool:
+            there = [c.service_is_ready() for name, c in self.clients.items() if name != "bare"]
+            return not any(there) and self.button.get_subscription_count() == 0
+
+        wait(gone, GIVE_UP_S, "the controller's end")
+
+    def ask(self, name: str) -> tuple[int, int, Trigger.Response]:
+        """Call a service; return when it was asked, when the answer was here (ns), and the answer."""
+        client = self.clients[name].handle
+        asked_ns = time.time_ns()
+        with client:
+            client.send_request(Trigger.Request())
+            end = time.monotonic() + GIVE_UP_S
+            while time.monotonic() < end:
+                info, response = client.take_response(Trigger.Response)
+                if response is not None:
+                    return asked_ns, info.received_timestamp, response
+                time.sleep(0.0003)
+        raise TimeoutError(f"{name} did not answer within {GIVE_UP_S:.0f} s")
+
+    def press(self) -> int:
+        """Press the button; return when, ns."""
+        asked_ns = time.time_ns()
+        self.button.publish(Bool(data=True))
+        return asked_ns
+
+    def take_commands(self) -> None:
+        """Note the speed of every command that has arrived."""
+        with self.commands.handle:
+            while (taken := self.commands.handle.take_message(JointTrajectory, False)) is not None:
+                message, info = taken
+                velocities = message.points[0].velocities
+                if len(velocities):
+                    self.speeds.append((info["received_timestamp"], float(np.abs(velocities).max())))
+
+    def granted(self) -> str:
+        """Return what the controller says about its scheduling."""
+        found: dict[str, str] = {}
+        with self.diagnostics.handle:  # what the controller before this one said
+            while self.diagnostics.handle.take_message(DiagnosticArray, True) is not None:
+                pass
+
+        def said() -> bool:
+            with self.diagnostics.handle:
+                while (taken := self.diagnostics.handle.take_message(DiagnosticArray, False)) is not None:
+                    for status in taken[0].status:
+                        if status.name.endswith("control period"):
+                            found.update({v.key: v.value for v in status.values})
+            return bool(found)
+
+        wait(said, GIVE_UP_S, "diagnostics")
+        keys = ("scheduling", "niceness", "memory")
+        return "; ".join(f"{key} {found[key]}" for key in keys if key in found)
+
+
+def wait(done: Callable[[], bool], timeout_s: float, what: str) -> None:
+    end = time.monotonic() + timeout_s
+    while not done():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {timeout_s:.0f} s: {what}")
+        time.sleep(0.001)
+
+
+def with_ordinary_priority() -> None:
+    """Undo in a child, before exec, what it inherits from this program."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    os.setpriority(os.PRIO_PROCESS, 0, 0)
+
+
+def without_permissions() -> None:
+    """Take from a child, before exec, what a plain user's process does not have."""
+    with_ordinary_priority()
+    library = ctypes.CDLL(None)
+    for capability in (CAP_IPC_LOCK, CAP_SYS_NICE):
+        library.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    for limit in (resource.RLIMIT_RTPRIO, resource.RLIMIT_NICE):
+        resource.setrlimit(limit, (0, 0))
+
+
+class Controller:
+    """One controller as a process, with the sources at ``path``."""
+
+    def __init__(self, path: Path, robot: str, permitted: bool) -> None:
+        environment = child_environment(os.environ, dds_environment(os.environ))
+        environment["PYTHONPATH"] = str(path)
+        command = [sys.executable, "-m", "openvla_ros.nodes.controller_node"]
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        self.process = subprocess.Popen(
+            [*command, "--ros-args", "-p", f"robot:={robot}"],
+            env=environment, stdout=self._log, stderr=subprocess.STDOUT,
+            preexec_fn=with_ordinary_priority if permitted else without_permissions,
+        )  # fmt: skip
+
+    def __enter__(self) -> Controller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._log.close()
+
+
+def answers(hand: Hand, name: str, count: int, seconds: float, rng: random.Random) -> list[float]:
+    """Return how long ``count`` answers took, milliseconds, or as many as fit in ``seconds``."""
+    values: list[float] = []
+    end = time.monotonic() + seconds
+    while len(values) < count and time.monotonic() < end:
+        time.sleep(rng.uniform(0.01, 0.04))
+        asked_ns, answered_ns, _ = hand.ask(name)
+        values.append((answered_ns - asked_ns) * 1e-6)
+    return values
+
+
+def braking(
+    hand: Hand, way: str, switches: stop_flood.Switches, rng: random.Random, pose: str
+) -> float | None:
+    """Stop a cruising arm once; return how long the first braking command took, ms.
+
+    None if the arm was not cruising when the stop was to come: such a turn says nothing.
+    """
+    hand.button.publish(Bool(data=False))
+    time.sleep(0.05)  # or the reset would come first
+    hand.ask("reset_e_stop")
+    hand.ask("give_to_policy")
+    if not hand.ask(pose)[2].success:
+        return None
+    hand.speeds.clear()
+
+    def cruises() -> bool:
+        hand.take_commands()
+        newest = [speed for _, speed in hand.speeds[-CRUISE_COMMANDS:]]
+        return (
+            len(newest) == CRUISE_COMMANDS
+            and newest[-1] > 0.01
+            and np.ptp(newest) < CRUISE_SPREAD * newest[-1]
+        )
+
+    wait(cruises, GIVE_UP_S, "the arm to cruise")
+    switches.flooding.set()
+    time.sleep(RAMP_S + rng.uniform(0.0, 0.02))
+    if not cruises():
+        switches.flooding.clear()
+        return None
+    cruise = min(speed for _, speed in hand.speeds[-CRUISE_COMMANDS:])
+    asked_ns = hand.press() if way.endswith("topic") else hand.ask(way.split(",")[0])[0]
+
+    def rests() -> bool:
+        hand.take_commands()
+        return hand.speeds[-1][1] == 0.0
+
+    wait(rests, GIVE_UP_S, "the arm to rest")
+    switches.flooding.clear()
+    first_ns = next(ns for ns, speed in hand.speeds if ns > asked_ns and speed < BRAKING_SHARE * cruise)
+    return (first_ns - asked_ns) * 1e-6
+
+
+def measure(hand: Hand, name: str, switches: stop_flood.Switches, quick: bool) -> list[Row]:
+    """Return the rows of the controller that runs."""
+    rng = random.Random(0)
+    count, turns, seconds = (60, 4, 15.0) if quick else (300, 12, 40.0)
+    rows = []
+    switches.flooding.set()
+    time.sleep(RAMP_S)
+    for service in ("bare", "hold", "e_stop"):
+        who = "bare service" if service == "bare" else name
+        rows.append(Row(who, f"{service}, service", "answer", answers(hand, service, count, seconds, rng)))
+    switches.flooding.clear()
+    time.sleep(RAMP_S)
+    for way in WAYS:
+        row = Row(name, way, "first braking command")
+        end = time.monotonic() + 2 * seconds
+        for turn in range(4 * turns):
+            if len(row.values) == turns or time.monotonic() > end:
+                break
+            took = braking(hand, way, switches, rng, ("home", "park")[turn % 2])
+            if took is not None:
+                row.values.append(took)
+        rows.append(row)
+    return rows
+
+
+def slow_profile(folder: Path) -> tuple[RobotProfile, str]:
+    """The simulated WidowX with a wrench, slow, and patient with a controller that is kept from its work."""
+    profile = load_profile("sim_widowx")
+    speeds = tuple(SPEED_RAD_S for _ in profile.limits.joint_velocity)
+    profile = replace(
+        profile,
+        limits=replace(
+            profile.limits, joint_velocity=speeds, wrench_n=100.0, wrench_nm=100.0, tracking_error_rad=3.0
+        ),
+        state=replace(profile.state, wrench_topic=WRENCH_TOPIC, max_age_s=GIVE_UP_S),
+        arm_backend=replace(profile.arm_backend, lookahead_s=0.2),
+    )
+    path = folder / "slow.yaml"
+    path.write_text(dump_profile(profile), encoding="utf-8")
+    return profile, str(path)
+
+
+def sessions(folder: Path) -> tuple[list[tuple[str, Path, bool]], str | None]:
+    """Return (name, sources, permitted) of the controllers to measure, and why 0.1.0 is not among them."""
+    present = Path(stop_flood.__file__).resolve().parent.parent / "ros2_ws/src/openvla_ros"
+    found = [("present", present, True), ("present, no permissions", present, False)]
+    try:
+        return [("0.1.0", unpack(folder), True), *found], None
+    except NoHistoryError as error:
+        return found, str(error)
+
+
+def report(rows: list[Row], missing: str | None, granted: dict[str, str]) -> dict[str, object]:
+    """Print the table; return what the last line says."""
+    print(f"{'controller':24} {'way':16} {'until':22} {'n':>4} {'p50 ms':>9} {'p99 ms':>9} {'max ms':>9}")
+    for row in rows:
+        n = row.numbers()
+        print(
+            f"{row.controller:24} {row.way:16} {row.measured:22} {n['count']:4} "
+            f"{n['p50_ms']:9.2f} {n['p99_ms']:9.2f} {n['max_ms']:9.2f}"
+        )
+    for name, text in granted.items():
+        print(f"{name}: {text}")
+
+    def pooled(controller: str, measured: str) -> float | None:
+        values = [v for r in rows if (r.controller, r.measured) == (controller, measured) for v in r.values]
+        return round(float(np.percentile(values, 99)), 2) if values else None
+
+    result: dict[str, object] = {"benchmark": "stop", "rows": [row.numbers() for row in rows]}
+    result["bare_answer_p99_ms"] = pooled("bare service", "answer")
+    passed = True
+    for key, measured, limit_ms in (
+        ("answer", "answer", ANSWER_LIMIT_MS),
+        ("braking", "first braking command", BRAKING_LIMIT_MS),
+    ):
+        before, now = pooled("0.1.0", measured), pooled("present", measured)
+        plain = pooled("present, no permissions", measured)
+        result[f"{key}_p99_ms"] = now
+        result[f"{key}_p99_ms_no_permissions"] = plain
+        result[f"{key}_limit_ms"] = limit_ms
+        result[f"{key}_ratio"] = round(before / now, 1) if before and now else None
+        passed = passed and now is not None and now <= limit_ms
+    if missing:
+        print(f"0.1.0 was not measured: {missing}")
+        result["baseline"] = f"not measured: {missing}"
+    return {**result, "granted": granted, "pass": passed}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    os.environ.setdefault("ROS_DOMAIN_ID", "75")
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.update(dds_environment(os.environ))
+    rows: list[Row] = []
+    granted: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        profile, robot = slow_profile(Path(folder))
+        controllers, missing = sessions(Path(folder))
+        rclpy.init()
+        hand, switches = Hand(profile), stop_flood.Switches.make()
+        load = stop_flood.start_all(switches, robot, WRENCH_TOPIC)
+        ask_for_niceness()
+        ask_for_realtime(30)
+        try:
+            for name, path, permitted in controllers:
+                with Controller(path, robot, permitted):
+                    hand.wait_until_there()
+                    granted[name] = hand.granted()
+                    rows += measure(hand, name, switches, quick)
+                hand.wait_until_gone()
+        finally:
+            switches.end(load)
+        hand.node.destroy_node()
+        rclpy.shutdown()
+    print(json.dumps(report(rows, missing, granted)))
+
+
+if __name__ == "__main__":
+    main()

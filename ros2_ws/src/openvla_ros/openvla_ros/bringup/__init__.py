@@ -1,0 +1,1 @@
+"""Which processes a robot needs, and what starts, supervises and connects them."""

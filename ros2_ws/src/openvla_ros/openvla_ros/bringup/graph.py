@@ -1,0 +1,279 @@
+"""The node graph, described once: which processes run for a robot, with which parameters and names.
+
+The launch files turn a ``Graph`` into launch actions, ``openvla up`` into supervised processes.
+Nodes use the same relative topic names on every robot; the remappings to what a robot's own
+software calls them come from its profile, here. Knows nothing of ROS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from openvla_ros.bringup.dds import dds_environment
+from openvla_ros.dependencies import NODE_NEEDS, POLICY_NEEDS, require
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.policy.factory import DECODERS, POLICIES, QUANTIZATIONS
+from openvla_ros.profile import CameraProfile, RobotProfile, load_profile
+
+ParameterValue = str | int | float | bool
+# What happens when a process ends by itself: the rest is stopped, or it is started again, always or
+# only if a signal killed it (an exit code says that it cannot work as it was told to).
+OnExit = Literal["shutdown", "restart", "restart_if_killed"]
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One process: a node of this package with its parameters and names."""
+
+    name: str
+    executable: str  # the program's name, and the module's in ``openvla_ros.nodes``
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    remappings: Mapping[str, str] = field(default_factory=dict)
+    on_exit: OnExit = "shutdown"  # what happens to the rest when this process ends by itself
+    stop_order: int = 0  # lower numbers are stopped first; the robot itself is stopped last
+
+    def restarts_after(self, exit_code: int) -> bool:
+        """Return whether the process is started again after ``exit_code``; negative: killed by a signal."""
+        return self.on_exit == "restart" or (self.on_exit == "restart_if_killed" and exit_code < 0)
+
+    @property
+    def program(self) -> list[str]:
+        """What ``python -m`` runs."""
+        return ["openvla_ros.nodes", self.executable]
+
+    def ros_arguments(self, namespace: str) -> list[str]:
+        """Return the command-line arguments after ``--ros-args``."""
+        arguments = ["-r", f"__node:={self.name}"]
+        if namespace:
+            arguments += ["-r", f"__ns:=/{namespace.strip('/')}"]
+        for source, target in self.remappings.items():
+            arguments += ["-r", f"{source}:={target}"]
+        for key, value in self.parameters.items():
+            arguments += ["-p", f"{key}:={_yaml(value)}"]
+        return arguments
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The processes of one robot, in the order in which they are started."""
+
+    namespace: str
+    nodes: tuple[NodeSpec, ...]
+    environment: Mapping[str, str]  # what is added to each process's environment
+
+    def node(self, name: str) -> NodeSpec:
+        """Return the node called ``name``; raises ``InvalidValueError`` listing the names there are."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise InvalidValueError(f"no node {name!r}; there are {', '.join(n.name for n in self.nodes)}")
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """What the person who starts the robot chooses."""
+
+    robot: str = "sim_widowx"
+    namespace: str = ""
+    policy: str = "openvla"
+    policy_parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    cameras: bool = True  # start this package's camera node for the cameras whose source is a device
+    camera_parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    controller_parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    simulation_parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    record: bool = False
+    recorder_parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    teleop: str = ""  # a teleoperation device, or none
+    use_sim_time: bool = False
+
+
+# What ``ros2 launch`` and ``openvla up`` take: name → (default, what it means).
+LAUNCH_ARGUMENTS = {
+    "robot": ("sim_widowx", "robot profile: a name from config/robots or a YAML file"),
+    "namespace": ("", "namespace of every node and topic, to run two robots on one machine"),
+    "policy": ("openvla", f"what decides: {', '.join(POLICIES)}"),
+    "checkpoint": ("", "model folder or hub id, for policy openvla"),
+    "unnorm_key": ("", "dataset statistics to use where the checkpoint has more than one"),
+    "adapter": ("", "LoRA adapter folder, for policy openvla"),
+    "decoder": ("", f"how policy openvla decodes, the same tokens: {', '.join(DECODERS)}"),
+    "quantization": ("", f"weights of fewer bits for policy openvla: {', '.join(QUANTIZATIONS)}"),
+    "address": ("", "ws://host:port of openvla serve, for policy remote"),
+    "token_file": ("", "file that holds the server's token, for policy remote"),
+    "cameras": (
+        "true",
+        "start this package's node for the cameras whose source in the profile is a device; false: none",
+    ),
+    "record": ("false", "start the recorder"),
+    "teleop": ("", "teleoperation device: keyboard, gamepad, spacemouse, leader"),
+    "task": ("", "task of the simulation"),
+    "use_sim_time": ("false", "take the time from /clock"),
+}
+
+
+def options_from_arguments(values: Mapping[str, str]) -> GraphOptions:
+    """Return the options for launch arguments given as text, every name of ``LAUNCH_ARGUMENTS`` present.
+
+    Raises ``InvalidValueError`` for a switch that is neither ``true`` nor ``false``.
+    """
+    of_policy = (
+        "checkpoint", "unnorm_key", "adapter", "decoder", "quantization", "address", "token_file",
+    )  # fmt: skip
+    chosen = {key: values[key] for key in of_policy if values[key]}
+    return GraphOptions(
+        robot=values["robot"],
+        namespace=values["namespace"],
+        policy=values["policy"],
+        policy_parameters=chosen,
+        cameras=_switch("cameras", values),
+        simulation_parameters={"task": values["task"]} if values["task"] else {},
+        record=_switch("record", values),
+        teleop=values["teleop"],
+        use_sim_time=_switch("use_sim_time", values),
+    )
+
+
+def build_graph(options: GraphOptions, environment: Mapping[str, str]) -> Graph:
+    """Return the processes for ``options``; ``environment`` is that of the process which starts them.
+
+    Raises ``ProfileError`` for a robot and ``InvalidValueError`` for a policy that do not exist, and
+    ``MissingDependencyError`` for a package that one of the processes imports and that is not installed.
+    """
+    profile = load_profile(options.robot)
+    if options.policy not in POLICIES:
+        raise InvalidValueError(f"policy {options.policy!r} is not one of {', '.join(POLICIES)}")
+    nodes = _robot_nodes(profile, options)
+    if profile.takes_setpoints:
+        nodes.append(_setpoints(profile, options))
+    nodes += [_controller(profile, options), _policy(profile, options)]
+    if options.record:
+        nodes.append(_recorder(profile, options))
+    if options.teleop:
+        nodes.append(_teleop(profile, options))
+    for node in nodes:
+        require(NODE_NEEDS[node.executable], f"the node {node.name}")
+    require(POLICY_NEEDS.get(options.policy, ()), f"policy {options.policy!r}")
+    return Graph(options.namespace, tuple(nodes), dds_environment(environment))
+
+
+def cameras_elsewhere(profile: RobotProfile, graph: Graph) -> list[str]:
+    """Return a line for each camera that no process of ``graph`` publishes: whose driver must run."""
+    started = {node.name for node in graph.nodes}
+    if profile.simulation is not None:
+        return []
+    return [
+        f"camera {camera.name}: {camera.topic} is its own driver's, which is started elsewhere"
+        for camera in profile.cameras
+        if f"camera_{camera.name}" not in started
+    ]
+
+
+def arguments_of_one_node(
+    name: str, robot: str, namespace: str = "", use_sim_time: bool = False
+) -> list[str]:
+    """Return the ROS arguments with which the node ``name`` alone joins a robot that is up already.
+
+    They hold the same names and parameters as in the graph of ``build_graph``.
+    """
+    options = GraphOptions(robot=robot, namespace=namespace, use_sim_time=use_sim_time)
+    node = _node(load_profile(robot), options, name, {}, "shutdown", stop_order=0)
+    return ["--ros-args", *node.ros_arguments(namespace)]
+
+
+def _robot_nodes(profile: RobotProfile, options: GraphOptions) -> list[NodeSpec]:
+    """The simulated robot and the cameras; a real arm's own driver is started by its maker's launch."""
+    if profile.simulation is None:
+        cameras = tuple(c for c in profile.cameras if options.cameras and _is_ours(c, options))
+        return [_camera(profile, options, camera.name, "camera_node") for camera in cameras]
+    parameters = {
+        "robot": options.robot,
+        "publish_clock": options.use_sim_time,
+        "draw_cameras": not options.cameras,
+        **options.simulation_parameters,
+    }
+    robot = NodeSpec("simulation", "simulation_node", parameters, _remappings(profile), stop_order=3)
+    cameras = profile.cameras if options.cameras else ()
+    return [robot, *(_camera(profile, options, c.name, "simulated_camera_node") for c in cameras)]
+
+
+def _is_ours(camera: CameraProfile, options: GraphOptions) -> bool:
+    """Whether this package's camera node publishes the camera, rather than its own driver."""
+    return camera.origin.kind != "topic" or "source" in options.camera_parameters
+
+
+def _camera(profile: RobotProfile, options: GraphOptions, name: str, executable: str) -> NodeSpec:
+    parameters = {
+        "robot": options.robot,
+        "camera": name,
+        "use_sim_time": options.use_sim_time,
+        **options.camera_parameters,
+    }
+    return NodeSpec(
+        f"camera_{name}", executable, parameters, _remappings(profile), on_exit="restart", stop_order=1
+    )
+
+
+def _setpoints(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
+    """Part of the robot's side: it outlives the controller, and nothing moves without it."""
+    parameters: dict[str, ParameterValue] = {"robot": options.robot, "use_sim_time": options.use_sim_time}
+    return NodeSpec("setpoints", "setpoint_node", parameters, _remappings(profile), stop_order=3)
+
+
+def _controller(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
+    own = dict(options.controller_parameters)
+    return _node(profile, options, "controller", own, "restart_if_killed", stop_order=2)
+
+
+def _policy(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
+    own = {"policy": options.policy, **options.policy_parameters}
+    return _node(profile, options, "policy", own, "restart_if_killed", stop_order=0)
+
+
+def _recorder(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
+    return _node(profile, options, "recorder", dict(options.recorder_parameters), "shutdown", stop_order=1)
+
+
+def _teleop(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
+    return _node(profile, options, "teleop", {"device": options.teleop}, "shutdown", stop_order=0)
+
+
+def _node(
+    profile: RobotProfile,
+    options: GraphOptions,
+    name: str,
+    own: dict[str, ParameterValue],
+    on_exit: OnExit,
+    stop_order: int,
+) -> NodeSpec:
+    """Return the process of the node ``name`` with what all nodes share and its ``own`` parameters."""
+    shared: dict[str, ParameterValue] = {"robot": options.robot, "use_sim_time": options.use_sim_time}
+    return NodeSpec(name, f"{name}_node", shared | own, _remappings(profile), on_exit, stop_order)
+
+
+def _remappings(profile: RobotProfile) -> dict[str, str]:
+    """Return canonical name → the robot's own, for the names that differ."""
+    pairs = {"joint_states": profile.state.joint_states_topic}
+    for camera in profile.cameras:
+        canonical = f"camera/{camera.name}/image_raw"
+        pairs[canonical] = camera.topic
+        folder, _, _ = camera.topic.rpartition("/")
+        pairs[f"camera/{camera.name}/camera_info"] = f"{folder}/camera_info"
+    return {source: target for source, target in pairs.items() if source != target}
+
+
+def _switch(name: str, values: Mapping[str, str]) -> bool:
+    text = values[name].lower()
+    if text not in ("true", "false"):
+        raise InvalidValueError(f"{name} is {values[name]!r}; it must be true or false")
+    return text == "true"
+
+
+def _yaml(value: ParameterValue) -> str:
+    """Return ``value`` as the YAML scalar that rcl reads back with the same type."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,99 @@
+"""Chooses the camera for a source's name, in one visible place.
+
+Each source is imported when it is chosen: a camera that was killed must be back before it is missed, and
+the readers of datasets alone take a second to import.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from openvla_ros.cameras.protocol import Camera
+from openvla_ros.cameras.reconnecting import ReconnectingCamera
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.profile import CameraProfile
+
+SOURCES = ("usb", "realsense", "video", "images", "episode")
+
+
+@dataclass(frozen=True)
+class CameraOptions:
+    """What the person who starts a camera chooses."""
+
+    source: str  # one of SOURCES
+    device: str = ""  # USB: device path or number; RealSense: serial number, empty for the only one
+    path: str = ""  # recordings: a video file, a folder of images, a dataset
+    pixel_format: str = ""  # USB: four-letter code such as MJPG, empty for the driver's own choice
+    depth: bool = True  # RealSense: give depth too
+    episode: int = 0  # which episode of the dataset
+    episode_camera: str = ""  # which of its cameras, empty for the profile's name
+
+
+def chosen_source(profile: CameraProfile, source: str, device: str, path: str) -> tuple[str, str, str]:
+    """Return source, device and path: those that a person gives, and the profile's where they give none.
+
+    ``source`` is ``profile`` or one of SOURCES.
+
+    Raises ``InvalidValueError`` where the profile leaves the camera to its own driver and nobody says
+    otherwise: two publishers of one image would follow.
+    """
+    origin = profile.origin
+    if source not in ("profile", origin.kind):
+        return source, device, path
+    if origin.kind == "topic":
+        raise InvalidValueError(
+            f"camera {profile.name!r}: its own driver publishes {profile.topic}, as the profile has it; "
+            f"name a device in the profile's cameras.source, or with source:= one of {', '.join(SOURCES)}"
+        )
+    return origin.kind, device or origin.device or origin.serial, path or origin.path
+
+
+def load_camera(options: CameraOptions, profile: CameraProfile) -> Camera:
+    """Return the camera that ``options`` ask for, not yet open; devices reconnect by themselves.
+
+    Raises ``InvalidValueError`` for a source that does not exist, ``MissingDependencyError`` for
+    one whose library is not installed, ``DatasetError`` for an episode that cannot be read.
+    """
+    match options.source:
+        case "usb":
+            from openvla_ros.cameras.usb import UsbCamera
+
+            usb = UsbCamera(
+                options.device or "0", profile.width, profile.height, profile.rate_hz, options.pixel_format
+            )
+            return ReconnectingCamera(usb)
+        case "realsense":
+            from openvla_ros.cameras.realsense import RealSenseCamera
+
+            realsense = RealSenseCamera(
+                options.device, profile.width, profile.height, profile.rate_hz, depth=options.depth
+            )
+            return ReconnectingCamera(realsense)
+        case "video" | "images" | "episode":
+            return _recording(options, profile)
+        case _:
+            raise InvalidValueError(f"camera source {options.source!r} is not one of {', '.join(SOURCES)}")
+
+
+def _recording(options: CameraOptions, profile: CameraProfile) -> Camera:
+    from openvla_ros.cameras.playback_sources import EpisodeCamera, ImageFolderCamera, VideoFileCamera
+
+    if options.source == "video":
+        return VideoFileCamera(_path(options))
+    if options.source == "images":
+        return ImageFolderCamera(_path(options), profile.rate_hz)
+    from openvla_ros.data.datasets.open_dataset import SourceRequest
+
+    source = SourceRequest(_path(options)).open()
+    if not 0 <= options.episode < len(source):
+        raise InvalidValueError(
+            f"{source.path} has no episode {options.episode}; it has {len(source)}, from 0"
+        )
+    return EpisodeCamera(source[options.episode], options.episode_camera or profile.name)
+
+
+def _path(options: CameraOptions) -> Path:
+    if not options.path:
+        raise InvalidValueError(f"camera source {options.source!r} needs a path")
+    return Path(options.path).expanduser()

@@ -1,0 +1,48 @@
+"""The verbs of ``openvla``, collected; an expected error is one clear line."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from openvla_ros import __version__
+from openvla_ros.cli import data, evaluation, model, robot, run, serve, training
+from openvla_ros.errors import OpenVLARosError
+
+app = typer.Typer(
+    name="openvla",
+    help="OpenVLA on physical robots: see, be told, move; record, learn, and put it back.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"openvla_ros {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Keep the verbs as sub-commands even while there is only one."""
+
+
+for _module in (run, model, robot, data, training, evaluation, serve):
+    _module.register(app)
+
+
+def run_program() -> None:
+    """Run the verb on the command line; an expected error is one line on stderr and exit code 1."""
+    try:
+        app()
+    except OpenVLARosError as error:
+        typer.secho(f"openvla: {error}", err=True, fg="red")
+        sys.exit(1)

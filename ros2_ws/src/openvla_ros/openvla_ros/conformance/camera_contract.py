@@ -1,0 +1,174 @@
+"""Whether a source of images keeps the contract of ``openvla_ros.cameras.protocol.Camera``."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from openvla_ros.cameras.protocol import Camera, Frame, Intrinsics
+from openvla_ros.conformance.contract import Contract, timed
+from openvla_ros.errors import DeviceError, InvalidValueError
+from openvla_ros.values.arrays import Image
+
+MEMBERS = {
+    "description": False, "playback_rate_hz": False, "intrinsics": False,
+    "open": True, "read": True, "close": True,
+}  # fmt: skip
+LATE_S = 0.5  # by which an image may come after its timeout: a busy machine
+OLDEST_S = 10.0  # a stamp further back is of another clock than the computer's
+AHEAD_S = 0.05
+
+
+def check_camera(camera: Camera, images: int = 3, timeout_s: float = 5.0) -> None:
+    """Put ``camera`` through its contract; it is closed afterwards.
+
+    It is opened, gives ``images`` (fewer if a recording ends before), is closed twice, opened again and
+    gives one more.
+
+    Args:
+        camera: What is checked, not open; a device must be plugged in.
+        images: How many to look at, at least 2.
+        timeout_s: Seconds that each may take.
+
+    Raises:
+        ConformanceError: The first thing that is wrong: what the contract says, what was got, and where
+            the contract is written.
+        InvalidValueError: Fewer than 2 images were asked for.
+    """
+    if images < 2:
+        raise InvalidValueError(f"{images} images cannot be compared; give at least 2")
+    contract = Contract(Camera, type(camera).__name__)
+    contract.check_members(camera, MEMBERS)
+    contract.check_text("description", lambda: camera.description)
+    _open(contract, camera)
+    recording = _is_recording(contract, camera)
+    first = _images(contract, camera, images, timeout_s, recording)
+    _check_intrinsics(contract, camera, first)
+    contract.check_close(camera.close)
+    _open(contract, camera)
+    again = _read(contract, camera, timeout_s, recording)
+    contract.require(again is not None, "open", "a closed camera can be opened again", "no image after that")
+    if recording and again is not None:
+        contract.require(
+            bool(np.array_equal(again.rgb, first)),
+            "open",
+            "it goes to the beginning of a recording",
+            "another image first than the first time",
+        )
+    contract.check_close(camera.close)
+
+
+def _open(contract: Contract, camera: Camera) -> None:
+    try:
+        contract.call("open", camera.open, (DeviceError,))
+    except DeviceError as error:
+        raise contract.broken("open", "it takes a device that is there", str(error)) from error
+
+
+def _is_recording(contract: Contract, camera: Camera) -> bool:
+    rate_hz = contract.call("playback_rate_hz", lambda: camera.playback_rate_hz)
+    is_rate = rate_hz is None or (
+        isinstance(rate_hz, (int, float)) and bool(np.isfinite(rate_hz)) and rate_hz > 0.0
+    )
+    contract.require(
+        is_rate,
+        "playback_rate_hz",
+        "it is a recording's images a second, or None for a device",
+        repr(rate_hz),
+    )
+    return rate_hz is not None
+
+
+def _images(contract: Contract, camera: Camera, count: int, timeout_s: float, recording: bool) -> Image:
+    """Return a copy of the first image, after ``count`` of them have been held against each other."""
+    first: Image | None = None
+    last: Frame | None = None
+    for _ in range(count):
+        before = None if last is None else last.rgb.copy()
+        frame = _read(contract, camera, timeout_s, recording)
+        if frame is None:
+            break
+        if last is not None and before is not None:
+            _check_pair(contract, last, before, frame)
+        last = frame
+        first = frame.rgb.copy() if first is None else first
+    if first is None:
+        raise contract.broken("read", "it returns the next image", "None at once: a recording without images")
+    return first
+
+
+def _read(contract: Contract, camera: Camera, timeout_s: float, recording: bool) -> Frame | None:
+    try:
+        frame, took_s = timed(lambda: contract.call("read", lambda: camera.read(timeout_s), (DeviceError,)))
+    except DeviceError as error:
+        raise contract.broken(
+            "read", f"it returns the next image within {timeout_s:g} s", str(error)
+        ) from error
+    contract.require(
+        took_s <= timeout_s + LATE_S,
+        "read",
+        "it raises DeviceError if there is no image within timeout_s",
+        f"it took {took_s:.2f} s for a timeout of {timeout_s:g} s",
+    )
+    if frame is None:
+        contract.require(
+            recording, "read", "it returns None only at the end of a recording", "None from a device"
+        )
+        return None
+    contract.require(
+        isinstance(frame, Frame), "read", "it returns a Frame or None", f"a {type(frame).__name__}"
+    )
+    _check_stamp(contract, frame, recording)
+    return frame
+
+
+def _check_stamp(contract: Contract, frame: Frame, recording: bool) -> None:
+    stamp = frame.stamp_ns
+    if recording:
+        contract.require(stamp is None, "read", "a recording's images have no stamp", f"stamp_ns={stamp}")
+        return
+    says = "stamp_ns says when light fell on the sensor, in nanoseconds since the epoch"
+    if stamp is None:
+        raise contract.broken("read", says, "stamp_ns=None from a device")
+    age_s = (time.time_ns() - stamp) * 1e-9
+    contract.require(-AHEAD_S <= age_s <= OLDEST_S, "read", says, f"a stamp {age_s:.3f} s before now")
+
+
+def _check_pair(contract: Contract, last: Frame, before: Image, frame: Frame) -> None:
+    """Hold an image against the one before it; ``before`` is what that one showed when it was given."""
+    contract.require(
+        bool(np.array_equal(last.rgb, before)),
+        "read",
+        "an image stays as it was given",
+        "the next read changed it: the buffer is used again, copy it",
+    )
+    contract.require(
+        frame.rgb.shape == last.rgb.shape,
+        "read",
+        "all images have one size",
+        f"{frame.rgb.shape} after {last.rgb.shape}",
+    )
+    if frame.stamp_ns is not None and last.stamp_ns is not None:
+        contract.require(
+            frame.stamp_ns > last.stamp_ns,
+            "read",
+            "each image's stamp is later than the one before",
+            f"{frame.stamp_ns} after {last.stamp_ns}",
+        )
+
+
+def _check_intrinsics(contract: Contract, camera: Camera, image: Image) -> None:
+    lens = contract.call("intrinsics", lambda: camera.intrinsics)
+    if lens is None:
+        return
+    contract.require(
+        isinstance(lens, Intrinsics), "intrinsics", "it is Intrinsics or None", f"a {type(lens).__name__}"
+    )
+    height, width = image.shape[:2]
+    contract.require(
+        (lens.width, lens.height) == (width, height),
+        "intrinsics",
+        "it describes the images that are given",
+        f"a lens of {lens.width}x{lens.height} for images of {width}x{height}",
+    )

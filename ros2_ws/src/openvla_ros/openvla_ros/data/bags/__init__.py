@@ -1,0 +1,1 @@
+"""Recorded episodes: MCAP and rosbag2 files, written, read, resampled to steps."""

@@ -1,0 +1,167 @@
+"""From recorded messages to steps: which action was commanded after which moment.
+
+A step's stamp is the stamp that the action's chunk carries; what was seen then is
+``streams.sampling``'s word, the same live and recorded. Pure functions of arrays; knows nothing
+of files or messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from openvla_ros.errors import DatasetError
+from openvla_ros.robot.kinematics.delta_actions import delta_between
+from openvla_ros.streams.sampling import OVERTAKEN_NS
+from openvla_ros.values.action import ActionChunk, ActionSpace
+from openvla_ros.values.arrays import Bool, Float, Int
+from openvla_ros.values.geometry import Pose
+
+# A person's chunk counts as "has the arm" for so many steps when the controller's word is missing.
+TAKEOVER_STEPS = 2.5
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """When each step began, what was commanded then, and whether a person commanded it."""
+
+    stamps_ns: Int  # (T,) rising
+    actions: Float  # (T, D)
+    intervention: Bool  # (T,)
+
+    def __len__(self) -> int:
+        return len(self.stamps_ns)
+
+    def keep(self, mask: Bool) -> Steps:
+        """Return the steps where ``mask`` (T,) is true."""
+        return Steps(self.stamps_ns[mask], self.actions[mask], self.intervention[mask])
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedChunk:
+    """A chunk that was published, by a policy or by a person."""
+
+    chunk: ActionChunk
+    by_person: bool
+    received_ns: int
+
+    @property
+    def stamp_ns(self) -> int:
+        """The observation's stamp."""
+        return self.chunk.observation_stamp_ns
+
+
+@dataclass(frozen=True, eq=False)
+class OwnerChange:
+    """From ``received_ns`` on the controller obeys a person, or the policy."""
+
+    received_ns: int
+    person: bool
+
+
+def executed(
+    chunks: Sequence[RecordedChunk],
+    owners: Sequence[OwnerChange],
+    refused: frozenset[tuple[bool, int]] = frozenset(),
+) -> list[RecordedChunk]:
+    """Return the chunks that the controller took, by stamp, each stamp once.
+
+    ``refused`` holds (by a person, stamp) of those that it refused. A policy's chunk also counts
+    as refused while a person had the arm: that is what ``owners`` says; where the controller did not
+    report it, a person's chunk shuts out a policy's for ``TAKEOVER_STEPS`` steps.
+    """
+    people = np.array(sorted(item.received_ns for item in chunks if item.by_person), dtype=np.int64)
+    taken: list[RecordedChunk] = []
+    for item in sorted(chunks, key=lambda item: item.stamp_ns):
+        if (item.by_person, item.stamp_ns) in refused:
+            continue
+        if not item.by_person and person_has_the_arm(item, owners, people):
+            continue
+        if not taken or item.stamp_ns > taken[-1].stamp_ns:
+            taken.append(item)
+    return taken
+
+
+def person_has_the_arm(item: RecordedChunk, owners: Sequence[OwnerChange], people: Int) -> bool:
+    """Return whether a person commanded when ``item`` came; ``people``: when their chunks came (N,)."""
+    known = [change.person for change in owners if change.received_ns <= item.received_ns]
+    if known:
+        return known[-1]
+    newest = int(newest_before(people, np.array([item.received_ns]))[0])
+    window = TAKEOVER_STEPS * item.chunk.space.step_s * 1e9
+    return newest >= 0 and item.received_ns - int(people[newest]) <= window
+
+
+def commanded_steps(taken: Sequence[RecordedChunk], has_policy: bool) -> Steps:
+    """Return the steps of chunks that were executed, each until the next one replaced it.
+
+    A person's steps are interventions where a policy was at work in the same recording. Raises
+    ``DatasetError`` if there is no chunk.
+    """
+    if not taken:
+        raise DatasetError("no action chunk was executed; there are no commanded actions to learn from")
+    space = taken[0].chunk.space
+    step_ns = round(space.step_s * 1e9)
+    stamps: list[int] = []
+    actions: list[Float] = []
+    people: list[bool] = []
+    for item, following in zip(taken, [*taken[1:], None], strict=True):
+        count = len(item.chunk)
+        if following is not None:
+            until = (following.stamp_ns - item.stamp_ns) / step_ns
+            count = min(count, max(1, round(until)))
+        for k in range(count):
+            stamp = item.stamp_ns + k * step_ns
+            if following is not None and k and stamp >= following.stamp_ns:
+                break
+            stamps.append(stamp)
+            actions.append(item.chunk.actions[k])
+            people.append(item.by_person)
+    return Steps(np.array(stamps, np.int64), np.array(actions), np.array(people, bool) & has_policy)
+
+
+def target_steps(
+    stamps_ns: Int, targets: Sequence[Pose], openings: Float, space: ActionSpace, person: Bool
+) -> Steps:
+    """Return steps on a regular grid whose actions are the differences of commanded targets.
+
+    ``targets``, ``openings`` (gripper 0 closed .. 1 open) and ``person`` are those in force at
+    ``stamps_ns`` (T+1,); the last grid point only ends the last step.
+    """
+    deltas = [delta_between(a, b, space) for a, b in pairwise(targets)]
+    gripper = openings[1:] if space.gripper_open == 1.0 else 1.0 - openings[1:]
+    actions = np.concatenate([np.array(deltas).reshape(-1, 6), gripper[:, None]], axis=1)
+    return Steps(stamps_ns[:-1], actions, person[:-1])
+
+
+def grid(first_ns: int, last_ns: int, rate_hz: float) -> Int:
+    """Return the stamps (N,) from ``first_ns`` to at most ``last_ns``, ``rate_hz`` a second."""
+    count = int((last_ns - first_ns) * 1e-9 * rate_hz) + 1
+    return first_ns + np.round(np.arange(max(count, 0)) * (1e9 / rate_hz)).astype(np.int64)
+
+
+def newest_before(stamps_ns: Int, at_ns: Int) -> Int:
+    """Return for each of ``at_ns`` (T,) the index of the newest of rising ``stamps_ns``; -1 for none."""
+    found: Int = np.searchsorted(stamps_ns, at_ns, side="right").astype(np.int64) - 1
+    return found
+
+
+def in_order(stamps_ns: Int, name: str) -> Int:
+    """Return the indices (N,) that sort stamps in order of arrival; those of one stamp as they arrived.
+
+    Raises ``DatasetError`` if they go back further than messages overtake each other: the clock was
+    set, and what lies before it cannot be put in order with what follows.
+    """
+    if len(stamps_ns):
+        back = np.maximum.accumulate(stamps_ns) - stamps_ns
+        if back.max() > OVERTAKEN_NS:
+            where = int(np.argmax(back > OVERTAKEN_NS))
+            raise DatasetError(
+                f"{name}: the clock went back by {back[where] * 1e-9:.1f} s at message {where}; steps cannot "
+                "be put in order across that"
+            )
+    order: Int = np.argsort(stamps_ns, kind="stable")
+    return order

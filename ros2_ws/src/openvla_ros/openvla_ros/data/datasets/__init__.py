@@ -1,0 +1,1 @@
+"""Any dataset on disk: opened, listed, shown, converted."""

@@ -1,0 +1,89 @@
+"""What a dataset holds, one line an episode: for people in a table, for programs as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from openvla_ros.data.bags.recording_folder import RECORDING
+from openvla_ros.data.episodes.episode_source import EpisodeSource
+from openvla_ros.errors import DatasetError, InvalidValueError
+from openvla_ros.values.episode import Episode
+
+
+@dataclass(frozen=True)
+class EpisodeSummary:
+    """One episode without its images; ``problem`` says why it cannot be read, if it cannot."""
+
+    index: int
+    id: str = ""
+    steps: int = 0
+    duration_s: float = 0.0
+    instruction: str = ""
+    outcome: str = "unknown"
+    rate_hz: float = 0.0
+    cameras: tuple[str, ...] = ()
+    interventions: int = 0  # steps
+    warnings: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+def summarise(source: EpisodeSource) -> Iterator[EpisodeSummary]:
+    """Yield a summary of every episode; a damaged one is named and does not end the list."""
+    for index in range(len(source)):
+        try:
+            yield summary(index, source[index])
+        except (DatasetError, InvalidValueError) as error:
+            yield EpisodeSummary(index, problem=str(error))
+
+
+def summary(index: int, episode: Episode) -> EpisodeSummary:
+    """Return the summary of ``episode``, which is number ``index`` of its dataset."""
+    return EpisodeSummary(
+        index=index,
+        id=episode.id,
+        steps=len(episode),
+        duration_s=episode.duration_s,
+        instruction=episode.instruction,
+        outcome=episode.outcome,
+        rate_hz=episode.rate_hz,
+        cameras=tuple(episode.images),
+        interventions=int(episode.intervention.sum()),
+        warnings=(*recorded_warnings(episode), *numeric_warnings(episode)),
+    )
+
+
+def unfinished(path: Path) -> list[str]:
+    """Return the episodes in a folder of recordings that are being recorded, or were when a recorder died."""
+    return sorted(folder.name for folder in path.glob(f"*{RECORDING}") if folder.is_dir())
+
+
+def recorded_warnings(episode: Episode) -> Iterator[str]:
+    """Yield what was found odd while ``episode`` was recorded and when it was read."""
+    origin = episode.provenance
+    yield from json.loads(origin.get("quality_warnings", "[]"))
+    if origin.get("recovered") == "true":
+        yield "recovered: the recorder was killed before the end"
+    if "steps_left_out" in origin:
+        yield f"steps left out: {origin['steps_left_out']}"
+
+
+def numeric_warnings(episode: Episode) -> Iterator[str]:
+    """Yield what is odd about an episode's numbers; no image is decoded."""
+    if not episode.instruction.strip():
+        yield "no instruction"
+    seconds = np.diff(episode.stamps_ns) * 1e-9
+    if len(seconds) and seconds.max() > 2.0 / episode.rate_hz:
+        yield f"a gap of {seconds.max():.2f} s between steps at {episode.rate_hz:g} Hz"
+    outside = (episode.actions < episode.space.lower - 1e-6) | (episode.actions > episode.space.upper + 1e-6)
+    if outside.any():
+        beyond = np.flatnonzero(outside.any(axis=0))
+        names = [episode.space.names[int(i)] for i in beyond]
+        yield f"{int(outside.any(axis=1).sum())} actions beyond the bounds of {', '.join(names)}"
+    idle = np.all(np.abs(episode.actions[:, :-1]) < 1e-6, axis=1)
+    if idle.any():
+        yield f"{int(idle.sum())} of {len(episode)} steps command no motion"

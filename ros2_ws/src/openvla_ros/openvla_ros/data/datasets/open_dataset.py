@@ -1,0 +1,103 @@
+"""Which format a dataset on disk has, and opening it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from openvla_ros.data.bags.bag_export import ExportedBagSource, is_exported
+from openvla_ros.data.bags.bag_folder import bag_folders
+from openvla_ros.data.bags.bag_source import BagSource
+from openvla_ros.data.episodes.episode_source import EpisodeSource
+from openvla_ros.data.episodes.guarded_source import GuardedSource
+from openvla_ros.data.formats.hdf5 import SUFFIXES, Hdf5Source
+from openvla_ros.data.formats.lerobot_reader import LerobotSource
+from openvla_ros.data.formats.rlds_reader import RldsSource, find_dataset_folder
+from openvla_ros.errors import DatasetError
+from openvla_ros.integrity.checksums import absent
+from openvla_ros.integrity.damage import reading
+from openvla_ros.values.action import ActionSpace
+
+Format = Literal["bag", "rlds", "lerobot", "hdf5"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+_SIGNS = (
+    "bag: a folder with metadata.yaml and .mcap files, or a folder of such folders; "
+    "rlds: a folder with dataset_info.json and features.json; "
+    "lerobot: a folder with meta/info.json; "
+    "hdf5: a .hdf5 or .h5 file, or a folder with one"
+)
+
+
+def detect_format(path: Path) -> Format:
+    """Return the format of the dataset at ``path``; raises ``DatasetError`` listing the known ones."""
+    if not path.exists():
+        raise DatasetError(f"{path} does not exist")
+    if path.is_file():
+        if path.suffix in SUFFIXES:
+            return "hdf5"
+        if path.suffix == ".mcap":
+            return "bag"
+    elif (path / "meta" / "info.json").is_file():
+        return "lerobot"
+    elif find_dataset_folder(path) is not None:
+        return "rlds"
+    elif bag_folders(path):
+        return "bag"
+    elif hdf5_files(path):
+        return "hdf5"
+    raise DatasetError(f"{path}: of no known format; the formats are {_SIGNS}")
+
+
+def hdf5_files(folder: Path) -> list[Path]:
+    """Return the HDF5 files in ``folder``, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+
+
+def _hdf5_file(path: Path) -> Path:
+    """Return ``path``, or the only file in it; raises ``DatasetError`` naming them if there are several."""
+    if path.is_file():
+        return path
+    files = hdf5_files(path)
+    if len(files) > 1:
+        raise DatasetError(f"{path} holds several datasets; name one: {', '.join(f.name for f in files)}")
+    return files[0]
+
+
+@dataclass(frozen=True)
+class SourceRequest:
+    """What to open and how; small enough to send to another process."""
+
+    path: Path
+    split: str | None = None  # of an RLDS dataset
+    convention: str | None = None  # entry of the table of conventions for an RLDS dataset
+    space: ActionSpace | None = None  # what the actions of a LeRobot dataset mean
+
+    def open(self, *, partial: bool = False) -> EpisodeSource:
+        """Return the dataset; raises ``DatasetError`` if it cannot be opened or an option does not fit.
+
+        With ``partial`` files that were deleted are no reason not to read the others; see ``absent``.
+        """
+        lost = [] if partial else self.absent()
+        if lost:
+            raise DatasetError(f"{self.path}: these files are missing: {', '.join(lost)}")
+        with reading(self.path):
+            return GuardedSource(self._open(detect_format(self.path)))
+
+    def absent(self) -> list[str]:
+        """Return the files that the dataset's ``SHA256SUMS`` lists and that are not there any more."""
+        return absent(self.path) if self.path.is_dir() else []
+
+    def _open(self, found: Format) -> EpisodeSource:
+        if found != "rlds" and (self.split or self.convention):
+            raise DatasetError(f"{self.path}: split and convention are for RLDS datasets; this is {found}")
+        match found:
+            case "rlds":
+                return RldsSource(self.path, split=self.split, convention=self.convention)
+            case "hdf5":
+                return Hdf5Source(_hdf5_file(self.path))
+            case "lerobot":
+                return LerobotSource(self.path, space=self.space)
+            case "bag":
+                return ExportedBagSource(self.path) if is_exported(self.path) else BagSource(self.path)

@@ -1,0 +1,1 @@
+"""What every format shares: sources of episodes, their columns, images and videos."""

@@ -1,0 +1,44 @@
+"""A dataset on disk, whatever its format: a row of episodes that are opened when asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from openvla_ros.values.arrays import Float, Int
+from openvla_ros.values.episode import Episode
+
+_FIRST_NS = 1_000_000_000  # datasets without time begin at 1 s: a stamp of 0 means "not set" in ROS
+
+
+def stamps_from_seconds(seconds: Float) -> Int:
+    """Return stamps (T,) for steps at ``seconds`` (T,) from the beginning, where a dataset has no date."""
+    stamps: Int = _FIRST_NS + np.rint(seconds * 1e9).astype(np.int64)
+    return stamps
+
+
+class EpisodeSource(Protocol):
+    """A dataset; reading one damaged episode raises ``DatasetError`` and leaves the others readable."""
+
+    @property
+    def path(self) -> Path:
+        """The folder or file that was opened."""
+        ...
+
+    @property
+    def format(self) -> str:
+        """One of ``openvla_ros.data.datasets.open_dataset.FORMATS``."""
+        ...
+
+    def __len__(self) -> int:
+        """Return how many episodes there are, damaged ones included."""
+        ...
+
+    def __getitem__(self, index: int) -> Episode:
+        """Return episode ``index``, images undecoded; raises ``IndexError`` past the end.
+
+        Raises ``DatasetError`` or ``InvalidValueError``, and nothing else, however it is damaged.
+        """
+        ...

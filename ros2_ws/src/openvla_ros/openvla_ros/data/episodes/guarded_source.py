@@ -1,0 +1,64 @@
+"""The border of every format: whatever a library raises on damaged bytes leaves it as a ``DatasetError``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from openvla_ros.data.episodes.encoded_images import encoded_frame
+from openvla_ros.data.episodes.episode_source import EpisodeSource
+from openvla_ros.integrity.damage import reading
+from openvla_ros.values.arrays import Image
+from openvla_ros.values.episode import Episode, ImageSequence
+
+
+class GuardedSource:
+    """A dataset whose episodes, images included, raise ``DatasetError`` and ``InvalidValueError`` alone."""
+
+    def __init__(self, source: EpisodeSource) -> None:
+        self.source = source
+
+    @property
+    def path(self) -> Path:
+        """The folder or file that was opened."""
+        return self.source.path
+
+    @property
+    def format(self) -> str:
+        """One of ``openvla_ros.data.datasets.open_dataset.FORMATS``."""
+        return self.source.format
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Episode:
+        """Return episode ``index``, images undecoded; raises ``IndexError`` past the end."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.path}: there is no episode {index}; there are {len(self)}")
+        origin = f"{self.path}: episode {index}"
+        with reading(origin):
+            episode = self.source[index]
+            images = {
+                name: GuardedImages(images, f"{origin}: camera {name!r}")
+                for name, images in episode.images.items()
+            }
+            return replace(episode, images=images)
+
+
+class GuardedImages:
+    """Images of one camera, decoded when they are looked at."""
+
+    def __init__(self, images: ImageSequence, origin: str) -> None:
+        self._images, self._origin = images, origin
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Image:
+        with reading(f"{self._origin}: image {index}"):
+            return self._images[index]
+
+    def encoded(self, index: int) -> bytes | None:
+        """Return image ``index`` as its source stores it, or None where the source holds pixels."""
+        with reading(f"{self._origin}: image {index}"):
+            return encoded_frame(self._images, index)

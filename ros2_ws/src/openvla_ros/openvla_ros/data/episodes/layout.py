@@ -1,0 +1,54 @@
+"""What all episodes of one exported dataset must have in common.
+
+Learning formats keep one schema for a whole dataset. The layout is taken from the first readable
+episode; an episode that differs, or whose images cannot all be decoded, is refused with the
+reason before anything of it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from openvla_ros.data.episodes.episode_columns import episode_columns
+from openvla_ros.errors import DatasetError
+from openvla_ros.values.episode import Episode
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The schema of an exported dataset."""
+
+    cameras: Mapping[str, tuple[int, int]]  # name → height, width in pixels
+    columns: Mapping[str, int]  # column of ``episode_columns`` → numbers a step
+    action_names: tuple[str, ...]
+    rate_hz: float
+
+    @classmethod
+    def of(cls, episode: Episode) -> Layout:
+        """Return the layout that ``episode`` has; decodes one image of each camera."""
+        shapes = {name: images[0].shape for name, images in episode.images.items()}
+        columns = episode_columns(episode)
+        return cls(
+            cameras={name: (shape[0], shape[1]) for name, shape in shapes.items()},
+            columns={name: array[0].size for name, array in columns.items()},
+            action_names=episode.space.names,
+            rate_hz=episode.rate_hz,
+        )
+
+    def check(self, episode: Episode) -> None:
+        """Raise ``DatasetError`` if ``episode`` differs, or ``InvalidValueError`` for a broken image."""
+        other = Layout.of(episode)
+        for name in ("cameras", "columns", "action_names", "rate_hz"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise DatasetError(
+                    f"episode {episode.id!r}: {name} are {theirs}, but those of the dataset are {mine}"
+                )
+        for camera, images in episode.images.items():
+            for index in range(len(images)):
+                if images[index].shape[:2] != self.cameras[camera]:
+                    raise DatasetError(
+                        f"episode {episode.id!r}: image {index} of camera {camera!r} is "
+                        f"{images[index].shape[:2]}, not {self.cameras[camera]}"
+                    )

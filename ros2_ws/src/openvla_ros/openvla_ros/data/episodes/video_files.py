@@ -1,0 +1,155 @@
+"""Images of one camera kept as a video, with random access by index.
+
+Videos are lossy. Reading seeks to the key frame before the wanted image; reading in order decodes
+every image once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+import av
+import numpy as np
+
+from openvla_ros.errors import DatasetError, InvalidValueError
+from openvla_ros.integrity.checksums import verify
+from openvla_ros.integrity.damage import reading
+from openvla_ros.values.arrays import Image, image_array
+
+Codec = Literal["av1", "h264"]
+CODECS: tuple[Codec, ...] = get_args(Codec)
+
+# A key frame every 2 images is LeRobot's choice for random access; crf and presets favour size
+# and speed in the same way.
+_KEY_FRAME_EVERY = "2"
+_ENCODERS: dict[Codec, tuple[str, dict[str, str]]] = {
+    "av1": ("libsvtav1", {"g": _KEY_FRAME_EVERY, "crf": "30", "preset": "8", "svtav1-params": "lp=1"}),
+    "h264": ("libx264", {"g": _KEY_FRAME_EVERY, "crf": "18", "preset": "fast", "threads": "1"}),
+}
+_AHEAD = 8  # images: a wanted one this near is reached by decoding on, a farther one by seeking
+
+
+class VideoWriter:
+    """Appends images of one size to a video file; a context manager."""
+
+    def __init__(self, path: Path, rate_hz: float, codec: Codec) -> None:
+        if codec not in _ENCODERS:
+            raise InvalidValueError(f"video codec is {codec!r}; choose from {CODECS}")
+        os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder otherwise writes a page to stderr
+        self._encoder, self._options = _ENCODERS[codec]
+        self._path = path
+        self._rate = _fraction(rate_hz)
+        self._container = av.open(str(path), "w")
+        self._stream: Any = None
+        self.count = 0
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stream is not None:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+    def add(self, image: Image) -> None:
+        """Append ``image`` uint8 (H, W, 3) RGB; height and width must be even."""
+        if self._stream is None:
+            self._open(image)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame.pts = self.count
+        self._container.mux(self._stream.encode(frame))
+        self.count += 1
+
+    def _open(self, image: Image) -> None:
+        height, width = image.shape[:2]
+        if height % 2 or width % 2:
+            raise InvalidValueError(
+                f"{self._path}: a video needs even sizes, the images are {width}×{height}"
+            )
+        self._stream = self._container.add_stream(self._encoder, rate=self._rate, options=self._options)
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+
+
+def _fraction(rate_hz: float) -> Fraction:
+    return Fraction(rate_hz).limit_denominator(1001)
+
+
+def check_length(path: Path, start_s: float, count: int, rate_hz: float) -> None:
+    """Raise ``DatasetError`` unless a video holds ``count`` images from ``start_s`` seconds on.
+
+    Its header is read, its images are not: a file that was cut off or exchanged has too few in it.
+    """
+    verify(path)
+    held = _image_count(path, path.stat().st_mtime_ns if path.is_file() else 0)
+    needed = round(start_s * rate_hz) + count
+    if start_s < 0 or held < needed:
+        raise DatasetError(f"{path}: holds {held} images; the episode needs {needed}")
+
+
+@lru_cache(maxsize=256)
+def _image_count(path: Path, _: int) -> int:
+    with reading(path), av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        if stream.frames:
+            return int(stream.frames)
+        return sum(1 for _ in container.decode(stream))  # a container without a count
+
+
+class VideoFrames:
+    """Images of one episode inside a video file, which is opened at the first access."""
+
+    def __init__(self, path: Path, start_s: float, count: int, rate_hz: float) -> None:
+        self._path, self._start_s, self._count, self._rate_hz = path, start_s, count, rate_hz
+        self._frames: Iterator[Any] | None = None
+        self._container: Any = None
+        self._next = 0  # index of the image that the iterator gives next
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_frames": None, "_container": None}
+
+    def __del__(self) -> None:
+        if self._container is not None:
+            self._container.close()
+
+    def __getitem__(self, index: int) -> Image:
+        index = range(self._count)[index]
+        try:
+            if self._frames is None or not self._next <= index <= self._next + _AHEAD:
+                self._seek(index)
+            return self._decode(index)
+        except (av.FFmpegError, OSError, IndexError) as error:  # IndexError: there is no video stream
+            raise DatasetError(f"{self._path}: image {index} cannot be decoded: {error}") from error
+
+    def _seek(self, index: int) -> None:
+        if self._container is None:
+            verify(self._path)
+            self._container = av.open(str(self._path))
+            self._container.streams.video[0].thread_count = 1
+        stream = self._container.streams.video[0]
+        self._container.seek(int(self._time(index) / stream.time_base), stream=stream, backward=True)
+        self._frames = self._container.decode(stream)
+
+    def _decode(self, index: int) -> Image:
+        wanted = self._time(index) - 0.5 / self._rate_hz
+        for frame in self._frames or ():
+            if frame.time >= wanted:
+                if frame.time > wanted + 1.0 / self._rate_hz:
+                    raise DatasetError(f"{self._path}: there is no image at {self._time(index):.3f} s")
+                self._next = index + 1
+                return image_array(str(self._path), frame.to_ndarray(format="rgb24"))
+        self._frames = None
+        raise DatasetError(f"{self._path}: ends before image {index} at {self._time(index):.3f} s")
+
+    def _time(self, index: int) -> float:
+        return self._start_s + index / self._rate_hz

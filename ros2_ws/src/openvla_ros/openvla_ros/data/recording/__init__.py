@@ -1,0 +1,1 @@
+"""Recording as it happens: queues, alarms, quality, and the order of a session."""

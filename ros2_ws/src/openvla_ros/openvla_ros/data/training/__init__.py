@@ -1,0 +1,1 @@
+"""Steps of datasets in an order for training."""

@@ -1,0 +1,35 @@
+"""The named mixtures of public RLDS datasets that OpenVLA was trained on, found in one folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from openvla_ros.data.datasets.open_dataset import SourceRequest
+from openvla_ros.data.episodes.episode_source import EpisodeSource
+from openvla_ros.data.formats.rlds_conventions import convention_table
+from openvla_ros.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class NamedMixture:
+    """Datasets by name, and how often a step of each is drawn: what ``TrainingReader`` takes."""
+
+    sources: dict[str, EpisodeSource]
+    weights: dict[str, float]
+
+
+def open_mixture(name: str, folder: Path) -> NamedMixture:
+    """Open the datasets of mixture ``name``, each below ``folder`` in a folder of its own name.
+
+    Raises ``DatasetError`` listing the known mixtures, or the datasets that are not there.
+    """
+    mixtures = convention_table().mixtures
+    if name not in mixtures:
+        raise DatasetError(f"no mixture is called {name!r}; choose from {', '.join(mixtures)}")
+    weights = dict(mixtures[name])
+    missing = [dataset for dataset in weights if not (folder / dataset).is_dir()]
+    if missing:
+        raise DatasetError(f"{folder} lacks datasets of mixture {name}: {', '.join(missing)}")
+    sources = {key: SourceRequest(folder / key, convention=key).open() for key in weights}
+    return NamedMixture(sources, weights)

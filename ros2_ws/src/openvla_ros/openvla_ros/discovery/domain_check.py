@@ -1,0 +1,52 @@
+"""Whether a robot's nodes are in this ROS domain already: a second set of them is not started."""
+
+from __future__ import annotations
+
+import os
+
+from openvla_ros.bringup.graph import Graph
+from openvla_ros.discovery.client import Session
+from openvla_ros.discovery.endpoints import full_name, listed
+from openvla_ros.discovery.rival_watch import VERDICT
+from openvla_ros.errors import DeviceError
+
+# Within this, what is there is heard on one machine and in one network, a busy machine included.
+LISTEN_S = 3.0
+# Names follow topics: once a topic of the robot is there, its publisher's name comes within this.
+NAMES_S = 5.0
+# From the first name that is heard to the others.
+SETTLE_S = 0.7
+
+
+def names_of(graph: Graph) -> set[str]:
+    """Return the full names that the nodes of ``graph`` will have."""
+    namespace = f"/{graph.namespace.strip('/')}"
+    return {full_name(namespace, node.name) for node in graph.nodes}
+
+
+def refuse_if_there(graph: Graph, listen_s: float = LISTEN_S) -> None:
+    """Listen for a moment; raises ``DeviceError`` naming the nodes of ``graph`` that are there already.
+
+    What was killed a moment ago is not counted: DDS does not tell it to whoever listens only now.
+    """
+    wanted, namespace = names_of(graph), f"/{graph.namespace}".rstrip("/")
+    with Session(f"domain_check_{os.getpid()}") as session:
+        node, there = session.node, list[str]()
+
+        def named() -> bool:
+            found = node.get_node_names_and_namespaces()
+            there[:] = [name for name in (full_name(ns, n) for n, ns in found) if name in wanted]
+            return bool(there)
+
+        def heard() -> bool:
+            return named() or node.count_publishers(f"{namespace}/{VERDICT}") > 0
+
+        if session.spin_until(heard, listen_s) and session.spin_until(named, NAMES_S):
+            session.spin_until(lambda: False, SETTLE_S)
+            named()
+    if there:
+        domain = os.environ.get("ROS_DOMAIN_ID", "0")
+        raise DeviceError(
+            f"{listed(there)}: already in ROS domain {domain}, and two of them would command one robot. Stop "
+            "what runs there, or set another ROS_DOMAIN_ID, or give another --namespace to another robot"
+        )

@@ -1,0 +1,88 @@
+"""Who publishes and subscribes what, by name, as DDS has it: for topics that must have one publisher.
+
+DDS goes on listing a process that was killed for as long as its lease runs (``LEASE_S``), but only to
+those who knew it alive: whoever starts later does not hear of it. So two nodes of one name are two living
+ones where the looker came last or is one of them, and may be a dead one and its successor elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import QoSCompatibility, qos_check_compatible
+
+# How long DDS may list a process that was killed: 20 s by default in Fast DDS, 10 s in Cyclone DDS.
+LEASE_S = 20.0
+# What rmw calls the node of an endpoint that it has heard of before the node itself.
+UNKNOWN = "_NODE_NAME_UNKNOWN_"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One publisher or subscription of a topic."""
+
+    node: str  # with its namespace
+    gid: bytes  # what tells it from every other endpoint
+
+
+def full_name(namespace: str, name: str) -> str:
+    """Return a node's name with its namespace, from ``/`` on."""
+    return f"{namespace.rstrip('/')}/{name}"
+
+
+def publishers(node: Node, topic: str) -> list[Endpoint]:
+    """Return who publishes ``topic``, as ``node`` would name it, itself included."""
+    infos = node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
+    return [Endpoint(full_name(i.node_namespace, i.node_name), bytes(i.endpoint_gid)) for i in infos]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names in words, each once, with how often it comes: ``/policy (2 of them), /replay``."""
+    counts = sorted(Counter(names).items())
+    return ", ".join(name if count == 1 else f"{name} ({count} of them)" for name, count in counts)
+
+
+def twins(node: Node) -> list[str]:
+    """Return the full names that more than one node of the domain has, each once."""
+    counts = Counter(full_name(namespace, name) for name, namespace in node.get_node_names_and_namespaces())
+    return sorted(name for name, count in counts.items() if count > 1)
+
+
+def mismatches(node: Node, topic: str) -> list[str]:
+    """Return, in words, which publishers and subscribers of ``topic`` DDS keeps apart for their QoS.
+
+    A node that subscribes twice, latched and not, hears every publisher: one match of a pair is enough.
+    """
+    name = node.resolve_topic_name(topic)
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for offer in node.get_publishers_info_by_topic(name):
+        for request in node.get_subscriptions_info_by_topic(name):
+            if offer.topic_type != request.topic_type:
+                continue
+            pair = tuple(full_name(i.node_namespace, i.node_name) for i in (offer, request))
+            pairs.setdefault((pair[0], pair[1]), []).append(_refused(offer, request))
+    return [
+        f"{publisher} and {subscriber} do not match on {name}: {reasons[0]}"
+        for (publisher, subscriber), reasons in sorted(pairs.items())
+        if all(reasons)
+    ]
+
+
+def _refused(offer: Any, request: Any) -> str:
+    """Return why a publisher's QoS does not satisfy a subscription's, or an empty text."""
+    compatible, reason = qos_check_compatible(offer.qos_profile, request.qos_profile)
+    return (reason or "incompatible QoS") if compatible == QoSCompatibility.ERROR else ""
+
+
+def rivals(endpoints: Sequence[Endpoint], expected: str, own: bool) -> list[str]:
+    """Return the names of those who publish beside ``expected``; ``own`` if that is the looker itself.
+
+    A second one of the looker's own name is a rival; of two others of one name, one may be dead.
+    """
+    names = [endpoint.node for endpoint in endpoints if UNKNOWN not in endpoint.node or own]
+    others = [name for name in names if name != expected]
+    return others + ([expected] if own and names.count(expected) > 1 else [])

@@ -1,0 +1,39 @@
+"""Streams tool poses to a Cartesian impedance controller (crisp_controllers' ``target_pose``).
+
+It has no time limit: it pulls the arm to the last pose, through its own filter and damping. So the
+setpoint node feeds it, which brakes when the controller is gone. It obeys nobody while two nodes
+publish ``target_pose``; that the setpoint node outlives the controller keeps it to one.
+"""
+
+from __future__ import annotations
+
+from geometry_msgs.msg import PoseStamped
+from rclpy.node import Node
+
+from openvla_ros.drivers.command import ArmCommand
+from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
+from openvla_ros.profile import ArmBackend, RobotProfile
+from openvla_ros.ros.messages import to_pose
+from openvla_ros.ros.qos import COMMAND
+
+
+class CartesianTargetArm:
+    """One pose a period, of the tool link in the base link."""
+
+    def __init__(self, node: Node, profile: RobotProfile, backend: ArmBackend) -> None:
+        self._node, self._frame_id = node, profile.arm.frame_prefix + profile.arm.base_link
+        self._publisher = node.create_publisher(PoseStamped, backend.topic, COMMAND)
+
+    def missing(self) -> str | None:
+        """Return ``None`` once a controller subscribes."""
+        return missing_subscriber(self._node, self._publisher, "Cartesian controller")
+
+    connect = missing
+
+    def send(self, command: ArmCommand) -> None:
+        """Publish the pose."""
+        self._publisher.publish(to_pose(command.pose, command.stamp_ns, self._frame_id))
+
+    def delivered(self, timeout_s: float) -> bool:
+        """Wait until the robot's side has acknowledged the last command."""
+        return acknowledged(self._publisher, timeout_s)

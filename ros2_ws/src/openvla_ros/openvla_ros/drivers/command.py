@@ -1,0 +1,80 @@
+"""What adapters take: one sample of the commanded motion, and one opening of the gripper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from openvla_ros.robot.motion.motion_limiter import JointMotion
+from openvla_ros.values.arrays import Float
+from openvla_ros.values.geometry import Pose
+
+
+@dataclass(frozen=True, eq=False)
+class ArmCommand:
+    """Where the arm shall be one period from now; the motion lies within the profile's limits."""
+
+    stamp_ns: int  # ROS clock, nanoseconds; evenly spaced from command to command
+    period_s: float  # until the next command is due
+    motion: JointMotion  # (J,) rad, rad/s, rad/s²
+    pose: Pose  # of the tool at ``motion``, in the base frame
+    measured: Float  # (J,) rad, the joints as last reported
+
+    @property
+    def active(self) -> bool:
+        """Whether the arm is being moved rather than held still."""
+        return not self.motion.is_at_rest
+
+
+@dataclass(frozen=True)
+class GripperCommand:
+    """How far the gripper shall open, beside how far it is open now."""
+
+    stamp_ns: int  # ROS clock, nanoseconds
+    opening: float  # 0 closed .. 1 open
+    measured_m: float | None  # of the gripper's joint; None where the robot does not report it
+
+
+class ArmDriver(Protocol):
+    """Speaks to the arm's own software."""
+
+    def missing(self) -> str | None:
+        """Return what the robot does not offer at this moment, or ``None``. Asks it for nothing."""
+        ...
+
+    def connect(self) -> str | None:
+        """Bring the connection up as far as possible now; return what is still missing, or ``None``.
+
+        Never blocks. Called about once a second on the executor's thread, before and while running.
+        """
+        ...
+
+    def send(self, command: ArmCommand) -> None:
+        """Send one command. Called at the control rate, on the control thread."""
+        ...
+
+    def delivered(self, timeout_s: float) -> bool:
+        """Wait until the robot has what was sent last; return whether it says so within ``timeout_s``.
+
+        Called once, after the last command: a process that ends takes with it what has not arrived.
+        """
+        ...
+
+
+class GripperDriver(Protocol):
+    """Speaks to the gripper's own software."""
+
+    def missing(self) -> str | None:
+        """As ``ArmDriver.missing``."""
+        ...
+
+    def connect(self) -> str | None:
+        """As ``ArmDriver.connect``."""
+        ...
+
+    def send(self, command: GripperCommand) -> None:
+        """Send one command. Called 50 times a second on the executor's thread.
+
+        An adapter leaves out what changes nothing.
+        """
+        ...

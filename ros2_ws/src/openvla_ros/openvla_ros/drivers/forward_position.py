@@ -1,0 +1,37 @@
+"""Streams positions to a ros2_control forward command controller (``JointGroupPositionController``).
+
+Such a controller has no time limit: it writes its last command to the joints for as long as it is
+active, and stops them dead there. So the setpoint node feeds it, which brakes when the controller is gone.
+"""
+
+from __future__ import annotations
+
+from rclpy.node import Node
+from std_msgs.msg import Float64MultiArray
+
+from openvla_ros.drivers.command import ArmCommand
+from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
+from openvla_ros.profile import ArmBackend
+from openvla_ros.ros.qos import COMMAND
+
+
+class ForwardPositionArm:
+    """One message a period: the joints' positions in the profile's order."""
+
+    def __init__(self, node: Node, backend: ArmBackend) -> None:
+        self._node = node
+        self._publisher = node.create_publisher(Float64MultiArray, backend.topic, COMMAND)
+
+    def missing(self) -> str | None:
+        """Return ``None`` once a controller subscribes."""
+        return missing_subscriber(self._node, self._publisher, "forward position controller")
+
+    connect = missing
+
+    def send(self, command: ArmCommand) -> None:
+        """Publish the positions."""
+        self._publisher.publish(Float64MultiArray(data=[float(q) for q in command.motion.position]))
+
+    def delivered(self, timeout_s: float) -> bool:
+        """Wait until the robot's side has acknowledged the last command."""
+        return acknowledged(self._publisher, timeout_s)

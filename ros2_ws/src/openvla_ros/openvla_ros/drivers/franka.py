@@ -1,0 +1,80 @@
+"""Franka's own actions: grasp and move of the hand, and recovery of the arm from a reflex.
+
+``move`` only positions the fingers; to hold something with a force it takes ``grasp``. So an
+opening above the profile's threshold is a ``move`` to that width, one below it a ``grasp``.
+"""
+
+from __future__ import annotations
+
+from rclpy.node import Node
+
+from openvla_ros.drivers.action_client import ActionGoal
+from openvla_ros.drivers.command import GripperCommand
+from openvla_ros.drivers.optional_messages import interface
+from openvla_ros.profile import GripperBackend, RobotProfile
+
+CHANGE = 0.02  # a change of opening that is worth a new goal
+
+
+class FrankaGripper:
+    """``grasp`` to close and ``move`` to open; a goal for each change."""
+
+    def __init__(self, node: Node, profile: RobotProfile, backend: GripperBackend) -> None:
+        what = "the gripper back end 'franka'"
+        self._grasp_type = interface("franka_msgs/action/Grasp", what)
+        self._move_type = interface("franka_msgs/action/Move", what)
+        self._gripper, self._backend = profile.gripper, backend
+        folder = backend.topic.rstrip("/")
+        self._grasp = ActionGoal(node, self._grasp_type, node.resolve_service_name(f"{folder}/grasp"))
+        self._move = ActionGoal(node, self._move_type, node.resolve_service_name(f"{folder}/move"))
+        self._sent: float | None = None
+
+    def missing(self) -> str | None:
+        """Return ``None`` if both actions are there."""
+        for action in (self._grasp, self._move):
+            if not action.is_there():
+                return f"no action server at {action.name}: is franka_gripper running?"
+        return None
+
+    def connect(self) -> str | None:
+        """Return ``None`` once both actions are there and the last goal was not refused."""
+        return self.missing() or self._grasp.problem or self._move.problem
+
+    def send(self, command: GripperCommand) -> None:
+        """Send a goal if the wanted opening changed since the last one."""
+        if self._sent is not None and abs(command.opening - self._sent) < CHANGE:
+            return
+        if not (self._grasp.is_there() and self._move.is_there()):
+            return
+        self._sent = command.opening
+        width_m = 2.0 * self._gripper.position_m(command.opening)  # both fingers
+        if command.opening > self._gripper.threshold:
+            goal = self._move_type.Goal(width=width_m, speed=self._backend.speed_m_s)
+            self._move.send(goal)
+        else:
+            goal = self._grasp_type.Goal(
+                width=width_m, speed=self._backend.speed_m_s, force=self._backend.force_n
+            )
+            # Whatever is between the fingers, of any width, counts as grasped.
+            goal.epsilon.inner = goal.epsilon.outer = 2.0 * abs(self._gripper.open_m)
+            self._grasp.send(goal)
+
+
+class FrankaRecovery:
+    """``error_recovery``: takes the arm out of a reflex or an error, when a person asks for it."""
+
+    def __init__(self, node: Node, action: str) -> None:
+        self._type = interface("franka_msgs/action/ErrorRecovery", "the Franka error recovery")
+        self._action = ActionGoal(node, self._type, node.resolve_service_name(action))
+
+    @property
+    def problem(self) -> str | None:
+        """What the robot said of the last recovery that failed."""
+        return self._action.problem
+
+    def recover(self) -> str | None:
+        """Ask for recovery; return why it cannot be asked for, or ``None``."""
+        if not self._action.is_there():
+            return f"no action server at {self._action.name}: is franka_ros2 running?"
+        self._action.send(self._type.Goal())
+        return None

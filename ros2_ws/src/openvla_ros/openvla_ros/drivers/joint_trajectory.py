@@ -1,0 +1,110 @@
+"""Streams to a ros2_control joint trajectory controller, or the setpoint node, for arm and gripper.
+
+Every message of the arm carries the motion under way, the next sample and then a stop within the
+limits. The controller on the robot replaces a trajectory by the next message; if there is no next
+message, because this process was killed or the network is gone, the robot brakes by itself and rests.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from rclpy.node import Node
+from trajectory_msgs.msg import JointTrajectory
+
+from openvla_ros.drivers.command import ArmCommand, GripperCommand
+from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
+from openvla_ros.profile import RobotProfile
+from openvla_ros.robot.motion.motion_limiter import MotionLimits
+from openvla_ros.robot.motion.streamed_trajectory import TrajectoryStream
+from openvla_ros.ros.messages import NS_PER_S, to_joint_trajectory
+from openvla_ros.ros.qos import COMMAND
+
+
+class JointTrajectoryArm:
+    """One message a period: where the arm is, where it shall be a moment ahead, and a stop from there.
+
+    The points carry absolute times, spaced as evenly as the samples of the motion. What arrives
+    late, or two at once, still says when to be where: the arm does not speed up to make up for it.
+    """
+
+    def __init__(
+        self, node: Node, profile: RobotProfile, topic: str, taker: str = "joint trajectory controller"
+    ) -> None:
+        """``taker`` says in messages who should subscribe to ``topic``."""
+        self._node, self._joints, self._taker = node, profile.arm.joints, taker
+        limits = MotionLimits.from_profile(profile.limits)
+        self._stream = TrajectoryStream(limits, profile.arm_backend.lookahead_s)
+        self._publisher = node.create_publisher(JointTrajectory, topic, COMMAND)
+
+    def missing(self) -> str | None:
+        """Return ``None`` if a controller subscribes."""
+        return missing_subscriber(self._node, self._publisher, self._taker)
+
+    connect = missing
+
+    def send(self, command: ArmCommand) -> None:
+        """Publish the command and the stop after it."""
+        sent = self._stream.next(command.stamp_ns, command.period_s, command.motion)
+        self._publisher.publish(
+            to_joint_trajectory(
+                self._joints, sent.positions, list(sent.times_s), sent.stamp_ns, velocities=sent.velocities
+            )
+        )
+
+    def delivered(self, timeout_s: float) -> bool:
+        """Wait until the robot's side has acknowledged the last command."""
+        return acknowledged(self._publisher, timeout_s)
+
+
+class JointTrajectoryGripper:
+    """A trajectory of one point: the gripper's joint at the wanted position.
+
+    A repeat is due at once: with time to move, it would start at the measured opening, and a gripper
+    that holds something would let go of it and squeeze again. Only where the controller was gone in
+    between does the command come with the time that the way takes.
+    """
+
+    # Repeated, so that a gripper controller that missed the command takes it up.
+    REPEAT_S = 1.0
+
+    def __init__(
+        self, node: Node, profile: RobotProfile, topic: str, taker: str = "gripper trajectory controller"
+    ) -> None:
+        """``taker`` says in messages who should subscribe to ``topic``."""
+        self._node, self._gripper, self._taker = node, profile.gripper, taker
+        self._speed_m_s = profile.gripper_backend.speed_m_s
+        self._publisher = node.create_publisher(JointTrajectory, topic, COMMAND)
+        self._last: GripperCommand | None = None
+        self._repeat_s = self.REPEAT_S
+
+    def missing(self) -> str | None:
+        """Return ``None`` if a controller subscribes."""
+        return missing_subscriber(self._node, self._publisher, self._taker)
+
+    def connect(self) -> str | None:
+        """As ``missing``; a controller that comes back is told again where to be."""
+        missing = self.missing()
+        if missing is not None:
+            self._last = None
+        return missing
+
+    def send(self, command: GripperCommand) -> None:
+        """Publish the wanted position when it changed, and about once a second."""
+        last = self._last
+        repeated = last is not None and last.opening == command.opening
+        if last and repeated and command.stamp_ns - last.stamp_ns < self._repeat_s * NS_PER_S:
+            return
+        self._last = command
+        target_m = self._gripper.position_m(command.opening)
+        duration_s = 0.0 if repeated else self._duration_s(target_m, command.measured_m)
+        self._repeat_s = max(self.REPEAT_S, duration_s)  # not before it has arrived
+        self._publisher.publish(
+            to_joint_trajectory([self._gripper.joint], np.array([[target_m]]), [duration_s], 0)
+        )
+
+    def _duration_s(self, target_m: float, measured_m: float | None) -> float:
+        """Return how long the way to ``target_m`` takes at the profile's speed."""
+        travel_m = abs(self._gripper.open_m - self._gripper.closed_m)
+        if measured_m is not None:
+            travel_m = abs(target_m - measured_m)
+        return max(0.05, travel_m / self._speed_m_s)

@@ -1,0 +1,86 @@
+"""Streams tool velocities to MoveIt Servo, after starting it by the services of its generation.
+
+Servo stops the arm when no command came for ``incoming_command_timeout`` (0.1 s by default), so a
+twist goes out every control period while the arm is active; if this process is killed, Servo stops
+the arm. Servo must be configured for ``speed_units`` (m/s, rad/s) and the profile's base frame.
+"""
+
+from __future__ import annotations
+
+from geometry_msgs.msg import TwistStamped, Vector3
+from rclpy.node import Node
+from std_msgs.msg import Header
+from std_srvs.srv import SetBool, Trigger
+
+from openvla_ros.drivers.command import ArmCommand
+from openvla_ros.drivers.optional_messages import interface
+from openvla_ros.drivers.service_sequence import Call, ServiceSequence
+from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
+from openvla_ros.profile import ArmBackend, RobotProfile
+from openvla_ros.robot.kinematics.chain import KinematicChain
+from openvla_ros.robot.motion.motion_limiter import MotionLimits
+from openvla_ros.robot.motion.twist_stream import TwistStream
+from openvla_ros.ros.messages import to_stamp
+from openvla_ros.ros.qos import COMMAND
+from openvla_ros.values.arrays import Float
+
+
+class ServoTwistArm:
+    """One twist a period while active; nothing while the arm rests where it should."""
+
+    def __init__(self, node: Node, profile: RobotProfile, backend: ArmBackend) -> None:
+        self._node, self._frame_id = node, profile.arm.frame_prefix + profile.arm.base_link
+        self._publisher = node.create_publisher(TwistStamped, backend.topic, COMMAND)
+        self._folder = self._publisher.topic_name.rpartition("/")[0]
+        self._stream = TwistStream(
+            KinematicChain.from_profile(profile.arm),
+            MotionLimits.from_profile(profile.limits),
+            1.0 / profile.control.rate_hz,
+            backend.patience_s,
+        )
+        self._start: ServiceSequence | None = None
+
+    def missing(self) -> str | None:
+        """Return ``None`` if Servo's services are there and it subscribes."""
+        if not self._calls():
+            return f"no MoveIt Servo at {self._folder}: neither start_servo nor switch_command_type"
+        return missing_subscriber(self._node, self._publisher, "MoveIt Servo")
+
+    def connect(self) -> str | None:
+        """Start Servo once its services are there; return ``None`` when it has started."""
+        missing = self.missing()
+        if missing is not None:
+            return missing
+        if self._start is None:
+            self._start = ServiceSequence(self._node, self._calls())
+        return self._start.progress()
+
+    def send(self, command: ArmCommand) -> None:
+        """Publish the commanded velocity plus the correction; one zero when the arm comes to rest."""
+        twist = self._stream.next(command.stamp_ns, command.motion, command.pose, command.measured)
+        if twist is not None:
+            self._publish(twist, command.stamp_ns)
+
+    def delivered(self, timeout_s: float) -> bool:
+        """Wait until the robot's side has acknowledged the last command."""
+        return acknowledged(self._publisher, timeout_s)
+
+    def _publish(self, twist: Float, stamp_ns: int) -> None:
+        message = TwistStamped(header=Header(stamp=to_stamp(stamp_ns), frame_id=self._frame_id))
+        x, y, z, rx, ry, rz = map(float, twist)
+        message.twist.linear, message.twist.angular = Vector3(x=x, y=y, z=z), Vector3(x=rx, y=ry, z=rz)
+        self._publisher.publish(message)
+
+    def _calls(self) -> list[Call]:
+        """Return what starts the Servo that is running: Humble's generation, or Jazzy's and later."""
+        services = dict(self._node.get_service_names_and_types())
+        if f"{self._folder}/start_servo" in services:
+            return [Call(f"{self._folder}/start_servo", Trigger, Trigger.Request())]
+        if f"{self._folder}/switch_command_type" in services:
+            command_type = interface("moveit_msgs/srv/ServoCommandType", "the arm back end 'servo_twist'")
+            twist = command_type.Request(command_type=command_type.Request.TWIST)
+            return [
+                Call(f"{self._folder}/switch_command_type", command_type, twist),
+                Call(f"{self._folder}/pause_servo", SetBool, SetBool.Request(data=False)),
+            ]
+        return []

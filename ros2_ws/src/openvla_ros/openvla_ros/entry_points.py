@@ -1,0 +1,31 @@
+"""The programs, which take signals before they import anything that takes time.
+
+``setup.py`` makes a console program of each function here; ``python -m openvla_ros.nodes NODE`` runs
+the nodes, too.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from openvla_ros.bringup.node_program import start
+from openvla_ros.bringup.stop_signals import end_at_once
+
+camera_node = partial(start, "camera_node")
+controller_node = partial(start, "controller_node")
+policy_node = partial(start, "policy_node")
+recorder_node = partial(start, "recorder_node")
+setpoint_node = partial(start, "setpoint_node")
+simulated_camera_node = partial(start, "simulated_camera_node")
+simulation_node = partial(start, "simulation_node")
+teleop_node = partial(start, "teleop_node")
+
+
+def openvla() -> None:
+    """Run ``openvla``; Ctrl-C while ``openvla up`` has not begun ends it in order, too."""
+    if sys.argv[1:2] == ["up"]:
+        end_at_once()
+    from openvla_ros.cli.main import main
+
+    main()

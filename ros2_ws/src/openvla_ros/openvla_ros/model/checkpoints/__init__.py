@@ -1,0 +1,1 @@
+"""Weights on disk: checkpoints, LoRA adapters, merging."""

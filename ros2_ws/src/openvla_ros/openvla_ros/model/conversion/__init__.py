@@ -1,0 +1,1 @@
+"""Pickled checkpoints rewritten as safetensors."""

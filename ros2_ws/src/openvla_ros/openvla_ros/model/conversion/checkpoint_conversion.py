@@ -1,0 +1,35 @@
+"""Rewriting checkpoints that are pickles as safetensors: Prismatic's own, and OpenVLA-OFT's parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from openvla_ros.errors import CheckpointError
+from openvla_ros.model.conversion.oft_pickles import Platform, convert_oft
+from openvla_ros.model.conversion.prismatic import convert_prismatic
+from openvla_ros.model.inference.inspection import Kind, kind_of
+
+
+def convert_checkpoint(
+    source: Path,
+    out: Path,
+    *,
+    tokenizer: Path | None = None,
+    platform: Platform | None = None,
+    images: int | None = None,
+) -> Kind:
+    """Rewrite ``source`` in the published layout into the new folder ``out``; return its kind.
+
+    ``tokenizer`` is a folder with a ``tokenizer.json``, for Prismatic checkpoints, which have none.
+    ``platform`` and ``images`` say what an OpenVLA-OFT checkpoint was trained for. Raises
+    ``CheckpointError``.
+    """
+    kind = kind_of(source)
+    match kind:
+        case "prismatic-native":
+            convert_prismatic(source, out, tokenizer or source)
+        case "openvla-oft":
+            convert_oft(source, out, platform, images)
+        case _:
+            raise CheckpointError(f"{source} is of the kind {kind}, which needs no conversion")
+    return kind

@@ -1,0 +1,52 @@
+"""What the decoders on an engine have in common: stages for each length of prompt."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from openvla_ros.model.decoding.engine import Engine, PromptKey
+from openvla_ros.model.decoding.greedy import ActionTokens
+from openvla_ros.model.decoding.prompt_stages import PromptStages
+from openvla_ros.model.network.openvla import OpenVLA
+
+S = TypeVar("S")
+
+
+class StagedDecoder(ABC, Generic[S]):
+    """Decodes actions on one engine; ``S`` is what is laid out for prompts of one length."""
+
+    def __init__(
+        self, model: OpenVLA, only_action_tokens: bool = False, engine: Engine | None = None
+    ) -> None:
+        self.model = model
+        self.engine = engine or Engine(model)
+        self.prompts: PromptStages[S] = PromptStages(self.engine, self.lay_out)
+        self._only_action_tokens = only_action_tokens
+
+    @torch.inference_mode()
+    def decode(self, pixels: Tensor, token_ids: Tensor, count: int) -> ActionTokens:
+        """Return ``count`` tokens for one image and prompt: the plain decoder's."""
+        return self.decode_embedded(self.engine.embed(pixels, token_ids), count)
+
+    @abstractmethod
+    def decode_embedded(self, embeddings: Tensor, count: int) -> ActionTokens:
+        """Return ``count`` tokens for one embedded prompt (1, N, H).
+
+        Raises ``ModelOutputError`` as the plain decoder does.
+        """
+
+    @abstractmethod
+    def lay_out(self, key: PromptKey) -> S:
+        """Return the tensors and the stages of one length of prompt."""
+
+    @torch.inference_mode()
+    def prepare(self, text_tokens: int, count: int) -> bool:
+        """Lay out what prompts of so many token ids need; tell whether stages had to be recorded."""
+        return self.prompts.prepare(text_tokens + self.model.config.patches, count)
+
+    def forget(self) -> None:
+        """Nothing is carried from one action to the next."""

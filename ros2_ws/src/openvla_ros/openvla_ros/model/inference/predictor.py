@@ -1,0 +1,192 @@
+"""From an image and words to an action in the dataset's units: transform, prompt, decode, un-normalise.
+
+Knows nothing of robots, cameras or time; ``policy.openvla`` adds those.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from openvla_ros.errors import CheckpointError, InvalidValueError
+from openvla_ros.model.checkpoints.lora_adapters import Adapter, read_adapter
+from openvla_ros.model.checkpoints.safetensors import STATISTICS, resolve
+from openvla_ros.model.decoding.engine import make_engine
+from openvla_ros.model.decoding.greedy import Decoder, GreedyDecoder
+from openvla_ros.model.decoding.speculative import DraftingDecoder
+from openvla_ros.model.decoding.steady import SteadyDecoder
+from openvla_ros.model.inference.options import DEFAULTS, LoadOptions
+from openvla_ros.model.inference.vision_language import VisionLanguageModel, load_vision_language
+from openvla_ros.model.kernels.cuda_graphs import EagerStages
+from openvla_ros.model.network.bitsandbytes_layers import packing_of, weight_bytes
+from openvla_ros.model.network.config import OpenVLAConfig
+from openvla_ros.model.network.config_file import read_config
+from openvla_ros.model.network.openvla import OpenVLA
+from openvla_ros.preprocessing.action_tokens import unnormalise
+from openvla_ros.preprocessing.dataset_statistics import (
+    DatasetStatistics,
+    FieldStatistics,
+    parse_norm_stats,
+    read_statistics,
+    select_statistics,
+)
+from openvla_ros.values.arrays import Float, Image, Int
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Consecutive actions from one moment; what a regression head cannot state is ``None``."""
+
+    actions: Float  # (T, D) in the dataset's units
+    seconds: float  # from the image to the actions
+    token_ids: Int | None = None  # (T, D)
+    probability: Float | None = None  # (T, D) of the chosen bins, 0..1
+    entropy: Float | None = None  # (T, D) nats
+
+
+class ActionPredictor(Protocol):
+    """One loaded checkpoint, bound to the statistics of one dataset."""
+
+    @property
+    def statistics(self) -> FieldStatistics:
+        """What the actions are un-normalised with."""
+        ...
+
+    @property
+    def image_count(self) -> int:
+        """How many images one prediction takes."""
+        ...
+
+    @property
+    def proprio_width(self) -> int | None:
+        """How many numbers of proprioception one prediction takes; ``None`` for none."""
+        ...
+
+    @property
+    def weight_bytes(self) -> int:
+        """How much memory the weights take."""
+        ...
+
+    def predict(self, images: Sequence[Image], instruction: str, proprio: Float | None = None) -> Prediction:
+        """Return the actions for RGB ``images`` and, where the model has it, proprioception (P,)."""
+        ...
+
+    def prepare(self, instruction: str) -> bool:
+        """Make what prompts of this length need; tell whether that took its time.
+
+        Where it did not come first, the first prediction takes as much longer.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Forget the actions so far, which the next ones are guessed from."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class OpenVLAPredictor:
+    """One action at a time, token by token, from one image."""
+
+    model: VisionLanguageModel
+    decoder: Decoder
+    statistics: FieldStatistics
+    center_crop: bool = False  # for checkpoints that were trained with random crops
+    adapter: str | None = None  # the loaded adapter to predict with; None is the base model
+    image_count: int = 1
+    proprio_width: None = None
+
+    @property
+    def weight_bytes(self) -> int:
+        """How much memory the weights take, without adapters."""
+        return weight_bytes(self.model.network)
+
+    def predict(self, images: Sequence[Image], instruction: str, proprio: Float | None = None) -> Prediction:
+        """Return one action; raises ``ModelOutputError`` if the model did not produce one."""
+        if len(images) != 1 or proprio is not None:
+            raise InvalidValueError(f"this model takes one image and no proprioception; got {len(images)}")
+        began = time.perf_counter()
+        self.model.adapters.activate(self.adapter)
+        tokens = self.decoder.decode(
+            self.model.pixels(images[0], center_crop=self.center_crop),
+            self.model.prompt_ids(instruction),
+            self.statistics.width,
+        )
+        actions = unnormalise(tokens.normalised, self.statistics)
+        return Prediction(
+            actions[None],
+            time.perf_counter() - began,
+            tokens.token_ids[None],
+            tokens.probability[None],
+            tokens.entropy[None],
+        )
+
+    def prepare(self, instruction: str) -> bool:
+        """Make what prompts of this length need; tell whether that took its time."""
+        self.model.adapters.activate(self.adapter)
+        return self.decoder.prepare(self.model.prompt_ids(instruction).shape[1], self.statistics.width)
+
+    def forget(self) -> None:
+        """Forget the actions so far, which the next ones are guessed from."""
+        self.decoder.forget()
+
+
+def read_checkpoint_statistics(
+    folder: Path, config: OpenVLAConfig, adapter: str | Path | None = None
+) -> dict[str, DatasetStatistics]:
+    """Return the statistics of each dataset: the adapter's, else the checkpoint's, else its config's.
+
+    Raises ``StatisticsError`` or, where there are none, ``CheckpointError``.
+    """
+    for place in (folder,) if adapter is None else (Path(adapter), folder):
+        if (place / STATISTICS).is_file():
+            return read_statistics(place / STATISTICS)
+    if not config.norm_stats:
+        raise CheckpointError(f"{folder} has neither {STATISTICS} nor norm_stats in its config.json")
+    return parse_norm_stats(config.norm_stats, str(folder / "config.json"))
+
+
+def load_predictor(source: str | Path, options: LoadOptions = DEFAULTS) -> OpenVLAPredictor:
+    """Return a checkpoint ready to predict. Raises ``CheckpointError`` and ``StatisticsError``."""
+    folder = resolve(source, offline=options.offline)
+    statistics = options.statistics
+    if statistics is None:
+        statistics = read_checkpoint_statistics(folder, read_config(folder), options.adapter)
+    _, dataset = select_statistics(statistics, options.unnorm_key)
+    update = None if options.adapter is None else read_adapter(options.adapter)
+    model = load_vision_language(folder, options)
+    predictor = OpenVLAPredictor(
+        model, make_decoder(model.network, options), dataset.action, options.center_crop
+    )
+    return predictor if update is None else with_adapter(predictor, "adapter", update, dataset.action)
+
+
+def make_decoder(network: OpenVLA, options: LoadOptions = DEFAULTS) -> Decoder:
+    """Return the decoder that ``options`` ask for: all give the same tokens on the same weights.
+
+    Raises ``CheckpointError`` where the device cannot compute with the weights that are asked for, and
+    ``InvalidValueError`` if the plain decoder is asked for others than its own.
+    """
+    how, only = options.quantization, options.only_action_tokens
+    if options.decoder == "plain":
+        if packing_of(how):
+            raise InvalidValueError(f"decoder 'plain' has no {how} weights; the choices are fast and steady")
+        return GreedyDecoder(network, only)
+    # LLM.int8 looks at its inputs to decide what to compute: no graph can hold that.
+    stages = EagerStages() if how == "int8" else None
+    engine = make_engine(network, packing_of(how), stages)
+    match options.decoder:
+        case "fast":
+            return DraftingDecoder(network, only, engine)
+        case "steady":
+            return SteadyDecoder(network, only, engine)
+
+
+def with_adapter(
+    predictor: OpenVLAPredictor, name: str, adapter: Adapter, statistics: FieldStatistics
+) -> OpenVLAPredictor:
+    """Return a second predictor on the same weights, with ``adapter`` loaded as ``name``."""
+    predictor.model.adapters.add(name, adapter)
+    return replace(predictor, adapter=name, statistics=statistics)

@@ -1,0 +1,216 @@
+"""The matrices of the language model, as a pass through it multiplies with them.
+
+Where several matrices are multiplied with the same input (query, key and value; gate and up) they
+lie one below the other in memory and are multiplied at once: the network's own parameters become
+views of that memory, so nothing is held twice. An adapter's updates are joined in the same way, and
+stay beside the weights. Where a module has other weights than a plain matrix, because it is quantised
+or trained, the modules themselves are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from openvla_ros.model.network.openvla import OpenVLA
+
+
+class Projection(Protocol):
+    """A linear map of token rows."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (N, out) for (N, in)."""
+        ...
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """Return ``residual`` (N, out) plus the map of ``x`` (N, in); ``residual`` may be overwritten."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """One matrix."""
+
+    weight: Tensor  # (out, in)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (N, out) for (N, in)."""
+        return functional.linear(x, self.weight)
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """Return ``residual`` plus the map of ``x``, in the memory of ``residual``."""
+        return residual.addmm_(x, self.weight.t())
+
+
+@dataclass(frozen=True, eq=False)
+class ThroughModules:
+    """Calls the network's modules, with everything that hangs on them, and joins their outputs."""
+
+    modules: tuple[nn.Module, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (N, out) for (N, in)."""
+        outputs = [module(x) for module in self.modules]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """Return ``residual`` plus the map of ``x``."""
+        return residual + self(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """A projection and the update of an adapter: down to its ranks, and up again."""
+
+    base: Projection
+    down: Dense  # (ranks, in)
+    up: Tensor  # (out, ranks), times the scales
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (N, out) for (N, in)."""
+        return self.update(self.base(x), self.down(x))
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """Return ``residual`` plus the map of ``x``; ``residual`` may be overwritten."""
+        return self.update(self.base.add_to(residual, x), self.down(x))
+
+    def update(self, out: Tensor, low: Tensor) -> Tensor:
+        """Return ``out`` (N, out), overwritten, plus what comes up from ``low`` (N, ranks)."""
+        return out.addmm_(low, self.up.t())
+
+
+@dataclass(frozen=True, eq=False)
+class LayerMaps:
+    """What one layer of the language model multiplies with."""
+
+    input_norm: Tensor  # (H,)
+    qkv: Projection  # H → (heads + 2 groups) · head width
+    out: Projection
+    post_norm: Tensor  # (H,)
+    gate_up: Projection  # H → 2 · inner width, the gate first
+    down: Projection
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """All of them, in the order of a pass."""
+        return self.qkv, self.out, self.gate_up, self.down
+
+    def with_projections(self, projections: Iterable[Projection]) -> LayerMaps:
+        """Return the layer with others in their place, in the same order."""
+        qkv, out, gate_up, down = projections
+        return replace(self, qkv=qkv, out=out, gate_up=gate_up, down=down)
+
+
+@dataclass(frozen=True, eq=False)
+class LlamaMaps:
+    """What a pass through the whole language model multiplies with."""
+
+    layers: tuple[LayerMaps, ...]
+    norm: Tensor  # (H,)
+    head: Projection
+
+
+def module_maps(network: OpenVLA) -> LlamaMaps:
+    """Return the maps by way of the network's modules: exact whatever these are."""
+    model = network.language_model.model
+    layers = []
+    for layer in model.layers:
+        qkv, out, gate_up, down = (ThroughModules(tuple(group)) for group in _groups(layer))
+        norms = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        layers.append(LayerMaps(norms[0], qkv, out, norms[1], gate_up, down))
+    return LlamaMaps(tuple(layers), model.norm.weight, ThroughModules((network.language_model.lm_head,)))
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def fused_maps(network: OpenVLA) -> LlamaMaps | None:
+    """Return the maps on fused weights; ``None`` where a layer is not a plain matrix without a bias.
+
+    The parameters of ``network`` are views of the fused weights afterwards. Calling it again fuses
+    nothing twice.
+    """
+    language = network.language_model
+    groups = [group for layer in language.model.layers for group in _groups(layer)]
+    if not all(_is_plain(module) for group in (*groups, [language.lm_head]) for module in group):
+        return None
+    layers = []
+    for layer in language.model.layers:
+        qkv, out, gate_up, down = (Dense(_fuse(group)) for group in _groups(layer))
+        norms = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        layers.append(LayerMaps(norms[0].detach(), qkv, out, norms[1].detach(), gate_up, down))
+        if network.device.type == "cuda":
+            torch.cuda.empty_cache()  # what was just let go of does not fit the next layer's sizes
+    head = Dense(language.lm_head.weight.detach())
+    return LlamaMaps(tuple(layers), language.model.norm.weight.detach(), head)
+
+
+def adapted_maps(maps: LlamaMaps, network: OpenVLA) -> LlamaMaps:
+    """Return ``maps`` with the updates of the adapter that is active on ``network``."""
+    names = {module: name for name, module in network.named_modules()}
+
+    def adapted(projection: Projection, modules: Sequence[nn.Module]) -> Projection:
+        return _adapted(projection, [names[module] for module in modules], modules, network)
+
+    layers = tuple(
+        of_layer.with_projections(map(adapted, of_layer.projections, _groups(layer)))
+        for layer, of_layer in zip(network.language_model.model.layers, maps.layers, strict=True)
+    )
+    return LlamaMaps(layers, maps.norm, adapted(maps.head, [network.language_model.lm_head]))
+
+
+def _adapted(base: Projection, names: Sequence[str], modules: Sequence[Any], network: OpenVLA) -> Projection:
+    """Return ``base`` with the updates of its modules joined: all ranks below, a block of each above."""
+    updates = {} if network.adapter is None else network.adapter.updates
+    if not any(name in updates for name in names):
+        return base
+    downs, ups = [], []
+    for name, module in zip(names, modules, strict=True):
+        update = updates.get(name)
+        downs.append(module.weight.new_zeros(0, module.in_features) if update is None else update.down)
+        ups.append(
+            module.weight.new_zeros(module.out_features, 0) if update is None else update.up * update.scale
+        )
+    return Adapted(base, Dense(torch.cat(downs).detach()), torch.block_diag(*ups).detach())  # type: ignore[no-untyped-call]
+
+
+def _groups(layer: Any) -> tuple[list[nn.Module], ...]:
+    """Return the modules of a layer that have the same input, in the order of ``LayerMaps``."""
+    attention, mlp = layer.self_attn, layer.mlp
+    qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
+    return qkv, [attention.o_proj], [mlp.gate_proj, mlp.up_proj], [mlp.down_proj]
+
+
+def _is_plain(module: nn.Module) -> bool:
+    return type(module) is nn.Linear and module.bias is None
+
+
+def _fuse(modules: Sequence[Any]) -> Tensor:
+    """Return the weights of ``modules`` as one matrix that they share their memory with."""
+    weights: list[Tensor] = [module.weight.detach() for module in modules]
+    if len(weights) == 1:
+        return weights[0]
+    first = weights[0]
+    rows, width = sum(len(weight) for weight in weights), first.shape[1]
+    if _are_neighbours(weights):
+        return first.as_strided((rows, width), (width, 1))
+    fused = torch.cat(weights)
+    parts = torch.split(fused, [len(weight) for weight in weights])
+    for module, part in zip(modules, parts, strict=True):
+        module.weight = nn.Parameter(part, requires_grad=module.weight.requires_grad)
+    return fused
+
+
+def _are_neighbours(weights: Sequence[Tensor]) -> bool:
+    """Tell whether each weight begins in the same memory where the one before it ends."""
+    end = weights[0].storage_offset()
+    for weight in weights:
+        shared = weight.untyped_storage().data_ptr() == weights[0].untyped_storage().data_ptr()
+        if not (shared and weight.is_contiguous() and weight.storage_offset() == end):
+            return False
+        end += weight.numel()
+    return True

@@ -1,0 +1,125 @@
+"""The language model over a cache of fixed size: transformers' Llama with less ceremony.
+
+The same arithmetic, but keys and values go into memory that is laid out once, matrices with the same
+input are multiplied at once, and the output head is computed for the last rows only. Positions are
+plain integers: a pass may begin anywhere in the cache, which is how a wrong draft is forgotten.
+Nothing here waits for the device or depends on values, so that a pass can be captured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.model.kernels.cuda_graphs import Recent
+from openvla_ros.model.kernels.linear_layers import LlamaMaps, adapted_maps, fused_maps, module_maps
+from openvla_ros.model.kernels.torch_kernels import LayerCache, LlamaShape, Span, TorchKernels
+from openvla_ros.model.network.openvla import OpenVLA
+
+# The cache grows to the next multiple, so that prompts of different lengths share it.
+CACHE_STEP = 64
+# Adapters whose joined updates are kept.
+ADAPTERS = 2
+
+
+class StaticLlama:
+    """One sequence in flight through the language model of ``model``."""
+
+    def __init__(
+        self,
+        model: OpenVLA,
+        kernels: TorchKernels | None = None,
+        pack: Callable[[LlamaMaps], LlamaMaps] | None = None,
+        *,
+        fuse: bool = True,
+    ) -> None:
+        """Lay out nothing yet. ``pack`` replaces weights by others that are read faster.
+
+        Without ``fuse`` the network's own modules are called, as where its layers are quantised.
+
+        Raises ``InvalidValueError`` if ``pack`` is given for a model whose layers are quantised already.
+        """
+        self._model = model
+        self.kernels = kernels or TorchKernels(LlamaShape.of(model.language_model.config))
+        fused = fused_maps(model) if fuse else None
+        if fused is None and pack is not None:
+            raise InvalidValueError(
+                "only a model of plain 16- or 32-bit weights can have packed ones beside them"
+            )
+        self._fused = fused if fused is None or pack is None else pack(fused)
+        self._modules = module_maps(model)
+        self._adapted: Recent[int, LlamaMaps] = Recent(lambda _: self._with_adapter(), kept=ADAPTERS)
+        self._caches: tuple[LayerCache, ...] = ()
+        self.capacity = 0
+
+    @property
+    def maps(self) -> LlamaMaps:
+        """What a pass multiplies with now."""
+        if self._fused is None:
+            return self._modules
+        serial = self._model.adapter_serial
+        return self._adapted[serial] if serial else self._fused
+
+    def _with_adapter(self) -> LlamaMaps:
+        assert self._fused is not None
+        return adapted_maps(self._fused, self._model)
+
+    def reserve(self, length: int) -> None:
+        """Make room for ``length`` tokens; where ``capacity`` changes, the cache has moved and is empty.
+
+        Raises ``InvalidValueError`` for more tokens than the model has positions.
+        """
+        if length <= self.capacity:
+            return
+        model, shape = self._model, self.kernels.shape
+        limit = model.language_model.config.max_position_embeddings
+        if length > limit:
+            raise InvalidValueError(f"the sequence has {length} tokens; the model takes at most {limit}")
+        self.capacity = -(-length // CACHE_STEP) * CACHE_STEP
+        sizes = (shape.groups, self.capacity, shape.head_width)
+        layers = len(model.language_model.model.layers)
+        keys, values = (
+            torch.zeros((layers, *sizes), dtype=model.dtype, device=model.device) for _ in range(2)
+        )
+        self._caches = tuple(LayerCache(*pair) for pair in zip(keys, values, strict=True))
+        positions = torch.arange(self.capacity, device=model.device)
+        self._cos, self._sin = (
+            table[0] for table in model.language_model.model.rotary_emb(keys, positions[None])
+        )
+        self._causal = positions[None] <= positions[:, None]
+
+    def logits(self, embeddings: Tensor, start: int, rows: int) -> Tensor:
+        """Return the logits (rows, vocabulary) of the last ``rows`` of ``embeddings`` (N, H).
+
+        The N tokens stand at positions ``start`` .. ``start + N - 1``; the cache must hold all
+        before them, and what it holds from ``start`` on is overwritten.
+        """
+        return self.kernels.project(self.hidden(embeddings, start, rows), self.maps.head)
+
+    def hidden(self, embeddings: Tensor, start: int, rows: int, *, one_way: bool = True) -> Tensor:
+        """Return the final-norm hidden states (rows, H) of the last ``rows`` of ``embeddings`` (N, H).
+
+        ``one_way`` false lets every token look at all others.
+        """
+        kernels, maps = self.kernels, self.maps
+        span = self._span(start, len(embeddings), one_way)
+        last = len(maps.layers) - 1
+        x = embeddings.clone()
+        for index, (layer, cache) in enumerate(zip(maps.layers, self._caches, strict=True)):
+            asked = rows if index == last else span.count
+            qkv = kernels.norm_project(x, layer.input_norm, layer.qkv)
+            attended = kernels.attend(qkv, cache, span, asked)
+            x = kernels.project_add(x[span.count - asked :], attended, layer.out)
+            gated = kernels.norm_gate(x, layer.post_norm, layer.gate_up)
+            x = kernels.project_add(x, gated, layer.down)
+        return kernels.norm(x, maps.norm)
+
+    def _span(self, start: int, count: int, one_way: bool) -> Span:
+        end = start + count
+        if end > self.capacity:
+            raise InvalidValueError(f"the pass ends at position {end}; the cache holds {self.capacity}")
+        here = slice(start, end)
+        return Span(start, count, self._cos[here], self._sin[here], self._causal[here, :end], one_way)

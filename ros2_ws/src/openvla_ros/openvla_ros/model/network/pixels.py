@@ -1,0 +1,38 @@
+"""Images to the network's pixels, on the network's own device.
+
+An image travels as its 8-bit levels, already resized; each level is then looked up in a table that
+holds, for every channel of every tower, what the image transform makes of the 256 levels there are.
+So the pixels are those of ``ImageTransform`` to the last bit, whatever the device's own arithmetic.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openvla_ros.preprocessing.image_transform import ImageTransform
+from openvla_ros.values.arrays import Image
+
+
+class PixelTable:
+    """The image transform's arithmetic on levels, tabulated on one device in one type."""
+
+    def __init__(self, transform: ImageTransform, device: torch.device, dtype: torch.dtype) -> None:
+        self._transform = transform
+        rows = np.concatenate([tower.normalised_levels() for tower in transform.towers])
+        self._values = torch.from_numpy(rows).to(device, dtype)  # (3 a tower, 256)
+
+    def __call__(self, image: Image, *, center_crop: bool = False) -> Tensor:
+        """Return the pixels (1, 3 a tower, H, W) of an RGB image (H, W, 3) uint8."""
+        levels = upload(torch.from_numpy(self._transform.levels(image, center_crop)), self._values.device)
+        channels, (height, width) = len(self._values), self._transform.size
+        # One set of levels serves all towers where they resize alike.
+        index = levels.permute(0, 3, 1, 2).reshape(-1, 3, height * width).long()
+        index = index.expand(channels // 3, 3, -1).reshape(channels, -1)
+        return self._values.gather(1, index).view(1, channels, height, width)
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a CPU tensor on ``device``; to a CUDA device through pinned memory, without waiting."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

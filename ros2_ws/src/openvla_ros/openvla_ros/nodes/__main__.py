@@ -1,0 +1,8 @@
+"""``python -m openvla_ros.nodes NODE --ros-args ...``: a node that a signal ends in order from the start."""
+
+import sys
+
+from openvla_ros.bringup.node_program import start
+
+if __name__ == "__main__":
+    start(sys.argv.pop(1))

@@ -1,0 +1,144 @@
+"""A thread that works at a fixed rate, beside the executor: what a 100 Hz joint stream needs.
+
+Python's executor serves callbacks one after another, so a timer on it waits for whatever is being
+served. This thread waits for absolute deadlines instead, on the monotonic clock, or on the ROS clock
+where the time is simulated.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from rclpy.clock import Clock, ClockType
+
+from openvla_ros.nodes.control import realtime
+from openvla_ros.nodes.control.garbage_rounds import GarbageRounds
+from openvla_ros.nodes.control.stall_watch import StallWatch
+from openvla_ros.values.health import Health, LatencyHealth
+
+NS_PER_S = 1_000_000_000
+# Later than this many periods, deadlines that were missed are given up instead of caught up.
+GIVE_UP_PERIODS = 5
+# How long one thread may keep the interpreter before another that waits gets it (default 5 ms).
+SWITCH_INTERVAL_S = 0.0005
+# A period that takes this many is looked into.
+STALL_PERIODS = 2.0
+# Lateness of the period that counts as trouble, 95th percentile.
+LATE_LIMIT_S = 0.002
+
+
+class ControlLoop:
+    """Calls ``work`` every ``period_s`` until ``stop``.
+
+    An exception of ``work`` ends the loop and is kept in ``failure``: a controller that cannot
+    compute must not go on commanding.
+    """
+
+    def __init__(
+        self,
+        period_s: float,
+        work: Callable[[], None],
+        clock: Clock,
+        simulated: bool,
+        at_rest: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``at_rest``: whether nothing moves at present, so that there is time to tidy up."""
+        self._period_ns = round(period_s * NS_PER_S)
+        self._work = work
+        self._clock = clock if simulated else Clock(clock_type=ClockType.STEADY_TIME)
+        self._simulated = simulated
+        self._stopping = threading.Event()
+        # A simulated clock comes in steps of its own: being late by one of them means nothing.
+        limit_s = 2.0 * period_s if simulated else LATE_LIMIT_S
+        self._lateness = LatencyHealth("control period", limit_s, window=1000)
+        self._scheduling = self._niceness = self._memory = "not started"
+        self._at_rest = at_rest
+        self._garbage = GarbageRounds()
+        self._stall = ""  # why the period that has just begun is late
+        self._stalls = StallWatch(STALL_PERIODS * period_s, lambda: self._garbage.total_s)
+        self.missed = 0  # periods in which nothing was commanded
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="control", daemon=False)
+
+    def start(self) -> None:
+        """Begin; from now on the process asks not to be kept waiting (see ``realtime``)."""
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        self._niceness, self._memory = realtime.ask_for_niceness(), realtime.lock_memory()
+        self._garbage.start()
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 2.0) -> bool:
+        """Let the call in progress end; return whether the thread ended within ``timeout_s``."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+            self._garbage.stop()
+        return not self._thread.is_alive()
+
+    def stall(self, waited_s: float) -> str:
+        """Return, inside ``work``, why the period is late; empty if it is not.
+
+        ``waited_s`` is how long ``work`` has waited since for the lock that it needs.
+        """
+        return self._stalls.lap(waited_s) or self._stall
+
+    def health(self) -> Health:
+        """Return how late the periods began."""
+        health = self._lateness.health()
+        values = {
+            **health.values,
+            "missed": str(self.missed),
+            "scheduling": self._scheduling,
+            "niceness": self._niceness,
+            "memory": self._memory,
+            "collector_max_ms": f"{1e3 * self._garbage.longest_s:.2f}",
+            "stalls": str(self._stalls.count),
+            "last_stall": self._stalls.newest,
+        }
+        return Health(health.name, health.level, health.message, values)
+
+    def _run(self) -> None:
+        self._scheduling = realtime.ask_for_realtime(realtime.CONTROL_PRIORITY)
+        deadline_ns = self._now_ns()
+        try:
+            while not self._stopping.is_set():
+                deadline_ns += self._period_ns
+                if not self._wait_until(deadline_ns):
+                    deadline_ns = self._now_ns()
+                    continue
+                late_ns = self._now_ns() - deadline_ns
+                self._lateness.add(late_ns / NS_PER_S)
+                if late_ns > GIVE_UP_PERIODS * self._period_ns:
+                    self.missed += late_ns // self._period_ns
+                    deadline_ns = self._now_ns()
+                self._note_stall()
+                self._work()
+                self._stall = ""
+                self._garbage.run(self._at_rest())
+        except Exception as error:  # noqa: BLE001 - handed on: the node ends with it
+            self.failure = error
+        finally:
+            self._stalls.close()
+
+    def _note_stall(self) -> None:
+        self._stall = self._stalls.lap() or self._stall
+
+    def _now_ns(self) -> int:
+        return int(self._clock.now().nanoseconds) if self._simulated else time.monotonic_ns()
+
+    def _wait_until(self, deadline_ns: int) -> bool:
+        """Sleep until the deadline; return whether it came, rather than the end or a clock that jumped."""
+        if not self._simulated:
+            left_s = (deadline_ns - time.monotonic_ns()) / NS_PER_S
+            if left_s > 0.0:
+                time.sleep(left_s)
+            return not self._stopping.is_set()
+        # Wall-clock slices: a simulation may stand still, jump back, or end.
+        while (left_ns := deadline_ns - self._now_ns()) > 0:
+            self._note_stall()  # the clock that stands still is not a stall of ours
+            if self._stopping.wait(0.0005) or left_ns > 2 * self._period_ns:
+                return False
+        return True

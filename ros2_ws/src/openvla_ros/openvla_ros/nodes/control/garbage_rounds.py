@@ -1,0 +1,56 @@
+"""When Python's garbage collector runs in a control process: right after a command, never in between.
+
+Left to itself the collector runs whenever enough was allocated, on any thread, and holds the interpreter
+until it is done. Here it is off while the loop runs. Young objects are looked through once a second, in
+the rest of a period whose command is out; all of them while the arm rests.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+
+YOUNG_PERIOD_S = 1.0
+FULL_PERIOD_S = 10.0  # at rest
+
+
+class GarbageRounds:
+    """Takes the collector over from ``start`` to ``stop``, and counts what its rounds take."""
+
+    def __init__(self) -> None:
+        self.total_s = 0.0  # of all rounds so far, whoever began them
+        self.longest_s = 0.0
+        self._began_s = 0.0
+        self._young_s = self._full_s = 0.0
+
+    def start(self) -> None:
+        """Leave what was allocated so far out of all later rounds, and run them only when told to."""
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        self._young_s = self._full_s = time.monotonic()
+        gc.callbacks.append(self._note)
+
+    def stop(self) -> None:
+        """Give the collector back."""
+        if self._note in gc.callbacks:
+            gc.callbacks.remove(self._note)
+        gc.enable()
+
+    def run(self, at_rest: bool) -> None:
+        """Run a round if one is due; called where the most time is left before the next command."""
+        now_s = time.monotonic()
+        if at_rest and now_s - self._full_s > FULL_PERIOD_S:
+            gc.collect()
+            self._full_s = self._young_s = now_s
+        elif now_s - self._young_s > YOUNG_PERIOD_S:
+            gc.collect(0)
+            self._young_s = now_s
+
+    def _note(self, phase: str, _info: dict[str, int]) -> None:
+        if phase == "start":
+            self._began_s = time.perf_counter()
+            return
+        took_s = time.perf_counter() - self._began_s
+        self.total_s += took_s
+        self.longest_s = max(self.longest_s, took_s)

@@ -1,0 +1,151 @@
+"""What stops the arm, on a thread of its own: the services hold and e_stop, and the button's topic.
+
+An executor serves callbacks one after another, so a stop in the controller's own executor would wait
+behind every chunk, joint state and parameter request that came before it. Here a second node with two
+services and one topic is spun by a second thread. All names are the controller's; only the node's name
+differs (``controller_stops``, or ``<name>_stops`` where the controller was given another name).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+
+from openvla_ros.nodes.control.core_lock import CoreLock
+from openvla_ros.nodes.control.realtime import STOP_PRIORITY, ask_for_realtime
+from openvla_ros.nodes.control.stop_button import StopButton
+from openvla_ros.robot.controller import ArmController
+from openvla_ros.ros import qos
+from openvla_ros.ros.guard import GuardedExecutor, GuardedNode
+from openvla_ros.values.verdict import Reason, SafetyVerdict
+
+BUTTON_TOPIC = "e_stop"
+LATCHED_PERIOD_S = 0.5  # a latched button that appears is listened to within this time
+WAKE_S = 0.1
+JOIN_S = 2.0
+
+Refused = Callable[[SafetyVerdict], None]
+
+
+class StopServices:
+    """Serves hold and e_stop for ``core`` from ``start`` until ``close``.
+
+    An exception ends the thread and is kept in ``failure``: a controller that cannot be stopped must not
+    go on.
+    """
+
+    def __init__(
+        self, controller: GuardedNode, core: ArmController, lock: CoreLock, refused: Refused
+    ) -> None:
+        self._core, self._lock, self._refused = core, lock, refused
+        self.button = StopButton()
+        self.failure: BaseException | None = None
+        self.scheduling = "not started"
+        self._latched_button = False  # whether a latched publisher of the topic is listened to
+        self._stopping = threading.Event()
+        self._node = _plain_node(controller)
+        self._executor = GuardedExecutor(context=controller.context)
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._run, name="stops", daemon=False)
+        self._node.create_subscription(Bool, BUTTON_TOPIC, self._heard, qos.COMMAND)
+        self._node.create_timer(LATCHED_PERIOD_S, self._hear_latched_button)
+        for name, act, granted in (
+            ("hold", core.hold, Reason.HELD),
+            ("e_stop", lambda: core.e_stop("the service e_stop"), Reason.E_STOP),
+        ):
+            self._node.create_service(Trigger, f"controller/{name}", self._serve(act, granted))
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._thread.start()
+
+    def close(self) -> bool:
+        """End the thread, then the node; return whether the thread ended in time. Called once."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._executor.wake()
+            self._thread.join(JOIN_S)
+        ended = not self._thread.is_alive()
+        if ended:
+            self._executor.shutdown()
+            self._node.destroy_node()
+        return ended
+
+    def pressed_publishers(self) -> int:
+        """Return how many publishers of the button's topic said true last, those that are gone included."""
+        return self.button.pressed
+
+    def _run(self) -> None:
+        self.scheduling = ask_for_realtime(STOP_PRIORITY)
+        try:
+            while not self._stopping.is_set():
+                self._executor.spin_once(timeout_sec=WAKE_S)
+        except Exception as error:  # noqa: BLE001 - handed on: the controller ends with it
+            self.failure = error
+
+    def _serve(self, act: Callable[[], SafetyVerdict], granted: Reason) -> Callable[..., Trigger.Response]:
+        """Return the callback of a service; a hold for the reason ``granted`` is what was asked for."""
+
+        def callback(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+            verdict = self._lock.stop(act)
+            response.success = verdict.commands or verdict.reason is granted
+            response.message = str(verdict)
+            if not response.success:
+                self._refused(verdict)
+            return response
+
+        return callback
+
+    def _heard(self, message: Bool, info: Mapping[str, object]) -> None:
+        """Stop as soon as any publisher says true for the first time; a repeated true changes nothing."""
+        publisher = _publisher(info)
+        if not message.data:
+            self.button.release(publisher, self._publishers())
+        elif self.button.press(publisher):
+            self._lock.stop(lambda: self._core.e_stop(f"the topic {BUTTON_TOPIC}"))
+
+    def _publishers(self) -> set[bytes]:
+        """Return the identities of those that publish the topic at present."""
+        infos = self._node.get_publishers_info_by_topic(BUTTON_TOPIC)
+        return {bytes(info.endpoint_gid) for info in infos}
+
+    def _hear_latched_button(self) -> None:
+        """Also subscribe to what a latched button said before, once there is one.
+
+        A latched subscription alone would not hear a button that is not latched.
+        """
+        buttons = [] if self._latched_button else self._node.get_publishers_info_by_topic(BUTTON_TOPIC)
+        if any(b.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for b in buttons):
+            self._latched_button = True
+            self._node.create_subscription(Bool, BUTTON_TOPIC, self._heard, qos.LATCHED)
+
+
+def _plain_node(controller: GuardedNode) -> GuardedNode:
+    """Return a node beside ``controller`` that serves nothing by itself: no parameters, no clock.
+
+    A ``__node:=`` in the process's arguments is meant for the controller.
+    """
+    name = f"{controller.get_name()}_stops"
+    return GuardedNode(
+        name,
+        guard=controller.guard,
+        context=controller.context,
+        cli_args=["--ros-args", "-r", f"__node:={name}"],
+        start_parameter_services=False,
+        enable_rosout=False,
+        parameter_overrides=[
+            Parameter("use_sim_time", value=False),
+            Parameter("start_type_description_service", value=False),
+        ],
+    )
+
+
+def _publisher(info: Mapping[str, object]) -> bytes:
+    """Return who sent a message; the same for all where the middleware does not say (up to Jazzy)."""
+    gid = info.get("publisher_gid")
+    return bytes(gid["data"]) if isinstance(gid, dict) else b""

@@ -1,0 +1,135 @@
+"""Chooses the policy for its name, in one visible place, and checks that it fits the robot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from openvla_ros.dependencies import needed_for
+from openvla_ros.errors import InvalidValueError, PolicyError
+from openvla_ros.integrity.text_file import read_text
+from openvla_ros.policy.expert import ScriptedExpert
+from openvla_ros.policy.hold import HoldPolicy
+from openvla_ros.policy.protocol import Policy
+from openvla_ros.policy.replay_policy import ReplayPolicy
+from openvla_ros.profile import RobotProfile
+from openvla_ros.values.scene import Scene
+
+POLICIES = ("openvla", "expert", "replay", "remote", "hold")
+# As in ``model.inference.options`` and ``model.network.bitsandbytes_layers``, which take seconds to import.
+DECODERS = ("fast", "steady", "plain")
+QUANTIZATIONS = ("none", "int8", "nf4", "int8wo", "int4wo", "fp8")
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """What the person who starts a policy chooses; each policy reads what concerns it."""
+
+    policy: str  # one of POLICIES
+    checkpoint: str = ""  # openvla: model folder or hub id
+    unnorm_key: str = ""  # openvla: dataset statistics, where the checkpoint has more than one
+    device: str = "auto"  # openvla: auto, cpu, cuda or cuda:N
+    dtype: str = "auto"  # openvla: auto, bf16, fp16, fp32
+    center_crop: bool = False  # openvla: for models trained with random crops
+    offline: bool = False  # openvla: never reach for the hub
+    dataset: str = ""  # replay: the dataset
+    episode: int = 0  # replay: which of its episodes
+    adapter: str = ""  # openvla: folder of a LoRA adapter on top of the checkpoint
+    address: str = ""  # remote: ws://host:port of ``openvla serve``
+    token_file: str = ""  # remote: file that holds the server's token
+    timeout_s: float = 5.0  # remote: how long one answer may take
+    decoder: str = "fast"  # openvla: fast, steady or plain; the same tokens
+    quantization: str = "none"  # openvla: one of QUANTIZATIONS; with any other than none some tokens differ
+
+
+def load_policy(options: PolicyOptions, profile: RobotProfile, scene: Callable[[], Scene]) -> Policy:
+    """Return the policy that ``options`` ask for; ``scene`` gives simulator ground truth to the expert.
+
+    Raises ``InvalidValueError`` for a policy that does not exist, ``PolicyError`` if its actions
+    mean something else than this robot's, ``MissingDependencyError`` for a package that it imports and
+    that is not installed, and whatever its own loading raises.
+    """
+    with needed_for(f"policy {options.policy!r}"):
+        policy = _choose(options, profile, scene)
+    lines = profile.space().differences(policy.space)
+    if lines:
+        policy.close()
+        raise PolicyError(f"{policy.description} does not fit robot {profile.name}: " + "; ".join(lines))
+    return policy
+
+
+def _choose(options: PolicyOptions, profile: RobotProfile, scene: Callable[[], Scene]) -> Policy:
+    match options.policy:
+        case "openvla":
+            return _openvla(options, profile)
+        case "expert":
+            return ScriptedExpert.for_profile(profile, scene)
+        case "replay":
+            return _replay(options, profile)
+        case "remote":
+            return _remote(options)
+        case "hold":
+            return HoldPolicy(profile.space())
+        case _:
+            raise InvalidValueError(f"policy {options.policy!r} is not one of {', '.join(POLICIES)}")
+
+
+def _openvla(options: PolicyOptions, profile: RobotProfile) -> Policy:
+    if not options.checkpoint:
+        raise InvalidValueError("policy 'openvla' needs a checkpoint: a model folder or a hub id")
+    # Importing torch takes seconds: only for the policy that needs it.
+    from openvla_ros.model.inference.options import LoadOptions, select_decoder
+    from openvla_ros.model.inference.vision_language import select_device, select_dtype
+    from openvla_ros.model.network.bitsandbytes_layers import select_quantization
+    from openvla_ros.policy.openvla_policy import PolicyChoices, load_openvla_policy
+
+    device = select_device(options.device)
+    # What is not asked for, the checkpoint's manifest decides.
+    choices = PolicyChoices(options.unnorm_key or None, options.center_crop or None)
+    return load_openvla_policy(
+        options.checkpoint,
+        profile,
+        adapter=options.adapter or None,
+        choices=choices,
+        options=LoadOptions(
+            decoder=select_decoder(options.decoder),
+            dtype=select_dtype(None if options.dtype == "auto" else options.dtype, device),
+            device=device,
+            quantization=None
+            if options.quantization == "none"
+            else select_quantization(options.quantization),
+            offline=options.offline,
+        ),
+    )
+
+
+def _remote(options: PolicyOptions) -> Policy:
+    if not options.address:
+        raise InvalidValueError("policy 'remote' needs an address, such as ws://host:8765")
+    from openvla_ros.policy.remote import RemotePolicy
+
+    return RemotePolicy(options.address, read_token(options.token_file), options.timeout_s)
+
+
+def read_token(path: str) -> str:
+    """Return the token in the file ``path``, or no token for no path; raises ``InvalidValueError``."""
+    if not path:
+        return ""
+    token = read_text(Path(path).expanduser(), InvalidValueError).strip()
+    if not token:
+        raise InvalidValueError(f"the token file {path} is empty")
+    return token
+
+
+def _replay(options: PolicyOptions, profile: RobotProfile) -> Policy:
+    if not options.dataset:
+        raise InvalidValueError("policy 'replay' needs a dataset")
+    from openvla_ros.data.datasets.open_dataset import SourceRequest
+
+    source = SourceRequest(Path(options.dataset).expanduser()).open()
+    if not 0 <= options.episode < len(source):
+        raise InvalidValueError(
+            f"{source.path} has no episode {options.episode}; it has {len(source)}, from 0"
+        )
+    return ReplayPolicy(source[options.episode], profile.space())

@@ -1,0 +1,1 @@
+"""What training and deployment must share bit for bit: image transform, tokens, statistics, prompt."""

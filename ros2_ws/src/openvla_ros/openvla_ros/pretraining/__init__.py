@@ -1,0 +1,1 @@
+"""Pre-training of the small model in simulation; only tools, benchmarks and tests import it."""

@@ -1,0 +1,1 @@
+"""Programs that talk to nodes from outside, over DDS only."""

@@ -1,0 +1,241 @@
+"""Whether a profile fits the robot that is running: every stream, name and limit, and what to fix.
+
+Looks and listens; it publishes nothing, calls nothing that changes anything, and moves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import WrenchStamped
+from sensor_msgs.msg import CompressedImage, Image, JointState
+
+from openvla_ros.discovery.client import Session
+from openvla_ros.drivers.factory import make_arm_driver, make_gripper_driver
+from openvla_ros.drivers.probe import looking
+from openvla_ros.errors import InvalidValueError, OpenVLARosError
+from openvla_ros.profile import CameraProfile, RobotProfile
+from openvla_ros.programs.clock_check import check_clock
+from openvla_ros.programs.finding import Finding
+from openvla_ros.programs.frame_check import FrameListener, check_frames
+from openvla_ros.programs.sole_check import check_reporters, check_sole
+from openvla_ros.robot.kinematics.chain import KinematicChain
+from openvla_ros.robot.safety import CLOCK_TOLERANCE_S
+from openvla_ros.ros import qos
+from openvla_ros.ros.image_messages import from_compressed_image, from_image
+from openvla_ros.ros.messages import from_stamp, joint_values
+from openvla_ros.values.arrays import Float
+
+# A stream slower than this share of its stated rate is reported, as in the nodes' diagnostics.
+SLOW = 0.8
+
+
+class _Stream:
+    """What arrives on one topic."""
+
+    def __init__(self, session: Session, kind: type, topic: str) -> None:
+        self.session, self.kind = session, kind
+        self.topic = session.node.resolve_topic_name(topic)
+        self.first: Any = None
+        self.newest: Any = None
+        self.stamps: list[int] = []
+        self.ages_s: list[float] = []
+        self.senders: dict[bytes, set[str]] = {}  # publishers of joint states → the joints that they report
+        session.node.create_subscription(kind, topic, self._received, qos.EVERY_IN)
+
+    def _received(self, message: Any, info: Mapping[str, Any]) -> None:
+        gid = info.get("publisher_gid")  # unknown to releases of rclpy before 2024
+        if gid is not None:
+            self.senders.setdefault(bytes(gid["data"]), set()).update(getattr(message, "name", ()))
+        self.first = self.first or message
+        self.newest = message
+        self.stamps.append(from_stamp(message.header.stamp))
+        self.ages_s.append((self.session.now_ns - self.stamps[-1]) * 1e-9)
+
+    @property
+    def rate_hz(self) -> float:
+        if len(self.stamps) < 2 or self.stamps[-1] <= self.stamps[0]:
+            return 0.0
+        return (len(self.stamps) - 1) / ((self.stamps[-1] - self.stamps[0]) * 1e-9)
+
+    def types(self) -> list[str]:
+        """The types that publishers offer under this name."""
+        return sorted({i.topic_type for i in self.session.node.get_publishers_info_by_topic(self.topic)})
+
+
+def check_profile(profile: RobotProfile, session: Session, seconds: float) -> list[Finding]:
+    """Return what was found about ``profile`` while listening to the robot for ``seconds``."""
+    session.wait_for_clock()
+    findings = list(_description(profile))
+    state = _Stream(session, JointState, profile.state.joint_states_topic)
+    cameras = [(c, _Stream(session, _image_type(c), c.topic)) for c in profile.cameras]
+    wrench = None
+    if profile.state.wrench_topic is not None:
+        wrench = _Stream(session, WrenchStamped, profile.state.wrench_topic)
+    frames = FrameListener(session)
+    adapters = list(_adapters(profile, session, findings))
+    session.spin_until(lambda: False, seconds)
+    findings += _flow(state, "joint states", profile.state.rate_hz, profile.state.max_age_s)
+    if state.newest is not None:
+        findings += _joints(profile, state)
+    for camera, stream in cameras:
+        subject = f"camera {camera.name}"
+        findings += _flow(stream, subject, camera.rate_hz, camera.max_age_s)
+        if stream.newest is not None:
+            findings += _image(camera, stream.newest, subject)
+    if wrench is not None:
+        findings += _flow(wrench, "wrench", 0.0, profile.state.max_age_s)
+    not_checked = frames.not_checked()
+    if not_checked is None:
+        findings += check_frames(profile, frames.tree, *_positions(profile, state))
+    else:
+        findings.append(not_checked)
+    for part, adapter in adapters:
+        findings += _backend(profile, part, adapter, session)
+    if not session.node.get_parameter("use_sim_time").value:  # else there is one clock for all
+        findings += check_clock(profile, state.topic, state.ages_s)
+    joints, topic = profile.arm.joints, profile.state.joint_states_topic
+    findings += check_reporters(session.node, topic, joints, state.senders)
+    findings += check_sole(session.node, profile)
+    return findings
+
+
+def _description(profile: RobotProfile) -> Iterator[Finding]:
+    """Check the profile against its own URDF."""
+    arm, limits = profile.arm, profile.limits
+    try:
+        chain = KinematicChain.from_profile(arm)
+    except OpenVLARosError as error:
+        yield Finding("error", "description", str(error), "correct arm.urdf, its links or arm.joints")
+        return
+    lower, upper = np.array(limits.joint_lower), np.array(limits.joint_upper)
+    for name, low, high, urdf_low, urdf_high in zip(
+        arm.joints, lower, upper, chain.lower, chain.upper, strict=True
+    ):
+        if low < urdf_low or high > urdf_high:
+            text = f"{name}: limits {low} .. {high} reach beyond the URDF's {urdf_low} .. {urdf_high} rad"
+            yield Finding("error", "limits", text, f"narrow limits.joint_lower and joint_upper of {name}")
+    tool = chain.forward(np.array(arm.neutral)).position
+    box = (np.array(limits.workspace_lower), np.array(limits.workspace_upper))
+    if np.any(tool < box[0]) or np.any(tool > box[1]):
+        text = f"at arm.neutral the tool is at {np.round(tool, 3).tolist()}, outside the workspace box"
+        yield Finding("warn", "poses", text, "move arm.neutral or widen limits.workspace_*")
+    yield Finding(
+        "ok", "description", f"{arm.urdf}: {len(arm.joints)} joints, {arm.base_link} to {arm.tool_link}"
+    )
+
+
+def _adapters(profile: RobotProfile, session: Session, findings: list[Finding]) -> Iterator[tuple[str, Any]]:
+    for part, make in (("arm", make_arm_driver), ("gripper", make_gripper_driver)):
+        try:
+            yield part, make(looking(session.node), profile)
+        except OpenVLARosError as error:
+            findings.append(Finding("error", f"{part} back end", str(error), "install what it names"))
+
+
+def _backend(profile: RobotProfile, part: str, adapter: Any, session: Session) -> Iterator[Finding]:
+    """Check that the robot's software is there."""
+    subject, backend = f"{part} back end", getattr(profile, f"{part}_backend")
+    missing = adapter.missing()
+    if missing:
+        fix = f"start the robot's driver, or correct {part}_backend in the profile"
+        yield Finding("error", subject, missing, fix)
+    elif backend.takes_setpoints:
+        text = f"{backend.kind} is there; it has no time limit, so the setpoint node stands before it"
+        yield Finding("ok", subject, text)
+    else:
+        yield Finding("ok", subject, f"{backend.kind} is there")
+
+
+def _positions(profile: RobotProfile, stream: _Stream) -> tuple[Float | None, Float | None]:
+    """Return the first and the newest joint positions (J,) rad, where there are any."""
+    try:
+        first, newest = (
+            None if message is None else joint_values(message, profile.arm.joints)
+            for message in (stream.first, stream.newest)
+        )
+    except InvalidValueError:
+        return None, None  # said where the joint names are checked
+    return first, newest
+
+
+def _flow(stream: _Stream, subject: str, rate_hz: float, max_age_s: float) -> Iterator[Finding]:
+    """Check that a stream is there, of the right type, often and young enough."""
+    wanted = f"{stream.kind.__module__.split('.')[0]}/msg/{stream.kind.__name__}"
+    types = stream.types()
+    if stream.newest is None:
+        if types and wanted not in types:
+            text = f"{stream.topic} carries {', '.join(types)}; the profile expects {wanted}"
+            yield Finding("error", subject, text, "correct the topic, or compressed for a camera")
+        elif types:
+            yield Finding(
+                "error", subject, f"{stream.topic} has a publisher but nothing arrives", "check the driver"
+            )
+        else:
+            yield Finding(
+                "error", subject, f"nobody publishes {stream.topic}", "start the driver or correct the topic"
+            )
+        return
+    age = float(np.median(stream.ages_s))
+    if age > max_age_s:
+        text = f"{stream.topic}: messages are {age:.2f} s old on arrival; allowed {max_age_s} s"
+        yield Finding("error", subject, text, "synchronise the clocks (chrony), or set use_sim_time")
+    elif age < -CLOCK_TOLERANCE_S:
+        text = f"{stream.topic}: stamped {-age:.2f} s in the future"
+        yield Finding("error", subject, text, "synchronise the clocks (chrony)")
+    elif len(stream.stamps) < 3:
+        text = f"{stream.topic}: only {len(stream.stamps)} messages came, too few for a rate"
+        yield Finding("warn", subject, text, "listen longer (--seconds), or check the driver")
+    elif stream.rate_hz < SLOW * rate_hz:
+        text = f"{stream.topic}: {stream.rate_hz:.1f} Hz; the profile says {rate_hz:.1f} Hz"
+        yield Finding("warn", subject, text, "raise the driver's rate or lower rate_hz")
+    else:
+        text = f"{stream.topic}: {stream.rate_hz:.1f} Hz, {1e3 * age:.0f} ms old on arrival"
+        yield Finding("ok", subject, text)
+
+
+def _joints(profile: RobotProfile, stream: _Stream) -> Iterator[Finding]:
+    """Check the names and values of the joints."""
+    try:
+        q = joint_values(stream.newest, profile.arm.joints)
+        finger = float(joint_values(stream.newest, [profile.gripper.joint])[0])
+    except InvalidValueError as error:
+        yield Finding("error", "joint names", str(error), "correct arm.joints or gripper.joint")
+        return
+    limits = profile.limits
+    for name, value, low, high in zip(
+        profile.arm.joints, q, limits.joint_lower, limits.joint_upper, strict=True
+    ):
+        if not low <= value <= high:
+            text = f"{name} is at {value:.3f} rad, outside {low} .. {high} rad"
+            yield Finding(
+                "warn", "joint positions", text, "move the arm inside its limits by hand, or widen them"
+            )
+    low, high = sorted((profile.gripper.open_m, profile.gripper.closed_m))
+    margin = 0.1 * (high - low)
+    if not low - margin <= finger <= high + margin:
+        text = f"{profile.gripper.joint} is at {finger:.4f}, outside {low} .. {high}"
+        yield Finding("warn", "gripper", text, "correct gripper.open_m and closed_m")
+    yield Finding("ok", "joint names", f"all {len(q)} joints and {profile.gripper.joint} are reported")
+
+
+def _image(camera: CameraProfile, message: Any, subject: str) -> Iterator[Finding]:
+    """Check an image's size, encoding and frame."""
+    try:
+        image = from_compressed_image(message) if camera.compressed else from_image(message)
+    except InvalidValueError as error:
+        yield Finding("error", subject, str(error), "choose another encoding in the camera's driver")
+        return
+    height, width = image.shape[:2]
+    if (width, height) != (camera.width, camera.height):
+        text = f"images are {width}x{height}; the profile says {camera.width}x{camera.height}"
+        yield Finding("warn", subject, text, "correct width and height, or the driver's resolution")
+    if message.header.frame_id != camera.frame_id:
+        text = f"frame is {message.header.frame_id!r}; the profile says {camera.frame_id!r}"
+        yield Finding("warn", subject, text, "correct frame_id")
+
+
+def _image_type(camera: CameraProfile) -> type:
+    return CompressedImage if camera.compressed else Image

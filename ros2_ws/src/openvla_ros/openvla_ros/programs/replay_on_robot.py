@@ -1,0 +1,176 @@
+"""Plays a recorded episode's actions through the whole chain, and measures how the arm followed.
+
+Takes the place of the policy: publishes the actions as one chunk to the running controller, which
+checks, composes and executes it as any other. One, because a chunk replaces what was not begun of
+the last: between chunks of one step, jitter would lose steps. The caller gives the stop key.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import PoseStamped
+from trajectory_msgs.msg import JointTrajectory
+
+from openvla_ros.discovery.client import READY_TIMEOUT_S, Session
+from openvla_ros.errors import DeviceError, InvalidValueError
+from openvla_ros.profile import RobotProfile
+from openvla_ros.robot.kinematics.delta_actions import delta_between
+from openvla_ros.robot.tracking_report import TrackingReport, expected_poses, tracking_report
+from openvla_ros.ros import qos
+from openvla_ros.ros.messages import from_pose, from_stamp, to_chunk_message
+from openvla_ros.ros.verdict_messages import VerdictReport, from_verdict_message
+from openvla_ros.values.action import ActionChunk
+from openvla_ros.values.arrays import Float
+from openvla_ros.values.episode import Episode
+from openvla_ros.values.geometry import Pose
+from openvla_ros.values.verdict import Reason, SafetyVerdict
+
+Start = Literal["here", "neutral", "episode"]
+MOVE_TIMEOUT_S = 60.0
+REPORT_S = 0.2  # within which the controller publishes what a service changed
+APPROACH_STEPS = 200  # at most, on the way to an episode's first pose
+APPROACHED_M, APPROACHED_RAD = 2e-3, 0.01
+# Reasons that are no sign of trouble in a replay: waiting for it, and its end.
+EXPECTED = (Reason.OK, Reason.WAITING, Reason.STARVED, Reason.HELD)
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """What came of a replay."""
+
+    episode: str
+    tracking: TrackingReport
+    reasons: dict[str, int]  # verdicts other than the expected ones, by reason
+    stopped: bool  # the stop key was pressed
+
+
+class Replay:
+    """One episode on one robot."""
+
+    def __init__(self, profile: RobotProfile, episode: Episode, session: Session) -> None:
+        """Bind them; raises ``InvalidValueError`` if the episode is for another action space."""
+        lines = profile.space().differences(episode.space)
+        if lines:
+            raise InvalidValueError(
+                f"episode {episode.id!r} was not recorded for {profile.name!r}: {'; '.join(lines)}"
+            )
+        self._profile, self._episode, self._session = profile, episode, session
+        self._space = profile.space()
+        self._poses: list[tuple[float, Pose]] = []
+        self._state: VerdictReport | None = None
+        self._reasons: Counter[str] = Counter()
+        self._refusal: SafetyVerdict | None = None
+        self._pressed: Callable[[], bool] = lambda: False
+        node = session.node
+        self._chunks = node.create_publisher(JointTrajectory, "policy/action_chunk", qos.COMMAND)
+        node.create_subscription(PoseStamped, "controller/current_pose", self._pose, qos.EVERY_IN)
+        node.create_subscription(DiagnosticStatus, "controller/verdict", self._verdict, qos.VERDICT)
+
+    def run(self, start: Start, pressed: Callable[[], bool]) -> ReplayResult:
+        """Play the episode; ``pressed`` is asked all the time and stops the arm when it says so.
+
+        Raises ``DeviceError`` if there is no controller or it refuses to begin.
+        """
+        self._pressed = pressed
+        self._wait_for_controller()
+        self._session.reach_controller("e_stop")
+        self._session.ask_controller("give_to_policy")
+        if start != "here":
+            self._session.ask_controller("neutral")
+            self._session.spin_until(lambda: False, REPORT_S)  # verdicts from before are past then
+            self._state = None
+            self._wait(lambda: self._is("holding"), MOVE_TIMEOUT_S, "the arm does not reach neutral")
+        if start == "episode":
+            self._approach()
+        self._reasons.clear()
+        self._poses.clear()
+        self._wait(lambda: bool(self._poses), READY_TIMEOUT_S, "no measured pose")
+        expected = expected_poses(self._poses[-1][1], self._episode.actions, self._space)
+        began_s = self._play(self._episode.actions)
+        stopped = self._pressed()
+        times: Float = began_s + self._space.step_s * np.arange(len(expected), dtype=np.float64)
+        made = len(expected)
+        if stopped:
+            made = max(2, int(np.searchsorted(times, self._session.now_ns * 1e-9)))
+        recorded = self._episode.poses
+        tracking = tracking_report(
+            expected[:made],
+            times[:made],
+            [pose for _, pose in self._poses],
+            np.array([t for t, _ in self._poses]),
+            None if recorded is None or stopped else recorded,
+        )
+        return ReplayResult(self._episode.id, tracking, dict(self._reasons), stopped)
+
+    def _wait_for_controller(self) -> None:
+        self._session.wait_for_clock()
+        if not self._session.spin_until(
+            lambda: self._state is not None and self._chunks.get_subscription_count() > 0, READY_TIMEOUT_S
+        ):
+            raise DeviceError(f"no controller answers for robot {self._profile.name!r}: start it first")
+
+    def _approach(self) -> None:
+        """Go to the episode's first pose by the same kind of steps as the episode itself."""
+        if self._episode.poses is None:
+            raise InvalidValueError(
+                f"episode {self._episode.id!r} has no poses to start from; use --start neutral"
+            )
+        goal = Pose.from_matrix(self._episode.poses[0])
+        self._wait(lambda: bool(self._poses), READY_TIMEOUT_S, "no measured pose")
+        target = self._poses[-1][1]
+        most = 0.5 * np.minimum(-self._space.lower[:6], self._space.upper[:6])
+        actions = []
+        for _ in range(APPROACH_STEPS):
+            left = delta_between(target, goal, self._space)
+            if np.linalg.norm(left[:3]) < APPROACHED_M and np.linalg.norm(left[3:]) < APPROACHED_RAD:
+                break
+            share = min(1.0, float(np.min(most / np.maximum(np.abs(left), 1e-9))))
+            actions.append(np.append(share * left, self._episode.actions[0, -1]))
+            target = expected_poses(target, np.array(actions[-1:]), self._space)[-1]
+        if actions:
+            self._play(np.array(actions))
+
+    def _play(self, actions: Float) -> float:
+        """Send ``actions`` (T, D), wait until they are executed; return when they began, robot's clock, s.
+
+        The stop key ends it at once by the emergency stop.
+        """
+        began_ns = self._session.now_ns
+        chunk = ActionChunk(actions, began_ns, self._space)
+        if not self._pressed():
+            self._chunks.publish(to_chunk_message(chunk, self._profile.action_frame_id()))
+            self._wait(lambda: self._is("executing"), READY_TIMEOUT_S, "the actions are not executed")
+            longest_s = MOVE_TIMEOUT_S + 10.0 * len(actions) * self._space.step_s
+            self._wait(lambda: self._is("holding"), longest_s, "the arm does not come to rest")
+        if self._pressed():
+            self._session.ask_controller("e_stop")
+        return began_ns * 1e-9
+
+    def _wait(self, done: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
+        if not self._session.spin_until(lambda: done() or self._pressed(), timeout_s):
+            verdict = self._state.verdict if self._state else "nothing heard from the controller"
+            raise DeviceError(f"{otherwise} within {timeout_s:.0f} s; {self._refusal or verdict}")
+
+    def _is(self, state: str) -> bool:
+        report = self._state
+        return report is not None and report.state == state and (state != "holding" or report.settled)
+
+    def _pose(self, message: PoseStamped) -> None:
+        self._poses.append((from_stamp(message.header.stamp) * 1e-9, from_pose(message)))
+
+    def _verdict(self, message: DiagnosticStatus) -> None:
+        report = from_verdict_message(message)
+        before = self._state
+        if report.kind == "state":
+            self._state = report
+        else:
+            self._refusal = report.verdict
+        changed = report.kind == "refusal" or before is None or before.verdict != report.verdict
+        if changed and report.verdict.reason not in EXPECTED:
+            self._reasons[str(report.verdict.reason)] += 1

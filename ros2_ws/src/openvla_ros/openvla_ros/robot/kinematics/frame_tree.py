@@ -1,0 +1,42 @@
+"""Named frames and where each stands in its parent: what a robot publishes as tf. Knows no messages."""
+
+from __future__ import annotations
+
+from openvla_ros.values.geometry import Pose
+
+
+class FrameTree:
+    """The newest pose of each frame in its parent frame."""
+
+    def __init__(self) -> None:
+        self._parents: dict[str, tuple[str, Pose]] = {}
+        self._names: dict[str, None] = {}  # in the order in which they were heard of
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every frame that was heard of."""
+        return tuple(self._names)
+
+    def put(self, parent: str, child: str, pose: Pose) -> None:
+        """Take in that ``child`` stands at ``pose`` in ``parent``."""
+        self._names |= dict.fromkeys((parent, child))
+        self._parents[child] = parent, pose
+
+    def pose(self, base: str, frame: str) -> Pose | None:
+        """Return the pose of ``frame`` in ``base``, or None if nothing connects them."""
+        to_base, to_frame = self._from_root(base), self._from_root(frame)
+        if to_base is None or to_frame is None or to_base[0] != to_frame[0]:
+            return None
+        return to_base[1].inverse() @ to_frame[1]
+
+    def _from_root(self, frame: str) -> tuple[str, Pose] | None:
+        """Return the root above ``frame`` and its pose there; None for an unknown one or a loop."""
+        if frame not in self._names:
+            return None
+        pose = Pose.identity()
+        for _ in self._names:
+            if frame not in self._parents:
+                return frame, pose
+            frame, step = self._parents[frame]
+            pose = step @ pose
+        return None

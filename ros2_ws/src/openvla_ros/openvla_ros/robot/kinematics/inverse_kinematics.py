@@ -1,0 +1,162 @@
+"""Inverse kinematics: one bounded step per tick of the control loop, and a solver for start poses.
+
+A step is a damped Gauss-Newton step towards the target pose. The damping acts on each singular
+direction by itself and grows as that direction's singular value vanishes (Maciejewski and Klein,
+1988), so well-conditioned directions stay exact at a singularity. A joint that would pass its limit
+is locked and the rest is solved again; the step is then scaled as a whole to the velocity limits,
+which keeps its direction. With seven joints the null space pulls towards a posture.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from openvla_ros.errors import KinematicsError
+from openvla_ros.robot.kinematics.chain import KinematicChain
+from openvla_ros.values.arrays import Float, float_array
+from openvla_ros.values.geometry import Pose, transform_matrix_to_rotvec
+
+# Metres of position error that weigh as much as one radian: about the arm's reach beyond the wrist.
+ORIENTATION_WEIGHT = 0.3
+# Singular values (of the weighted Jacobian, metres per radian) below this one are damped.
+SINGULAR_VALUE = 0.04
+# Damping at a vanished singular value, and everywhere.
+DAMPING = 0.04
+BASE_DAMPING = 1e-4
+# Damping for each unit of squared error (Sugihara, 2011): what makes a target out of reach come to rest.
+ERROR_DAMPING = 2.0
+# A longer weighted error, in metres, is shortened to this before a step: farther off, the
+# linearisation says little.
+LONGEST_STEP = 0.03
+# Starting points that ``solve`` tries after the one it was given and the posture.
+RANDOM_SEEDS = 12
+# Share of the way to the posture that one step takes in the null space.
+POSTURE_GAIN = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class InverseStep:
+    """Where one step leads, and how far from the target it started."""
+
+    q: Float  # (J,) radians, within the joint limits
+    position_error_m: float  # before the step
+    rotation_error_rad: float
+    saturation: float  # the step was divided by this to keep the velocity limits; 1 means not at all
+
+
+def rotation_error(target: Float, current: Float) -> Float:
+    """Return the rotation vector (3,) in the base frame that turns ``current`` into ``target``."""
+    r = target @ current.T
+    sine = 0.5 * np.array([r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]])
+    cosine = 0.5 * (r[0, 0] + r[1, 1] + r[2, 2] - 1.0)
+    length = math.sqrt(float(sine @ sine))
+    if cosine < -0.99:  # near half a turn the sine says nothing of the axis
+        return transform_matrix_to_rotvec(r)
+    error: Float = sine if length < 1e-9 else sine * (math.atan2(length, cosine) / length)
+    return error
+
+
+class InverseKinematics:
+    """Steps of one chain within joint position and velocity limits."""
+
+    def __init__(
+        self,
+        chain: KinematicChain,
+        lower: ArrayLike,
+        upper: ArrayLike,
+        velocity: ArrayLike,
+        posture: ArrayLike | None = None,
+        orientation_weight: float = ORIENTATION_WEIGHT,
+    ) -> None:
+        count = len(chain.joints)
+        self.chain = chain
+        self.lower = float_array("lower joint limits", lower, (count,))
+        self.upper = float_array("upper joint limits", upper, (count,))
+        self.velocity = float_array("joint velocity limits", velocity, (count,))
+        middle = 0.5 * (self.lower + self.upper) if posture is None else posture
+        self.posture = float_array("posture", middle, (count,))
+        self._weights = np.array([1.0, 1.0, 1.0, *(orientation_weight,) * 3])
+
+    def step(self, q: Float, target: Float, dt: float) -> InverseStep:
+        """Return the step from ``q`` (J,) towards the tool pose ``target`` (4, 4) within ``dt`` seconds."""
+        frames = self.chain.frames(q)
+        tool = frames[-1]
+        error = np.empty(6)
+        error[:3] = target[:3, 3] - tool[:3, 3]
+        error[3:] = rotation_error(target[:3, :3], tool[:3, :3])
+        jacobian = self.chain.jacobian_of(frames) * self._weights[:, None]
+        position, rotation = math.hypot(*error[:3]), math.hypot(*error[3:])
+        error *= self._weights
+        length = math.sqrt(float(error @ error))
+        if length > LONGEST_STEP:
+            error *= LONGEST_STEP / length
+        change = self._change(jacobian, error, q)
+        saturation = max(1.0, float(np.max(np.abs(change) / self.velocity)) / dt)
+        following = np.minimum(np.maximum(q + change / saturation, self.lower), self.upper)
+        return InverseStep(following, position, rotation, saturation)
+
+    def _change(self, jacobian: Float, error: Float, q: Float) -> Float:
+        change = np.zeros(len(q))
+        free = np.ones(len(q), dtype=bool)
+        for _ in range(len(q)):
+            change = np.zeros(len(q))
+            change[free] = self._least_squares(
+                jacobian[:, free], error - jacobian @ change, (self.posture - q)[free]
+            )
+            beyond = free & ((q + change < self.lower) | (q + change > self.upper))
+            if not beyond.any():
+                return change
+            # A joint on its limit that is pushed outwards does not move; the others make up for it.
+            at_limit = beyond & ((q <= self.lower + 1e-9) | (q >= self.upper - 1e-9))
+            if not at_limit.any():
+                return self._to_nearest_limit(q, change)
+            free &= ~at_limit
+        return change
+
+    def _to_nearest_limit(self, q: Float, change: Float) -> Float:
+        """Shorten ``change`` until the first joint reaches its limit; the next step goes on from there."""
+        room = np.where(change > 0.0, self.upper - q, q - self.lower)
+        moving = np.abs(change) > 1e-12
+        shortened: Float = change * min(1.0, float(np.min(room[moving] / np.abs(change[moving]))))
+        return shortened
+
+    def _least_squares(self, jacobian: Float, error: Float, to_posture: Float) -> Float:
+        squares, basis = np.linalg.eigh(jacobian @ jacobian.T)
+        singular = np.sqrt(np.maximum(squares, 0.0))
+        fading = np.maximum(0.0, 1.0 - singular / SINGULAR_VALUE)
+        damping = (DAMPING * fading) ** 2 + ERROR_DAMPING * float(error @ error) + BASE_DAMPING**2
+        gains = 1.0 / (singular**2 + damping)
+        inverse = (jacobian.T @ basis) * gains @ basis.T
+        change: Float = inverse @ error
+        if jacobian.shape[1] > 6:
+            null = POSTURE_GAIN * to_posture
+            change = change + null - inverse @ (jacobian @ null)
+        return change
+
+    def solve(
+        self, pose: Pose, q: ArrayLike, tolerance_m: float = 1e-4, tolerance_rad: float = 1e-3
+    ) -> Float:
+        """Return joint positions (J,) that put the tool at ``pose``, searched from ``q``.
+
+        Raises ``KinematicsError`` naming how far off the best attempt stayed.
+        """
+        target, best = pose.matrix, (math.inf, math.inf)
+        random = np.random.default_rng(0).uniform(self.lower, self.upper, (RANDOM_SEEDS, len(self.lower)))
+        for seed in (np.asarray(q, dtype=np.float64), self.posture, *random):
+            current: Float = np.clip(seed, self.lower, self.upper)
+            for _ in range(300):
+                step = self.step(current, target, dt=0.1)
+                errors = (step.position_error_m, step.rotation_error_rad)
+                if errors[0] < tolerance_m and errors[1] < tolerance_rad:
+                    return current
+                best = min(best, errors)
+                current = step.q
+        where, angles = np.round(pose.position, 4).tolist(), np.round(pose.euler_xyz, 3).tolist()
+        raise KinematicsError(
+            f"tool pose at {where} with angles {angles} is not reachable: "
+            f"the closest solution is {best[0]:.4f} m and {best[1]:.3f} rad away"
+        )

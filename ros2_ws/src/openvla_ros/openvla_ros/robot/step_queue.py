@@ -1,0 +1,96 @@
+"""Which step is executed next, and for how long: the queue between chunks and the tool path.
+
+A new chunk replaces the steps that have not begun; the step in progress is finished. Steps that the
+arm has already made since the chunk's observation, executing an earlier chunk, are skipped: at
+least the last step of a chunk always stays. When chunks come more slowly than their steps last,
+each step is stretched up to a bound, so that a policy that is a little too slow moves the arm
+slowly instead of in jerks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import numpy as np
+
+from openvla_ros.profile import ControlProfile
+from openvla_ros.values.arrays import Float
+
+# Weight of the newest interval between chunks in their running mean.
+INTERVAL_WEIGHT = 0.3
+# A step counts as made when it is over, or will be within this share of its duration.
+NEARLY_MADE = 0.25
+
+
+class StepSchedule:
+    """The steps that are still to be made."""
+
+    def __init__(self, control: ControlProfile, step_s: float) -> None:
+        self._streaming = control.mode == "streaming"
+        self._nominal_s = step_s
+        self._longest_s = control.stretch_max * step_s if self._streaming else step_s
+        self._queue: deque[Float] = deque()
+        self._line_s = 0.0
+        # The line time at each control period, as far back as an observation may be.
+        remembered = math.ceil(control.chunk_max_age_s * control.rate_hz) + 2
+        self._history: deque[tuple[int, float]] = deque(maxlen=remembered)
+        self._interval_s: float | None = None
+        self._taken_ns: int | None = None
+        self.step_s = step_s  # how long one step lasts now
+        self.stamp_ns: int | None = None  # of the observation that the newest steps were computed from
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def take(self, actions: Float, stamp_ns: int, now_ns: int, remaining_s: float, moving: bool) -> int:
+        """Queue ``actions`` (T, D) of an observation at ``stamp_ns``; returns how many were skipped.
+
+        ``remaining_s`` is how long the step in progress goes on; ``moving`` says whether earlier
+        chunks are being executed.
+        """
+        if not moving:
+            self.clear()
+        elif self._taken_ns is not None:
+            self._note_interval((now_ns - self._taken_ns) * 1e-9)
+        self._taken_ns = now_ns
+        skipped = self._steps_made(len(actions), stamp_ns, remaining_s) if moving and self._streaming else 0
+        self._queue = deque(actions[skipped:])
+        self.stamp_ns = stamp_ns
+        if self._interval_s is not None:
+            self.step_s = float(
+                np.clip(self._interval_s / len(self._queue), self._nominal_s, self._longest_s)
+            )
+        return skipped
+
+    def next(self) -> Float | None:
+        """Return the next action (D,), or None if there is none."""
+        return self._queue.popleft() if self._queue else None
+
+    def note(self, now_ns: int, moved_s: float) -> None:
+        """Remember that by ``now_ns`` steps were executed for ``moved_s`` more seconds."""
+        self._line_s += moved_s
+        self._history.append((now_ns, self._line_s))
+
+    def clear(self) -> None:
+        """Forget the steps that have not begun, and the rhythm in which chunks came."""
+        self._queue.clear()
+        self._interval_s = self._taken_ns = self.stamp_ns = None
+        self.step_s = self._nominal_s
+
+    def forget_time(self) -> None:
+        """Forget every stamp: the clock went back."""
+        self.clear()
+        self._history.clear()
+
+    def _note_interval(self, interval_s: float) -> None:
+        known = interval_s if self._interval_s is None else self._interval_s
+        self._interval_s = known + INTERVAL_WEIGHT * (interval_s - known)
+
+    def _steps_made(self, count: int, stamp_ns: int, remaining_s: float) -> int:
+        """Return how many of ``count`` steps the arm has made, or is making, since ``stamp_ns``."""
+        then_s = next((line_s for ns, line_s in reversed(self._history) if ns <= stamp_ns), None)
+        if then_s is None:
+            return 0
+        made_s = self._line_s - then_s + remaining_s
+        return min(int(made_s / self.step_s + NEARLY_MADE), count - 1)

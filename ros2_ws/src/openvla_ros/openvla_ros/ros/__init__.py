@@ -1,0 +1,1 @@
+"""Conversion and runtime that every node shares; no node here."""

@@ -1,0 +1,23 @@
+"""The start of ROS in a process, with a word for what a user can put right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import rclpy
+from rclpy.context import Context
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
+from rclpy.signals import SignalHandlerOptions
+
+from openvla_ros.errors import OpenVLARosError
+
+
+def start_ros(args: Sequence[str] | None = None, context: Context | None = None) -> None:
+    """Start ROS without its signal handlers; raises ``OpenVLARosError`` if its log cannot be written."""
+    try:
+        rclpy.init(args=args, context=context, signal_handler_options=SignalHandlerOptions.NO)
+    except _rclpy.RCLError as error:
+        raise OpenVLARosError(
+            f"ROS cannot start: {error}; its logs go to ~/.ros/log: make that writable, or name another "
+            "folder in ROS_LOG_DIR"
+        ) from error

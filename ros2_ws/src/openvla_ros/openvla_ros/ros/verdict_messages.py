@@ -1,0 +1,94 @@
+"""The controller's verdict as a message: ``diagnostic_msgs/DiagnosticStatus`` and back.
+
+``controller/verdict`` carries two kinds: the verdict in force (``state``), and every refusal of
+something that was asked (``refusal``), which leaves the verdict in force as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.robot.output import ControllerOutput
+from openvla_ros.values.verdict import Reason, SafetyVerdict
+
+Kind = Literal["state", "refusal"]
+NAME = "controller/verdict"
+# Reasons that are part of ordinary work, not of something that went wrong.
+ORDINARY = (Reason.OK, Reason.WAITING, Reason.HELD)
+
+
+@dataclass(frozen=True)
+class VerdictReport:
+    """What one message on ``controller/verdict`` says."""
+
+    kind: Kind
+    verdict: SafetyVerdict
+    state: str  # the controller's state
+    owner: str  # whose chunks are executed
+    settled: bool  # nothing is left to execute and the arm is at rest
+    source: str = ""  # a refusal of a chunk: whose it was
+    chunk_stamp_ns: int | None = None  # and the stamp of its observation
+
+
+def to_verdict_message(report: VerdictReport) -> DiagnosticStatus:
+    """Return ``report`` as a message; the level is for people, the values are for programs."""
+    verdict = report.verdict
+    if verdict.reason in ORDINARY:
+        level = DiagnosticStatus.OK
+    else:
+        level = (
+            DiagnosticStatus.WARN if verdict.commands or report.kind == "refusal" else DiagnosticStatus.ERROR
+        )
+    values = {
+        "kind": report.kind,
+        "outcome": verdict.outcome,
+        "reason": str(verdict.reason),
+        "detail": verdict.detail,
+        "state": report.state,
+        "owner": report.owner,
+        "settled": str(report.settled).lower(),
+    }
+    if report.chunk_stamp_ns is not None:
+        values |= {"source": report.source, "chunk_stamp_ns": str(report.chunk_stamp_ns)}
+    return DiagnosticStatus(
+        level=level,
+        name=NAME,
+        message=str(verdict),
+        values=[KeyValue(key=key, value=value) for key, value in values.items()],
+    )
+
+
+def from_verdict_message(message: DiagnosticStatus) -> VerdictReport:
+    """Return what ``message`` says; the inverse of ``to_verdict_message``.
+
+    Raises ``InvalidValueError`` for a message that is not the controller's.
+    """
+    values = {item.key: item.value for item in message.values}
+    try:
+        verdict = SafetyVerdict(
+            "command" if values["outcome"] == "command" else "hold",
+            Reason(values["reason"]),
+            values["detail"],
+        )
+        kind: Kind = "refusal" if values["kind"] == "refusal" else "state"
+        stamp = values.get("chunk_stamp_ns")
+        return VerdictReport(
+            kind,
+            verdict,
+            values["state"],
+            values["owner"],
+            values["settled"] == "true",
+            values.get("source", ""),
+            None if stamp is None else int(stamp),
+        )
+    except (KeyError, ValueError) as error:
+        raise InvalidValueError(f"{message.name!r} is not a verdict of the controller: {error}") from error
+
+
+def state_report(output: ControllerOutput) -> VerdictReport:
+    """Return the verdict in force at one tick."""
+    return VerdictReport("state", output.verdict, str(output.state), output.owner, output.settled)

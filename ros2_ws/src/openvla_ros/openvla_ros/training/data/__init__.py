@@ -1,0 +1,1 @@
+"""From episodes to batches of tokens: frame cache, sampling, examples."""

@@ -1,0 +1,101 @@
+"""What a policy commands: the meaning of each number (``ActionSpace``) and a run of them (``ActionChunk``).
+
+Knows nothing of messages, models or robots. Every part of the path passes these values on: a
+policy makes chunks, the codec and the statistics are checked against the space, the controller
+refuses a chunk of another space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.values.arrays import Float, float_array
+
+Frame = Literal["base", "tool"]
+RotationConvention = Literal["euler_xyz", "rotation_vector"]
+
+
+@dataclass(frozen=True, eq=False)
+class ActionSpace:
+    """The meaning of one action: names, units, frame, rotation convention, gripper sign, bounds, rate.
+
+    The first six dimensions are a translation and a rotation that compose on the previous
+    commanded target; the last is the absolute opening of the gripper. ``frame`` says along which
+    axes: the robot's base (BridgeData V2) or the tool. The rotation is always about the tool point.
+    """
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    frame: Frame
+    rotation: RotationConvention
+    gripper_open: float  # the command that opens the gripper: 1 (BridgeData V2) or 0 (DROID)
+    lower: Float  # (D,) smallest command of one step, in the units above
+    upper: Float  # (D,) largest command of one step
+    rate_hz: float  # actions a second that the numbers were recorded for
+
+    def __post_init__(self) -> None:
+        width = len(self.names)
+        if len(set(self.names)) != width or len(self.units) != width:
+            raise InvalidValueError(
+                f"action names {self.names} must differ from each other and match units {self.units}"
+            )
+        object.__setattr__(self, "lower", float_array("action lower bound", self.lower, (width,)))
+        object.__setattr__(self, "upper", float_array("action upper bound", self.upper, (width,)))
+        if np.any(self.lower >= self.upper):
+            raise InvalidValueError(f"action bounds {self.lower} .. {self.upper} are empty or reversed")
+        if self.gripper_open not in (0.0, 1.0):
+            raise InvalidValueError(f"gripper_open is {self.gripper_open}; it must be 0 or 1")
+        if not 0.0 < self.rate_hz <= 1000.0:
+            raise InvalidValueError(f"action rate is {self.rate_hz} Hz; it must lie within 0 .. 1000")
+
+    @property
+    def width(self) -> int:
+        """How many numbers one action has."""
+        return len(self.names)
+
+    @property
+    def step_s(self) -> float:
+        """Seconds from one action to the next."""
+        return 1.0 / self.rate_hz
+
+    def opening(self, gripper: float) -> float:
+        """Return the gripper's opening 0 (closed) .. 1 (open) for a command in this space's sign."""
+        value = float(np.clip(gripper, 0.0, 1.0))
+        return value if self.gripper_open == 1.0 else 1.0 - value
+
+    def differences(self, other: ActionSpace) -> list[str]:
+        """Return one line for each field in which ``other`` means something else; empty if none."""
+        lines = []
+        for name in ("names", "units", "frame", "rotation", "gripper_open", "rate_hz"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                lines.append(f"action_space.{name}: {mine!r} here, {theirs!r} there")
+        return lines
+
+
+@dataclass(frozen=True, eq=False)
+class ActionChunk:
+    """Consecutive actions computed from one observation, oldest first."""
+
+    actions: Float  # (T, D) in the units of ``space``
+    observation_stamp_ns: int  # header stamp of the newest image that the policy looked at
+    space: ActionSpace
+    probability: Float | None = None  # (T, D) probability of each chosen bin, 0..1
+    entropy: Float | None = None  # (T, D) entropy of each bin distribution, nats
+
+    def __post_init__(self) -> None:
+        actions = float_array("actions", self.actions, (None, self.space.width))
+        if not len(actions):
+            raise InvalidValueError("an action chunk must hold at least one action")
+        object.__setattr__(self, "actions", actions)
+        for name in ("probability", "entropy"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, float_array(name, value, actions.shape))
+
+    def __len__(self) -> int:
+        return len(self.actions)

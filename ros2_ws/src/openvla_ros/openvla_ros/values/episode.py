@@ -1,0 +1,260 @@
+"""One demonstration: its steps, the meaning of its actions, and where it came from.
+
+Every source (a bag, RLDS, LeRobot, HDF5) becomes this value, and ``Episode.observation`` gives the
+same ``Observation`` that live code makes. Images stay encoded or on disk until they are looked at.
+Knows nothing of files or formats; those live in ``openvla_ros.data``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal, Protocol, cast, get_args
+
+import numpy as np
+
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.values.action import ActionSpace
+from openvla_ros.values.arrays import Bool, Float, Image, Int, float_array, read_only
+from openvla_ros.values.geometry import Pose, transform_matrix_to_euler, transform_matrix_to_rotvec
+from openvla_ros.values.observation import Observation
+
+Outcome = Literal["success", "failure", "unknown"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+
+class ImageSequence(Protocol):
+    """The images of one camera, decoded when they are asked for.
+
+    A sequence that holds compressed images also has ``encoded(index) -> bytes``, so that a
+    conversion can pass them on unchanged (see ``openvla_ros.data.episodes.encoded_images``).
+    """
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+        ...
+
+    def __getitem__(self, index: int) -> Image:
+        """Return image ``index`` as uint8 (H, W, 3) RGB."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One moment of an episode: what was seen, and what was commanded next."""
+
+    observation: Observation
+    action: Float  # (D,) in the episode's action space
+    intervention: bool  # a person had taken over from a policy
+    is_first: bool
+    is_last: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One demonstration of T steps; ``actions[i]`` was commanded after ``observation(i)``.
+
+    Actions are the commanded deltas; ``measured_deltas`` gives the differences of measured poses.
+    An empty instruction means that nobody labelled the episode.
+    """
+
+    id: str
+    instruction: str
+    space: ActionSpace
+    rate_hz: float  # steps a second
+    stamps_ns: Int  # (T,) nanoseconds, increasing
+    images: Mapping[str, ImageSequence]  # camera name → T images
+    actions: Float  # (T, D) commanded
+    joint_positions: Float | None = None  # (T, J) radians
+    poses: Float | None = None  # (T, 4, 4) tool in the base frame, metres
+    gripper: Float | None = None  # (T,) opening, 0 closed .. 1 open
+    intervention: Bool = field(default_factory=lambda: np.zeros(0, bool))  # (T,); empty: none
+    outcome: Outcome = "unknown"
+    provenance: Mapping[str, str] = field(default_factory=dict)  # format, path, profile, operator, …
+
+    def __post_init__(self) -> None:
+        stamps = np.array(self.stamps_ns, dtype=np.int64)
+        if stamps.ndim != 1 or not len(stamps):
+            raise InvalidValueError(f"{self._name} has stamps of shape {stamps.shape}; it needs one a step")
+        if np.any(np.diff(stamps) <= 0):
+            late = int(np.argmax(np.diff(stamps) <= 0)) + 1
+            raise InvalidValueError(f"{self._name}: the stamp of step {late} is not after the one before it")
+        length = len(stamps)
+        self._set("stamps_ns", read_only(stamps))
+        self._set("actions", self._floats("actions", (length, self.space.width)))
+        for name, shape in (
+            ("joint_positions", (length, None)),
+            ("poses", (length, 4, 4)),
+            ("gripper", (length,)),
+        ):
+            if getattr(self, name) is not None:
+                self._set(name, self._floats(name, shape))
+        self._check_ranges()
+        self._set("intervention", read_only(self._mask(length)))
+        self._set("images", MappingProxyType(dict(self.images)))
+        for camera, images in self.images.items():
+            if len(images) != length:
+                raise InvalidValueError(
+                    f"{self._name}: camera {camera!r} has {len(images)} images for {length} steps"
+                )
+        self._set("provenance", MappingProxyType(dict(self.provenance)))
+
+    @property
+    def _name(self) -> str:
+        return f"episode {self.id!r}"
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _floats(self, name: str, shape: tuple[int | None, ...]) -> Float:
+        return float_array(f"{self._name}: {name}", getattr(self, name), shape)
+
+    def _check_ranges(self) -> None:
+        if not 0.0 < self.rate_hz <= 1000.0:
+            raise InvalidValueError(f"{self._name}: rate is {self.rate_hz} Hz; it must lie within 0 .. 1000")
+        if self.outcome not in OUTCOMES:
+            raise InvalidValueError(f"{self._name}: outcome is {self.outcome!r}; choose from {OUTCOMES}")
+        if self.gripper is not None and (self.gripper.min() < 0.0 or self.gripper.max() > 1.0):
+            low, high = self.gripper.min(), self.gripper.max()
+            raise InvalidValueError(f"{self._name}: gripper spans {low} .. {high}; it must lie within 0 .. 1")
+        if self.poses is not None:
+            rotation = self.poses[:, :3, :3]
+            error = np.abs(rotation @ np.swapaxes(rotation, 1, 2) - np.eye(3)).max(axis=(1, 2))
+            bad = (error > 1e-6) | (np.linalg.det(rotation) < 0)
+            if bad.any():
+                where = int(np.argmax(bad))
+                raise InvalidValueError(f"{self._name}: poses[{where}] does not hold a rotation matrix")
+
+    def _mask(self, length: int) -> Bool:
+        mask = np.array(self.intervention, dtype=np.bool_)
+        if not mask.size:
+            return np.zeros(length, np.bool_)
+        if mask.shape != (length,):
+            raise InvalidValueError(
+                f"{self._name}: intervention has shape {mask.shape}; it must be ({length},)"
+            )
+        return mask
+
+    def __len__(self) -> int:
+        return len(self.stamps_ns)
+
+    def __iter__(self) -> Iterator[Step]:
+        return (self.step(i) for i in range(len(self)))
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first observation to the end of the last step."""
+        return float(self.stamps_ns[-1] - self.stamps_ns[0]) * 1e-9 + 1.0 / self.rate_hz
+
+    def observation(self, index: int) -> Observation:
+        """Return what the robot saw at step ``index``: the value that live code makes.
+
+        Raises ``InvalidValueError`` if the episode has no instruction or no camera.
+        """
+        return Observation(
+            stamp_ns=int(self.stamps_ns[index]),
+            images={camera: images[index] for camera, images in self.images.items()},
+            instruction=self.instruction,
+            joint_positions=None if self.joint_positions is None else self.joint_positions[index],
+            pose=None if self.poses is None else Pose.from_matrix(self.poses[index]),
+            gripper=None if self.gripper is None else float(self.gripper[index]),
+        )
+
+    def step(self, index: int) -> Step:
+        """Return step ``index`` with its observation and the action commanded after it."""
+        return Step(
+            observation=self.observation(index),
+            action=self.actions[index],
+            intervention=bool(self.intervention[index]),
+            is_first=index == 0,
+            is_last=index == len(self) - 1,
+        )
+
+    def index_at(self, stamp_ns: int) -> int:
+        """Return the last step whose observation is not newer than ``stamp_ns``.
+
+        Raises ``InvalidValueError`` if ``stamp_ns`` lies before the first step.
+        """
+        index = int(np.searchsorted(self.stamps_ns, stamp_ns, side="right")) - 1
+        if index < 0:
+            raise InvalidValueError(f"{self._name} begins at {self.stamps_ns[0]} ns, after {stamp_ns} ns")
+        return index
+
+    def measured_deltas(self) -> Float:
+        """Return what the arm did in each step, in the action space's terms, (T-1, D).
+
+        Translation and rotation between consecutive measured poses, along the axes of
+        ``space.frame``. The gripper stays the commanded one: a measured gripper stalls on what it
+        grasps. The last step has no successor and no delta. Raises ``InvalidValueError`` without
+        poses.
+        """
+        if self.poses is None:
+            raise InvalidValueError(f"{self._name} has no measured poses to take differences of")
+        return np.concatenate([pose_deltas(self.poses, self.space), self.actions[:-1, 6:]], axis=1)
+
+    def with_measured_actions(self) -> Episode:
+        """Return the episode with ``measured_deltas`` as its actions; one step shorter."""
+        return replace(self.slice(0, len(self) - 1), actions=self.measured_deltas())
+
+    def with_cameras(self, cameras: Sequence[str]) -> Episode:
+        """Return the episode with only these cameras; raises ``InvalidValueError`` listing what there is."""
+        if missing := sorted(set(cameras) - set(self.images)):
+            raise InvalidValueError(f"{self._name} has no camera {missing}; it has {sorted(self.images)}")
+        return replace(self, images={camera: self.images[camera] for camera in cameras})
+
+    def slice(self, start: int, stop: int) -> Episode:
+        """Return steps ``start`` .. ``stop`` (exclusive) as an episode; images stay lazy."""
+        keep = slice(start, stop)
+
+        def cut(array: Float | None) -> Float | None:
+            return None if array is None else array[keep]
+
+        return replace(
+            self,
+            stamps_ns=self.stamps_ns[keep],
+            images={camera: _Window(images, start, stop) for camera, images in self.images.items()},
+            actions=self.actions[keep],
+            joint_positions=cut(self.joint_positions),
+            poses=cut(self.poses),
+            gripper=cut(self.gripper),
+            intervention=self.intervention[keep],
+        )
+
+
+def pose_deltas(poses: Float, space: ActionSpace) -> Float:
+    """Return the motions (T-1, 6) between consecutive ``poses`` (T, 4, 4) in ``space``'s convention.
+
+    Base frame: translation along the base axes, rotation R' Rᵀ about the tool point. Tool frame:
+    both along the tool's axes, Rᵀ (p' - p) and Rᵀ R'.
+    """
+    rotation, position = poses[:, :3, :3], poses[:, :3, 3]
+    before, after = rotation[:-1], rotation[1:]
+    move = np.diff(position, axis=0)
+    turn = after @ np.swapaxes(before, 1, 2)
+    if space.frame == "tool":
+        move = np.einsum("tji,tj->ti", before, move)
+        turn = np.swapaxes(before, 1, 2) @ after
+    angles = (
+        transform_matrix_to_euler(turn) if space.rotation == "euler_xyz" else transform_matrix_to_rotvec(turn)
+    )
+    return np.concatenate([move, angles], axis=1)
+
+
+class _Window:
+    """Part of an image sequence, without touching the rest."""
+
+    def __init__(self, images: ImageSequence, start: int, stop: int) -> None:
+        self._images = images
+        self._range = range(len(images))[start:stop]
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    def __getitem__(self, index: int) -> Image:
+        return self._images[self._range[index]]
+
+    def encoded(self, index: int) -> bytes | None:
+        """Return image ``index`` as it is stored, or None where the source holds pixels."""
+        encoded = getattr(self._images, "encoded", None)
+        return None if encoded is None else cast("bytes | None", encoded(self._range[index]))

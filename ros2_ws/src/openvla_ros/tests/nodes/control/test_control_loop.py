@@ -1,0 +1,118 @@
+"""The control loop keeps the collector out of its periods, and says why it stalled."""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
+
+from openvla_ros.nodes.control import realtime
+from openvla_ros.nodes.control.garbage_rounds import GarbageRounds
+from openvla_ros.nodes.control.stall_watch import Accounts, StallWatch, explain
+
+BEFORE = Accounts(10.0, 1.0, 5.0, 0.1, 0.2, 0.01, 3, 7)
+
+
+def after(**changes: float) -> Accounts:
+    """Return the accounts 0.2 s later, with these differences."""
+    differences = {"wall": 0.2, **changes}
+    return replace(BEFORE, **{key: getattr(BEFORE, key) + value for key, value in differences.items()})
+
+
+@pytest.mark.parametrize(
+    ("changes", "waited_s", "words"),
+    [
+        ({"ready": 0.18, "preempted": 4}, 0.0, "0.180 s without a processor, taken off it 4 times"),
+        ({"ready": 0.18}, 0.0, "permit real-time priority"),
+        ({"ready_callbacks": 0.15}, 0.0, "0.150 s of the callbacks' thread without a processor"),
+        ({"collecting": 0.09, "computing": 0.1, "process": 0.1}, 0.0, "0.090 s of garbage collection"),
+        ({"process": 0.19}, 0.0, "0.190 s of callbacks' work; send smaller messages"),
+        ({"computing": 0.17, "process": 0.17}, 0.0, "0.170 s of its own work"),
+        ({"process": 0.19}, 0.18, "0.180 s behind another thread in the controller's core"),
+        ({"disk_faults": 2}, 0.0, "2 pages had to be read from disk; free memory"),
+        ({}, 0.0, "it was suspended, or the machine stood still"),
+    ],
+)
+def test_where_the_time_went_is_said(changes, waited_s, words):
+    assert words in explain(BEFORE, after(**changes), waited_s)
+
+
+def test_the_largest_share_comes_first_and_small_ones_are_left_out():
+    said = explain(BEFORE, after(ready=0.05, process=0.14, computing=0.01, collecting=0.01), 0.0)
+    assert said.startswith("0.130 s of callbacks' work, 0.050 s without a processor")
+    assert "garbage" not in said
+
+
+def test_a_thread_that_computed_too_long_says_so():
+    watch = StallWatch(0.05)
+    assert watch.lap() == ""
+    end = time.thread_time() + 0.1
+    while time.thread_time() < end:
+        pass
+    said = watch.lap()
+    assert "of its own work" in said
+    assert watch.newest == said
+    assert watch.lap() == ""
+    watch.close()
+
+
+def test_the_collector_runs_when_told_to_and_is_given_back():
+    rounds = GarbageRounds()
+    rounds.start()
+    try:
+        assert not gc.isenabled()
+        gc.collect()
+        assert rounds.total_s > 0.0
+        assert rounds.longest_s <= rounds.total_s
+    finally:
+        rounds.stop()
+    assert gc.isenabled()
+
+
+LOOP = """
+import gc, json, time
+from openvla_ros.nodes.control.control_loop import ControlLoop
+from rclpy.clock import Clock, ClockType
+
+loop = ControlLoop(0.01, lambda: None, Clock(clock_type=ClockType.STEADY_TIME), False)
+loop.start()
+time.sleep(0.1)
+values, collecting = loop.health().values, gc.isenabled()
+said = {"values": values, "collecting": collecting, "ended": loop.stop(), "given_back": gc.isenabled()}
+print(json.dumps(said))
+"""
+
+
+def test_the_loop_says_what_the_kernel_granted_and_gives_the_collector_back():
+    # In a process of its own: what is granted here would be granted to every test after it.
+    done = subprocess.run(
+        [sys.executable, "-c", LOOP], capture_output=True, text=True, timeout=60, check=True
+    )
+    said = json.loads(done.stdout)
+    assert not said["collecting"]
+    assert said["ended"]
+    assert said["given_back"]
+    values = said["values"]
+    assert values["scheduling"].startswith(("real-time", "ordinary"))
+    assert values["memory"].startswith(("locked", "not locked"))
+    assert values["niceness"]
+
+
+def test_without_permission_nothing_is_locked_and_the_remedy_is_named(monkeypatch):
+    monkeypatch.setattr(realtime, "_may_lock", lambda: False)
+    monkeypatch.setattr(realtime.resource, "getrlimit", lambda _: (8 << 20, 8 << 20))
+    assert "unlimited memlock" in realtime.lock_memory()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    monkeypatch.setattr(os, "setpriority", refuse)
+    assert "rtprio" in realtime.ask_for_realtime(40)
+    assert "nice limit" in realtime.ask_for_niceness()

@@ -1,0 +1,220 @@
+"""Another adapter into a loaded policy, and into the running node: taken, refused, never half taken."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.generated_episodes import make_episode
+from support.tiny_training_run import PROFILE, make_base
+
+from openvla_ros.errors import CheckpointError, PolicyError
+from openvla_ros.manifest import Manifest, read_manifest, sha256_of_adapter, write_manifest
+from openvla_ros.model.checkpoints.lora_adapters import AdapterSet
+from openvla_ros.model.checkpoints.safetensors import digest_of_weights, load_model
+from openvla_ros.model.inference.checkpoint_files import read_transform
+from openvla_ros.model.inference.options import LoadOptions
+from openvla_ros.policy.openvla_policy import load_openvla_policy, swap_adapter, unload_adapter
+from openvla_ros.preprocessing.dataset_statistics import read_statistics
+from openvla_ros.profile import load_profile
+from openvla_ros.training.lora_layers import LowRankOptions, attach, factors, select_targets, write_adapter
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("base") / "small")
+
+
+def make_adapter(folder, base, seed, profile=PROFILE):
+    """An adapter that changes actions, with its manifest."""
+    folder.mkdir(parents=True)
+    network = load_model(base, dtype=torch.float32, progress=False)
+    targets, options = select_targets(network, None), LowRankOptions(rank=2, alpha=4.0)
+    attach(network, targets, options, seed)
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if name.endswith("lora_B"):
+                value.normal_(std=0.5, generator=torch.Generator().manual_seed(seed))
+    write_adapter(folder, factors(network), targets, options, str(base))
+    write_manifest(
+        folder,
+        Manifest(
+            base_model=str(base), base_revision=None, adapter_sha256=sha256_of_adapter(folder),
+            dataset_key="base", statistics=read_statistics(base / "dataset_statistics.json")["base"],
+            action_space=profile.space(), prompt_style="openvla", image_transform=read_transform(base),
+            center_crop=False, cameras=("primary",), robot=profile.name,
+        ),
+    )  # fmt: skip
+    return folder
+
+
+def actions(policy):
+    return policy.infer(make_episode(2).observation(0)).actions
+
+
+def test_a_swapped_policy_acts_as_one_that_was_loaded_with_the_adapter(base, tmp_path):
+    first, second = (make_adapter(tmp_path / f"a{seed}", base, seed) for seed in (1, 2))
+    policy = load_openvla_policy(base, PROFILE, adapter=first, options=LoadOptions(dtype=torch.float32))
+    swapped = swap_adapter(policy, base, second, PROFILE)
+    unload_adapter(swapped, policy.predictor.adapter)
+    fresh = load_openvla_policy(base, PROFILE, adapter=second, options=LoadOptions(dtype=torch.float32))
+    np.testing.assert_allclose(actions(swapped), actions(fresh), atol=1e-9)
+    assert str(second) in swapped.description
+    plain = swap_adapter(swapped, base, None, PROFILE)
+    bare = load_openvla_policy(base, PROFILE, options=LoadOptions(dtype=torch.float32))
+    np.testing.assert_allclose(actions(plain), actions(bare), atol=1e-9)
+    assert not np.allclose(actions(plain), actions(fresh))
+
+
+def spoil_robot(folder):
+    manifest = read_manifest(folder)
+    space = replace(manifest.action_space, frame="tool")
+    write_manifest(folder, replace(manifest, action_space=space))
+
+
+def spoil_weights(folder):
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8] + b"\x00" * 8)
+
+
+def spoil_manifest(folder):
+    (folder / "openvla_manifest.json").unlink()
+
+
+def spoil_prompt(folder):
+    write_manifest(folder, replace(read_manifest(folder), prompt_style="vicuna_v01"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (spoil_robot, "frame"),
+        (spoil_weights, "adapter_sha256"),
+        (spoil_manifest, "nothing says"),
+        (spoil_prompt, "prompt_style"),
+        (shutil.rmtree, "nothing says"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_the_old_adapter_acts_on(base, tmp_path, spoil, words):
+    good, bad = make_adapter(tmp_path / "good", base, 1), make_adapter(tmp_path / "bad", base, 2)
+    policy = load_openvla_policy(base, PROFILE, adapter=good, options=LoadOptions(dtype=torch.float32))
+    before = actions(policy)
+    spoil(bad)
+    with pytest.raises(CheckpointError, match=words):
+        swap_adapter(policy, base, bad, PROFILE)
+    np.testing.assert_array_equal(actions(policy), before)
+    assert policy.predictor.model.adapters.names == (policy.predictor.adapter,)
+
+
+def test_weights_that_blow_up_are_refused(base, tmp_path):
+    bad = make_adapter(tmp_path / "bad", base, 2)
+    weights = bad / "adapter_model.safetensors"
+    save_file({k: torch.full_like(v, float("nan")) for k, v in load_file(weights).items()}, weights)
+    write_manifest(bad, replace(read_manifest(bad), adapter_sha256=sha256_of_adapter(bad)))
+    policy = load_openvla_policy(base, PROFILE, options=LoadOptions(dtype=torch.float32))
+    before = actions(policy)
+    with pytest.raises(CheckpointError, match="not finite"):
+        swap_adapter(policy, base, bad, PROFILE)
+    np.testing.assert_array_equal(actions(policy), before)
+    assert policy.predictor.model.adapters.names == ()
+
+
+def test_an_adapter_of_another_base_is_refused_though_it_would_fit(base, tmp_path):
+    other = make_base(tmp_path / "other", seed=1)
+    bad = make_adapter(tmp_path / "bad", base, 2)
+    write_manifest(bad, replace(read_manifest(bad), base_weights=digest_of_weights(other)))
+    with pytest.raises(CheckpointError, match="beside other weights"):
+        load_openvla_policy(base, PROFILE, adapter=bad, options=LoadOptions(dtype=torch.float32))
+    right = replace(read_manifest(bad), base_weights=digest_of_weights(base))
+    write_manifest(bad, right)
+    load_openvla_policy(base, PROFILE, adapter=bad, options=LoadOptions(dtype=torch.float32))
+
+
+def test_the_digest_of_weights_is_that_of_any_copy(base, tmp_path):
+    copy = shutil.copytree(base, tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    save_file({k: v.bfloat16().double().float() for k, v in weights.items()}, copy / "model.safetensors")
+    assert digest_of_weights(copy) == digest_of_weights(base)
+    assert digest_of_weights(make_base(tmp_path / "other", seed=1)) != digest_of_weights(base)
+
+
+@pytest.mark.parametrize("where", ["add", "activate"])
+def test_without_memory_for_an_adapter_the_old_one_acts_on(base, tmp_path, monkeypatch, where):
+    good, second = make_adapter(tmp_path / "good", base, 1), make_adapter(tmp_path / "second", base, 2)
+    policy = load_openvla_policy(base, PROFILE, adapter=good, options=LoadOptions(dtype=torch.float32))
+    before, whole = actions(policy), getattr(AdapterSet, where)
+
+    def fails(adapters, name, *rest):
+        if name is not None and str(second) in name:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(adapters, name, *rest)
+
+    monkeypatch.setattr(AdapterSet, where, fails)
+    with pytest.raises(PolicyError, match="memory"):
+        swap_adapter(policy, base, second, PROFILE)
+    np.testing.assert_array_equal(actions(policy), before)
+    assert policy.predictor.model.adapters.names == (policy.predictor.adapter,)
+
+
+def test_back_on_the_base_the_crop_that_was_asked_for_stays(base, tmp_path):
+    good = make_adapter(tmp_path / "good", base, 1)
+    write_manifest(good, replace(read_manifest(good), center_crop=True))
+    policy = load_openvla_policy(base, PROFILE, adapter=good, options=LoadOptions(dtype=torch.float32))
+    assert policy.predictor.center_crop
+    assert swap_adapter(policy, base, None, PROFILE, center_crop=True).predictor.center_crop
+    assert not swap_adapter(policy, base, None, PROFILE).predictor.center_crop
+
+
+def test_only_a_model_takes_adapters(base):
+    policy = load_openvla_policy(base, PROFILE, options=LoadOptions(dtype=torch.float32))
+    policy.close()
+    with pytest.raises(PolicyError, match="closed"):
+        swap_adapter(policy, base, None, PROFILE)
+
+
+@pytest.mark.ros
+def test_the_running_node_takes_an_adapter_while_it_stands_and_reports_it(base, tmp_path, ros_domain):
+    pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
+    from rclpy.parameter import Parameter
+    from rclpy.parameter_client import AsyncParameterClient
+    from std_srvs.srv import Trigger
+    from test_policy_node import MODULE, NodeProcess, Robot
+
+    robot_profile = load_profile("sim_widowx")
+    good = make_adapter(tmp_path / "good", base, 1, robot_profile)
+    bad = make_adapter(tmp_path / "bad", base, 2, robot_profile)
+    spoil_robot(bad)
+    with Robot() as robot, NodeProcess(MODULE, {"policy": "openvla", "checkpoint": str(base)}) as node:
+        assert robot.until_task_says("nobody has said what to do", 120.0), node.output
+        parameters = AsyncParameterClient(robot.node, "policy")
+        service = robot.node.create_client(Trigger, "policy/reload_adapter")
+        assert robot.spin_until(service.service_is_ready)
+
+        def reload(folder):
+            done = parameters.set_parameters([Parameter("adapter", value=str(folder))])
+            assert robot.spin_until(done.done)
+            assert done.result().results[0].successful, done.result().results[0].reason
+            answer = service.call_async(Trigger.Request())
+            assert robot.spin_until(answer.done)
+            return answer.result()
+
+        def reported():
+            return {value.key: value.value for value in robot.status("task").values}.get("policy", "")
+
+        taken = reload(good)
+        assert taken.success, taken.message
+        assert float(taken.message.rpartition("after ")[2].removesuffix(" s")) > 0.0
+        assert robot.spin_until(lambda: str(good) in reported())
+        refused = reload(bad)
+        assert not refused.success
+        assert "frame" in refused.message
+        assert str(good) in refused.message
+        assert str(good) in reported()
+        robot.say("lift the cube")
+        assert robot.spin_until(lambda: any("lift the cube" in c.data for c in robot.current)), node.output
+        busy = reload(good)
+        assert not busy.success
+        assert "being carried out" in busy.message
+    assert "Traceback" not in node.output

@@ -1,0 +1,280 @@
+"""Whatever is sent, from whomever and whenever, no command ever leaves the limits.
+
+Random and adversarial chunks against the whole core: NaN, infinities, huge values, wrong widths,
+other spaces, time going backwards or standing still, duplicates, bursts, hand-overs, emergency stops,
+homing, broken joint states. The full count of a million runs under the ``slow`` marker.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from openvla_ros.profile import RobotProfile, load_profile
+from openvla_ros.robot.controller import ArmController
+from openvla_ros.robot.kinematics.chain import KinematicChain
+from openvla_ros.robot.kinematics.collision import SelfCollision, TableClearance
+from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimiter, MotionLimits
+from openvla_ros.robot.output import ControllerState
+from openvla_ros.robot.safety.chunk import ReceivedChunk
+from openvla_ros.robot.safety.motion import TABLE_TOLERANCE_M
+from openvla_ros.values.verdict import Reason
+
+PERIOD_NS = 10_000_000
+MOTION = ("positions", "velocities", "accelerations")
+OWNERS = ("policy", "teleoperation", "recovery")
+# Chunks for each tick of the loop: most are refused, and refusing is what is tested.
+BURST = 12
+
+
+class Limits:
+    """What every command is held to, computed apart from the controller."""
+
+    def __init__(self, profile: RobotProfile) -> None:
+        limits = profile.limits
+        self.profile = profile
+        self.lower, self.upper = np.array(limits.joint_lower), np.array(limits.joint_upper)
+        self.rates = [
+            np.array(x) for x in (limits.joint_velocity, limits.joint_acceleration, limits.joint_jerk)
+        ]
+        self.chain = KinematicChain.from_profile(profile.arm)
+        fingers = {profile.gripper.joint: profile.gripper.open_m}
+        known = (profile.arm.home, profile.arm.neutral, profile.arm.park)
+        self.collision = SelfCollision(self.chain, fingers, known)
+        self.table = TableClearance(self.chain, fingers, limits.table_height_m)
+
+    def check(self, runs: list[list[tuple[int, np.ndarray]]]) -> None:
+        """Hold runs of commands, stamp and (J,) each, to the limits."""
+        for run in runs:
+            if run:
+                self._check(np.array([stamp for stamp, _ in run]) * 1e-9, np.array([q for _, q in run]))
+
+    def _check(self, times: np.ndarray, commands: np.ndarray) -> None:
+        assert np.isfinite(commands).all()
+        assert np.all((commands >= self.lower) & (commands <= self.upper))
+        rate = commands
+        for order, limit in enumerate(self.rates[: len(commands) - 1], start=1):
+            # Divided differences: means of the derivative, however long each period is.
+            rate = order * np.diff(rate, axis=0) / (times[order:] - times[:-order])[:, None]
+            # Rounding of positions near 3 rad, magnified by the third difference, stays below 1e-6.
+            assert np.all(np.abs(rate) <= limit * (1 + 1e-6)), (order, np.abs(rate).max(axis=0) / limit)
+        frames = self.chain.frames(commands)
+        assert self.collision.margins(frames).min() > -1e-3
+        assert self.table.margins(frames).min() > -TABLE_TOLERANCE_M - 1e-3
+
+
+class Adversary:
+    """Sends all sorts of things to a controller, and moves the arm as it is commanded to."""
+
+    def __init__(self, profile: RobotProfile, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.profile = profile
+        self.space = profile.space()
+        self.controller = ArmController(profile)
+        self.q = np.array(profile.arm.neutral)
+        self.now_ns = 10**12
+        self.last: ReceivedChunk | None = None
+        self.heading = np.zeros(7)
+        self.sent = 0
+        self.accepted = 0
+        self.runs: list[list[tuple[int, np.ndarray]]] = [[]]  # a new one after the loop stood still
+        self.output = self.controller.tick(self.now_ns)
+        limits = MotionLimits.from_profile(profile.limits)
+        self.brake = MotionLimiter(limits, PERIOD_NS * 1e-9, target_stop_s=0.1)
+        self.gap = False  # whether joint states have stopped coming
+        self.outside_m = np.inf
+        self.led_outside = False
+
+    def chunk(self) -> ReceivedChunk:
+        rng, space = self.rng, self.space
+        if rng.random() < 0.05:  # a policy that keeps on going one way
+            self.heading = rng.uniform(space.lower, space.upper) * (rng.random() < 0.9)
+        count = int(rng.choice([1, 1, 1, 2, 8]))
+        values = np.tile(self.heading, (count, 1))
+        if rng.random() < 0.5:
+            values = rng.uniform(space.lower, space.upper, (count, 7))
+        good = ReceivedChunk(
+            space.names,
+            self.profile.action_frame_id(),
+            self.now_ns - int(rng.integers(0, 3 * 10**8)),
+            space.step_s,
+            values,
+        )
+        return self.spoil(good)
+
+    def spoil(self, good: ReceivedChunk) -> ReceivedChunk:
+        rng, values = self.rng, good.values.copy()
+        at = int(rng.integers(len(values))), int(rng.integers(7))
+        match int(rng.integers(18)):
+            case 0:
+                values[at] = rng.choice([np.nan, np.inf, -np.inf])
+            case 1:
+                values[at] = rng.choice([1e300, -1e9, 3.0, 0.2501, -0.0501])
+            case 2:
+                values = values[:, : int(rng.integers(7))]
+            case 3:
+                values = np.hstack([values, values])
+            case 4:
+                values = values[:0]
+            case 5:
+                return replace(good, names=good.names[::-1])
+            case 6:
+                return replace(good, frame_id="elsewhere")
+            case 7:
+                return replace(good, step_s=float(rng.choice([0.0, -1.0, np.nan, 1e-9, 10.0])))
+            case 8:
+                return replace(good, stamp_ns=self.now_ns + int(rng.integers(10**12)))
+            case 9:
+                return replace(good, stamp_ns=int(rng.integers(self.now_ns)))
+            case 10 if self.last is not None:
+                return self.last
+            case 11:
+                return replace(good, stamp_ns=-(2**62))
+            case _:
+                return good
+        return replace(good, values=values)
+
+    def disturb(self) -> None:
+        """Something that an operator, a driver or a clock may do, now and then."""
+        rng, controller = self.rng, self.controller
+        match int(rng.integers(1600)):
+            case 0:
+                controller.e_stop("adversary")
+            case 1:
+                controller.hold()
+            case 2 | 3:
+                controller.give_to(str(rng.choice(OWNERS)))
+            case 4:
+                controller.go_to(str(rng.choice(["home", "neutral", "park"])))
+            case 5:
+                self.now_ns -= int(rng.integers(10**10))
+            case 6:
+                controller.observe(rng.normal(0, 10, 3), None, None, self.now_ns, self.now_ns)
+            case 7:
+                controller.observe(np.full(len(self.q), np.nan), None, None, self.now_ns, self.now_ns)
+            case 8:
+                force, torque = rng.normal(0, 60, 3), rng.normal(0, 60, 3)
+                controller.observe_wrench(force, torque, self.now_ns, self.now_ns)
+            case 9:
+                self.gap = not self.gap  # joint states stop coming, or come again
+            case 10:
+                controller.observe(
+                    self.q + rng.normal(0, 0.3, len(self.q)), None, None, self.now_ns, self.now_ns
+                )
+            case _:
+                return
+        if rng.random() < 0.7:
+            controller.reset_e_stop()
+            controller.give_to(controller.tick(self.now_ns).owner)
+            controller.observe_wrench(np.zeros(3), np.zeros(3), self.now_ns, self.now_ns)
+            self.gap = False
+
+    def tick(self) -> None:
+        rng = self.rng
+        self.now_ns += PERIOD_NS if rng.random() < 0.97 else int(rng.integers(0, 5 * PERIOD_NS))
+        if rng.random() < 0.002:
+            self.stand_still(float(rng.uniform(0.05, 2.0)))
+        if not self.gap:
+            lag = self.q + rng.normal(0, 1e-3, len(self.q))
+            self.controller.observe(lag, None, None, self.now_ns, self.now_ns)
+        self.disturb()
+        owner = str(rng.choice(OWNERS)) if rng.random() < 0.1 else self.controller.tick(self.now_ns).owner
+        for _ in range(int(rng.integers(2 * BURST))):
+            chunk = self.chunk()
+            self.sent += 1
+            if self.controller.accept(chunk, owner, self.now_ns).commands:
+                self.last = chunk
+                self.accepted += 1
+        before, self.output = self.output, self.controller.tick(self.now_ns)
+        output = self.output
+        if output.counters.get(Reason.OVERRUN) != before.counters.get(Reason.OVERRUN):
+            self.runs.append([])
+        if output.joint_positions is not None:
+            # A tick that comes early repeats the command: only what changed is a step.
+            if output.at_rest or not np.array_equal(output.joint_positions, self.q):
+                if not self.runs[-1] and len(self.runs) > 1:
+                    self.check_resumption(output)
+                self.runs[-1].append((output.stamp_ns, np.array(output.joint_positions)))
+            self.q = np.array(output.joint_positions)
+        self.check(output)
+
+    def stand_still(self, seconds: float) -> None:
+        """Let the loop stand still: the arm brakes by itself, as the last command said."""
+        self.now_ns += round(seconds * 1e9)
+        if self.output.joint_positions is not None:
+            motion = JointMotion(*(np.array(getattr(self.output, f"joint_{k}")) for k in MOTION))
+            self.q = self.brake.stop_after(motion, seconds).position
+
+    def check_resumption(self, output) -> None:
+        """Check that the first command after the loop stood still is about where the arm is."""
+        limits = self.profile.limits
+        reach = np.array(limits.joint_velocity) * (0.05 + self.profile.arm_backend.lookahead_s)
+        assert np.all(np.abs(output.joint_positions - self.q) <= reach + limits.tracking_error_rad)
+
+    def check(self, output) -> None:
+        assert output.gripper_opening in (None, 0.0, 1.0)
+        if output.state is ControllerState.E_STOP:
+            assert output.verdict.reason is Reason.E_STOP
+        if output.joint_positions is None:
+            assert output.state in (ControllerState.IDLE, ControllerState.E_STOP, ControllerState.HOLDING)
+        else:
+            limit = np.array(self.profile.limits.joint_velocity)
+            assert np.all(np.abs(output.joint_velocities) <= limit)
+            self.check_workspace(output)
+
+    def check_workspace(self, output) -> None:
+        limits = self.profile.limits
+        position = output.tool.position
+        outside = np.maximum(limits.workspace_lower - position, position - limits.workspace_upper).max()
+        # Named poses and giving way may lead outside; from rest on, chunks may not.
+        if output.state in (ControllerState.HOMING, ControllerState.STOPPED):
+            self.led_outside = True
+        elif output.at_rest:
+            self.led_outside = False
+        if not self.led_outside and np.isfinite(self.outside_m):
+            assert outside <= max(limits.workspace_tolerance_m, self.outside_m) + 1e-4
+        self.outside_m = outside
+
+
+def profiles() -> list[RobotProfile]:
+    found = []
+    for name in ("sim_widowx", "sim_franka"):
+        base = load_profile(name)
+        for mode in ("streaming", "blocking"):
+            limits = replace(base.limits, wrench_n=80.0, wrench_nm=80.0)
+            found.append(
+                replace(base, name=f"{name}_{mode}", limits=limits, control=replace(base.control, mode=mode))
+            )
+    return found
+
+
+def attack(profile: RobotProfile, chunks: int, seed: int) -> None:
+    limits = Limits(profile)
+    total, accepted, round_ = 0, 0, 0
+    reasons: set[Reason] = set()
+    while total < chunks:
+        adversary = Adversary(profile, seed + 1000 * round_)
+        while adversary.sent < min(5000, chunks):
+            adversary.tick()
+        limits.check(adversary.runs)
+        total, accepted, round_ = total + adversary.sent, accepted + adversary.accepted, round_ + 1
+        reasons |= set(adversary.controller.tick(adversary.now_ns).counters)
+    # The attack is one only if the arm moved and everything was tried.
+    assert accepted >= (2 if profile.control.mode == "blocking" else total / 200)
+    assert np.ptp([q for run in adversary.runs for _, q in run], axis=0).max() > 0.05
+    assert reasons >= {
+        Reason.NOT_FINITE, Reason.STEP_BOUNDS, Reason.WIDTH, Reason.SPACE, Reason.TIMING, Reason.FUTURE,
+        Reason.STALE, Reason.OWNER, Reason.OVERRUN,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", profiles(), ids=lambda p: p.name)
+def test_twenty_thousand_adversarial_chunks_never_leave_the_limits(profile):
+    attack(profile, 5_000, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("profile", profiles(), ids=lambda p: p.name)
+def test_a_million_adversarial_chunks_never_leave_the_limits(profile):
+    attack(profile, 250_000, seed=10_000)
