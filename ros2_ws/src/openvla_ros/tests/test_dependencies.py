@@ -13,15 +13,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.import_graph import PACKAGE, packages_of_file, packages_to_import
+from support.import_graph import PACKAGE, SOURCE, packages_of_file, packages_to_import
+from support.shared_data import REPOSITORY
 
 import openvla_ros
 from openvla_ros.bringup.graph import GraphOptions, build_graph
 from openvla_ros.dependencies import NODE_NEEDS, POLICY_NEEDS, SOURCES, needed_for, require
 from openvla_ros.errors import MissingDependencyError
 
-SOURCE = PACKAGE.parent
-CHECKOUT = SOURCE.parents[2]
 ROS = {
     "rclpy", "action_msgs", "builtin_interfaces", "diagnostic_msgs", "geometry_msgs", "lifecycle_msgs",
     "rcl_interfaces", "rosgraph_msgs", "sensor_msgs", "std_msgs", "std_srvs", "trajectory_msgs",
@@ -113,7 +112,7 @@ def test_the_wheels_of_ros_are_those_of_package_xml():
 
 def test_every_pin_is_asked_for():
     pins = set(
-        names([line for line in (CHECKOUT / "constraints.txt").read_text().splitlines() if line[0] != "#"])
+        names([line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if line[0] != "#"])
     )
     asked = {name for found in setup_file().values() for name in found}
     indirect = {"accelerate", "mcap-ros2-support"}  # what bitsandbytes' and mcap's readers are tested with
@@ -213,8 +212,8 @@ def test_the_version_is_the_same_everywhere():
     version = openvla_ros.__version__
     for path in (SOURCE / "package.xml", SOURCE.parent / "openvla_interfaces" / "package.xml"):
         assert ElementTree.parse(path).getroot().findtext("version") == version, path
-    assert yaml.safe_load((CHECKOUT / "CITATION.cff").read_text())["version"] == version
-    released = re.findall(r"^## (\d+\.\d+\.\d+)", (CHECKOUT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"] == version
+    released = re.findall(r"^## (\d+\.\d+\.\d+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert released[0] == version
     assert "__version__" in (SOURCE / "setup.py").read_text()
     assert not re.search(r"version=.\d", (SOURCE / "setup.py").read_text())
@@ -232,6 +231,6 @@ def test_the_program_tells_its_version():
 
 def test_the_licence_is_there_as_the_manifest_says():
     assert manifest("license") == {"Apache-2.0"}
-    text = Path(CHECKOUT / "LICENSE").read_text()
+    text = Path(REPOSITORY / "LICENSE").read_text()
     assert "Apache License" in text
     assert "Version 2.0, January 2004" in text

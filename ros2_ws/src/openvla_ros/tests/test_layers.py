@@ -160,3 +160,15 @@ def test_the_core_never_imports_ros():
 @pytest.mark.parametrize("part", ["robot", "values", "profile"])
 def test_the_robot_side_never_imports_torch(part):
     check((*ROS, "torch", "transformers"), modules_of(part))
+
+
+def test_no_test_imports_another_test():
+    """What two tests share stands in ``tests/support``: any of them can be run alone."""
+    tests = Path(__file__).parent
+    found = [
+        f"{path.relative_to(tests)}: {line.strip()}"
+        for path in sorted(tests.rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.match(r"\s*(from|import) (test_|conftest)", line)
+    ]
+    assert found == []

@@ -9,7 +9,7 @@ import importlib.util
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from test_dependencies import SOURCE
+from support.import_graph import SOURCE
 
 MANIFESTS = [SOURCE / "package.xml", SOURCE.parent / "openvla_interfaces" / "package.xml"]
 

@@ -5,9 +5,9 @@ import sys
 from enum import Enum
 
 import pytest
-from test_dependencies import CHECKOUT
+from support.shared_data import REPOSITORY
 
-TOOLS = CHECKOUT / "tools"
+TOOLS = REPOSITORY / "tools"
 CURRENT = "differs from what the code says; run: make reference"
 
 
@@ -22,7 +22,7 @@ def writer():
 
 
 def committed(name: str) -> str:
-    return (CHECKOUT / "docs" / "reference" / name).read_text(encoding="utf-8")
+    return (REPOSITORY / "docs" / "reference" / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["profile.md", "commands.md", "verdicts.md"])
@@ -41,7 +41,7 @@ def test_what_real_nodes_show_is_current(writer, ros_domain):
 
 
 def test_every_page_is_in_the_index(writer):
-    pages = {path.name for path in (CHECKOUT / "docs" / "reference").glob("*.md")} - {"README.md"}
+    pages = {path.name for path in (REPOSITORY / "docs" / "reference").glob("*.md")} - {"README.md"}
     assert writer.index(pages) == committed("README.md")
 
 

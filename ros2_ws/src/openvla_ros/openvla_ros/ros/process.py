@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Protocol
 
 import rclpy
-from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.node import Node
 
@@ -24,7 +24,6 @@ from openvla_ros.dependencies import needed_for
 from openvla_ros.errors import OpenVLARosError
 from openvla_ros.ros.dds_check import warn_about_transport
 from openvla_ros.ros.guard import GuardedExecutor
-from openvla_ros.ros.lifecycle import LifecycleNode
 from openvla_ros.ros.start import start_ros
 
 # How long a signal may go unnoticed while no message and no timer wakes the executor.

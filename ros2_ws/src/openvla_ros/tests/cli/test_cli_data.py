@@ -5,20 +5,11 @@ import json
 import pytest
 from support.fake_recording import steady_run
 from support.generated_episodes import make_episode
-from typer.testing import CliRunner
+from support.openvla_program import run
 
-from openvla_ros.cli.program import app
 from openvla_ros.data.datasets.conversion import REPORT
 from openvla_ros.data.formats.hdf5 import Hdf5Writer
 from openvla_ros.errors import DatasetError
-
-
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from std_msgs.msg import String
-from test_policy_node import Robot, policy
+from support.fake_policy_peers import Robot, policy
 
 from openvla_ros.policy.answer_watch import AnswerWatch
 from openvla_ros.streams.instruction_filter import InstructionFilter

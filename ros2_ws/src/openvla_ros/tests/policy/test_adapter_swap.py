@@ -180,7 +180,8 @@ def test_the_running_node_takes_an_adapter_while_it_stands_and_reports_it(base, 
     from rclpy.parameter import Parameter
     from rclpy.parameter_client import AsyncParameterClient
     from std_srvs.srv import Trigger
-    from test_policy_node import MODULE, NodeProcess, Robot
+    from support.fake_policy_peers import MODULE, Robot
+    from support.node_processes import NodeProcess
 
     robot_profile = load_profile("sim_widowx")
     good = make_adapter(tmp_path / "good", base, 1, robot_profile)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_controller import FRANKA, ROBOTS, START_NS, WIDOWX, Bench, action, centre
+from support.controller_bench import FRANKA, ROBOTS, START_NS, WIDOWX, Bench, action, centre
 
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.motion.command_clock import CommandClock, Tick

@@ -11,6 +11,7 @@ from pathlib import Path
 import openvla_ros
 
 PACKAGE = Path(openvla_ros.__file__).parent
+SOURCE = PACKAGE.parent
 STANDARD = frozenset(sys.stdlib_module_names)
 
 

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from support.fake_recording import steady_run
 from support.generated_episodes import make_episode
+from support.openvla_program import run
 from support.shared_data import DATA
 from support.tiny_training_run import make_base
-from test_cli_data import run
 
 from openvla_ros.data.bags.mcap_reader import McapFile
 from openvla_ros.data.bags.recording_folder import Recordings

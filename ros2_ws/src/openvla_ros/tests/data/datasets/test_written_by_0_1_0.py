@@ -8,8 +8,8 @@ import pytest
 import torch
 from support.fake_recording import PROFILE
 from support.generated_episodes import assert_same_episode, make_episode
+from support.openvla_program import run
 from support.shared_data import DATA
-from test_cli_data import run
 
 from openvla_ros.data.datasets.open_dataset import SourceRequest
 from openvla_ros.errors import ChecksumError, DatasetError, ManifestError
