@@ -8,7 +8,7 @@ export LP_NUM_THREADS ?= 0
 
 .DEFAULT_GOAL := help
 BENCHMARKS := $(sort $(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py)))
-.PHONY: help setup reference demo loop paper-in-miniature test test-all fuzz fuzz-data lint clean $(BENCHMARKS)
+.PHONY: help setup reference demo loop paper-in-miniature test test-all fuzz fuzz-data peers lint clean $(BENCHMARKS)
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ fuzz: setup  ## unusual messages to every node over DDS: none may end, hang, or 
 
 fuzz-data: setup  ## damage every format that is read: nothing wrong may pass; ARGS='--times 200 --show'
 	@$(VENV)/python tools/fuzz_data.py $(ARGS)
+
+peers: setup  ## others' real programs beside this package; downloads; ARGS="--only NAME" for one
+	@$(VENV)/python tools/run_peers.py $(ARGS)
 
 lint: setup  ## ruff, and mypy in strict mode
 	@$(VENV)/ruff check . && $(VENV)/ruff format --check . && $(VENV)/mypy

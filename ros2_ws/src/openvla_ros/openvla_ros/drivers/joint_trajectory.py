@@ -13,11 +13,14 @@ from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.drivers.command import ArmCommand, GripperCommand
 from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
+from openvla_ros.drivers.trajectory_settings import Settings, SettingsQuery
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.motion.motion_limiter import MotionLimits
 from openvla_ros.robot.motion.streamed_trajectory import TrajectoryStream
 from openvla_ros.ros.messages import NS_PER_S, to_joint_trajectory
 from openvla_ros.ros.qos import COMMAND
+
+CONTROLLER = "joint trajectory controller"
 
 
 class JointTrajectoryArm:
@@ -27,11 +30,11 @@ class JointTrajectoryArm:
     late, or two at once, still says when to be where: the arm does not speed up to make up for it.
     """
 
-    def __init__(
-        self, node: Node, profile: RobotProfile, topic: str, taker: str = "joint trajectory controller"
-    ) -> None:
-        """``taker`` says in messages who should subscribe to ``topic``."""
+    def __init__(self, node: Node, profile: RobotProfile, topic: str, taker: str = CONTROLLER) -> None:
+        """``taker`` says in messages who should subscribe; a controller is asked for its settings."""
         self._node, self._joints, self._taker = node, profile.arm.joints, taker
+        self._query = SettingsQuery(node, topic) if taker == CONTROLLER else None
+        self._settings: Settings | None = None
         limits = MotionLimits.from_profile(profile.limits)
         self._stream = TrajectoryStream(limits, profile.arm_backend.lookahead_s)
         self._publisher = node.create_publisher(JointTrajectory, topic, COMMAND)
@@ -40,7 +43,16 @@ class JointTrajectoryArm:
         """Return ``None`` if a controller subscribes."""
         return missing_subscriber(self._node, self._publisher, self._taker)
 
-    connect = missing
+    def connect(self) -> str | None:
+        """As ``missing``; also asks the controller how it is set up, logs that, and refuses what steps."""
+        missing = self.missing()
+        if missing is not None or self._query is None:
+            return missing
+        settings = self._query.progress()
+        if settings is not None and settings is not self._settings:
+            self._node.get_logger().info(str(settings))
+        self._settings = settings
+        return None if settings is None else settings.problem
 
     def send(self, command: ArmCommand) -> None:
         """Publish the command and the stop after it."""

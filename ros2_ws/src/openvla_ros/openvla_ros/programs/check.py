@@ -15,6 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from openvla_ros.discovery.client import Session
 from openvla_ros.drivers.factory import make_arm_driver, make_gripper_driver
 from openvla_ros.drivers.probe import looking
+from openvla_ros.drivers.trajectory_settings import SettingsQuery
 from openvla_ros.errors import InvalidValueError, OpenVLARosError
 from openvla_ros.profile import CameraProfile, RobotProfile
 from openvla_ros.programs.clock_check import check_clock
@@ -100,6 +101,30 @@ def check_profile(profile: RobotProfile, session: Session, seconds: float) -> li
     findings += check_reporters(session.node, topic, joints, state.senders)
     findings += check_sole(session.node, profile)
     return findings
+
+
+def _listen(profile: RobotProfile, session: Session, seconds: float) -> Iterator[Finding]:
+    """Receive for ``seconds``; ask a joint trajectory controller meanwhile how it is set up."""
+    if profile.arm_backend.kind != "joint_trajectory":
+        session.spin_until(lambda: False, seconds)
+        return
+    query = SettingsQuery(session.node, profile.arm_backend.topic)
+
+    def ask() -> bool:
+        query.progress()
+        return False
+
+    session.spin_until(ask, seconds)
+    settings = query.settings
+    query.close()
+    if settings is None:
+        return  # nobody is there, which the back end's finding says, or it has no parameters
+    if settings.problem is not None:
+        yield Finding(
+            "error", "arm back end", settings.problem, f"correct {settings.controller}'s parameters"
+        )
+    else:
+        yield Finding("ok", "arm back end", str(settings))
 
 
 def _description(profile: RobotProfile) -> Iterator[Finding]:

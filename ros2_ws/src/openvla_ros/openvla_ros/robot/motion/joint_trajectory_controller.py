@@ -39,6 +39,8 @@ Release = Literal["humble", "jazzy", "kilted", "rolling"]
 RELEASES: tuple[Release, ...] = get_args(Release)
 # A last velocity below this counts as none: the rounding of a float, as in the original.
 LAST_VELOCITY = float(np.finfo(np.float32).eps)
+# The original counts whole nanoseconds: sums of seconds are compared to that many digits.
+NS_DIGITS = 9
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,11 +139,12 @@ class JointTrajectoryController:
 
     def update(self, now_s: float, measured: Waypoint) -> JointMotion:
         """Return what is commanded in the cycle at ``now_s``; ``measured`` is the arm's state now."""
+        now_s = round(now_s, NS_DIGITS)
         trajectory = self._to_install(now_s)
         if trajectory is not None:
             self._install(trajectory, now_s, measured)
         if self._running is not None:
-            self.command = self._sample(self._running, now_s + self.ahead_s)
+            self.command = self._sample(self._running, round(now_s + self.ahead_s, NS_DIGITS))
             self._commanded_s = now_s
         return self.command
 
@@ -173,7 +176,8 @@ class JointTrajectoryController:
         if acceleration is None and first.acceleration is not None:
             acceleration = np.zeros_like(position)
         points = [
-            Waypoint(start_s + p.time_s, p.position, p.velocity, p.acceleration) for p in trajectory.points
+            Waypoint(round(start_s + p.time_s, NS_DIGITS), p.position, p.velocity, p.acceleration)
+            for p in trajectory.points
         ]
         self._running = (Waypoint(time_s, position, velocity, acceleration), *points)
 

@@ -107,3 +107,15 @@ def test_a_message_without_a_stamp_is_never_over():
 def test_joints_come_in_any_order():
     controller = receive(names=["b", "a"], positions=[[0.1, 0.3], [0.2, 0.4]])
     assert controller.update(11.0, Waypoint(11.0, np.zeros(2))).position == pytest.approx([0.4, 0.2])
+
+
+def test_times_are_compared_in_whole_nanoseconds():
+    # 1.108 s + 0.072 s is a hair more than 1.18 s in floating point; there the last point is reached.
+    controller = JointTrajectoryController(["a", "b"], [0.0, 0.0], 0.01, "humble", True)
+    state = Waypoint(1.07, np.zeros(2), np.zeros(2))
+    controller.receive(
+        ["a", "b"], [0.006, 0.072], [[0.1, 0.1], [0.2, 0.2]], [[], []], [[], []], 1.108, now_s=1.07
+    )
+    commands = [controller.update(1.0 + 0.01 * i, state) for i in range(7, 19)]
+    np.testing.assert_array_equal(commands[-1].position, [0.2, 0.2])
+    np.testing.assert_array_equal(commands[-1].velocity, [0.0, 0.0])
