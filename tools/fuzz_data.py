@@ -2,8 +2,8 @@
 
 Each format is damaged ``--times`` times in a seeded way (bits, blocks, truncation, whole files, swapped
 files, counts) and read on every path that a user has, each time in a separate process. Expected: refused
-with one of our errors, or read unchanged. Where a format has no checksum, as in files from elsewhere, a flipped bit can
-pass as a value; such cases have a column of their own.
+with one of our errors, or read unchanged. Where a format has no checksum, as in files from elsewhere, a
+flipped bit can pass as a value; such cases have a column of their own.
 
     python tools/fuzz_data.py [--times 60] [--seed 1] [--only NAME] [--show]
 """
