@@ -14,10 +14,10 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from openvla_ros.policy.answer_watch import AnswerWatch
 from std_msgs.msg import String
 from support.fake_policy_peers import Robot, policy
 
-from openvla_ros.policy.answer_watch import AnswerWatch
 from openvla_ros.streams.instruction_filter import InstructionFilter
 
 SECOND_NS = 1_000_000_000

@@ -1,7 +1,7 @@
 """An instruction ends once, for the reason that came first, and says it."""
 
+from openvla_ros.streams.assignment import Assignment, Outcome, StepReport
 from openvla_ros.streams.buffer import Refusal
-from openvla_ros.streams.instruction_run import Assignment, Outcome, StepReport
 
 STEP = StepReport(1, 0.01, 0.02, "ok", "")
 STALE = Refusal("stale_image", "camera 'primary': 3.000 s old")
