@@ -14,20 +14,19 @@ from functools import partial
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
-from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from openvla_ros.data.bags import cdr
 from openvla_ros.discovery.sole_watch import SoleWatch, camera_topics
 from openvla_ros.errors import MissingDependencyError, OpenVLARosError, PolicyError
 from openvla_ros.nodes.instruction_server import InstructionServer
-from openvla_ros.nodes.policy_health import PolicyHealth
+from openvla_ros.nodes.policy_outputs import PolicyOutputs
 from openvla_ros.nodes.policy_parameters import PolicyParameters
 from openvla_ros.policy.factory import load_policy
+from openvla_ros.policy.policy_health import PolicyHealth
 from openvla_ros.policy.running_policy import Question, RunningPolicy
 from openvla_ros.profile import load_profile
 from openvla_ros.robot.kinematics.chain import KinematicChain
@@ -35,7 +34,7 @@ from openvla_ros.ros import process, qos
 from openvla_ros.ros.diagnostics import DiagnosticsPublisher
 from openvla_ros.ros.guard import GuardedLifecycleNode
 from openvla_ros.ros.image_messages import from_serialised
-from openvla_ros.ros.messages import LARGEST_INSTRUCTION_BYTES, from_stamp, to_chunk_message
+from openvla_ros.ros.messages import LARGEST_INSTRUCTION_BYTES, from_stamp
 from openvla_ros.ros.parameters import declare, watch
 from openvla_ros.ros.scene_messages import from_markers
 from openvla_ros.ros.worker import Worker
@@ -65,12 +64,19 @@ class PolicyNode(GuardedLifecycleNode):
         self._worker: Worker[Question] | None = None
         self._server: InstructionServer | None = None
         self._server_problem = ""
-        self._holding: Future | None = None  # the controller's answer to the last hold
         self._scene: Scene | None = None
         self._pacer = self._settings.pacer(self._profile)
+        self._paced: Assignment | None = None  # whose images the pacer counts
         self._health = PolicyHealth(self._profile)
-        moment, limits = self._buffer.moment, self._settings.run_limits(self._profile)
-        self._run = InstructionRun(self, self.get_logger(), moment, self._health.refusals, limits)
+        frame_id = self._profile.action_frame_id()
+        self._outputs = PolicyOutputs(self, frame_id, self._drop_waiting, self._controller_answered)
+        self._run = InstructionRun(
+            self._outputs,
+            self.get_logger(),
+            self._buffer.moment,
+            self._health.refusals,
+            self._settings.run_limits(self._profile),
+        )
         self._sole = SoleWatch(self, camera_topics(self._profile))
         self._diagnostics = DiagnosticsPublisher(self, self._collect_health)
 
@@ -91,7 +97,7 @@ class PolicyNode(GuardedLifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin to act on instructions."""
         self._run.activate()
-        self._current.publish(String(data=""))  # whatever a process before this one has latched is over
+        self._outputs.announce("")  # whatever a process before this one has latched is over
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -104,12 +110,9 @@ class PolicyNode(GuardedLifecycleNode):
         self._release()
         for item in self._inputs:
             self.destroy_subscription(item)
-        for publisher in (self._chunks, self._current):
-            self.destroy_publisher(publisher)
         self.destroy_timer(self._timer)
         self.destroy_service(self._reload)
-        for client in (self._hold, self._take_over):
-            self.destroy_client(client)
+        self._outputs.disconnect()
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -123,11 +126,12 @@ class PolicyNode(GuardedLifecycleNode):
 
     def stop(self) -> None:
         """End the work; the controller's hold is the last thing that is said."""
-        self._holding = None
+        before = self._outputs.last_hold
         self._run.deactivate("the policy node is shutting down", self._now())
         self._release()
-        if self._holding is not None and self.executor is not None:
-            self.executor.spin_until_future_complete(self._holding, LAST_WORD_S)
+        hold = self._outputs.last_hold
+        if hold is not before and self.executor is not None:
+            self.executor.spin_until_future_complete(hold, LAST_WORD_S)
 
     def _release(self) -> None:
         if self._worker is not None and not self._worker.stop():
@@ -137,11 +141,8 @@ class PolicyNode(GuardedLifecycleNode):
         self._worker = self._policy = None
 
     def _connect(self) -> None:
-        self._chunks = self.create_publisher(JointTrajectory, "policy/action_chunk", qos.COMMAND)
-        self._current = self.create_publisher(String, "policy/instruction", qos.LATCHED)
+        self._outputs.connect()
         self._reload = self.create_service(Trigger, "policy/reload_adapter", self._reload_adapter)
-        self._hold = self.create_client(Trigger, "controller/hold")
-        self._take_over = self.create_client(Trigger, "controller/give_to_policy")
         subscribe, longest = self.create_subscription, LARGEST_INSTRUCTION_BYTES
         self._run.listen(self._now())
         hear_latched, hear = partial(self._instruction, True), partial(self._instruction, False)
@@ -174,29 +175,6 @@ class PolicyNode(GuardedLifecycleNode):
             kind, f"camera/{camera.name}/image_raw", receive, qos.NEWEST_IN, raw=True
         )
 
-    # What an instruction does to the world: any thread
-
-    def announce(self, instruction: str) -> None:
-        """Say what is carried out from now on; drop work that waits for the instruction before."""
-        if instruction:  # begins: on the executor's thread, as everything else that the pacer serves
-            self._pacer.reset()
-        if self._worker is not None:
-            self._worker.clear()
-        self._current.publish(String(data=instruction))
-
-    def hold(self) -> None:
-        """Ask the controller to hold the arm, if there is one."""
-        if self._hold.service_is_ready():
-            self._holding = self._hold.call_async(Trigger.Request())
-
-    def take_over(self, assignment: Assignment) -> bool:
-        """Ask the controller for the arm; return whether it is there to answer."""
-        if not self._take_over.service_is_ready():
-            return False
-        future = self._take_over.call_async(Trigger.Request())
-        future.add_done_callback(partial(self._taken_over, assignment))
-        return True
-
     # Another adapter: the executor's thread
 
     def _reload_adapter(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -227,18 +205,6 @@ class PolicyNode(GuardedLifecycleNode):
     def _see_scene(self, message: MarkerArray) -> None:
         self._scene = from_markers(message)
 
-    def _image(self, camera: str, leads: bool, type_name: str, message: bytes) -> None:
-        stamp_ns, now_ns = cdr.header_stamp_ns(message), self._now_ns()
-        self._health.cameras[camera].received(stamp_ns, now_ns)
-        self._buffer.put_image(camera, stamp_ns, partial(from_serialised, type_name, message))
-        assignment = self._run.acting_on(stamp_ns)
-        if not leads or assignment is None:
-            return
-        if self._pacer.due(stamp_ns):
-            self._consider(assignment)
-        else:
-            self._renew(assignment, stamp_ns)
-
     def _joint_state(self, message: JointState) -> None:
         stamp_ns = from_stamp(message.header.stamp)
         if self._buffer.put_joint_state(stamp_ns, message.name, message.position):
@@ -251,11 +217,6 @@ class PolicyNode(GuardedLifecycleNode):
         reason = next((v.value for v in message.values if v.key == "reason"), message.message)
         is_state = any(v.key == "kind" and v.value == "state" for v in message.values)
         self._run.controller_said(reason, message.message, is_state, self._now())
-
-    def _taken_over(self, assignment: Assignment, future: Future) -> None:
-        answer = future.result()
-        refused = answer is not None and not answer.success
-        self._run.controller_answered(assignment, answer.message if refused else None, self._now())
 
     def _success(self, message: Bool) -> None:
         if message.data:
@@ -270,10 +231,30 @@ class PolicyNode(GuardedLifecycleNode):
     def _end(self, assignment: Assignment, outcome: Outcome, message: str) -> None:
         self._run.end(assignment, outcome, message, self._now())
 
+    def _controller_answered(self, assignment: Assignment, refusal: str | None) -> None:
+        self._run.controller_answered(assignment, refusal, self._now())
+
+    # Images: the executor's thread
+
+    def _image(self, camera: str, leads: bool, type_name: str, message: bytes) -> None:
+        stamp_ns, now_ns = cdr.header_stamp_ns(message), self._now_ns()
+        self._health.cameras[camera].received(stamp_ns, now_ns)
+        self._buffer.put_image(camera, stamp_ns, partial(from_serialised, type_name, message))
+        assignment = self._run.acting_on(stamp_ns)
+        if not leads or assignment is None:
+            return
+        if assignment is not self._paced:
+            self._paced = assignment
+            self._pacer.reset()
+        if self._pacer.due(stamp_ns):
+            self._consider(assignment)
+        else:
+            self._renew(assignment, stamp_ns)
+
     def _consider(self, assignment: Assignment) -> None:
         """Offer the newest moment to the worker, unless there is none to act on."""
         assert self._worker is not None
-        moment = self._run.look(assignment, self._chunks.get_subscription_count() > 0, self._now())
+        moment = self._run.look(assignment, self._outputs.listened, self._now())
         if moment is not None:
             self._worker.put(Question(assignment, moment))
 
@@ -287,6 +268,10 @@ class PolicyNode(GuardedLifecycleNode):
             self._run.looked(self._now())
             self._pacer.passed(stamp_ns)
 
+    def _drop_waiting(self) -> None:
+        if self._worker is not None:
+            self._worker.clear()
+
     # Inference: the worker's thread
 
     def _infer(self, question: Question) -> None:
@@ -296,8 +281,7 @@ class PolicyNode(GuardedLifecycleNode):
         if chunk is None:
             return
         inference_s = time.perf_counter() - began
-        publish = partial(self._chunks.publish, to_chunk_message(chunk, self._profile.action_frame_id()))
-        stamp_ns = chunk.observation_stamp_ns
+        publish, stamp_ns = self._outputs.publisher_of(chunk), chunk.observation_stamp_ns
         age_s = self._run.send(question.assignment, publish, self._now, stamp_ns, inference_s)
         if age_s is not None:
             self._health.inference.add(inference_s)
