@@ -81,9 +81,7 @@ def test_an_image_that_has_aged_while_stages_were_recorded_is_not_acted_on():
     first = bench.begin("first")
     assert running.ask(question(first)) is None
     assert policy.calls == ["reset", "prepare first"]
-    assert bench.told("info")[-1].startswith(
-        "prompts as long as 'first' are new: stages recorded for them in"
-    )
+    assert "prompts as long as 'first' are new: stages recorded for them in" in bench.told("info")[-1]
     assert running.ask(question(first)) is not None
     assert running.ask(question(bench.begin("second"))) is not None
     assert policy.calls[-3:-1] == ["reset", "prepare second"]
@@ -132,9 +130,7 @@ def test_a_late_answer_ends_its_instruction():
     assert assignment.ending.message == "the policy did not answer for 1.00 s; the limit is 0.6 s"
 
 
-def test_an_adapter_waits_for_the_inference_in_progress_and_the_next_question_asks_the_new_policy(
-    monkeypatch,
-):
+def test_an_adapter_waits_for_the_inference_in_progress_and_the_next_question_is_the_new_ones(monkeypatch):
     inferring, may_end = threading.Event(), threading.Event()
 
     class SlowPolicy(ScriptedPolicy):

@@ -669,9 +669,9 @@ def test_a_policy_that_breaks_ends_the_instruction_and_waits_for_a_new_one(runni
 def test_between_instructions_means_that_none_is_in_force():
     bench = Bench()
     assignment = bench.begin()
-    with pytest.raises(PolicyError, match="'lift the cube' is being carried out; not now"):
-        with bench.run.between_instructions("not now"):
-            pytest.fail("an instruction is in force")
+    words = "'lift the cube' is being carried out; not now"
+    with pytest.raises(PolicyError, match=words), bench.run.between_instructions("not now"):
+        pytest.fail("an instruction is in force")
     bench.end(assignment)
     with bench.run.between_instructions("not now"):
         pass

@@ -9,6 +9,11 @@ from openvla_ros.values.health import ReasonCounter
 SECOND_NS = 1_000_000_000
 STALE = Refusal("stale_image", "camera 'primary': 3.000 s old")
 LIMITS = {"give_up_s": 5.0, "answer_s": 0.6, "look_s": 0.5}
+EPOCH_NS = 1_700_000_000 * SECOND_NS
+
+
+def in_ns(seconds):
+    return round(seconds * SECOND_NS)
 
 
 class Bench:
@@ -33,9 +38,10 @@ class Bench:
     # The clocks
 
     def now(self):
-        passed_ns = round(self.passed_s * SECOND_NS)
         return Instant(
-            7000 * SECOND_NS + passed_ns, 30.0 + self.passed_s, 1_700_000_000 * SECOND_NS + passed_ns
+            stamp_ns=in_ns(7000 + self.passed_s),
+            steady_s=30.0 + self.passed_s,
+            system_ns=EPOCH_NS + in_ns(self.passed_s),
         )
 
     def wait(self, seconds, ticks=True):
@@ -95,15 +101,14 @@ class Bench:
     def say(self, words, latched=False, published_s=None):
         """Publish an instruction now, or when ``published_s`` had passed on the publisher's clock."""
         published_s = self.passed_s if published_s is None else published_s
-        published_ns = 1_700_000_000 * SECOND_NS + round(published_s * SECOND_NS)
-        self.run.heard(words, published_ns, latched, self.now())
+        self.run.heard(words, EPOCH_NS + in_ns(published_s), latched, self.now())
 
     def look(self, assignment, listened=True):
         return self.run.look(assignment, listened, self.now())
 
     def send(self, assignment, inference_s=0.1, image_age_s=0.2, publish=None):
         """Try to send a chunk; the event ``chunk`` says that it went out."""
-        image_ns = self.now().stamp_ns - round(image_age_s * SECOND_NS)
+        image_ns = self.now().stamp_ns - in_ns(image_age_s)
         publish = publish or (lambda: self.events.append(("chunk", assignment.instruction)))
         return self.run.send(assignment, publish, self.now, image_ns, inference_s)
 
