@@ -106,11 +106,6 @@ class InstructionRun:
         self._absences = AbsenceWatch(limits.answer_s, limits.give_up_s)
         self._served: Assignment | None = None  # whose steps the policy remembers
 
-    @property
-    def current(self) -> Assignment | None:
-        """The instruction in force."""
-        return self._current
-
     def set_limits(self, limits: RunLimits) -> None:
         """Put other limits in force, for the instruction in progress too."""
         self._limits = limits

@@ -22,7 +22,7 @@ WATCHED_S, PATIENCE_S = 0.1, 10.0
 def test_a_beginning_is_announced_before_the_controller_is_asked_for_the_arm():
     bench = Bench()
     assignment = bench.begin()
-    assert bench.run.current is assignment
+    assert bench.current is assignment
     assert bench.events == [
         ("announce", "lift the cube"),
         ("info", "begins: 'lift the cube'"),
@@ -39,7 +39,7 @@ def test_an_ending_is_announced_and_holds_and_is_told_once(outcome):
     bench.passed_s += 4.0
     bench.events.clear()
     bench.end(assignment, outcome, "that is it")
-    assert bench.run.current is None
+    assert bench.current is None
     assert bench.events == [
         ("announce", ""),
         ("info", f"{outcome}: 'lift the cube': that is it"),
@@ -58,7 +58,7 @@ def test_what_is_not_in_force_ends_without_a_hold():
     bench.end(other, Outcome.REFUSED, "it was too long")
     assert bench.events == []
     assert other.ending.outcome is Outcome.REFUSED
-    assert bench.run.current is running
+    assert bench.current is running
 
 
 def test_a_new_instruction_replaces_the_one_before_without_a_hold():
@@ -67,14 +67,14 @@ def test_a_new_instruction_replaces_the_one_before_without_a_hold():
     bench.events.clear()
     newer = bench.begin("second")
     assert (older.ending.outcome, older.ending.message) == (Outcome.PREEMPTED, "replaced by 'second'")
-    assert bench.run.current is newer
+    assert bench.current is newer
     assert newer.ending is None
     assert bench.told("hold") == []
     assert bench.told("announce") == ["second"]
     assert bench.send(older) is None
     assert bench.send(newer) is not None
     bench.end(older)
-    assert bench.run.current is newer
+    assert bench.current is newer
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_what_cannot_begin_is_refused_and_leaves_everything_as_it_is(active, wor
     bench = Bench(active=active)
     assignment = bench.begin(words)
     assert (assignment.ending.outcome, assignment.ending.message) == (Outcome.REFUSED, why)
-    assert bench.run.current is None
+    assert bench.current is None
     assert bench.events == []
 
 
@@ -93,7 +93,7 @@ def test_an_empty_goal_does_not_end_the_instruction_in_force():
     bench = Bench()
     running = bench.begin()
     assert bench.begin("").ending.outcome is Outcome.REFUSED
-    assert bench.run.current is running
+    assert bench.current is running
 
 
 def test_deactivation_ends_the_instruction_and_lets_none_begin():
@@ -122,7 +122,7 @@ def test_deactivation_of_an_idle_node_sends_nothing():
 def test_the_topic_begins_an_instruction_that_ends_without_a_step_for_too_long():
     bench = Bench()
     bench.say("lift the cube")
-    current = bench.run.current
+    current = bench.current
     assert (current.instruction, current.is_goal) == ("lift the cube", False)
     assert (current.give_up_s, current.time_limit_s) == (LIMITS["give_up_s"], None)
 
@@ -130,31 +130,31 @@ def test_the_topic_begins_an_instruction_that_ends_without_a_step_for_too_long()
 def test_a_message_that_two_subscriptions_hear_counts_once():
     bench = Bench()
     bench.say("lift the cube", latched=True)
-    bench.end(bench.run.current)
+    bench.end(bench.current)
     bench.say("lift the cube", published_s=0.0)
-    assert bench.run.current is None
+    assert bench.current is None
     bench.passed_s += 1.0
     bench.say("lift the cube")
-    assert bench.run.current is not None
+    assert bench.current is not None
 
 
 def test_the_same_words_go_on_and_others_replace():
     bench = Bench()
     bench.say("lift the cube")
-    current = bench.run.current
+    current = bench.current
     bench.passed_s += 1.0
     bench.say("lift the cube")
-    assert bench.run.current is current
+    assert bench.current is current
     bench.passed_s += 1.0
     bench.say("put it down")
     assert current.ending.outcome is Outcome.PREEMPTED
-    assert bench.run.current.instruction == "put it down"
+    assert bench.current.instruction == "put it down"
 
 
 def test_an_empty_instruction_stops():
     bench = Bench()
     bench.say("lift the cube")
-    current = bench.run.current
+    current = bench.current
     bench.passed_s += 1.0
     bench.say(" ")
     assert (current.ending.outcome, current.ending.message) == (
@@ -171,7 +171,7 @@ def test_an_empty_instruction_stops():
 def test_a_latched_instruction_from_before_does_not_begin_and_everybody_is_told_why():
     bench = Bench()
     bench.say("lift the cube", latched=True, published_s=-2.0)
-    assert bench.run.current is None
+    assert bench.current is None
     assert bench.told("announce") == []
     why = "instruction 'lift the cube' was ignored: it was given 2.0 s before this policy began to listen"
     assert bench.told("warning") == [f"{why}; waiting for a new instruction"]
@@ -179,22 +179,22 @@ def test_a_latched_instruction_from_before_does_not_begin_and_everybody_is_told_
         "warn", f"does not act: waits for a new instruction; {why}",
     )  # fmt: skip
     bench.say("lift the cube", latched=True)
-    assert bench.run.current is not None
-    bench.end(bench.run.current)
+    assert bench.current is not None
+    bench.end(bench.current)
     assert bench.health().message == "does not act: nobody has said what to do"
 
 
 def test_a_publisher_whose_clock_is_ahead_may_be_an_old_one():
     bench = Bench()
     bench.say("lift the cube", latched=True, published_s=4.0)
-    assert bench.run.current is None
+    assert bench.current is None
     assert "its publisher's clock is 4.0 s ahead" in bench.health().message
 
 
 def test_resuming_counts_a_latched_instruction_from_before():
     bench = Bench(resume=True)
     bench.say("lift the cube", latched=True, published_s=-2.0)
-    assert bench.run.current is not None
+    assert bench.current is not None
 
 
 def test_an_empty_latched_instruction_from_before_stops_too():
@@ -209,7 +209,7 @@ def test_listening_anew_makes_what_was_said_before_old():
     bench.passed_s = 10.0
     bench.run.listen(bench.now())
     bench.say("lift the cube", latched=True, published_s=9.0)
-    assert bench.run.current is None
+    assert bench.current is None
     assert "1.0 s before" in bench.health().message
 
 
@@ -217,7 +217,7 @@ def test_an_old_instruction_beside_one_in_force_is_ignored_and_leaves_no_reason_
     bench = Bench()
     assignment = bench.begin()
     bench.say("put it down", latched=True, published_s=-2.0)
-    assert bench.run.current is assignment
+    assert bench.current is assignment
     bench.end(assignment)
     assert bench.health().message == "does not act: nobody has said what to do"
 
@@ -226,18 +226,18 @@ def test_an_inactive_node_ignores_the_topic_and_says_that_it_must_be_said_again(
     bench = Bench(active=False)
     bench.say("lift the cube")
     bench.run.activate()
-    assert bench.run.current is None
+    assert bench.current is None
     assert "ignored: the policy node is not active" in bench.health().message
     bench.passed_s += 1.0
     bench.say("lift the cube")
-    assert bench.run.current is not None
+    assert bench.current is not None
 
 
 def test_beside_a_goal_the_topic_can_only_stop():
     bench = Bench()
     goal = bench.begin("lift the cube", is_goal=True)
     bench.say("put it down")
-    assert bench.run.current is goal
+    assert bench.current is goal
     assert bench.told("warning") == [
         "instruction 'put it down' was ignored: the goal 'lift the cube' is being carried out"
     ]
@@ -249,10 +249,10 @@ def test_beside_a_goal_the_topic_can_only_stop():
 def test_a_goal_replaces_what_the_topic_said():
     bench = Bench()
     bench.say("lift the cube")
-    by_topic = bench.run.current
+    by_topic = bench.current
     goal = bench.begin("put it down", is_goal=True)
     assert by_topic.ending.outcome is Outcome.PREEMPTED
-    assert bench.run.current is goal
+    assert bench.current is goal
 
 
 @pytest.mark.parametrize(("is_goal", "steps", "ends"), [(True, 1, True), (True, 0, False), (False, 1, False)])
@@ -303,7 +303,7 @@ def test_an_answer_for_the_instruction_before_gives_nothing_to_the_new_one():
     bench.run.controller_answered(older, None, bench.now())
     assert bench.look(newer) is None
     bench.run.controller_answered(older, "the e-stop is latched", bench.now())
-    assert bench.run.current is newer
+    assert bench.current is newer
     bench.run.controller_answered(newer, None, bench.now())
     assert bench.look(newer) is not None
 
@@ -492,7 +492,7 @@ def test_an_arm_that_had_to_stop_waits_for_a_new_instruction(happens, why):
     assert bench.send(assignment) is None
     bench.passed_s += 0.1
     bench.say("lift the cube")
-    assert bench.run.current is not None
+    assert bench.current is not None
     assert bench.health().message == "step 0 of 'lift the cube'"
 
 
@@ -503,7 +503,7 @@ def test_an_instruction_goes_on_after_that_where_it_is_asked_to_resume(happens, 
     bench.tick()
     bench.act(assignment)
     happens(bench, assignment)
-    assert bench.run.current is assignment
+    assert bench.current is assignment
     assert bench.told("hold") == []
     bench.act(assignment)
 
@@ -588,7 +588,7 @@ def test_a_late_answer_for_the_instruction_before_does_not_end_the_new_one():
     bench.passed_s += 1.0
     newer = bench.begin("second")
     bench.run.answered(older, bench.now())
-    assert bench.run.current is newer
+    assert bench.current is newer
     assert bench.told("hold") == []
 
 
@@ -756,7 +756,7 @@ def test_a_chunk_that_comes_while_another_instruction_begins_does_not_go_out():
     for thread in (sender, beginner):
         thread.join(PATIENCE_S)
     assert ages == [None]
-    assert bench.run.current.instruction == "second"
+    assert bench.current.instruction == "second"
 
 
 def test_the_clock_is_read_after_the_wait_for_the_lock():
@@ -780,9 +780,9 @@ def test_nothing_begins_while_somebody_works_between_instructions():
     with bench.run.between_instructions("not now"):
         beginner = in_thread(bench.begin)
         assert is_stuck(beginner)
-        assert bench.run.current is None
+        assert bench.current is None
     beginner.join(PATIENCE_S)
-    assert bench.run.current is not None
+    assert bench.current is not None
 
 
 def test_two_threads_that_end_the_same_instruction_end_it_once():

@@ -82,6 +82,11 @@ class Bench:
 
     # What happens to a run
 
+    @property
+    def current(self):
+        """The instruction in force."""
+        return self.run.acting_on(in_ns(1e6))
+
     def assignment(self, instruction="lift the cube", **options):
         return Assignment(
             instruction, self.now().steady_s, report=self.steps.append, ended=self.endings.append, **options
