@@ -5,6 +5,8 @@ A message names the bad value, where it came from, and the valid choices.
 
 from __future__ import annotations
 
+import re
+
 
 class OpenVLARosError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -68,3 +70,9 @@ class MissingDependencyError(OpenVLARosError):
 
 class ConformanceError(OpenVLARosError):
     """An implementation breaks its protocol: names what the contract says, what was got, and where."""
+
+
+def error_key(error: OpenVLARosError) -> str:
+    """Return the key under which an error of ours is counted: ``InvalidValueError`` → ``invalid_value``."""
+    words = re.findall("[A-Z][a-z]+", type(error).__name__.removesuffix("Error"))
+    return "_".join(words).lower()

@@ -100,7 +100,13 @@ class CameraNode(GuardedLifecycleNode):
         try:
             source, device, path = chosen_source(self._profile, p.source, p.device, p.path)
             options = CameraOptions(
-                source, device, path, p.pixel_format, p.depth, p.episode, p.episode_camera
+                source=source,
+                device=device,
+                path=path,
+                pixel_format=p.pixel_format,
+                depth=p.depth,
+                episode=p.episode,
+                episode_camera=p.episode_camera,
             )
             self._camera = load_camera(options, self._profile)
             self._calibration = read_calibration(Path(p.calibration)) if p.calibration else None

@@ -16,7 +16,7 @@ from rclpy.task import Future
 
 from openvla_ros.errors import MissingDependencyError
 from openvla_ros.ros.messages import LARGEST_INSTRUCTION_BYTES, from_duration, to_duration
-from openvla_ros.streams.instruction_run import Assignment, Ending, Outcome, StepReport
+from openvla_ros.streams.assignment import Assignment, Ending, Outcome, StepReport
 
 NAME = "execute_instruction"
 

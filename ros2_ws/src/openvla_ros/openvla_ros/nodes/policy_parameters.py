@@ -1,11 +1,17 @@
-"""What an operator sets of the policy node."""
+"""What an operator sets of the policy node, and what follows from it for a robot."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openvla_ros.policy.factory import DECODERS, POLICIES, QUANTIZATIONS
+from openvla_ros.policy.factory import DECODERS, POLICIES, QUANTIZATIONS, PolicyOptions
+from openvla_ros.profile import RobotProfile
 from openvla_ros.ros.parameters import parameter
+from openvla_ros.streams.instruction_run import RunLimits
+from openvla_ros.streams.throttle import Pacer
+
+# An image to act on is missed this much later than two periods of the policy.
+LOOK_GRACE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -61,3 +67,38 @@ class PolicyParameters:
         read_only=True,
     )
     autostart: bool = parameter(True, "configure and activate at start", read_only=True)
+
+    def options(self) -> PolicyOptions:
+        """Return what says which policy to load."""
+        return PolicyOptions(
+            policy=self.policy,
+            checkpoint=self.checkpoint,
+            unnorm_key=self.unnorm_key,
+            device=self.device,
+            dtype=self.dtype,
+            center_crop=self.center_crop,
+            offline=self.offline,
+            dataset=self.dataset,
+            episode=self.episode,
+            adapter=self.adapter,
+            address=self.address,
+            token_file=self.token_file,
+            timeout_s=self.answer_timeout_s,
+            decoder=self.decoder,
+            quantization=self.quantization,
+        )
+
+    def run_limits(self, profile: RobotProfile) -> RunLimits:
+        """Return how long something may stay away; a remote policy: while its robot goes on without it."""
+        control, remote = profile.control, self.policy == "remote"
+        return RunLimits(
+            give_up_s=self.give_up_s,
+            answer_s=max(control.chunk_max_age_s, control.hold_after_s) if remote else self.give_up_s,
+            look_s=2.0 / profile.action_space.rate_hz + LOOK_GRACE_S,
+            resume=self.resume_instruction,
+        )
+
+    def pacer(self, profile: RobotProfile) -> Pacer:
+        """Return what chooses the images of the first camera that are looked at."""
+        rate_hz = self.rate_hz or profile.action_space.rate_hz
+        return Pacer(self.steps_between_inferences / rate_hz, 1.0 / profile.cameras[0].rate_hz)

@@ -17,7 +17,6 @@ it ends the process on purpose.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import Counter
@@ -31,7 +30,7 @@ from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
-from openvla_ros.errors import FatalNodeError, OpenVLARosError
+from openvla_ros.errors import FatalNodeError, OpenVLARosError, error_key
 from openvla_ros.ros.fault import DETAIL_LENGTH, describe
 from openvla_ros.ros.lifecycle import LifecycleNode
 from openvla_ros.values.health import Health
@@ -117,12 +116,6 @@ class Guard:
             self._logger.error(text)
         else:
             self._logger.warning(text)
-
-
-def error_key(error: OpenVLARosError) -> str:
-    """Return the key under which an error of ours is counted: ``InvalidValueError`` → ``invalid_value``."""
-    words = re.findall("[A-Z][a-z]+", type(error).__name__.removesuffix("Error"))
-    return "_".join(words).lower()
 
 
 class _Guarded:
