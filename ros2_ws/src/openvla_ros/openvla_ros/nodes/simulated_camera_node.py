@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from openvla_ros.errors import InvalidValueError, ProfileError
+from openvla_ros.nodes.simulation.simulation_topics import COORDINATES_PERIOD_S
 from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.ros import process, qos
 from openvla_ros.ros.diagnostics import DiagnosticsPublisher
@@ -26,8 +27,6 @@ from openvla_ros.sim.tasks import find_task
 from openvla_ros.sim.world import SimulatedRobot
 from openvla_ros.streams.throttle import Pacer
 from openvla_ros.values.health import Health, LatencyHealth, ReasonCounter, StreamHealth
-
-COORDINATES_PERIOD_S = 0.02  # how often the simulation publishes what there is to draw
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class Authority:
     def __init__(self, owner: Owner) -> None:
         self.owner: Owner = checked_owner(owner)
         self.latched: SafetyVerdict | None = None
+        self.rivals: str | None = None  # who else commands the arm, in words
 
     def judge(self, source: str) -> SafetyVerdict | None:
         """Return why ``source`` may not move the arm now, or None if it may."""

@@ -1,1 +1,1 @@
-"""What keeps the control threads on time and lets a stop go first."""
+"""What the controller node is made of: threads on time, a stop that goes first, verdicts, drivers, health."""

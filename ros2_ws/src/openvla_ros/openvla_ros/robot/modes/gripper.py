@@ -19,3 +19,7 @@ class GripperSwitch:
             self.opening = 1.0
         elif opening < self._threshold - margin or self.opening is None:
             self.opening = 0.0
+
+    def forget(self) -> None:
+        """Forget what was asked for, as after a start."""
+        self.opening = None
