@@ -11,10 +11,11 @@ import cv2
 
 from openvla_ros.cameras.protocol import Frame, Intrinsics
 from openvla_ros.errors import DeviceError, InvalidValueError
+from openvla_ros.values.time import NS_PER_S, nanoseconds
 
 NS_PER_MS = 1_000_000
 # A driver's own stamp is believed if it lies at most so far back.
-LONGEST_TRANSFER_NS = 1_000_000_000
+LONGEST_TRANSFER_NS = NS_PER_S
 
 
 class Capture(Protocol):
@@ -36,7 +37,7 @@ def wait_video4linux(capture: Any, timeout_s: float) -> bool:
     """Return whether an image arrived within ``timeout_s``; ``read`` alone would wait ten seconds."""
     ready: Sequence[int]
     try:
-        found, ready = cv2.VideoCapture.waitAny([capture], timeoutNs=int(timeout_s * 1e9))
+        found, ready = cv2.VideoCapture.waitAny([capture], timeoutNs=nanoseconds(timeout_s))
     except cv2.error as error:  # the device is gone
         raise DeviceError(f"waiting for an image failed: {error.err}") from error
     return bool(found and len(ready))

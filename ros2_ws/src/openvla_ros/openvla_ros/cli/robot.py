@@ -66,12 +66,12 @@ def check(
 
       openvla check my_robot.yaml --seconds 10 --json
     """
-    from openvla_ros.discovery.client import Session
+    from openvla_ros.discovery.client import RobotClient
     from openvla_ros.programs.check import check_profile
 
     profile = load_profile(robot)
-    with Session("profile_check", namespace, use_sim_time) as session:
-        findings = check_profile(profile, session, seconds)
+    with RobotClient("profile_check", namespace, use_sim_time) as client:
+        findings = check_profile(profile, client, seconds)
     if as_json:
         typer.echo(json.dumps({"robot": profile.name, "findings": [asdict(f) for f in findings]}))
     else:
@@ -106,7 +106,7 @@ def replay(
 
       openvla replay runs/2026-01-31 --robot widowx --start episode --json
     """
-    from openvla_ros.discovery.client import Session
+    from openvla_ros.discovery.client import RobotClient
     from openvla_ros.programs.replay_on_robot import Replay, Start
 
     if start not in STARTS:
@@ -116,9 +116,9 @@ def replay(
     if not 0 <= episode < len(episodes):
         raise DatasetError(f"{source} has episodes 0 .. {len(episodes) - 1}; there is no {episode}")
     console = Console(highlight=False, quiet=as_json)
-    with Session("replay", namespace, use_sim_time) as session, pressed_keys() as keys:
+    with RobotClient("replay", namespace, use_sim_time) as client, pressed_keys() as keys:
         console.print("space bar: emergency stop")
-        result = Replay(profile, episodes[episode], session).run(cast(Start, start), _latched(keys))
+        result = Replay(profile, episodes[episode], client).run(cast(Start, start), _latched(keys))
     if as_json:
         typer.echo(json.dumps(asdict(result)))
     else:
@@ -174,10 +174,10 @@ def _asking(service: str) -> Callable[..., None]:
     """Return the command that calls one service of the controller."""
 
     def command(namespace: Namespace = "") -> None:
-        from openvla_ros.discovery.client import Session
+        from openvla_ros.discovery.client import RobotClient
 
-        with Session(f"ask_{service}", namespace) as session:
-            typer.echo(session.ask_controller(service))
+        with RobotClient(f"ask_{service}", namespace) as client:
+            typer.echo(client.order(f"controller/{service}"))
 
     return command
 

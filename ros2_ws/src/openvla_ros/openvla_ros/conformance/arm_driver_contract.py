@@ -17,6 +17,7 @@ from openvla_ros.conformance.contract import Contract, timed
 from openvla_ros.drivers.command import ArmCommand, ArmDriver
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.values.arrays import Float
+from openvla_ros.values.time import seconds
 
 MEMBERS = {"missing": True, "connect": True, "send": True, "delivered": True}
 BLOCKING_S = 0.5  # a call that takes longer has waited for something
@@ -66,7 +67,7 @@ def _check_commands(commands: Sequence[ArmCommand]) -> None:
     if len(commands) < 2:
         raise InvalidValueError(f"{len(commands)} commands tell no pace; give at least 2")
     for last, command in pairwise(commands):
-        step_s = (command.stamp_ns - last.stamp_ns) * 1e-9
+        step_s = seconds(command.stamp_ns - last.stamp_ns)
         if abs(step_s - last.period_s) > 1e-3 * last.period_s:
             raise InvalidValueError(
                 f"a command follows {step_s:g} s after one whose period is {last.period_s:g} s"

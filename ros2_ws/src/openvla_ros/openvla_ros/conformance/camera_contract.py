@@ -10,6 +10,7 @@ from openvla_ros.cameras.protocol import Camera, Frame, Intrinsics
 from openvla_ros.conformance.contract import Contract, timed
 from openvla_ros.errors import DeviceError, InvalidValueError
 from openvla_ros.values.arrays import Image
+from openvla_ros.values.time import seconds
 
 MEMBERS = {
     "description": False, "playback_rate_hz": False, "intrinsics": False,
@@ -131,7 +132,7 @@ def _check_stamp(contract: Contract, frame: Frame, recording: bool) -> None:
     says = "stamp_ns says when light fell on the sensor, in nanoseconds since the epoch"
     if stamp is None:
         raise contract.broken("read", says, "stamp_ns=None from a device")
-    age_s = (time.time_ns() - stamp) * 1e-9
+    age_s = seconds(time.time_ns() - stamp)
     contract.require(-AHEAD_S <= age_s <= OLDEST_S, "read", says, f"a stamp {age_s:.3f} s before now")
 
 

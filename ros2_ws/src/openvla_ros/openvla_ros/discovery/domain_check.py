@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from openvla_ros.bringup.graph import Graph
-from openvla_ros.discovery.client import Session
+from openvla_ros.discovery.client import RobotClient
 from openvla_ros.discovery.endpoints import full_name, listed
 from openvla_ros.discovery.rival_watch import VERDICT
 from openvla_ros.errors import DeviceError
@@ -30,8 +30,8 @@ def refuse_if_there(graph: Graph, listen_s: float = LISTEN_S) -> None:
     What was killed a moment ago is not counted: DDS does not tell it to whoever listens only now.
     """
     wanted, namespace = names_of(graph), f"/{graph.namespace}".rstrip("/")
-    with Session(f"domain_check_{os.getpid()}") as session:
-        node, there = session.node, list[str]()
+    with RobotClient(f"domain_check_{os.getpid()}") as client:
+        node, there = client.node, list[str]()
 
         def named() -> bool:
             found = node.get_node_names_and_namespaces()
@@ -41,8 +41,8 @@ def refuse_if_there(graph: Graph, listen_s: float = LISTEN_S) -> None:
         def heard() -> bool:
             return named() or node.count_publishers(f"{namespace}/{VERDICT}") > 0
 
-        if session.spin_until(heard, listen_s) and session.spin_until(named, NAMES_S):
-            session.spin_until(lambda: False, SETTLE_S)
+        if client.wait(heard, listen_s) and client.wait(named, NAMES_S):
+            client.listen(SETTLE_S)
             named()
     if there:
         domain = os.environ.get("ROS_DOMAIN_ID", "0")

@@ -14,8 +14,8 @@ from openvla_ros.drivers.command import ArmCommand, GripperCommand
 from openvla_ros.drivers.optional_messages import interface
 from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
 from openvla_ros.profile import ArmBackend, GripperBackend, RobotProfile
-from openvla_ros.ros.messages import NS_PER_S
 from openvla_ros.ros.qos import COMMAND
+from openvla_ros.values.time import nanoseconds
 
 # bridge_data_robot's gripper law: full PWM from 1/300 m of error on, 50 times a second.
 PWM_GAIN_PER_M = 300.0
@@ -78,7 +78,7 @@ class InterbotixGripper:
         self._unmeasured = command.measured_m is None
         if command.measured_m is None or command.stamp_ns < self._next_ns:
             return
-        self._next_ns = command.stamp_ns + int(PWM_PERIOD_S * NS_PER_S)
+        self._next_ns = command.stamp_ns + nanoseconds(PWM_PERIOD_S)
         target_m = self._gripper.position_m(command.opening)
         pwm = gripper_pwm(target_m, command.measured_m, self._backend.pwm_limit)
         self._publisher.publish(self._type(name=self._backend.motor, cmd=pwm))

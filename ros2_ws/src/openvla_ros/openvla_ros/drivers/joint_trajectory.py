@@ -17,8 +17,9 @@ from openvla_ros.drivers.trajectory_settings import Settings, SettingsQuery
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.motion.motion_limiter import MotionLimits
 from openvla_ros.robot.motion.streamed_trajectory import TrajectoryStream
-from openvla_ros.ros.messages import NS_PER_S, to_joint_trajectory
+from openvla_ros.ros.messages import to_joint_trajectory
 from openvla_ros.ros.qos import COMMAND
+from openvla_ros.values.time import NS_PER_S
 
 CONTROLLER = "joint trajectory controller"
 

@@ -31,6 +31,7 @@ from openvla_ros.ros.image_publisher import ImagePublisher
 from openvla_ros.ros.messages import from_stamp
 from openvla_ros.ros.parameters import declare, parameter, watch
 from openvla_ros.values.health import Health, Level, StreamHealth
+from openvla_ros.values.time import seconds
 
 # A device counts as gone after so many periods without an image, and at least so many seconds.
 SILENT_PERIODS, SILENT_S = 10, 1.0
@@ -202,7 +203,7 @@ class CameraNode(GuardedLifecycleNode):
                     self.get_logger().info(self._state.message)
                     return
                 stamp_ns = playback.next_stamp_ns()
-                self._stopping.wait(max(0, stamp_ns - self._now_ns()) * 1e-9)
+                self._stopping.wait(seconds(max(0, stamp_ns - self._now_ns())))
                 self._report("ok", camera.description)
                 self._publish(frame, stamp_ns)
                 if self._settings.lock_step:

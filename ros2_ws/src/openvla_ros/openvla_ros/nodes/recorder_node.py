@@ -42,6 +42,7 @@ from openvla_ros.ros.messages import LARGEST_INSTRUCTION_BYTES
 from openvla_ros.ros.parameters import declare, parameter
 from openvla_ros.values.episode import Outcome
 from openvla_ros.values.health import Health, Level
+from openvla_ros.values.time import NS_PER_S
 
 REFRESH_S = 0.25  # how soon a topic whose publisher appears is recorded
 WARN_S = 1.0
@@ -116,7 +117,7 @@ class RecorderNode(GuardedNode):
         silent = [
             f"{role} ({self._names[role]})"
             for role in needed
-            if not 0 <= now_ns - self._heard_ns.get(role, -(1 << 62)) < FRESH_S * 1e9
+            if not 0 <= now_ns - self._heard_ns.get(role, -(1 << 62)) < FRESH_S * NS_PER_S
         ]
         if not self.instruction:
             silent.append("an instruction (publish it on the topic instruction)")

@@ -33,9 +33,10 @@ from openvla_ros.ros import process, qos
 from openvla_ros.ros.diagnostics import DiagnosticsPublisher
 from openvla_ros.ros.fault import describe
 from openvla_ros.ros.guard import GuardedNode
-from openvla_ros.ros.messages import NS_PER_S, from_duration, from_stamp, joint_position, joint_values
+from openvla_ros.ros.messages import from_duration, from_stamp, joint_position, joint_values
 from openvla_ros.ros.parameters import declare, parameter
 from openvla_ros.values.health import Health, ReasonCounter, StreamHealth
+from openvla_ros.values.time import NS_PER_S
 
 GRIPPER_PERIOD_S = 0.02  # bridge_data_robot drives its gripper 50 times a second
 CONNECT_PERIOD_S = 0.5

@@ -27,6 +27,7 @@ from openvla_ros.sim.tasks import find_task
 from openvla_ros.sim.world import SimulatedRobot
 from openvla_ros.streams.throttle import Pacer
 from openvla_ros.values.health import Health, LatencyHealth, ReasonCounter, StreamHealth
+from openvla_ros.values.time import seconds
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class SimulatedCameraNode(GuardedNode):
         lens = robot.intrinsics(camera.name)
         self._images.publish(to_image(robot.render(camera.name), stamp_ns, camera.frame_id))
         self._infos.publish(to_camera_info(lens, camera.width, camera.height, stamp_ns, camera.frame_id))
-        self._drawing.add((self.get_clock().now().nanoseconds - stamp_ns) * 1e-9)
+        self._drawing.add(seconds(self.get_clock().now().nanoseconds - stamp_ns))
 
     def _scene_of(self, task: str) -> SimulatedRobot:
         if self._robot is None or self._robot.task.name != task:

@@ -18,12 +18,13 @@ from openvla_ros.errors import InvalidValueError
 from openvla_ros.values.action import ActionChunk, ActionSpace, Frame, RotationConvention
 from openvla_ros.values.geometry import Pose
 from openvla_ros.values.observation import Observation
+from openvla_ros.values.time import NS_PER_S
 
 PROTOCOL = 1
 # What reading a foreign value may raise: wrong keys, types, shapes, and numbers that fit nowhere.
 UNFIT = (KeyError, TypeError, ValueError, OverflowError, AttributeError)
 # Stamps of ROS: seconds are an int32.
-FIRST_NS, LAST_NS = -(2**31) * 1_000_000_000, 2**31 * 1_000_000_000 - 1
+FIRST_NS, LAST_NS = -(2**31) * NS_PER_S, 2**31 * NS_PER_S - 1
 DTYPES = {"uint8": np.uint8, "float64": np.float64}
 Message = dict[str, Any]
 

@@ -9,8 +9,8 @@ control loop. Sits behind ``ArmController``; knows no clock and no messages.
 from __future__ import annotations
 
 from openvla_ros.values.health import Health, LatencyHealth
+from openvla_ros.values.time import seconds
 
-NS = 1e-9
 # Ten seconds of commands at 100 Hz.
 COMMANDS = 1000
 
@@ -36,7 +36,7 @@ class CommandAge:
         if observation_ns is None:
             self._observation_ns = self._newest_s = None
             return
-        self._newest_s = (now_ns - observation_ns) * NS
+        self._newest_s = seconds(now_ns - observation_ns)
         self._every.add(self._newest_s)
         if observation_ns != self._observation_ns:
             self._observation_ns = observation_ns

@@ -23,8 +23,9 @@ from openvla_ros.values.action import ActionChunk, ActionSpace
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.arrays import Image as ImageArray
 from openvla_ros.values.geometry import Pose
+from openvla_ros.values.time import NS_PER_S as NS_PER_S
+from openvla_ros.values.time import nanoseconds
 
-NS_PER_S = 1_000_000_000
 PROBABILITY, ENTROPY = "probability/", "entropy/"
 # A serialised chunk: room for 150 steps of 7 dimensions with probability and entropy. What fits in here
 # takes 6 ms to deserialise at worst (empty points); a state of the size of LARGEST_BYTES below 1 ms.
@@ -45,7 +46,7 @@ def from_stamp(stamp: Time) -> int:
 
 def to_duration(seconds: float) -> Duration:
     """Return seconds (≥ 0) as a duration message, rounded to nanoseconds."""
-    total = round(seconds * NS_PER_S)
+    total = nanoseconds(seconds)
     return Duration(sec=total // NS_PER_S, nanosec=total % NS_PER_S)
 
 

@@ -20,6 +20,7 @@ from openvla_ros.values.action import ActionChunk
 from openvla_ros.values.arrays import read_only
 from openvla_ros.values.geometry import Pose
 from openvla_ros.values.observation import Observation
+from openvla_ros.values.time import nanoseconds
 from openvla_ros.values.verdict import SafetyVerdict
 
 # The image of a rollout whose policy does not look: an observation must hold one.
@@ -74,14 +75,14 @@ class ActionExecutor:
         )
 
     def _now_ns(self) -> int:
-        return round(self._robot.time_s * 1e9)
+        return nanoseconds(self._robot.time_s)
 
 
 def observe(robot: SimulatedRobot, instruction: str, images: bool = True) -> Observation:
     """Return what ``robot``'s cameras and joints show now."""
     cameras = robot.profile.cameras
     return Observation(
-        stamp_ns=round(robot.time_s * 1e9),
+        stamp_ns=nanoseconds(robot.time_s),
         images={camera.name: robot.render(camera.name) for camera in cameras} if images else BLANK,
         instruction=instruction,
         joint_positions=robot.joint_positions,

@@ -15,6 +15,7 @@ from openvla_ros.errors import InvalidValueError
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.goal import Goal, Verb
 from openvla_ros.values.scene import Scene, Shape
+from openvla_ros.values.time import NS_PER_S
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.80, 0.10, 0.09),
@@ -214,7 +215,7 @@ class SuccessDetector:
             self._since_ns = None
         elif self._since_ns is None:
             self._since_ns = scene.stamp_ns
-        elif scene.stamp_ns - self._since_ns >= HOLD_S * 1e9:
+        elif scene.stamp_ns - self._since_ns >= HOLD_S * NS_PER_S:
             self._done = True
         return self._done
 

@@ -31,6 +31,7 @@ from openvla_ros.values.arrays import Float, Image, float_array, read_only
 from openvla_ros.values.geometry import Pose, transform_euler_to_matrix, transform_matrix_to_quaternion
 from openvla_ros.values.goal import Goal
 from openvla_ros.values.scene import Scene, SceneObject, Shape
+from openvla_ros.values.time import nanoseconds
 
 DETECTION_PERIOD_S = 0.05
 SETTLE_S = 0.1  # objects are placed a hair above the table
@@ -255,7 +256,7 @@ class SimulatedRobot:
     def scene(self) -> Scene:
         """Return where everything is now. No robot knows this; a simulator does."""
         return Scene(
-            stamp_ns=round(self._data.time * 1e9),
+            stamp_ns=nanoseconds(self._data.time),
             objects=tuple(
                 self._scene_object(index, placement)
                 for index, placement in enumerate(self._layout.placements)

@@ -19,6 +19,7 @@ from openvla_ros.values.action import ActionSpace
 from openvla_ros.values.arrays import Bool, Float, Image, Int, float_array, read_only
 from openvla_ros.values.geometry import Pose, transform_matrix_to_euler, transform_matrix_to_rotvec
 from openvla_ros.values.observation import Observation
+from openvla_ros.values.time import seconds
 
 Outcome = Literal["success", "failure", "unknown"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -145,7 +146,7 @@ class Episode:
     @property
     def duration_s(self) -> float:
         """Seconds from the first observation to the end of the last step."""
-        return float(self.stamps_ns[-1] - self.stamps_ns[0]) * 1e-9 + 1.0 / self.rate_hz
+        return seconds(int(self.stamps_ns[-1] - self.stamps_ns[0])) + 1.0 / self.rate_hz
 
     def observation(self, index: int) -> Observation:
         """Return what the robot saw at step ``index``: the value that live code makes.

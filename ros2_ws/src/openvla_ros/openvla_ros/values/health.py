@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from openvla_ros.values.time import seconds
+
 Level = Literal["ok", "warn", "error", "stale"]
-NS = 1e-9
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,22 @@ class StreamHealth:
     def received(self, stamp_ns: int, now_ns: int) -> None:
         """Note a message with header stamp ``stamp_ns`` that arrived at ``now_ns``."""
         if self._stamps:
-            delta = (stamp_ns - self._stamps[-1]) * NS
+            delta = seconds(stamp_ns - self._stamps[-1])
             self.backwards += delta < 0
             self.gaps += max(0, round(delta * self.rate_hz) - 1)
         self.received_count += 1
         self._stamps.append(stamp_ns)
-        self._ages.append((now_ns - stamp_ns) * NS)
+        self._ages.append(seconds(now_ns - stamp_ns))
 
     def age_s(self, now_ns: int) -> float | None:
         """Seconds from the newest message's stamp to ``now_ns``; ``None`` before the first one."""
-        return (now_ns - self._stamps[-1]) * NS if self._stamps else None
+        return seconds(now_ns - self._stamps[-1]) if self._stamps else None
 
     def measured_rate_hz(self) -> float:
         """Messages a second over the window, from their stamps; 0 while unknown."""
         if len(self._stamps) < 2:
             return 0.0
-        span = (self._stamps[-1] - self._stamps[0]) * NS
+        span = seconds(self._stamps[-1] - self._stamps[0])
         return (len(self._stamps) - 1) / span if span > 0 else 0.0
 
     def health(self, now_ns: int) -> Health:

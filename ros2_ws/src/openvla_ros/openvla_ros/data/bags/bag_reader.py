@@ -39,6 +39,7 @@ from openvla_ros.values.arrays import Bool, Float, Image, Int
 from openvla_ros.values.episode import Episode
 from openvla_ros.values.geometry import Pose
 from openvla_ros.values.observation import Observation
+from openvla_ros.values.time import NS_PER_S
 
 ActionSource = Literal["commanded", "target", "measured"]
 ACTION_SOURCES: tuple[ActionSource, ...] = get_args(ActionSource)
@@ -237,7 +238,7 @@ class BagReader:
             if stream is None or not len(stream):
                 return np.zeros(len(stamps), bool), f"{role} is not in the recording"
             index = newest_before(stream.stamps_ns, stamps)
-            good = (index >= 0) & (stamps - stream.stamps_ns[np.maximum(index, 0)] <= max_age_s * 1e9)
+            good = (index >= 0) & (stamps - stream.stamps_ns[np.maximum(index, 0)] <= max_age_s * NS_PER_S)
             if not good.all():
                 reasons.append(f"{role}: {int((~good).sum())}")
             fresh &= good

@@ -19,6 +19,7 @@ from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typest
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.preprocessing.image_encoding import decode_colour, decode_compressed, encode_jpeg
 from openvla_ros.values.arrays import Image
+from openvla_ros.values.time import NS_PER_S
 
 Bytes = bytes | memoryview
 _START = 4  # the encapsulation: two bytes of kind, two of options
@@ -79,7 +80,7 @@ class _Cursor:
 def header_stamp_ns(data: Bytes) -> int:
     """Return the stamp of a message that begins with a header, nanoseconds."""
     cursor = _Cursor(data)
-    return cursor.number("i") * 1_000_000_000 + cursor.number("I")
+    return cursor.number("i") * NS_PER_S + cursor.number("I")
 
 
 def parse_image(data: Bytes) -> RawImage:

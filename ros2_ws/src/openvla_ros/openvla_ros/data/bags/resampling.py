@@ -19,6 +19,7 @@ from openvla_ros.streams.sampling import OVERTAKEN_NS
 from openvla_ros.values.action import ActionChunk, ActionSpace
 from openvla_ros.values.arrays import Bool, Float, Int
 from openvla_ros.values.geometry import Pose
+from openvla_ros.values.time import NS_PER_S, nanoseconds, seconds
 
 # A person's chunk counts as "has the arm" for so many steps when the controller's word is missing.
 TAKEOVER_STEPS = 2.5
@@ -91,7 +92,7 @@ def person_has_the_arm(item: RecordedChunk, owners: Sequence[OwnerChange], peopl
     if known:
         return known[-1]
     newest = int(newest_before(people, np.array([item.received_ns]))[0])
-    window = TAKEOVER_STEPS * item.chunk.space.step_s * 1e9
+    window = TAKEOVER_STEPS * item.chunk.space.step_s * NS_PER_S
     return newest >= 0 and item.received_ns - int(people[newest]) <= window
 
 
@@ -104,7 +105,7 @@ def commanded_steps(taken: Sequence[RecordedChunk], has_policy: bool) -> Steps:
     if not taken:
         raise DatasetError("no action chunk was executed; there are no commanded actions to learn from")
     space = taken[0].chunk.space
-    step_ns = round(space.step_s * 1e9)
+    step_ns = nanoseconds(space.step_s)
     stamps: list[int] = []
     actions: list[Float] = []
     people: list[bool] = []
@@ -139,8 +140,8 @@ def target_steps(
 
 def grid(first_ns: int, last_ns: int, rate_hz: float) -> Int:
     """Return the stamps (N,) from ``first_ns`` to at most ``last_ns``, ``rate_hz`` a second."""
-    count = int((last_ns - first_ns) * 1e-9 * rate_hz) + 1
-    return first_ns + np.round(np.arange(max(count, 0)) * (1e9 / rate_hz)).astype(np.int64)
+    count = int(seconds(last_ns - first_ns) * rate_hz) + 1
+    return first_ns + np.round(np.arange(max(count, 0)) * (NS_PER_S / rate_hz)).astype(np.int64)
 
 
 def newest_before(stamps_ns: Int, at_ns: Int) -> Int:
@@ -159,8 +160,9 @@ def in_order(stamps_ns: Int, name: str) -> Int:
         back = np.maximum.accumulate(stamps_ns) - stamps_ns
         if back.max() > OVERTAKEN_NS:
             where = int(np.argmax(back > OVERTAKEN_NS))
+            back_s = seconds(int(back[where]))
             raise DatasetError(
-                f"{name}: the clock went back by {back[where] * 1e-9:.1f} s at message {where}; steps cannot "
+                f"{name}: the clock went back by {back_s:.1f} s at message {where}; steps cannot "
                 "be put in order across that"
             )
     order: Int = np.argsort(stamps_ns, kind="stable")

@@ -13,6 +13,7 @@ from openvla_ros.data.bags.recording_folder import RECORDING
 from openvla_ros.data.episodes.episode_source import EpisodeSource
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.values.episode import Episode
+from openvla_ros.values.time import seconds
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ def numeric_warnings(episode: Episode) -> Iterator[str]:
     """Yield what is odd about an episode's numbers; no image is decoded."""
     if not episode.instruction.strip():
         yield "no instruction"
-    seconds = np.diff(episode.stamps_ns) * 1e-9
-    if len(seconds) and seconds.max() > 2.0 / episode.rate_hz:
-        yield f"a gap of {seconds.max():.2f} s between steps at {episode.rate_hz:g} Hz"
+    steps_s = seconds(np.diff(episode.stamps_ns))
+    if len(steps_s) and steps_s.max() > 2.0 / episode.rate_hz:
+        yield f"a gap of {steps_s.max():.2f} s between steps at {episode.rate_hz:g} Hz"
     outside = (episode.actions < episode.space.lower - 1e-6) | (episode.actions > episode.space.upper + 1e-6)
     if outside.any():
         beyond = np.flatnonzero(outside.any(axis=0))

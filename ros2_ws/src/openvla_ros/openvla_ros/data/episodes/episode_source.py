@@ -9,13 +9,14 @@ import numpy as np
 
 from openvla_ros.values.arrays import Float, Int
 from openvla_ros.values.episode import Episode
+from openvla_ros.values.time import NS_PER_S
 
-_FIRST_NS = 1_000_000_000  # datasets without time begin at 1 s: a stamp of 0 means "not set" in ROS
+_FIRST_NS = NS_PER_S  # datasets without time begin at 1 s: a stamp of 0 means "not set" in ROS
 
 
 def stamps_from_seconds(seconds: Float) -> Int:
     """Return stamps (T,) for steps at ``seconds`` (T,) from the beginning, where a dataset has no date."""
-    stamps: Int = _FIRST_NS + np.rint(seconds * 1e9).astype(np.int64)
+    stamps: Int = _FIRST_NS + np.rint(seconds * NS_PER_S).astype(np.int64)
     return stamps
 
 

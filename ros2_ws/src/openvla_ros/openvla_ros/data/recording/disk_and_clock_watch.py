@@ -12,6 +12,7 @@ from pathlib import Path
 
 from openvla_ros.data.recording.alarms import Alarms
 from openvla_ros.errors import DatasetError
+from openvla_ros.values.time import nanoseconds
 
 _READINGS = 3  # of two clocks at one moment, until nothing came between them
 
@@ -21,7 +22,7 @@ class ClockWatch:
 
     def __init__(self, clock: Callable[[], int], threshold_s: float, simulated: bool) -> None:
         self._clock = clock
-        self._threshold_ns, self._simulated = round(threshold_s * 1e9), simulated
+        self._threshold_ns, self._simulated = nanoseconds(threshold_s), simulated
         self._offset: int | None = None
         self._correction = 0
 

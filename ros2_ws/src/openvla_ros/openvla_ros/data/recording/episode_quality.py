@@ -19,10 +19,11 @@ from openvla_ros.data.bags import cdr
 from openvla_ros.data.bags.bag_folder import open_verified
 from openvla_ros.data.bags.bag_metadata import EpisodeMetadata, parse_metadata
 from openvla_ros.data.bags.bag_reader import read_metadata
-from openvla_ros.data.recording.stream_quality import FROZEN_S, NS, ImageWatch, StreamStatistics
+from openvla_ros.data.recording.stream_quality import FROZEN_S, ImageWatch, StreamStatistics
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.profile import RobotProfile
 from openvla_ros.values.arrays import Float
+from openvla_ros.values.time import seconds
 
 # Less joint motion than this over IDLE_S is standing still: ten times an encoder's step.
 IDLE_RAD = 0.01
@@ -149,14 +150,14 @@ class QualityMonitor:
         return QualityReport(tuple(warnings), values)
 
     def _stream_warnings(self, stream: StreamStatistics) -> list[str]:
-        if self._began_ns is None or (self._newest_ns - self._began_ns) * NS < 1.0:
+        if self._began_ns is None or seconds(self._newest_ns - self._began_ns) < 1.0:
             return []
         if not stream.count:
             return [f"{stream.name}: no message"]
         warnings = []
         if stream.slow:
             warnings.append(f"{stream.name}: {stream.measured_rate_hz:.1f} Hz instead of {stream.rate_hz:g}")
-        silent_s = (self._newest_ns - stream.last_ns) * NS - stream.lag_max_s
+        silent_s = seconds(self._newest_ns - stream.last_ns) - stream.lag_max_s
         limit_s = self._max_age_s(stream)
         if silent_s > limit_s:
             warnings.append(f"{stream.name}: silent for {silent_s:.1f} s")
@@ -187,7 +188,7 @@ class QualityMonitor:
         newest = [other.last_ns for other in others if other.count]
         if newest:
             # A camera of lower rate may be one of its own periods behind and still be in step.
-            self._desync_s = max(self._desync_s, *(abs(stamp_ns - other) * NS for other in newest))
+            self._desync_s = max(self._desync_s, *(seconds(abs(stamp_ns - other)) for other in newest))
 
     def _must_have_changed(self, role: str) -> bool:
         """A simulated image has no noise: it is frozen only if the arm moved meanwhile."""
@@ -231,9 +232,9 @@ class _IdleWatch:
         """Note the joints' positions."""
         still = self._still_at is not None and self._still_at.shape == positions.shape
         if still and self._still_at is not None and np.abs(positions - self._still_at).max() < IDLE_RAD:
-            stood_s = (stamp_ns - self._since_ns) * NS
+            stood_s = seconds(stamp_ns - self._since_ns)
             if stood_s > IDLE_S:
-                self.total_s += (stamp_ns - max(self.looked_ns, self._since_ns)) * NS
+                self.total_s += seconds(stamp_ns - max(self.looked_ns, self._since_ns))
             self.longest_s = max(self.longest_s, stood_s)
         else:
             self._still_at, self._since_ns = positions, stamp_ns

@@ -24,6 +24,7 @@ from openvla_ros.data.recording.write_queue import Backlog, ReceivedMessage
 from openvla_ros.errors import DatasetError
 from openvla_ros.values.episode import OUTCOMES, Outcome
 from openvla_ros.values.health import Health
+from openvla_ros.values.time import seconds
 
 Records = Mapping[str, Mapping[str, str]]  # metadata records by name
 Transform = Callable[[bytes], bytes]  # serialised message in, as it is stored out
@@ -241,7 +242,7 @@ class EpisodeRecorder:
             if self._open is not None:
                 self._open.clock_jumps.append(f"{received_ns}:{jump_ns}")
             self._alarms.end("clock")  # each jump is told
-            text = f"the clock jumped by {jump_ns * 1e-9:+.3f} s: stamps before and after do not fit"
+            text = f"the clock jumped by {seconds(jump_ns):+.3f} s: stamps before and after do not fit"
             self._alarms.set_off("clock", "error", text)
         return received_ns
 

@@ -18,8 +18,8 @@ from openvla_ros.nodes.control import realtime
 from openvla_ros.nodes.control.garbage_rounds import GarbageRounds
 from openvla_ros.nodes.control.stall_watch import StallWatch
 from openvla_ros.values.health import Health, LatencyHealth
+from openvla_ros.values.time import nanoseconds, seconds
 
-NS_PER_S = 1_000_000_000
 # Later than this many periods, deadlines that were missed are given up instead of caught up.
 GIVE_UP_PERIODS = 5
 # How long one thread may keep the interpreter before another that waits gets it (default 5 ms).
@@ -46,7 +46,7 @@ class ControlLoop:
         at_rest: Callable[[], bool] = lambda: True,
     ) -> None:
         """``at_rest``: whether nothing moves at present, so that there is time to tidy up."""
-        self._period_ns = round(period_s * NS_PER_S)
+        self._period_ns = nanoseconds(period_s)
         self._work = work
         self._clock = clock if simulated else Clock(clock_type=ClockType.STEADY_TIME)
         self._simulated = simulated
@@ -110,7 +110,7 @@ class ControlLoop:
                     deadline_ns = self._now_ns()
                     continue
                 late_ns = self._now_ns() - deadline_ns
-                self._lateness.add(late_ns / NS_PER_S)
+                self._lateness.add(seconds(late_ns))
                 if late_ns > GIVE_UP_PERIODS * self._period_ns:
                     self.missed += late_ns // self._period_ns
                     deadline_ns = self._now_ns()
@@ -132,7 +132,7 @@ class ControlLoop:
     def _wait_until(self, deadline_ns: int) -> bool:
         """Sleep until the deadline; return whether it came, rather than the end or a clock that jumped."""
         if not self._simulated:
-            left_s = (deadline_ns - time.monotonic_ns()) / NS_PER_S
+            left_s = seconds(deadline_ns - time.monotonic_ns())
             if left_s > 0.0:
                 time.sleep(left_s)
             return not self._stopping.is_set()

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from openvla_ros.values.time import seconds
+
 # A cause is named if it explains at least this share of the stall.
 SHARE = 0.2
 
@@ -145,4 +147,4 @@ def _open(path: str) -> int:
 
 def _run_delay_s(file: int) -> float:
     """Return for how long the thread of that account was ready to run and did not, seconds."""
-    return int(os.pread(file, 96, 0).split()[1]) * 1e-9 if file >= 0 else 0.0
+    return seconds(int(os.pread(file, 96, 0).split()[1])) if file >= 0 else 0.0

@@ -16,6 +16,7 @@ import numpy as np
 
 from openvla_ros.profile import ControlProfile
 from openvla_ros.values.arrays import Float
+from openvla_ros.values.time import seconds
 
 # Weight of the newest interval between chunks in their running mean.
 INTERVAL_WEIGHT = 0.3
@@ -52,7 +53,7 @@ class StepSchedule:
         if not moving:
             self.clear()
         elif self._taken_ns is not None:
-            self._note_interval((now_ns - self._taken_ns) * 1e-9)
+            self._note_interval(seconds(now_ns - self._taken_ns))
         self._taken_ns = now_ns
         skipped = self._steps_made(len(actions), stamp_ns, remaining_s) if moving and self._streaming else 0
         self._queue = deque(actions[skipped:])

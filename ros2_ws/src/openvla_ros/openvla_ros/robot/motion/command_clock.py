@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from openvla_ros.values.time import nanoseconds, seconds
+
 # A period is longer or shorter by this share while the stamps are not with the clock,
 STRETCH = 0.05
 # which they are within this share of a period: the jitter of an ordinary loop changes nothing.
@@ -40,7 +42,7 @@ class CommandClock:
     def __init__(self, period_s: float, allowed_s: float) -> None:
         """``allowed_s`` is how late a period may begin before it is an overrun."""
         self._period_s, self._allowed_s = period_s, allowed_s
-        self._period_ns = round(period_s * 1e9)
+        self._period_ns = nanoseconds(period_s)
         self._called_ns: int | None = None
         self._credit_s = 0.0
         self.stamp_ns = 0  # of the newest period
@@ -55,21 +57,21 @@ class CommandClock:
         if now_ns < before_ns:
             self._begin(now_ns)
             return Tick.BACK
-        self._credit_s = min(self._credit_s + (now_ns - before_ns) * 1e-9, MOST_CREDIT * self._period_s)
+        self._credit_s = min(self._credit_s + seconds(now_ns - before_ns), MOST_CREDIT * self._period_s)
         if self._credit_s < EARLY_SHARE * self._period_s:
             return Tick.EARLY
         self._credit_s -= self._period_s
         due_ns = self.stamp_ns + self._period_ns
         late_ns = now_ns - due_ns
-        if late_ns * 1e-9 > self._allowed_s:
-            self.elapsed_s = (now_ns - self.stamp_ns) * 1e-9
+        if seconds(late_ns) > self._allowed_s:
+            self.elapsed_s = seconds(now_ns - self.stamp_ns)
             self.stamp_ns = now_ns
             return Tick.OVERRUN
         step_ns = self._period_ns
         if abs(late_ns) > WITH_CLOCK_SHARE * self._period_ns:
             step_ns += round(STRETCH * self._period_ns) * (1 if late_ns > 0 else -1)
         self.stamp_ns += step_ns
-        self.elapsed_s = step_ns * 1e-9
+        self.elapsed_s = seconds(step_ns)
         return Tick.PERIOD
 
     def _begin(self, now_ns: int) -> None:

@@ -22,6 +22,7 @@ from openvla_ros.robot.motion.joint_path import JointPath, Waypoint
 from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimits
 from openvla_ros.robot.motion.setpoint_limiter import SetpointLimiter
 from openvla_ros.values.arrays import Float, float_array
+from openvla_ros.values.time import nanoseconds, seconds
 
 # A setpoint that stands still is repeated for so long after the last trajectory; the driver holds it.
 REPEAT_S = 1.0
@@ -38,7 +39,6 @@ BLENDED_RAD = 1e-4
 # An arm stands that was seen for so long, without a break of so long, within so much.
 STANCE_S, STANCE_BREAK_S, STANCE_RAD = 0.5, 0.2, 0.01
 
-NS = 1e-9
 Report = Callable[[str, str], None]
 
 
@@ -80,7 +80,7 @@ class SetpointPlayer:
         """
         self._joints, self._elsewhere_rad, self._report = tuple(joints), elsewhere_rad, report
         self._limiter = SetpointLimiter(limits, period_s)
-        self._period_ns = round(period_s / NS)
+        self._period_ns = nanoseconds(period_s)
         self._clock = CommandClock(period_s, LONGEST_GAP_S)
         self._path: JointPath | None = None
         self._sent: JointMotion | None = None
@@ -140,10 +140,10 @@ class SetpointPlayer:
         self._report_blend(off_rad)
         if sent.is_at_rest:
             self._clock = CommandClock(self._limiter.period_s, LONGEST_GAP_S)
-            now_ns = round(now_s / NS)
+            now_ns = nanoseconds(now_s)
             self._clock.tick(now_ns)
             # Setpoints are due when the trajectory's points are: then they are those points.
-            phase_ns = (now_ns - round(path.waypoints[0].time_s / NS)) % self._period_ns
+            phase_ns = (now_ns - nanoseconds(path.waypoints[0].time_s)) % self._period_ns
             self._clock.stamp_ns -= phase_ns - (self._period_ns if 2 * phase_ns > self._period_ns else 0)
         self._announced = self._announced and sent is self._sent
         self._path, self._sent = path, sent
@@ -152,7 +152,7 @@ class SetpointPlayer:
     def _go_on(self, path: JointPath) -> None:
         assert self._path is not None
         assert self._sent is not None
-        stamp_s, period_s = self._clock.stamp_ns * NS, self._limiter.period_s
+        stamp_s, period_s = seconds(self._clock.stamp_ns), self._limiter.period_s
         joined = self._path.joined_to(path, stamp_s - 2.0 * period_s)
         next_s = stamp_s + period_s
         before, after = self._path.state(next_s).position, joined.state(next_s).position
@@ -182,7 +182,7 @@ class SetpointPlayer:
         sent = self._sent
         if sent is None or (self._path is None and sent.is_at_rest):
             return None
-        tick = self._clock.tick(round(now_s / NS))
+        tick = self._clock.tick(nanoseconds(now_s))
         if tick is Tick.EARLY:
             return None
         gap_s, self._sent_s = now_s - self._sent_s, now_s
@@ -209,7 +209,7 @@ class SetpointPlayer:
     def _step(self, sent: JointMotion, tick: Tick) -> JointMotion:
         if self._path is None:
             return self._limiter.stop(sent)
-        end_s = self._clock.stamp_ns * NS
+        end_s = seconds(self._clock.stamp_ns)
         begin_s = end_s - self._clock.elapsed_s if tick is Tick.PERIOD else end_s
         motion = self._limiter.follow(sent, self._path, begin_s, end_s)
         off_rad = _far(self._path.state(end_s).position, motion.position)

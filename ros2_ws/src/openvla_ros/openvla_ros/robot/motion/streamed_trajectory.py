@@ -18,8 +18,8 @@ import numpy as np
 from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimits
 from openvla_ros.robot.motion.stop_trajectory import stopped_after, trailing_stop
 from openvla_ros.values.arrays import Float
+from openvla_ros.values.time import NS_PER_S, nanoseconds
 
-NS_PER_S = 1_000_000_000
 NEXT_PERIODS = 1.5  # a motion due within so many periods is the next one
 # A later one this near to where the stop of the one before leads goes on from there.
 ON_THE_WAY_RAD, ON_THE_WAY_RAD_S = 1e-6, 1e-5
@@ -47,14 +47,14 @@ class TrajectoryStream:
 
     def __init__(self, limits: MotionLimits, lookahead_s: float) -> None:
         """``lookahead_s`` is how far ahead of its time a motion is sent; 0 counts from the reception."""
-        self._limits, self._lookahead_ns = limits, round(lookahead_s * NS_PER_S)
+        self._limits, self._lookahead_ns = limits, nanoseconds(lookahead_s)
         self._motion: JointMotion | None = None
         self._before: list[_Due] = []  # what was sent and is still under way, the newest motion last
         self._stop: list[_Due] = []  # what follows it
 
     def next(self, stamp_ns: int, period_s: float, motion: JointMotion) -> StreamedTrajectory:
         """Return the trajectory for ``motion``, which belongs to the period of ``stamp_ns``."""
-        period_ns = round(period_s * NS_PER_S)
+        period_ns = nanoseconds(period_s)
         due_ns = stamp_ns + (self._lookahead_ns or period_ns)
         self._forget_what_is_not_led_to(motion, due_ns, period_ns)
         if not self._before:
@@ -62,7 +62,7 @@ class TrajectoryStream:
         self._motion = motion
         stop = trailing_stop(motion, self._limits)
         points = [
-            _Due(due_ns + round(t * NS_PER_S), position, velocity)
+            _Due(due_ns + nanoseconds(t), position, velocity)
             for t, position, velocity in zip(stop.times_s, stop.positions, stop.velocities, strict=True)
         ]
         self._before = [*self._known_from(due_ns, stamp_ns - period_ns), points[0]]

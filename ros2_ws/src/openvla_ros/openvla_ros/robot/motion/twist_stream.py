@@ -14,6 +14,7 @@ from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimits
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose, transform_matrix_to_rotvec
+from openvla_ros.values.time import nanoseconds
 
 # The part of the pose's error that the arm makes up for in a second.
 CORRECTION_PER_S = 2.0
@@ -78,7 +79,7 @@ class TwistStream:
         self, chain: KinematicChain, limits: MotionLimits, period_s: float, timeout_s: float
     ) -> None:
         """``timeout_s`` is after what time without a twist the taker stops the arm by itself."""
-        self._chain, self._timeout_ns = chain, round(timeout_s * 1e9)
+        self._chain, self._timeout_ns = chain, nanoseconds(timeout_s)
         self._limiter = VelocityLimiter(limits, period_s)
         self._sent_ns: int | None = None
         self._resting = True

@@ -11,6 +11,7 @@ from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.safety import CLOCK_TOLERANCE_S
 from openvla_ros.values.action import ActionChunk
 from openvla_ros.values.arrays import Float
+from openvla_ros.values.time import seconds
 from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
 
 # Values beyond their bounds by up to this share of the bounds' width are limited, not refused: recorded
@@ -95,7 +96,7 @@ class ChunkChecks:
         return None
 
     def _age(self, chunk: ReceivedChunk, now_ns: int) -> SafetyVerdict | None:
-        age_s = (now_ns - chunk.stamp_ns) * 1e-9
+        age_s = seconds(now_ns - chunk.stamp_ns)
         if age_s > self._max_age_s:
             return SafetyVerdict.hold(
                 Reason.STALE, f"the observation is {age_s:.3f} s old; the limit is {self._max_age_s} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from openvla_ros.values.time import seconds
 from openvla_ros.values.verdict import Reason, SafetyVerdict
 
 
@@ -18,12 +19,12 @@ class ObservationOrder:
         if last_ns is not None and stamp_ns == last_ns:
             return SafetyVerdict.hold(Reason.DUPLICATE, "the observation has been used already")
         if last_ns is not None and stamp_ns < last_ns:
-            late_s = (last_ns - stamp_ns) * 1e-9
+            late_s = seconds(last_ns - stamp_ns)
             return SafetyVerdict.hold(
                 Reason.OUT_OF_ORDER, f"the observation is {late_s:.3f} s older than the last one used"
             )
         if ready_ns is not None and stamp_ns < ready_ns:
-            early_s = (ready_ns - stamp_ns) * 1e-9
+            early_s = seconds(ready_ns - stamp_ns)
             return SafetyVerdict.hold(
                 Reason.BUSY, f"the observation is from {early_s:.3f} s before the arm was ready for it"
             )

@@ -12,6 +12,7 @@ from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.kinematics.inverse_kinematics import rotation_error
 from openvla_ros.robot.safety import CLOCK_TOLERANCE_S
 from openvla_ros.values.arrays import Float, read_only
+from openvla_ros.values.time import seconds
 from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
 
 # An arm found this far outside its joint limits is not moved by chunks.
@@ -77,7 +78,7 @@ def parse_state(
 
 
 def _ahead(what: str, stamp_ns: int, now_ns: int) -> SafetyVerdict | None:
-    ahead_s = (stamp_ns - now_ns) * 1e-9
+    ahead_s = seconds(stamp_ns - now_ns)
     if ahead_s <= CLOCK_TOLERANCE_S:
         return None
     return SafetyVerdict.hold(
@@ -108,7 +109,7 @@ class StateChecks:
         """Return OK, or the hold that names the first report beyond its limit."""
         if state is None:
             return SafetyVerdict.hold(Reason.NO_STATE, "no joint state has been received")
-        age_s = (now_ns - state.stamp_ns) * 1e-9
+        age_s = seconds(now_ns - state.stamp_ns)
         if age_s > self._max_age_s:
             return SafetyVerdict.hold(
                 Reason.STATE_STALE, f"the joint state is {age_s:.3f} s old; the limit is {self._max_age_s} s"
@@ -165,7 +166,7 @@ class StateChecks:
             return None
         if wrench is None:
             return SafetyVerdict.hold(Reason.NO_STATE, "no external wrench has been received")
-        age_s = (now_ns - wrench.stamp_ns) * 1e-9
+        age_s = seconds(now_ns - wrench.stamp_ns)
         if age_s <= self._max_age_s:
             return None
         return SafetyVerdict.hold(
