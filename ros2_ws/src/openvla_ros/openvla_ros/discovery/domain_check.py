@@ -1,4 +1,4 @@
-"""Whether a robot's nodes are in this ROS domain already: a second set of them is not started."""
+"""Checks whether a robot's nodes already run in this ROS domain: a second set is not started."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def names_of(graph: Graph) -> set[str]:
 
 
 def refuse_if_there(graph: Graph, listen_s: float = LISTEN_S) -> None:
-    """Listen for a moment; raises ``DeviceError`` naming the nodes of ``graph`` that are there already.
+    """Listen for a moment; raises ``DeviceError`` naming the nodes of ``graph`` that already run.
 
-    What was killed a moment ago is not counted: DDS does not tell it to whoever listens only now.
+    A node that was killed a moment ago does not count: DDS does not announce it to new participants.
     """
     wanted, namespace = names_of(graph), f"/{graph.namespace}".rstrip("/")
     with Session(f"domain_check_{os.getpid()}") as session:
@@ -47,6 +47,6 @@ def refuse_if_there(graph: Graph, listen_s: float = LISTEN_S) -> None:
     if there:
         domain = os.environ.get("ROS_DOMAIN_ID", "0")
         raise DeviceError(
-            f"{listed(there)}: already in ROS domain {domain}, and two of them would command one robot. Stop "
-            "what runs there, or set another ROS_DOMAIN_ID, or give another --namespace to another robot"
+            f"{listed(there)}: already running in ROS domain {domain}, and two would command one robot. Stop "
+            "them, set another ROS_DOMAIN_ID, or, for a second robot, choose another --namespace"
         )

@@ -1,4 +1,4 @@
-"""The page that shows evaluations side by side: rates with intervals, trials, videos."""
+"""Report page of evaluations side by side: rates with intervals, trials, videos."""
 
 from __future__ import annotations
 

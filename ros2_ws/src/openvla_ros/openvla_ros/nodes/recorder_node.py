@@ -1,8 +1,8 @@
-"""The recorder as a ROS 2 node: every topic of the profile, raw, into one bag an episode.
+"""The recorder as a ROS 2 node: every topic of the profile, raw, into one bag per episode.
 
-The executor's thread only hands serialised messages on; a thread of ``EpisodeRecorder`` writes
-them. Services ``~/start``, ``~/stop_success``, ``~/stop_failure``, ``~/discard`` and
-``~/rerecord`` drive it; the instruction is the one on the ``instruction`` topic.
+The executor's thread only passes serialised messages on; a thread of ``EpisodeRecorder`` writes them.
+It is controlled by the services ``~/start``, ``~/stop_success``, ``~/stop_failure``, ``~/discard`` and
+``~/rerecord``; the instruction comes from the ``instruction`` topic.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ FRESH_S = 2.0
 
 @dataclass(frozen=True)
 class RecorderParameters:
-    """What an operator sets; topics and image format come from the profile."""
+    """The node's parameters; topics and image format come from the profile."""
 
     robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
-    folder: str = parameter("", "where episodes go; empty: ~/openvla_recordings/<robot>", read_only=True)
-    operator: str = parameter("", "who demonstrates; empty: the user's name", read_only=True)
+    folder: str = parameter("", "where to store episodes; empty: ~/openvla_recordings/<robot>", read_only=True)
+    operator: str = parameter("", "who demonstrates; empty: the login name", read_only=True)
     reserve_mb: int = parameter(
-        256, "disk space that is never used, MB", read_only=True, low=1, high=1_000_000
+        256, "disk space to keep free, MB", read_only=True, low=1, high=1_000_000
     )
 
 
@@ -110,7 +110,7 @@ class RecorderNode(GuardedNode):
         return self._recorder.recording
 
     def missing(self) -> list[str]:
-        """Return what an episode would lack if it began now; empty when ready."""
+        """Return what an episode started now would lack; empty when ready."""
         now_ns = self._now_ns()
         needed = [f"camera/{camera.name}/image_raw" for camera in self.profile.cameras] + ["joint_states"]
         silent = [
@@ -124,7 +124,7 @@ class RecorderNode(GuardedNode):
 
     def _check_ready(self) -> None:
         if missing := self.missing():
-            raise DatasetError(f"there is nothing to record: missing {', '.join(missing)}")
+            raise DatasetError(f"not ready to record: missing {', '.join(missing)}")
 
     def begin(self) -> Path:
         """Start an episode; return its folder."""
@@ -145,7 +145,7 @@ class RecorderNode(GuardedNode):
         return folder
 
     def finish(self, outcome: Outcome) -> Path:
-        """Finish the episode in progress with all that has come until now; return its folder."""
+        """Finish the episode in progress with everything received so far; return its folder."""
         self._sources.take_waiting()
         self._newest = self._recorder.stop(outcome, self._notes)
         self.get_logger().info("; ".join((f"{self._newest.name}: {outcome}", *self._report().warnings)))
@@ -157,9 +157,9 @@ class RecorderNode(GuardedNode):
         self.get_logger().info("discarded")
 
     def rerecord(self) -> Path:
-        """Delete the episode in progress, or the one that was finished last, and start it again.
+        """Delete the episode in progress, or the last finished one, and start a new one.
 
-        Nothing is deleted if it could not be started.
+        Nothing is deleted if the new one could not be started.
         """
         self._check_ready()
         if self._recorder.recording:
@@ -168,19 +168,19 @@ class RecorderNode(GuardedNode):
             self.recordings.discard(self._newest)
             self._newest = None
         else:
-            raise DatasetError("there is no episode of this session to record again")
+            raise DatasetError("no episode of this session to re-record")
         return self.begin()
 
     def health(self) -> Health:
-        """Return how recording is going."""
+        """Return the health of the recording."""
         return self._recorder.health()
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what is wrong with the episode in progress."""
+        """Return the quality problems of the episode in progress."""
         return self._report().warnings if self.recording else ()
 
     def stop(self) -> None:
-        """Finish an episode in progress with outcome ``unknown``, and let go of the folder."""
+        """Finish an episode in progress with outcome ``unknown``, and unlock the folder."""
         if self._recorder.recording:
             try:
                 self.finish("unknown")
@@ -233,7 +233,7 @@ class RecorderNode(GuardedNode):
         return {QUALITY: self._report().record()}
 
     def _report(self) -> QualityReport:
-        """Return the quality of the episode, with every message that was sent and is not in it."""
+        """Return the quality of the episode, including the count of messages that were sent but lost."""
         report = self._monitor.report() if self._monitor else QualityReport(())
         undelivered = self._sources.lost.copy() - self._lost_before
         unstored = Counter({self._roles[name]: count for name, count in self._recorder.lost.items()})
@@ -270,7 +270,7 @@ class RecorderNode(GuardedNode):
         healths = [self._recorder.health(), self._sole.health()]
         if self._monitor is not None and self.recording:
             report = self._report()
-            text = "; ".join(report.warnings) or "nothing to object to"
+            text = "; ".join(report.warnings) or "no warnings"
             healths.append(Health("quality", "warn" if report.warnings else "ok", text, dict(report.values)))
         return healths
 

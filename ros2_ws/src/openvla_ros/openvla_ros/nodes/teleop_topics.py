@@ -1,6 +1,6 @@
-"""Teleoperation devices that other nodes publish: ``joy``, ``spacenav``, a leader arm's joint states.
+"""Teleoperation devices read from topics: ``joy``, ``spacenav``, a leader arm's joint states.
 
-A topic that falls silent is a hand that is off.
+A silent topic counts as a released switch.
 """
 
 from __future__ import annotations

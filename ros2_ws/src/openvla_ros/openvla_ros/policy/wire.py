@@ -1,7 +1,7 @@
-"""Observations and chunks as bytes, for a policy on another machine: msgpack, never pickle.
+"""Serialisation of observations and chunks for remote policies: msgpack, never pickle.
 
-Arrays travel as their element type, shape and bytes; only the types listed here are read, and what
-is read passes the same constructors as any other value. Every encode has its decode beside it.
+Arrays are sent as dtype, shape and bytes; only the dtypes listed here are accepted, and everything read
+goes through the usual validating constructors. Each encoder is next to its decoder.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ Message = dict[str, Any]
 
 
 def pack(message: Mapping[str, Any]) -> bytes:
-    """Return a message of plain values and arrays as bytes."""
+    """Serialise a message of plain values and arrays."""
     return bytes(msgpack.packb(message, default=_array_to_map))
 
 
 def unpack(data: bytes | str) -> Message:
     """Return the message in ``data``; raises ``InvalidValueError`` if it is not one."""
     if isinstance(data, str):
-        raise InvalidValueError(f"a message of a policy server is binary; this one is text: {data[:80]!r}")
+        raise InvalidValueError(f"expected a binary message, got text: {data[:80]!r}")
     try:
         message = msgpack.unpackb(data, object_hook=_map_to_array)
     except (*UNFIT, msgpack.exceptions.UnpackException) as error:
-        raise InvalidValueError(f"a message of {len(data)} bytes cannot be read: {error}") from error
+        raise InvalidValueError(f"cannot decode a message of {len(data)} bytes: {error}") from error
     if not isinstance(message, dict):
         raise InvalidValueError(
-            f"a message of a policy server is a map; this one is {type(message).__name__}"
+            f"expected a map as message, got {type(message).__name__}"
         )
     return message
 
@@ -74,11 +74,11 @@ def observation_from_message(message: Message) -> Observation:
             gripper=None if message["gripper"] is None else _number("gripper", message["gripper"]),
         )
     except UNFIT as error:
-        raise InvalidValueError(f"an observation cannot be read: {error!r}") from error
+        raise InvalidValueError(f"cannot decode the observation: {error!r}") from error
 
 
 def chunk_to_message(chunk: ActionChunk) -> Message:
-    """Return ``chunk`` as plain values and arrays; its space is told once, at the beginning."""
+    """Return ``chunk`` as plain values and arrays; its space is sent once, in the greeting."""
     return {
         "actions": chunk.actions,
         "stamp_ns": chunk.observation_stamp_ns,

@@ -1,7 +1,7 @@
-"""How good a demonstration is, while it is recorded and afterwards, by the same code.
+"""Quality checks of a demonstration, the same while it is recorded and afterwards.
 
-``QualityMonitor`` sees every message in the order of arrival. Live it warns; at the end its report
-is stored with the episode; offline ``measure`` runs it over a bag. Knows nothing of ROS.
+``QualityMonitor`` gets every message in order of arrival. Live, it warns; at the end its report is
+stored with the episode; offline, ``measure`` runs it over a bag. Knows nothing of ROS.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ LIMITS = frozenset(
 
 @dataclass(frozen=True)
 class QualityReport:
-    """What was found: warnings for people, figures for machines. Empty warnings: nothing to object to."""
+    """The result: warnings for people (none if all is well), figures for programs."""
 
     warnings: tuple[str, ...]
     values: Mapping[str, str] = field(default_factory=dict)
 
     def record(self) -> dict[str, str]:
-        """Return the report as the metadata record that is stored with the episode."""
+        """Return the report as the metadata record stored with the episode."""
         return {**self.values, "warnings": json.dumps(self.warnings)}
 
     @classmethod
@@ -84,7 +84,7 @@ class QualityMonitor:
         self._newest_ns = 0
 
     def see(self, role: str, data: bytes | memoryview, received_ns: int) -> None:
-        """Take note of one serialised message of the stream that plays ``role``."""
+        """Process one serialised message of the stream with ``role``."""
         if self._began_ns is None:
             self._began_ns = received_ns
         self._newest_ns = received_ns
@@ -99,7 +99,7 @@ class QualityMonitor:
             self.unreadable += 1
 
     def report(self) -> QualityReport:
-        """Return what is known so far."""
+        """Return the report so far."""
         parts = [
             *(self._of_stream(stream) for stream in self.streams.values()),
             *(self._of_images(role) for role in self.images),
@@ -129,15 +129,15 @@ class QualityMonitor:
         return QualityReport(tuple(warnings), values)
 
     def _of_the_whole(self) -> QualityReport:
-        """Return what concerns no single stream: cameras together, the arm, its limits, damage."""
+        """Return the results that span streams: camera synchronisation, the arm, its limits, damage."""
         limits = ", ".join(f"{reason} {count}" for reason, count in sorted(dict(self._limits).items()))
         warnings = []
         if self._desync_s > self._allowed_desync_s():
             warnings.append(f"cameras were up to {1e3 * self._desync_s:.0f} ms apart")
         if self._idle.longest_s > IDLE_S:
-            warnings.append(f"the arm stood still for {self._idle.longest_s:.1f} s")
+            warnings.append(f"the arm did not move for {self._idle.longest_s:.1f} s")
         if limits:
-            warnings.append(f"limits touched: {limits}")
+            warnings.append(f"limits reached: {limits}")
         if self.unreadable:
             warnings.append(f"{self.unreadable} messages could not be read")
         values = {
@@ -152,7 +152,7 @@ class QualityMonitor:
         if self._began_ns is None or (self._newest_ns - self._began_ns) * NS < 1.0:
             return []
         if not stream.count:
-            return [f"{stream.name}: no message"]
+            return [f"{stream.name}: no messages"]
         warnings = []
         if stream.slow:
             warnings.append(f"{stream.name}: {stream.measured_rate_hz:.1f} Hz instead of {stream.rate_hz:g}")
@@ -190,7 +190,7 @@ class QualityMonitor:
             self._desync_s = max(self._desync_s, *(abs(stamp_ns - other) * NS for other in newest))
 
     def _must_have_changed(self, role: str) -> bool:
-        """A simulated image has no noise: it is frozen only if the arm moved meanwhile."""
+        """Simulated images have no noise: they count as frozen only if the arm moved in the meantime."""
         return self._profile.simulation is None or self._idle.moved_since_mark(role)
 
     def _see_state(self, data: bytes | memoryview, received_ns: int) -> None:
@@ -217,7 +217,7 @@ class QualityMonitor:
 
 
 class _IdleWatch:
-    """How long the joints stood still."""
+    """How long the joints did not move."""
 
     def __init__(self) -> None:
         self.total_s = self.longest_s = 0.0
@@ -267,6 +267,6 @@ def measure(path: Path) -> QualityReport:
 
 
 def episode_quality(path: Path, metadata: EpisodeMetadata | None = None) -> QualityReport:
-    """Return the quality that was stored with an episode, or measure it if none was (a recovered one)."""
+    """Return the quality stored with an episode, or measure it if there is none (a recovered one)."""
     stored = (metadata or read_metadata(path)).quality
     return QualityReport.from_record(stored) if stored else measure(path)

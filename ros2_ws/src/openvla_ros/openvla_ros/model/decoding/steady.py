@@ -1,8 +1,8 @@
-"""The steady decoder: token by token as the plain one, as a single stage that always takes as long.
+"""The steady decoder: token by token like the plain one, but as a single stage of constant duration.
 
-The prompt's pass and the passes for all tokens but the last are one piece of work: on a CUDA device
-one graph, with one transfer at its end. Where the guesses of the drafting decoder are poor, or where
-an even pace counts more than speed, this is the one to take.
+The prompt's pass and the passes for all tokens but the last are one stage: on a CUDA device one graph,
+with one transfer at its end. Use it where the fast decoder's guesses are poor, or where constant latency
+matters more than speed.
 """
 
 from __future__ import annotations

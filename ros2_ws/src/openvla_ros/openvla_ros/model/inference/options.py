@@ -1,4 +1,4 @@
-"""How a checkpoint is loaded and used: stated once, for every loader."""
+"""Options for loading and using a checkpoint, shared by all loaders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DECODERS: tuple[DecoderName, ...] = get_args(DecoderName)
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What the person who loads a checkpoint chooses."""
+    """The options for loading a checkpoint."""
 
     adapter: str | Path | None = None  # folder of a LoRA adapter, which may bring its own statistics
     unnorm_key: str | None = None  # the dataset whose statistics apply, where there are several
@@ -40,7 +40,7 @@ DEFAULTS = LoadOptions()
 
 
 def select_decoder(name: str) -> DecoderName:
-    """Return ``name`` if it is a decoder's; raises ``InvalidValueError`` listing them."""
+    """Return ``name`` if it is a decoder, else raise ``InvalidValueError`` listing the choices."""
     for known in DECODERS:
         if name == known:
             return known

@@ -1,8 +1,8 @@
-"""A thread that works at a fixed rate, beside the executor: what a 100 Hz joint stream needs.
+"""A fixed-rate thread, independent of the executor, for a 100 Hz joint stream.
 
-Python's executor serves callbacks one after another, so a timer on it waits for whatever is being
-served. This thread waits for absolute deadlines instead, on the monotonic clock, or on the ROS clock
-where the time is simulated.
+Python's executor runs callbacks one after another, so a timer on it waits for the callback in progress.
+This thread waits for absolute deadlines instead, on the monotonic clock, or on the ROS clock if time is
+simulated.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ LATE_LIMIT_S = 0.002
 class ControlLoop:
     """Calls ``work`` every ``period_s`` until ``stop``.
 
-    An exception of ``work`` ends the loop and is kept in ``failure``: a controller that cannot
-    compute must not go on commanding.
+    An exception in ``work`` ends the loop and is kept in ``failure``: a controller that cannot compute must
+    not keep commanding.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ControlLoop:
         simulated: bool,
         at_rest: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``at_rest``: whether nothing moves at present, so that there is time to tidy up."""
+        """``at_rest``: returns whether nothing is moving, so that there is time for garbage collection."""
         self._period_ns = round(period_s * NS_PER_S)
         self._work = work
         self._clock = clock if simulated else Clock(clock_type=ClockType.STEADY_TIME)
@@ -64,14 +64,14 @@ class ControlLoop:
         self._thread = threading.Thread(target=self._run, name="control", daemon=False)
 
     def start(self) -> None:
-        """Begin; from now on the process asks not to be kept waiting (see ``realtime``)."""
+        """Start; from now on the process has real-time priority, if permitted (see ``realtime``)."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._niceness, self._memory = realtime.ask_for_niceness(), realtime.lock_memory()
         self._garbage.start()
         self._thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> bool:
-        """Let the call in progress end; return whether the thread ended within ``timeout_s``."""
+        """Stop after the call in progress; return whether the thread ended within ``timeout_s``."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
@@ -79,14 +79,14 @@ class ControlLoop:
         return not self._thread.is_alive()
 
     def stall(self, waited_s: float) -> str:
-        """Return, inside ``work``, why the period is late; empty if it is not.
+        """Return why the current period is late, or an empty string; call this inside ``work``.
 
-        ``waited_s`` is how long ``work`` has waited since for the lock that it needs.
+        ``waited_s`` is how long ``work`` has since waited for its lock.
         """
         return self._stalls.lap(waited_s) or self._stall
 
     def health(self) -> Health:
-        """Return how late the periods began."""
+        """Return the lateness of the periods."""
         health = self._lateness.health()
         values = {
             **health.values,
@@ -130,7 +130,7 @@ class ControlLoop:
         return int(self._clock.now().nanoseconds) if self._simulated else time.monotonic_ns()
 
     def _wait_until(self, deadline_ns: int) -> bool:
-        """Sleep until the deadline; return whether it came, rather than the end or a clock that jumped."""
+        """Sleep until the deadline; return False if the loop ended or the clock jumped instead."""
         if not self._simulated:
             left_s = (deadline_ns - time.monotonic_ns()) / NS_PER_S
             if left_s > 0.0:
