@@ -1,8 +1,8 @@
 """The robot profile: the one description of a robot that every node, recording and checkpoint shares.
 
-A profile is a YAML file (``config/robots/*.yaml``). It holds what is true of the robot: cameras,
-joints, action space, limits, rates, and the topics that the robot's own software speaks. What an
-operator tunes while it runs are ROS parameters instead. This module knows nothing of ROS.
+A profile is a YAML file (``config/robots/*.yaml``) with the robot's properties: cameras, joints, action
+space, limits, rates, and the topics of the robot's own software. Settings that an operator tunes at
+runtime are ROS parameters instead. This module knows nothing of ROS.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class CameraSource:
 
 @dataclass(frozen=True, config=_STRICT)
 class CameraProfile:
-    """One camera: its stream, and how its image must be turned before the policy sees it."""
+    """One camera: its stream, and how to rotate its image for the policy."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     topic: Topic  # the stream as the camera's own driver names it
@@ -75,10 +75,10 @@ class CameraProfile:
 
     @property
     def origin(self) -> CameraSource:
-        """Where the images come from.
+        """The image source.
 
-        A profile that does not say it means the topic's own driver, or USB camera 0 where the topic is
-        the one that this package's camera node publishes by itself: nobody else would.
+        The default is the topic's own driver, or USB camera 0 if the topic is the default one of this
+        package's camera node: nobody else publishes that.
         """
         if self.source is not None:
             return self.source
@@ -107,7 +107,7 @@ class ArmProfile:
 
 @dataclass(frozen=True, config=_STRICT)
 class GripperProfile:
-    """The gripper's joint and the positions of its joint that count as open and closed."""
+    """The gripper's joint, and its open and closed positions."""
 
     joint: str
     open_m: float
@@ -116,17 +116,17 @@ class GripperProfile:
     hysteresis: Annotated[float, Field(ge=0, lt=0.5)] = 0.1  # by so much it must be passed to change
 
     def position_m(self, opening: float) -> float:
-        """Return the joint's position for an opening of 0 (closed) .. 1 (open)."""
+        """Return the joint position, metres, for an opening of 0 (closed) .. 1 (open)."""
         return self.closed_m + opening * (self.open_m - self.closed_m)
 
     def opening(self, position_m: float) -> float:
-        """Return the opening 0 (closed) .. 1 (open) at a position of the joint, clipped to that range."""
+        """Return the opening 0 (closed) .. 1 (open) for a joint position in metres, clipped to that range."""
         return min(1.0, max(0.0, (position_m - self.closed_m) / (self.open_m - self.closed_m)))
 
 
 @dataclass(frozen=True, config=_STRICT)
 class StateProfile:
-    """What the robot reports of itself."""
+    """The state that the robot reports."""
 
     joint_states_topic: Topic
     rate_hz: Positive
@@ -136,7 +136,7 @@ class StateProfile:
 
 @dataclass(frozen=True, config=_STRICT)
 class ActionProfile:
-    """The action space, as the profile's file spells it."""
+    """The action space, as written in the profile file."""
 
     names: tuple[str, ...]
     units: tuple[str, ...]
@@ -150,7 +150,7 @@ class ActionProfile:
 
 @dataclass(frozen=True, config=_STRICT)
 class LimitsProfile:
-    """What the controller never commands beyond; radians, metres, seconds."""
+    """The limits that the controller never exceeds; radians, metres, seconds."""
 
     joint_lower: tuple[float, ...]
     joint_upper: tuple[float, ...]
@@ -189,7 +189,7 @@ class ControlProfile:
 
 @dataclass(frozen=True, config=_STRICT)
 class ArmBackend:
-    """Which commands the arm's own software takes, and where."""
+    """The arm driver: the kind of its commands, and their topic."""
 
     kind: Literal["joint_trajectory", "forward_position", "interbotix", "cartesian_target", "servo_twist"]
     topic: Topic
@@ -205,23 +205,23 @@ class ArmBackend:
 
     @property
     def brakes_by_itself(self) -> bool:
-        """Whether every command carries its own stop; otherwise the arm's software stops it its own way."""
+        """Whether every command contains its own stop; otherwise the arm's software stops in its own way."""
         return self.kind != "servo_twist"
 
     @property
     def takes_setpoints(self) -> bool:
-        """Whether the arm's software takes single setpoints, which the setpoint node plays to it."""
+        """Whether the arm's software takes single setpoints, from the setpoint node."""
         return self.kind in ("forward_position", "interbotix", "cartesian_target")
 
     @property
     def patience_s(self) -> float:
-        """How late a command may come before the robot's side goes on without it."""
+        """How late a command may be, seconds, before the robot's side continues without it."""
         return self.lookahead_s if self.brakes_by_itself else SERVO_TIMEOUT_S
 
 
 @dataclass(frozen=True, config=_STRICT)
 class GripperBackend:
-    """Which commands the gripper's own software takes, and where."""
+    """The gripper driver: the kind of its commands, and their topic."""
 
     kind: Literal["joint_trajectory", "gripper_command", "interbotix_pwm", "franka"]
     topic: Topic  # for ``franka`` the folder that holds the actions grasp and move
@@ -232,13 +232,13 @@ class GripperBackend:
 
     @property
     def takes_setpoints(self) -> bool:
-        """Whether the setpoint node regulates the gripper."""
+        """Whether the setpoint node controls the gripper."""
         return self.kind == "interbotix_pwm"
 
 
 @dataclass(frozen=True, config=_STRICT)
 class SimulationProfile:
-    """What the simulated robot is; only in the profiles of simulations."""
+    """Properties of the simulated robot; only in simulation profiles."""
 
     robot: Literal["widowx", "franka"]
     task: str
@@ -248,7 +248,7 @@ class SimulationProfile:
 
 @dataclass(frozen=True, config=_STRICT)
 class RecordingProfile:
-    """What a demonstration records besides what the policy needs, and how images are stored."""
+    """Additional topics to record, and how to store images."""
 
     image_format: Literal["raw", "jpeg"] = "jpeg"
     jpeg_quality: Annotated[int, Field(ge=50, le=100)] = 95
@@ -278,10 +278,10 @@ class RobotProfile:
         if self.gripper.open_m == self.gripper.closed_m:
             raise ValueError(f"gripper.open_m and closed_m are both {self.gripper.open_m}; they must differ")
         if not self.cameras:
-            raise ValueError("cameras must name at least one camera")
+            raise ValueError("cameras must list at least one camera")
         names = [camera.name for camera in self.cameras]
         if len(set(names)) != len(names):
-            raise ValueError(f"camera names {names} must differ from each other")
+            raise ValueError(f"camera names {names} must be unique")
         for lower, upper in (
             (self.limits.joint_lower, self.limits.joint_upper),
             (self.limits.workspace_lower, self.limits.workspace_upper),
@@ -297,7 +297,7 @@ class RobotProfile:
         arm, limits = self.arm, self.limits
         joints = len(arm.joints)
         if not joints or len(set(arm.joints)) != joints:
-            raise ValueError(f"arm.joints {arm.joints} must name joints that differ from each other")
+            raise ValueError(f"arm.joints {arm.joints} must be unique")
         poses = ("neutral", "home", "park")
         keys = ("joint_lower", "joint_upper", "joint_velocity", "joint_acceleration", "joint_jerk")
         for part, names in ((arm, poses), (limits, keys)):
@@ -331,11 +331,11 @@ class RobotProfile:
 
     @property
     def takes_setpoints(self) -> bool:
-        """Whether the robot's software takes single setpoints: the setpoint node runs for it."""
+        """Whether the robot needs the setpoint node, because its software takes single setpoints."""
         return self.arm_backend.takes_setpoints or self.gripper_backend.takes_setpoints
 
     def camera(self, name: str) -> CameraProfile:
-        """Return the camera called ``name``; raises ``ProfileError`` listing the names there are."""
+        """Return the camera called ``name``; raises ``ProfileError`` listing the existing names."""
         for camera in self.cameras:
             if camera.name == name:
                 return camera
@@ -343,7 +343,7 @@ class RobotProfile:
         raise ProfileError(f"robot {self.name!r} has no camera {name!r}; its cameras: {known}")
 
     def action_frame_id(self) -> str:
-        """Return the tf frame along whose axes actions are given."""
+        """Return the tf frame whose axes the actions refer to."""
         link = self.arm.base_link if self.action_space.frame == "base" else self.arm.tool_link
         return self.arm.frame_prefix + link
 
@@ -352,7 +352,7 @@ _ADAPTER = TypeAdapter(RobotProfile)
 
 
 def available_profiles() -> list[str]:
-    """Return the names of the profiles that come with the package."""
+    """Return the names of the package's own profiles."""
     return sorted(path.stem for path in (share_path() / "config" / "robots").glob("*.yaml"))
 
 
@@ -379,7 +379,7 @@ def parse_profile(text: str, source: str) -> RobotProfile:
     except yaml.YAMLError as error:
         raise ProfileError(f"{source}: not valid YAML: {error}") from error
     if not isinstance(data, Mapping):
-        raise ProfileError(f"{source}: a profile is a mapping of keys; this is {type(data).__name__}")
+        raise ProfileError(f"{source}: a profile must be a mapping of keys; this is {type(data).__name__}")
     try:
         return _ADAPTER.validate_python(data)
     except ValidationError as error:
@@ -389,5 +389,5 @@ def parse_profile(text: str, source: str) -> RobotProfile:
 
 
 def dump_profile(profile: RobotProfile) -> str:
-    """Return ``profile`` as YAML that ``parse_profile`` reads back to an equal value."""
+    """Return ``profile`` as YAML; ``parse_profile`` is the inverse."""
     return yaml.safe_dump(_ADAPTER.dump_python(profile, mode="json"), sort_keys=False, allow_unicode=True)

@@ -52,7 +52,8 @@ def convert(
         typer.Option(help="How a LeRobot dataset stores images: av1 or h264 (lossy), or image (lossless)."),
     ] = "av1",
     actions: Annotated[
-        Literal["commanded", "measured"], typer.Option(help="Commanded actions, or the arm's measured motion.")
+        Literal["commanded", "measured"],
+        typer.Option(help="Commanded actions, or the arm's measured motion."),
     ] = "commanded",
     group_size: Annotated[int, typer.Option(min=1, help="Episodes per work unit, shard or video.")] = 16,
     split: SplitOption = None,

@@ -77,7 +77,7 @@ def evaluate(
 
 def compare(
     policies: Annotated[
-        list[str], typer.Argument(help="Adapter folders for the running policy node; 'base' means no adapter.")
+        list[str], typer.Argument(help="Adapter folders for the running policy node; 'base': no adapter.")
     ],
     trials: Annotated[int, typer.Option(help="Trials per policy.")],
     output: Annotated[Path, typer.Option(help="File for your verdicts; rerun the command to resume it.")],

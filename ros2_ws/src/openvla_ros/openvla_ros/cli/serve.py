@@ -26,7 +26,9 @@ def serve(
     policy: Annotated[str, typer.Option(help="openvla, or hold to try the connection.")] = "openvla",
     unnorm_key: Annotated[str, typer.Option(help="Dataset whose statistics to use.")] = "",
     adapter: Annotated[str, typer.Option(help="LoRA adapter folder.")] = "",
-    center_crop: Annotated[bool, typer.Option("--center-crop", help="For models trained with crops.")] = False,
+    center_crop: Annotated[
+        bool, typer.Option("--center-crop", help="For models trained with crops.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")] = "auto",
     decoder: Annotated[str, typer.Option(help="fast, steady or plain; same tokens.")] = "fast",
@@ -34,7 +36,9 @@ def serve(
         str, typer.Option(help="none, int8, nf4, int8wo, int4wo or fp8; some tokens differ.")
     ] = "none",
     offline: Annotated[bool, typer.Option("--offline", help="Never contact the hub.")] = False,
-    host: Annotated[str, typer.Option(help="Address to listen on; a public one needs a token.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; a public one needs a token.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any.")] = 8765,
     token_file: Annotated[str, typer.Option(help="File with the token that a robot must present.")] = "",
 ) -> None:

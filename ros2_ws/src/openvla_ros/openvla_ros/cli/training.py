@@ -69,7 +69,9 @@ def finetune(
     idle_m: Annotated[
         float, typer.Option(help="Skip steps that move less than this, metres,")
     ] = Selection.idle_m,
-    idle_rad: Annotated[float, typer.Option(help="... and turn less than this, radians.")] = Selection.idle_rad,
+    idle_rad: Annotated[
+        float, typer.Option(help="... and turn less than this, radians.")
+    ] = Selection.idle_rad,
     questions: Annotated[
         list[Path] | None,
         typer.Option(help="Questions and answers about images (JSON lines) to train on alongside actions."),
@@ -87,7 +89,7 @@ def finetune(
     convention: Annotated[str | None, typer.Option(help="Convention of RLDS datasets.")] = None,
     keep_statistics: Annotated[
         str | None,
-        typer.Option(help="Keep the base's action statistics of this dataset key; default: compute from data."),
+        typer.Option(help="Keep the base's action statistics for this dataset key; default: the data's own."),
     ] = None,
     dataset_key: Annotated[str, typer.Option(help="Dataset key of the new statistics.")] = DATASET_KEY,
     robot: Annotated[

@@ -95,9 +95,7 @@ def _connect(
         )  # fmt: skip
         wait(RETRY_S)
     still = _answer(contract, "missing", driver.missing)
-    contract.require(
-        still is None, "missing", "it returns None once connect has returned None", repr(still)
-    )
+    contract.require(still is None, "missing", "it returns None once connect has returned None", repr(still))
 
 
 def _send_all(

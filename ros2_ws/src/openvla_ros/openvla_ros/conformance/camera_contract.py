@@ -94,7 +94,9 @@ def _images(contract: Contract, camera: Camera, count: int, timeout_s: float, re
         last = frame
         first = frame.rgb.copy() if first is None else first
     if first is None:
-        raise contract.broken("read", "it returns the next image", "None at the first call: an empty recording")
+        raise contract.broken(
+            "read", "it returns the next image", "None at the first call: an empty recording"
+        )
     return first
 
 

@@ -45,7 +45,7 @@ class Contract:
     def call(
         self, member: str, action: Callable[[], T], allowed: tuple[type[OpenVLARosError], ...] = ()
     ) -> T:
-        """Return the result of ``action``; an error of a type that is not ``allowed`` violates the contract."""
+        """Return the result of ``action``; errors of types that are not ``allowed`` violate the contract."""
         try:
             return action()
         except allowed:

@@ -43,7 +43,7 @@ class GripperAction:
         return f"{self._name} offers neither {' nor '.join(TYPES)}{have}"
 
     def connect(self) -> str | None:
-        """Find the server and its type; return ``None`` once goals can be sent and the last was not refused."""
+        """Find the server and its type; return ``None`` once goals can be sent and none was refused."""
         if self._action is None or not self._action.is_there():
             known = [name for name in self._offered() if name in TYPES]
             if not known:

@@ -56,7 +56,7 @@ class ServoTwistArm:
         return self._start.progress()
 
     def send(self, command: ArmCommand) -> None:
-        """Publish the commanded velocity plus the correction; a single zero twist when the arm comes to rest."""
+        """Publish the commanded velocity plus the correction; one zero twist when the arm comes to rest."""
         twist = self._stream.next(command.stamp_ns, command.motion, command.pose, command.measured)
         if twist is not None:
             self._publish(twist, command.stamp_ns)

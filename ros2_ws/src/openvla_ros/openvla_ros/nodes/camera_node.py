@@ -51,9 +51,7 @@ class CameraParameters:
 
     robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
     camera: str = parameter("primary", "which camera of the profile", read_only=True)
-    source: str = parameter(
-        "profile", "image source", read_only=True, choices=("profile", *SOURCES)
-    )
+    source: str = parameter("profile", "image source", read_only=True, choices=("profile", *SOURCES))
     device: str = parameter("", "USB: device path or number; RealSense: serial number", read_only=True)
     path: str = parameter("", "video file, folder of images, or dataset to play", read_only=True)
     pixel_format: str = parameter("", "USB: four-letter pixel format, such as MJPG", read_only=True)

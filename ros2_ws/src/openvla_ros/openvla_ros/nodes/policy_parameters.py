@@ -50,7 +50,9 @@ class PolicyParameters:
     steps_between_inferences: int = parameter(
         1, "steps of a chunk to execute before the next inference", low=1, high=100
     )
-    time_limit_s: float = parameter(60.0, "default time limit of action goals, seconds", low=0.1, high=86400.0)
+    time_limit_s: float = parameter(
+        60.0, "default time limit of action goals, seconds", low=0.1, high=86400.0
+    )
     give_up_s: float = parameter(
         5.0, "end an instruction after this long without a step, seconds", low=0.1, high=86400.0
     )

@@ -54,11 +54,11 @@ class RecorderParameters:
     """The node's parameters; topics and image format come from the profile."""
 
     robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
-    folder: str = parameter("", "where to store episodes; empty: ~/openvla_recordings/<robot>", read_only=True)
-    operator: str = parameter("", "who demonstrates; empty: the login name", read_only=True)
-    reserve_mb: int = parameter(
-        256, "disk space to keep free, MB", read_only=True, low=1, high=1_000_000
+    folder: str = parameter(
+        "", "where to store episodes; empty: ~/openvla_recordings/<robot>", read_only=True
     )
+    operator: str = parameter("", "who demonstrates; empty: the login name", read_only=True)
+    reserve_mb: int = parameter(256, "disk space to keep free, MB", read_only=True, low=1, high=1_000_000)
 
 
 class RecorderNode(GuardedNode):

@@ -78,7 +78,7 @@ class ScriptedExpert:
         """
         if space.width != 7 or space.frame != "base":
             raise InvalidValueError(
-                f"the scripted expert needs 7 dimensions in the base frame; this action space has {space.width} "
+                f"the scripted expert needs 7 dimensions in the base frame; this space has {space.width} "
                 f"in the {space.frame} frame"
             )
         self._space = space

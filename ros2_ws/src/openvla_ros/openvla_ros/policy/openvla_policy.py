@@ -293,7 +293,7 @@ def _load_adapter(adapters: AdapterSet, folder: Path) -> str:
         try:
             adapters.add(name, read_adapter(folder))
         except torch.OutOfMemoryError as error:
-            raise PolicyError(f"{folder}: not enough memory for it in addition to the loaded model") from error
+            raise PolicyError(f"{folder}: not enough memory for it next to the loaded model") from error
     return name
 
 
@@ -353,5 +353,5 @@ def _agreed(choices: PolicyChoices, manifest: Manifest, origin: str) -> PolicyCh
     }
     for name, value in stated.items():
         if getattr(choices, name) not in (None, value):
-            raise ManifestError(f"{origin}: {name} is {value!r}, but {getattr(choices, name)!r} was requested")
+            raise ManifestError(f"{origin}: {name} is {value!r}, not {getattr(choices, name)!r} as requested")
     return replace(choices, **stated)

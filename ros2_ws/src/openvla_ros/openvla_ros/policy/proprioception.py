@@ -28,7 +28,8 @@ def state_reader(layout: StateLayout, profile: RobotProfile) -> Callable[[Observ
 
     def pose_gripper(observation: Observation) -> Float:
         if observation.pose is None or observation.gripper is None:
-            raise PolicyError("the model needs the end-effector pose and the gripper opening; one is missing")angles = transform_matrix_to_euler(observation.pose.rotation @ zero.T)
+            raise PolicyError("the model needs the end-effector pose and the gripper opening; one is missing")
+        angles = transform_matrix_to_euler(observation.pose.rotation @ zero.T)
         return np.concatenate([observation.pose.position, angles, [observation.gripper]])
 
     def joints_gripper(observation: Observation) -> Float:

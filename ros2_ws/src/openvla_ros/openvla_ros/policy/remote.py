@@ -92,10 +92,12 @@ class RemotePolicy:
             raise PolicyError(f"handshake with {self._address} failed: {error}") from error
         if greeting.get("protocol") != wire.PROTOCOL:
             raise PolicyError(
-                f"{self._address} uses protocol {greeting.get('protocol')!r}; this client uses {wire.PROTOCOL}"
+                f"{self._address} uses protocol {greeting.get('protocol')!r}; this client {wire.PROTOCOL}"
             )
         if missing := [key for key in ("description", "space") if key not in greeting]:
-            raise PolicyError(f"{self._address} is not a policy server: its greeting lacks {', '.join(missing)}")
+            raise PolicyError(
+                f"{self._address} is not a policy server: no {', '.join(missing)} in its greeting"
+            )
         return greeting
 
     def _dial(self) -> ClientConnection:

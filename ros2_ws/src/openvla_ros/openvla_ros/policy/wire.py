@@ -42,9 +42,7 @@ def unpack(data: bytes | str) -> Message:
     except (*UNFIT, msgpack.exceptions.UnpackException) as error:
         raise InvalidValueError(f"cannot decode a message of {len(data)} bytes: {error}") from error
     if not isinstance(message, dict):
-        raise InvalidValueError(
-            f"expected a map as message, got {type(message).__name__}"
-        )
+        raise InvalidValueError(f"expected a map as message, got {type(message).__name__}")
     return message
 
 
@@ -98,11 +96,11 @@ def chunk_from_message(message: Message, space: ActionSpace) -> ActionChunk:
             entropy=message["entropy"],
         )
     except UNFIT as error:
-        raise InvalidValueError(f"an action chunk cannot be read: {error!r}") from error
+        raise InvalidValueError(f"cannot decode the action chunk: {error!r}") from error
 
 
 def space_to_message(space: ActionSpace) -> Message:
-    """Return the meaning of actions as plain values and arrays."""
+    """Return an action space as plain values and arrays."""
     return {
         "names": list(space.names), "units": list(space.units), "frame": space.frame,
         "rotation": space.rotation, "gripper_open": space.gripper_open, "lower": space.lower,
@@ -111,7 +109,7 @@ def space_to_message(space: ActionSpace) -> Message:
 
 
 def space_from_message(message: Message) -> ActionSpace:
-    """Return the meaning of actions in ``message``; raises ``InvalidValueError`` on anything else."""
+    """Return the action space in ``message``; raises ``InvalidValueError`` on anything else."""
     try:
         fields = {
             key: tuple(_text(f"a word of {key}", word) for word in message[key]) for key in ("names", "units")
@@ -121,11 +119,11 @@ def space_from_message(message: Message) -> ActionSpace:
                 raise InvalidValueError(f"{key} is {message[key]!r}; it must be one of {', '.join(choices)}")
         return ActionSpace(**{**message, **fields})
     except UNFIT as error:
-        raise InvalidValueError(f"an action space cannot be read: {error!r}") from error
+        raise InvalidValueError(f"cannot decode the action space: {error!r}") from error
 
 
 def _stamp(value: Any) -> int:
-    """Return a stamp, nanoseconds; raises ``InvalidValueError`` unless it is one that ROS can hold."""
+    """Return a stamp, nanoseconds; raises ``InvalidValueError`` if it is outside ROS's range."""
     if not isinstance(value, int) or isinstance(value, bool) or not FIRST_NS <= value <= LAST_NS:
         raise InvalidValueError(
             f"stamp_ns is {_shown(value)}; it must be whole nanoseconds within {FIRST_NS} .. {LAST_NS}"
@@ -146,14 +144,14 @@ def _text(name: str, value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a foreign value as an error quotes it: not longer than a line."""
+    """Return an untrusted value for an error message, shortened to one line."""
     return repr(value)[:80]
 
 
 def _array_to_map(value: Any) -> Message:
     if not isinstance(value, np.ndarray) or value.dtype.name not in DTYPES:
         kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise InvalidValueError(f"{kind} does not travel; arrays of {', '.join(DTYPES)} do")
+        raise InvalidValueError(f"cannot serialise {kind}; supported dtypes: {', '.join(DTYPES)}")
     little = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
     data = little.data.cast("B") if little.size else b""
     return {"dtype": value.dtype.name, "shape": list(value.shape), "bytes": data}
@@ -164,7 +162,7 @@ def _map_to_array(value: Message) -> Message | NDArray[Any]:
         return value
     if value["dtype"] not in DTYPES:
         raise InvalidValueError(
-            f"an array of {value['dtype']!r} is not read; those of {', '.join(DTYPES)} are"
+            f"cannot decode an array of {value['dtype']!r}; supported dtypes: {', '.join(DTYPES)}"
         )
     dtype = np.dtype(DTYPES[value["dtype"]]).newbyteorder("<")
     return np.frombuffer(value["bytes"], dtype).reshape(value["shape"])

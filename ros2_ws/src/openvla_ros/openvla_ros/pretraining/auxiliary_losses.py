@@ -1,4 +1,4 @@
-"""Auxiliary losses that make a small model look: where things are, and where what is asked for is.
+"""Auxiliary losses that teach a small model to locate objects, and those in the instruction.
 
 ``ThingsHead`` finds every thing that there may be, from the patches alone; ``AskedHead`` points from
 the state after the prompt at tool, object and destination of the instruction, and tells the way to

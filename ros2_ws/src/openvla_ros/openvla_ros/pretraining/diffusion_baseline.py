@@ -139,7 +139,7 @@ class DiffusionPolicy:
 
     @property
     def description(self) -> str:
-        """One line for people."""
+        """One line of text."""
         count = sum(parameter.numel() for parameter in self._network.parameters())
         return f"Diffusion Policy, {count / 1e6:.1f} M parameters"
 
@@ -160,7 +160,7 @@ class DiffusionPolicy:
         self._generator.manual_seed(self._options.seed)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to release."""
 
     def _sampled(self, condition: Tensor) -> Tensor:
         signal = remaining_signal(self._options)

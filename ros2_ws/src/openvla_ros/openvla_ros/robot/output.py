@@ -1,4 +1,4 @@
-"""What the controller says at each tick: what to command, what it is doing, and why."""
+"""The controller's output at each tick: the command, the mode, and the verdict."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ControllerState(str, Enum):
 
 @dataclass(frozen=True, eq=False)
 class ControllerOutput:
-    """What goes out at one tick. Nothing is commanded where ``joint_positions`` is None."""
+    """The output of one tick. Nothing is commanded if ``joint_positions`` is None."""
 
     stamp_ns: int  # of the command; stamps of commands that follow each other are evenly spaced
     state: ControllerState

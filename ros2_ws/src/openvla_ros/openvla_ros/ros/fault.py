@@ -1,4 +1,4 @@
-"""Words for an exception that nobody foresaw."""
+"""Describes an unexpected exception."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DETAIL_LENGTH = 300
 
 
 def describe(error: BaseException) -> str:
-    """Return type, text and place of an exception."""
+    """Return an exception's type, text and location."""
     frames = extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
     return f"{type(error).__name__}: {str(error)[:DETAIL_LENGTH]}{place}"

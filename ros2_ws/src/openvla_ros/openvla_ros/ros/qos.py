@@ -1,8 +1,8 @@
-"""The quality of service of every stream, chosen once, here.
+"""The QoS of every stream, defined once.
 
-A publisher offers and a subscription asks; they match when the offer is at least as strong. So
-publishers here are reliable (a recorder or RViz may ask for that), and subscriptions that want
-the newest value are best effort with a queue of one: they match any driver and nothing queues.
+A publisher offers, a subscription requests; they match if the offer is at least as strong. So publishers
+here are reliable (a recorder or RViz may request that), and subscriptions that want the newest value are
+best effort with a queue of one: they match any driver, and nothing queues.
 """
 
 from __future__ import annotations

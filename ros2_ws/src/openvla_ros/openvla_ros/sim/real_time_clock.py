@@ -1,4 +1,4 @@
-"""Holds a simulation to a multiple of real time, and back for a controller that is behind."""
+"""Paces a simulation at a multiple of real time, and slows it down for a controller that is behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_SILENCE_S = 1.0
 
 
 class RealTimePacer:
-    """Sleeps so that ``wait`` returns once a period; counts the time that was given up."""
+    """Sleeps so that ``wait`` returns once per period; counts the dropped backlog."""
 
     def __init__(self) -> None:
         self._due = time.monotonic()
@@ -32,11 +32,11 @@ class RealTimePacer:
 
 
 class LockStep:
-    """Keeps simulated time within ``slack_s`` of the newest command, for as long as someone commands.
+    """Keeps simulated time within ``slack_s`` of the newest command, while there are commands.
 
-    Then a busy machine makes a simulation slower, and changes nothing of what happens in it. Nobody
-    is waited for before the first command, nor after a silence of ``LONGEST_SILENCE_S``: the
-    controller may have been killed, and the robot must go on.
+    So a busy machine only makes a simulation slower, without changing what happens in it. There is no waiting
+    before the first command, nor after a silence of ``LONGEST_SILENCE_S``: the controller may have been
+    killed, and the robot must keep running.
     """
 
     def __init__(self, slack_s: float) -> None:
@@ -45,13 +45,13 @@ class LockStep:
         self._commanded_s: float | None = None  # simulated; None while nobody is waited for
 
     def commanded(self, elapsed_s: float) -> None:
-        """Note that a command came at simulated time ``elapsed_s``."""
+        """Note that a command arrived at simulated time ``elapsed_s``."""
         with self._changed:
             self._commanded_s = elapsed_s
             self._changed.notify()
 
     def wait(self, elapsed_s: float) -> None:
-        """Return once simulated time may go beyond ``elapsed_s``."""
+        """Wait until simulated time may pass ``elapsed_s``."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._may_pass(elapsed_s), LONGEST_SILENCE_S):
                 self._commanded_s = None

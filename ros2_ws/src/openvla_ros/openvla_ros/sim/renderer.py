@@ -1,11 +1,11 @@
-"""Off-screen images of a MuJoCo scene, with whatever this machine can draw with.
+"""Off-screen rendering of a MuJoCo scene, with whatever this machine supports.
 
-OpenGL through EGL or OSMesa where their libraries are there, otherwise rays and plain shading,
-which need nothing but MuJoCo itself. ``Renderer.kind`` says which one it is. Multi-sampling,
-shadows and reflections are off: software OpenGL is four to six times faster without them.
+OpenGL through EGL or OSMesa if their libraries are installed, otherwise ray casting with plain shading,
+which needs only MuJoCo itself. ``Renderer.kind`` says which one. Multi-sampling, shadows and reflections
+are off: software OpenGL is four to six times faster without them.
 
-MuJoCo reads ``MUJOCO_GL`` when it is imported, and the import fails if that library is missing;
-so this module tries each one in a process of its own before it decides.
+MuJoCo reads ``MUJOCO_GL`` when it is imported, and the import fails if that library is missing; so this
+module first tries each one in a separate process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ context.free()
 
 
 class Renderer(Protocol):
-    """Draws what a camera of the model sees."""
+    """Renders the images of the model's cameras."""
 
     @property
     def kind(self) -> Kind:

@@ -1,4 +1,4 @@
-"""How a model is trained further: the method, the numbers, and the paper's values as defaults."""
+"""The fine-tuning recipe: method and hyperparameters, with the paper's values as defaults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LORA_ONLY = ("rank", "alpha", "dropout", "targets")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the result of a run, besides base and data."""
+    """Everything that determines a run's result, except base and data."""
 
     method: Method = "lora"
     rank: int = 32
@@ -58,11 +58,11 @@ class Recipe:
         self._check_adapter()
 
     def _check_adapter(self) -> None:
-        """Raise ``InvalidValueError`` for LoRA's numbers beside a method that has no adapter."""
+        """Raise ``InvalidValueError`` for LoRA options with a method that has no adapter."""
         asked = [name for name in LORA_ONLY if getattr(self, name) != getattr(Recipe, name)]
         if asked and self.method not in ADAPTERS:
             raise InvalidValueError(
-                f"{', '.join(asked)}: only {' and '.join(ADAPTERS)} have that; the method is {self.method}"
+                f"{', '.join(asked)}: only for {' and '.join(ADAPTERS)}, but the method is {self.method}"
             )
 
     @property
@@ -84,7 +84,7 @@ class Recipe:
         return self.rate
 
     def to_json(self) -> dict[str, Any]:
-        """Return the recipe as JSON values, with the method's own values where none was given."""
+        """Return the recipe as JSON values, with the method's defaults filled in."""
         values = {**asdict(self), "learning_rate": self.rate}
         if self.method in ADAPTERS:
             values["alpha"] = self.scale_numerator

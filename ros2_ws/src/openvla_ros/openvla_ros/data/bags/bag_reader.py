@@ -266,7 +266,7 @@ class BagReader:
         return BagFrames(stream, newest_before(stream.stamps_ns, stamps), camera)
 
     def _joint_sample(self, stream: Stream, index: int) -> tuple[int, JointSample]:
-        """Return stamp and joints of the newest message up to ``index`` that has the arm's joints, as live code.
+        """Return stamp and joints of the newest message up to ``index`` with the arm's joints, as live code.
 
         Raises ``InvalidValueError`` if none does; says what is wrong with the newest one.
         """

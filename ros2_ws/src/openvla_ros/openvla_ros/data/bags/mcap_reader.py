@@ -194,8 +194,8 @@ class McapFile:
     def verify(self, *, bytes_verified: bool = False) -> None:
         """Verify the whole file: checksums, message counts and the copies in the summary.
 
-        ``bytes_verified``: the file's own checksum was verified elsewhere. Raises ``DatasetError`` if the file
-        is truncated or anything differs. Parts without a checksum are logged once.
+        ``bytes_verified``: the file's own checksum was verified elsewhere. Raises ``DatasetError`` if the
+        file is truncated or anything differs. Parts without a checksum are logged once.
         """
         if self.damage or not self.finished:
             raise DatasetError(f"{self.path}: {self.damage or 'the file is truncated'}")
@@ -230,7 +230,7 @@ class McapFile:
             raise DatasetError(f"{self.path} is damaged (the message index does not match the messages)")
 
     def drop_damaged_chunks(self) -> list[str]:
-        """Drop the messages of chunks with a wrong checksum, so that the rest can be saved; return their names."""
+        """Drop the messages of chunks with a wrong checksum, to save the rest; return what was wrong."""
         dropped = []
         for number in range(len(self._chunks)):
             try:

@@ -79,8 +79,7 @@ def _known_definition(type_name: str) -> str:
     if type_name not in store.types:
         folders = ", ".join(map(str, share_folders()))
         raise DatasetError(
-            f"no definition of {type_name!r} found in {folders}; "
-            "source the workspace that defines it"
+            f"no definition of {type_name!r} found in {folders}; source the workspace that defines it"
         )
     text, _ = store.generate_msgdef(type_name, ros_version=2)
     return str(text)

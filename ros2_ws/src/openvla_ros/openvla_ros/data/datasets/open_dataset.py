@@ -61,7 +61,9 @@ def _hdf5_file(path: Path) -> Path:
         return path
     files = hdf5_files(path)
     if len(files) > 1:
-        raise DatasetError(f"{path} contains several datasets; choose one: {', '.join(f.name for f in files)}")
+        raise DatasetError(
+            f"{path} contains several datasets; choose one: {', '.join(f.name for f in files)}"
+        )
     return files[0]
 
 

@@ -146,7 +146,7 @@ def _check_total(data: Any, names: list[str], path: Path) -> None:
     found = sum(int(data[name].attrs.get("num_samples", 0)) for name in names)
     if int(data.attrs["total"]) != found:
         raise DatasetError(
-            f"{path}: data/total is {data.attrs['total']}; its {len(names)} demonstrations have {found} samples"
+            f"{path}: data/total is {data.attrs['total']}; its {len(names)} demonstrations have {found}"
         )
 
 
@@ -184,8 +184,8 @@ def robosuite_space(environment: dict[str, Any], width: int, origin: str) -> Act
     kind = controller.get("type")
     if kind != "OSC_POSE" or not controller.get("control_delta", True) or width != 7:
         raise DatasetError(
-            f"{origin}: actions of width {width} for controller {kind!r}; supported are OSC_POSE with 7 deltas "
-            "and files written by openvla_ros"
+            f"{origin}: actions of width {width} for controller {kind!r}; supported are OSC_POSE with 7 "
+            "deltas and files written by openvla_ros"
         )
     reach = np.broadcast_to(np.asarray(controller.get("output_max", [0.05] * 3 + [0.5] * 3)), (6,))
     return ActionSpace(

@@ -70,13 +70,11 @@ class Info:
         """Read the file; ``DatasetError`` names what is missing or the supported versions."""
         path = folder / "meta" / "info.json"
         if not verify(path):
-            say_unverified(
-                str(folder), "it has no SHA256SUMS, and videos contain no checksum"
-            )
+            say_unverified(str(folder), "it has no SHA256SUMS, and videos contain no checksum")
         with reading(path):
             values = json.loads(path.read_text(encoding="utf-8"))
             if values["codebase_version"] not in VERSIONS:
-                raise DatasetError(f"{path}: version {values['codebase_version']!r}; supported are {VERSIONS}")
+                raise DatasetError(f"{path}: version {values['codebase_version']!r}; supported: {VERSIONS}")
             return cls(
                 path=folder,
                 version=values["codebase_version"],

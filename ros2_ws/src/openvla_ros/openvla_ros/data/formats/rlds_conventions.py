@@ -311,7 +311,5 @@ def find_convention(name: str) -> Convention:
     """Return the entry of dataset ``name``; raises ``DatasetError`` listing the known ones."""
     datasets = convention_table().datasets
     if name not in datasets:
-        raise DatasetError(
-            f"no convention for RLDS dataset {name!r}; choose one: {', '.join(datasets)}"
-        )
+        raise DatasetError(f"no convention for RLDS dataset {name!r}; choose one: {', '.join(datasets)}")
     return datasets[name]

@@ -95,9 +95,7 @@ def list_shards(folder: Path, info: Mapping[str, Any], split: str | None) -> lis
     if split is not None and split not in there:
         raise DatasetError(f"{folder}: split {split!r} has no files; splits with files: {there}")
     for name in splits.keys() - there if split is None and there else ():
-        _LOG.warning(
-            "%s: split %r is listed, but all its files are missing; reading %s", folder, name, there
-        )
+        _LOG.warning("%s: split %r is listed, but all its files are missing; reading %s", folder, name, there)
     wanted = there if split is None else [split]
     chosen = [shard for name, shards in splits.items() if name in wanted for shard in shards]
     missing = [shard.path.name for shard in chosen if not shard.path.is_file()]

@@ -111,7 +111,7 @@ class Record:
         return values
 
     def is_text(self, path: str) -> bool:
-        """Return whether column ``path`` contains texts; raises ``DatasetError`` if there is no such column."""
+        """Return whether column ``path`` contains texts; raises ``DatasetError`` if it does not exist."""
         feature, values = self._values(path)
         return isinstance(values, list) and feature.encoding == "none"
 

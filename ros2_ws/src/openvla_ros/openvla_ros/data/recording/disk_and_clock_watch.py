@@ -28,8 +28,8 @@ class ClockWatch:
     def read(self) -> tuple[int, int]:
         """Return (stamp of now that never goes back, jump since the last reading in nanoseconds or 0).
 
-        A process that is preempted between reading the two clocks would see a false jump, so they are then read
-        again; if that happens every time, the decision is left to the next call.
+        A process that is preempted between reading the two clocks would see a false jump, so they are then
+        read again; if that happens every time, the decision is left to the next call.
         """
         now_ns = 0
         for _ in range(_READINGS):
@@ -66,7 +66,7 @@ class DiskWatch:
         self._begun_s, self._bytes = time.monotonic(), 0
 
     def begin(self) -> None:
-        """Measure the write rate from now on; raises ``DatasetError`` if there is not enough space to start."""
+        """Measure the write rate from now on; raises ``DatasetError`` if there is too little space."""
         free, needed = free_bytes(self._folder), 2 * self._reserve_bytes
         if free < needed:
             raise DatasetError(

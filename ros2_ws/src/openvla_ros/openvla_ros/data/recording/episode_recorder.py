@@ -192,8 +192,8 @@ class EpisodeRecorder:
         except DatasetError as error:
             episode.writer.abandon()
             raise DatasetError(
-                f"{error}; the recording so far is in {episode.folder} and will be recovered at the next start "
-                "or with 'openvla recover'"
+                f"{error}; the recording so far is in {episode.folder} and will be recovered at the next "
+                "start or with 'openvla recover'"
             ) from error
 
     def discard(self) -> None:

@@ -73,8 +73,8 @@ def resolve(source: str | Path, *, offline: bool = False, revision: str | None =
         return shipped[str(source)]
     if not _HUB_ID.fullmatch(str(source)):
         raise CheckpointError(
-            f"{source} is neither a folder, nor a hub id (owner/name), nor one of the package's own checkpoints "
-            f"({', '.join(sorted(shipped)) or 'there are none'})"
+            f"{source} is neither a folder, nor a hub id (owner/name), nor one of the package's own "
+            f"checkpoints ({', '.join(sorted(shipped)) or 'there are none'})"
         )
     try:
         path = snapshot_download(

@@ -139,7 +139,7 @@ def _published_names(native: Mapping[str, Any], source: Path) -> dict[str, Tenso
     wanted = ("vision_backbone", "projector", "llm_backbone")
     if not isinstance(parts, Mapping) or any(part not in parts for part in wanted):
         have = ", ".join(parts) if isinstance(parts, Mapping) else type(parts).__name__
-        raise CheckpointError(f"{source}: the .pt must contain model.{{{', '.join(wanted)}}}; it contains {have}")
+        raise CheckpointError(f"{source}: the .pt must contain model.{{{', '.join(wanted)}}}; it has {have}")
     weights = {}
     for part in wanted:
         for key, value in parts[part].items():

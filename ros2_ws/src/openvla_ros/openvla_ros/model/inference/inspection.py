@@ -50,7 +50,7 @@ def kind_of(folder: Path) -> Kind:
     if not (folder / "config.json").is_file():
         if (folder / ADAPTER_CONFIG).is_file():
             return "lora-adapter"
-        raise CheckpointError(f"{folder} is not a checkpoint: it has neither config.json nor {ADAPTER_CONFIG}")
+        raise CheckpointError(f"{folder} is not a checkpoint: it lacks config.json and {ADAPTER_CONFIG}")
     config = read_json(folder / "config.json")
     if "vla" in config or isinstance(config.get("model"), Mapping):
         return "prismatic-native"

@@ -25,7 +25,7 @@ def load_action_predictor(source: str | Path, options: LoadOptions = DEFAULTS) -
             return load_oft(folder, options)
         case "openvla-oft":
             raise CheckpointError(
-                f"{folder} is an OpenVLA-OFT checkpoint: it supports neither adapters nor an action-token mask"
+                f"{folder} is an OpenVLA-OFT checkpoint, without support for adapters or an action-token mask"
             )
         case "lora-adapter":
             raise CheckpointError(
@@ -36,4 +36,4 @@ def load_action_predictor(source: str | Path, options: LoadOptions = DEFAULTS) -
                 f"{folder} is a vision-language model without actions; use it with openvla ask"
             )
         case "prismatic-native":
-            raise CheckpointError(f"{folder} is a checkpoint of kind {kind}; openvla convert-checkpoint converts it")
+            raise CheckpointError(f"{folder} is a {kind} checkpoint; openvla convert-checkpoint converts it")

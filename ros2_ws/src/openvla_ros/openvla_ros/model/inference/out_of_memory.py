@@ -47,8 +47,8 @@ def loading_advice(
     need = f"its weights take about {sizes[kept] / GB:.1f} GB as {kept}"
     if quantization in PACKINGS:
         return (
-            f"out of memory: {name} does not fit on {device}: {need}, and {quantization} keeps packed weights "
-            f"in addition: use {_named(smaller)}, or quantization none"
+            f"out of memory: {name} does not fit on {device}: {need}, and {quantization} keeps packed "
+            f"weights in addition: use {_named(smaller)}, or quantization none"
         )
     free = _free_bytes(device)
     room = "" if free is None else f", and {free / GB:.1f} GB are free"

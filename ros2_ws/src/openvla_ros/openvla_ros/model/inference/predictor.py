@@ -75,7 +75,7 @@ class ActionPredictor(Protocol):
         ...
 
     def prepare(self, instruction: str) -> bool:
-        """Make what prompts of this length need; tell whether that took its time.
+        """Prepare (on CUDA: capture) the stages for prompts of this length.
 
         Returns True if something had to be captured. Without it, the first prediction takes longer.
         """
@@ -124,7 +124,7 @@ class OpenVLAPredictor:
         )
 
     def prepare(self, instruction: str) -> bool:
-        """Prepare (on CUDA: capture) the stages for prompts of this length; True if any had to be captured."""
+        """Prepare (on CUDA: capture) the stages for prompts of this length; True if any were captured."""
         self.model.adapters.activate(self.adapter)
         return self.decoder.prepare(self.model.prompt_ids(instruction).shape[1], self.statistics.width)
 

@@ -121,7 +121,7 @@ class CapturedStages:
         return graph.replay
 
     def _run(self, work: Work) -> None:
-        """Set the current device for code outside the graph: Triton launches on it, wherever the tensors are."""
+        """Run what is not captured on this device: Triton launches on the current one, not the tensors'."""
         with torch.cuda.device(self._device):
             work()
 

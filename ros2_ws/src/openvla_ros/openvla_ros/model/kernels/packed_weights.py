@@ -94,7 +94,7 @@ def pack_int4(weight: Tensor) -> Grouped:
     out, inside = weight.shape
     group = next((size for size in _GROUPS if inside % size == 0), None)
     if group is None:
-        raise InvalidValueError(f"4 bits need rows that are a multiple of {_GROUPS[-1]} weights; got {inside}")
+        raise InvalidValueError(f"4 bits need rows of a multiple of {_GROUPS[-1]} weights; got {inside}")
     groups = weight.float().view(out, -1, group)
     low = groups.amin(dim=2).bfloat16()
     scale = _safe((groups.amax(dim=2) - low.float()) / _INT4_MAX).bfloat16()

@@ -99,7 +99,7 @@ class TextConfig:
         _check_positive(self, "rms_norm_eps", "rope_theta")
         heads, groups = self.num_attention_heads, self.num_key_value_heads
         if self.head_dim is None and self.hidden_size % heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of the {heads} attention heads")
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of {heads} attention heads")
         if groups is not None and heads % groups:
             raise ValueError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}")
 

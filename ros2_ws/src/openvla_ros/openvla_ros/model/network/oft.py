@@ -221,7 +221,7 @@ class OpenVLAOFT(nn.Module):
         return projected.flatten(0, 1)[None]
 
     def _towers(self, language: Tensor) -> list[Callable[[Tensor], Tensor]]:
-        """Return the functions that compute each tower's features; with FiLM, also from the mean embedding."""
+        """Return the functions for each tower's features; with FiLM, these use the mean embedding too."""
         towers = self.network.vision_backbone.towers()
         if not self.layout.film:
             return list(towers)

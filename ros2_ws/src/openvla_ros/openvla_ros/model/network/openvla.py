@@ -63,7 +63,7 @@ class OpenVLA(nn.Module):
         """Return (B, L + patches, H): the first text token (BOS), the patches, the rest of the text."""
         if image.shape[0] != text.shape[0] or text.shape[1] < 1:
             raise InvalidValueError(
-                f"image embeddings {tuple(image.shape)} and text embeddings {tuple(text.shape)} cannot be joined"
+                f"cannot join image embeddings {tuple(image.shape)} and text embeddings {tuple(text.shape)}"
             )
         return torch.cat([text[:, :1], image, text[:, 1:]], dim=1)
 

@@ -1,12 +1,12 @@
-"""The stop that every streamed trajectory ends in: what the arm does if nobody commands it any more.
+"""The stop at the end of every streamed trajectory: what the arm does if the commands end.
 
-The joint trajectory back end appends it to each message, so that the robot's own controller brakes
-within the limits when this program was killed or the network is gone. It is the same fastest stop
-that the controller keeps possible at every tick, so it stays within the position limits too.
+The joint trajectory driver appends it to each message, so that the robot's own controller brakes within
+the limits if this program was killed or the network is down. It is the same fastest stop that the
+controller keeps possible at every tick, so it stays within the position limits too.
 
-Its points stand where the jerk of a joint changes. Between them every joint moves with constant jerk,
-which is what a controller on the robot makes of two points with velocities: a cubic. So the robot plays
-exactly this stop.
+Its points are where a joint's jerk changes. Between them every joint moves with constant jerk, which is
+the cubic that a controller on the robot interpolates between two points with velocities. So the robot
+executes exactly this stop.
 """
 
 from __future__ import annotations
