@@ -40,7 +40,7 @@ class MoveToPoint:
         return ActionChunk(action, observation.stamp_ns, self.space)
 
     def reset(self) -> None:
-        """Nothing is carried from one instruction to the next."""
+        """Do nothing: no state is kept between instructions."""
 
     def close(self) -> None:
         """Nothing to give back."""

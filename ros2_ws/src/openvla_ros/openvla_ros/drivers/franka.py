@@ -20,7 +20,7 @@ class FrankaGripper:
     """``grasp`` to close and ``move`` to open; a goal for each change."""
 
     def __init__(self, node: Node, profile: RobotProfile, backend: GripperBackend) -> None:
-        what = "the gripper driver 'franka'"
+        what = "gripper_backend 'franka'"
         self._grasp_type = interface("franka_msgs/action/Grasp", what)
         self._move_type = interface("franka_msgs/action/Move", what)
         self._gripper, self._backend = profile.gripper, backend

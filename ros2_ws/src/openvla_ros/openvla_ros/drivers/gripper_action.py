@@ -20,7 +20,7 @@ from openvla_ros.profile import GripperBackend, RobotProfile
 TYPES = ("control_msgs/action/GripperCommand", "control_msgs/action/ParallelGripperCommand")
 # A change of opening that is worth a new goal: each goal preempts the last one.
 CHANGE = 0.02
-WHAT = "the gripper driver 'gripper_command'"
+WHAT = "gripper_backend 'gripper_command'"
 
 
 class GripperAction:

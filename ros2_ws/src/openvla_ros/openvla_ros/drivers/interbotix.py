@@ -34,7 +34,7 @@ class InterbotixArm:
     """One ``JointGroupCommand`` a period."""
 
     def __init__(self, node: Node, backend: ArmBackend) -> None:
-        self._type = interface("interbotix_xs_msgs/msg/JointGroupCommand", "the arm driver 'interbotix'")
+        self._type = interface("interbotix_xs_msgs/msg/JointGroupCommand", "arm_backend 'interbotix'")
         self._node, self._group = node, backend.group
         self._publisher = node.create_publisher(self._type, backend.topic, COMMAND)
 
@@ -58,7 +58,7 @@ class InterbotixGripper:
 
     def __init__(self, node: Node, profile: RobotProfile, backend: GripperBackend) -> None:
         self._type = interface(
-            "interbotix_xs_msgs/msg/JointSingleCommand", "the gripper driver 'interbotix_pwm'"
+            "interbotix_xs_msgs/msg/JointSingleCommand", "gripper_backend 'interbotix_pwm'"
         )
         self._node, self._gripper, self._backend = node, profile.gripper, backend
         self._publisher = node.create_publisher(self._type, backend.topic, COMMAND)

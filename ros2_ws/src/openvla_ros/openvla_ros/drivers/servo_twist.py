@@ -77,7 +77,7 @@ class ServoTwistArm:
         if f"{self._folder}/start_servo" in services:
             return [Call(f"{self._folder}/start_servo", Trigger, Trigger.Request())]
         if f"{self._folder}/switch_command_type" in services:
-            command_type = interface("moveit_msgs/srv/ServoCommandType", "the arm driver 'servo_twist'")
+            command_type = interface("moveit_msgs/srv/ServoCommandType", "arm_backend 'servo_twist'")
             twist = command_type.Request(command_type=command_type.Request.TWIST)
             return [
                 Call(f"{self._folder}/switch_command_type", command_type, twist),
