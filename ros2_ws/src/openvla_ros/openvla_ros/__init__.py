@@ -38,7 +38,7 @@ __all__ = [
     "open_dataset",
 ]
 
-# Where each name is; imported when it is first asked for, so that ``import openvla_ros`` costs nothing.
+# The module of each name; imported on first use, so that ``import openvla_ros`` is cheap.
 _MODULES = {
     "ActionChunk": "values.action",
     "ActionSpace": "values.action",

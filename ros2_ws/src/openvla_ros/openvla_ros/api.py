@@ -20,7 +20,7 @@ from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.resources import SMALL_BASE, shipped_checkpoints
 from openvla_ros.values.scene import Scene
 
-# Which arguments each policy takes besides ``robot``.
+# The arguments of each policy, in addition to ``robot``.
 ARGUMENTS = {
     "openvla": (
         "adapter", "unnorm_key", "center_crop", "decoder", "quantization", "device", "dtype", "offline",
@@ -156,7 +156,7 @@ def _kind(name: str) -> str:
     if name in ("expert", "hold", "replay"):
         return name
     shipped = shipped_checkpoints()
-    # A hub id is owner/name; whether it exists is the hub's to say.
+    # A hub id is owner/name; only the hub knows whether it exists.
     if name in shipped or Path(name).exists() or "/" in name:
         return "openvla"
     raise CheckpointError(
@@ -170,7 +170,7 @@ def _check_arguments(kind: str, name: str, given: list[str]) -> None:
     """Raise ``InvalidValueError`` for an argument that the policy would ignore."""
     for argument in given:
         if argument not in ARGUMENTS[kind]:
-            takes = ", ".join(ARGUMENTS[kind]) or "no argument besides robot"
+            takes = ", ".join(ARGUMENTS[kind]) or "only robot"
             raise InvalidValueError(f"{argument} is not an argument of policy {name!r}, which takes {takes}")
 
 

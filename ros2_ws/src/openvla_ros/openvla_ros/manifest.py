@@ -27,7 +27,7 @@ MANIFEST_NAME = "openvla_manifest.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MANIFEST_VERSION = 1
 
-# The bounds are left out: what a robot allows is its own affair and is enforced by its controller.
+# Without the bounds: those are the robot's own, and enforced by its controller.
 _MEANING = ("names", "units", "frame", "rotation", "gripper_open", "rate_hz")
 
 
@@ -35,18 +35,18 @@ _MEANING = ("names", "units", "frame", "rotation", "gripper_open", "rate_hz")
 class Manifest:
     """Everything but the weights that must agree between training and deployment."""
 
-    base_model: str  # hub id or folder name of the model that was trained further
+    base_model: str  # hub id or folder name of the model that was fine-tuned
     base_revision: str | None  # commit of that hub repository; None for a local folder
-    adapter_sha256: str | None  # of the adapter's weights; None where the checkpoint is whole
-    dataset_key: str  # the unnorm_key under which the model's statistics stand
+    adapter_sha256: str | None  # of the adapter's weights; None for a full checkpoint
+    dataset_key: str  # the unnorm_key of the model's statistics
     statistics: DatasetStatistics
     action_space: ActionSpace
     prompt_style: PromptStyle
     image_transform: ImageTransform
     center_crop: bool  # whether inference cuts the middle 90% first (trained with random crops)
-    cameras: tuple[str, ...]  # names in the profile, in the order that the model sees them
+    cameras: tuple[str, ...]  # camera names in the profile, in the model's order
     robot: str  # name of the profile that the demonstrations came from
-    base_weights: str | None = None  # digest of the weights that an adapter was trained beside
+    base_weights: str | None = None  # digest of the base weights that an adapter was trained on
 
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):

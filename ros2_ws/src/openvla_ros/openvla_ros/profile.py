@@ -24,7 +24,7 @@ from openvla_ros.values.action import ActionSpace, Frame, RotationConvention
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Positive = Annotated[float, Field(gt=0)]
 Topic = Annotated[str, Field(pattern=r"^~?/?[A-Za-z_][A-Za-z0-9_/]*$")]
-# MoveIt Servo's incoming_command_timeout by default: without a command for so long it stops the arm.
+# The default of MoveIt Servo's incoming_command_timeout: without a command for this long it stops the arm.
 SERVO_TIMEOUT_S = 0.1
 # Which field of a camera's source each kind takes.
 SOURCE_FIELDS: dict[str, str | None] = {
@@ -62,15 +62,15 @@ class CameraProfile:
     """One camera: its stream, and how to rotate its image for the policy."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    topic: Topic  # the stream as the camera's own driver names it
+    topic: Topic  # the driver's topic
     width: Annotated[int, Field(gt=0)]
     height: Annotated[int, Field(gt=0)]
     rate_hz: Positive
     max_age_s: Positive  # an older image stops the policy
     frame_id: str
     rotate_deg: Literal[0, 90, 180, 270] = 0  # clockwise
-    compressed: bool = False  # the topic carries sensor_msgs/CompressedImage
-    # Where the images come from; without it, as ``origin`` says.
+    compressed: bool = False  # the topic is sensor_msgs/CompressedImage
+    # Where the images come from; the default is in ``origin``.
     source: CameraSource | None = None
 
     @property
@@ -93,15 +93,15 @@ class ArmProfile:
     base_link: str
     tool_link: str
     joints: tuple[str, ...]
-    frame_prefix: str  # what tf puts before each link's name, "wx250s/" for Interbotix
-    neutral: tuple[float, ...]  # radians; where an instruction starts from
+    frame_prefix: str  # prefix of link names in tf, "wx250s/" for Interbotix
+    neutral: tuple[float, ...]  # radians; the pose where instructions start
     home: tuple[float, ...]
     park: tuple[float, ...]
     # Rotation (roll, pitch, yaw, radians) of the tool frame that counts as zero in recorded states:
     # BridgeData V2 measures angles from "tool straight down".
     state_rotation_offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    # The tool frame's axis that points out of the gripper; if it is not given, the one that points
-    # down at zero recorded rotation.
+    # The tool frame's axis that points out of the gripper; default: the one that points down at zero
+    # recorded rotation.
     tool_axis: tuple[float, float, float] | None = None
 
 
@@ -112,8 +112,8 @@ class GripperProfile:
     joint: str
     open_m: float
     closed_m: float
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5  # an opening above it opens
-    hysteresis: Annotated[float, Field(ge=0, lt=0.5)] = 0.1  # by so much it must be passed to change
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5  # openings above it open the gripper
+    hysteresis: Annotated[float, Field(ge=0, lt=0.5)] = 0.1  # how far past the threshold before it switches
 
     def position_m(self, opening: float) -> float:
         """Return the joint position, metres, for an opening of 0 (closed) .. 1 (open)."""
@@ -160,7 +160,7 @@ class LimitsProfile:
     workspace_lower: tuple[float, float, float]  # of the tool point in the base frame
     workspace_upper: tuple[float, float, float]
     tilt_rad: Positive  # largest angle between the tool axis and straight down
-    # Targets are kept within the box; the tool itself may pass it by this much while it follows them.
+    # Targets are clipped to the box; the tool itself may exceed it by this much while it follows them.
     workspace_tolerance_m: Positive = 0.01
     table_height_m: float | None = None  # no part of the arm may go below it
     table_clearance_m: Annotated[float, Field(ge=0)] = 0.0
@@ -177,14 +177,18 @@ class ControlProfile:
     rate_hz: Positive = 100.0
     mode: Literal["streaming", "blocking"] = "streaming"
     chunk_max_age_s: Positive = 0.6  # a chunk computed from an older observation is refused
-    hold_after_s: Positive = 0.5  # without a new chunk for so long, stop smoothly and hold
+    hold_after_s: Positive = 0.5  # without a new chunk for this long, stop smoothly and hold
     reanchor_error_m: Positive = 0.05  # commanded against measured tool point
     reanchor_error_rad: Positive = 0.35
-    leash_m: Positive = 0.03  # how far the commanded tool point may run ahead of what was solved
-    blend_s: Positive = 0.2  # over which one action's motion blends into the next
-    stretch_max: Annotated[float, Field(ge=1)] = 2.0  # a step may last so much longer for a slower policy
-    homing_share: Annotated[float, Field(gt=0, le=1)] = 0.3  # of the joint limits, on the way to a named pose
-    dead_man_s: Positive = 0.3  # without a chunk from the operator's hand for so long, stop
+    leash_m: Positive = 0.03  # how far the commanded tool point may run ahead of the solved joints
+    blend_s: Positive = 0.2  # time over which one action's motion blends into the next
+    stretch_max: Annotated[float, Field(ge=1)] = (
+        2.0  # how many times longer a step may last for a slow policy
+    )
+    homing_share: Annotated[float, Field(gt=0, le=1)] = (
+        0.3  # fraction of the joint limits used on the way to a named pose
+    )
+    dead_man_s: Positive = 0.3  # without a teleoperation chunk for this long, stop
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -193,15 +197,15 @@ class ArmBackend:
 
     kind: Literal["joint_trajectory", "forward_position", "interbotix", "cartesian_target", "servo_twist"]
     topic: Topic
-    # Points are sent so far ahead of their time, which hides the jitter of the controller and of the
-    # network. 0 sends them for "now", for a robot with another clock. Not for ``servo_twist``.
-    # A robot whose clock is ahead by more than this refuses the trajectories of an arm at rest, whose
-    # last point is then past, and stops in each of the others before they begin. One that is behind by
-    # more than a control period starts each trajectory from where the arm is measured to be.
+    # How far ahead of their time points are sent, to hide the jitter of the controller and the network.
+    # 0 sends them for "now", for a robot with another clock. Not for ``servo_twist``.
+    # A robot whose clock is ahead by more than this refuses the trajectories of an arm at rest, whose last
+    # point is then in the past, and stops in each of the others before they begin. One whose clock is
+    # behind by more than a control period starts each trajectory at the measured joints.
     # ``openvla check`` measures the difference.
     lookahead_s: Annotated[float, Field(ge=0, le=0.2)] = 0.03
     group: str = "arm"  # the joint group's name; only for ``interbotix``
-    recovery_action: Topic | None = None  # franka_msgs/action/ErrorRecovery, where the arm has it
+    recovery_action: Topic | None = None  # franka_msgs/action/ErrorRecovery, if the arm has it
 
     @property
     def brakes_by_itself(self) -> bool:
@@ -224,9 +228,9 @@ class GripperBackend:
     """The gripper driver: the kind of its commands, and their topic."""
 
     kind: Literal["joint_trajectory", "gripper_command", "interbotix_pwm", "franka"]
-    topic: Topic  # for ``franka`` the folder that holds the actions grasp and move
+    topic: Topic  # for ``franka`` the namespace of the actions grasp and move
     speed_m_s: Positive = 0.1  # of the gripper's joint
-    force_n: Positive = 40.0  # the most force that a grasp may take
+    force_n: Positive = 40.0  # maximum grasping force
     pwm_limit: Positive = 350.0  # only for ``interbotix_pwm``, as bridge_data_robot drives it
     motor: str = "gripper"  # the motor's name; only for ``interbotix_pwm``
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from openvla_ros.resources import share_path
 
-# Fast DDS renamed its variable in version 3. Version 2 (Humble to Jazzy) knows the older name alone; with
-# version 3 (Kilted on) the older one works still, with a warning.
+# Fast DDS renamed its variable in version 3. Version 2 (Humble to Jazzy) only knows the old name; with
+# version 3 (since Kilted) the old one still works, with a warning.
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 READ_BY = {2: PROFILE_VARIABLES[1:], 3: PROFILE_VARIABLES}  # Fast DDS's major version → what it reads
 OLDER_RELEASES = ("humble", "iron", "jazzy")  # values of ROS_DISTRO

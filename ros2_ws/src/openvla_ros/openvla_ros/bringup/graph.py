@@ -18,8 +18,8 @@ from openvla_ros.policy.factory import DECODERS, POLICIES, QUANTIZATIONS
 from openvla_ros.profile import CameraProfile, RobotProfile, load_profile
 
 ParameterValue = str | int | float | bool
-# What happens when a process ends by itself: the rest is stopped, or it is started again, always or
-# only if a signal killed it (an exit code says that it cannot work as it was told to).
+# What happens when a process exits by itself: the rest is stopped, or it is restarted, always or only if a
+# signal killed it (an exit code means that it cannot run as configured).
 OnExit = Literal["shutdown", "restart", "restart_if_killed"]
 
 
@@ -31,7 +31,7 @@ class NodeSpec:
     executable: str  # the program's name, and the module's in ``openvla_ros.nodes``
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     remappings: Mapping[str, str] = field(default_factory=dict)
-    on_exit: OnExit = "shutdown"  # what happens to the rest when this process ends by itself
+    on_exit: OnExit = "shutdown"  # what happens when this process exits by itself
     stop_order: int = 0  # lower numbers are stopped first; the robot itself is stopped last
 
     def restarts_after(self, exit_code: int) -> bool:

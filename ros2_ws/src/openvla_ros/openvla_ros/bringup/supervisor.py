@@ -22,13 +22,13 @@ from openvla_ros.bringup.graph import Graph, NodeSpec
 from openvla_ros.bringup.stop_signals import hold_back
 
 # How long a process may take to stop before it is killed; the controller needs the longest: it
-# brings the arm to rest within its acceleration limits first, and sees that delivered.
+# first brings the arm to rest within its acceleration limits, and waits until that is delivered.
 STOP_S = 10.0
 RESTART_DELAY_S = 1.0
-# A camera is missed at once. One that ends again and again is started ever more slowly.
+# A camera is needed at once. One that keeps exiting is restarted with growing delays.
 FIRST_RESTART_DELAY_S = 0.1
 MAX_RESTARTS = 20
-SETTLED_S = 10.0  # a process that has lived for so long has its restarts forgiven
+SETTLED_S = 10.0  # after running for this long, a process's restart count is reset
 PR_SET_PDEATHSIG = 1
 # The ROS wheels on PyPI re-execute Python once to set the library path and mark that they did;
 # a child must find both variables unset to do the same.
@@ -182,7 +182,7 @@ class Supervisor:
             stderr=subprocess.STDOUT,
             bufsize=0,
             env=child_environment(self.environment, self.graph.environment),
-            start_new_session=True,  # the terminal's Ctrl-C reaches the supervisor alone: it keeps the order
+            start_new_session=True,  # Ctrl-C reaches only the supervisor, which stops in order
             preexec_fn=prepare_child,
         )
         if process.stdout is not None:

@@ -25,7 +25,7 @@ class CameraOptions:
     device: str = ""  # USB: device path or number; RealSense: serial number, empty for the only one
     path: str = ""  # recordings: a video file, a folder of images, a dataset
     pixel_format: str = ""  # USB: four-letter code such as MJPG, empty for the driver's own choice
-    depth: bool = True  # RealSense: give depth too
+    depth: bool = True  # RealSense: return depth too
     episode: int = 0  # which episode of the dataset
     episode_camera: str = ""  # which of its cameras, empty for the profile's name
 

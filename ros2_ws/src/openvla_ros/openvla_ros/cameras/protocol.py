@@ -15,8 +15,8 @@ class Frame:
     """One image."""
 
     rgb: Image  # (H, W, 3) uint8 RGB
-    stamp_ns: int | None  # when light fell on the sensor, ns since the epoch; None for recordings
-    depth: Depth | None = None  # (H, W) float32 metres on the colour image's grid, NaN: nothing measured
+    stamp_ns: int | None  # time of exposure, ns since the epoch; None for recordings
+    depth: Depth | None = None  # (H, W) float32 metres, aligned to the colour image; NaN: no measurement
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rgb", image_array("frame", self.rgb))

@@ -103,7 +103,7 @@ class RealSenseCamera:
         """Stop the streams."""
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
-            # A camera that was pulled out cannot be stopped any more: it is gone either way.
+            # A camera that was unplugged can no longer be stopped, nor does it need to be.
             with contextlib.suppress(RuntimeError):
                 pipeline.stop()
 

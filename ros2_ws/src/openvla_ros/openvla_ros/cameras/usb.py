@@ -13,7 +13,7 @@ from openvla_ros.cameras.protocol import Frame, Intrinsics
 from openvla_ros.errors import DeviceError, InvalidValueError
 
 NS_PER_MS = 1_000_000
-# A driver's own stamp is believed if it lies at most so far back.
+# A driver's own stamp is trusted if it is at most this old.
 LONGEST_TRANSFER_NS = 1_000_000_000
 
 

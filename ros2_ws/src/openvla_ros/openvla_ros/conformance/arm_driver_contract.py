@@ -19,7 +19,7 @@ from openvla_ros.errors import InvalidValueError
 from openvla_ros.values.arrays import Float
 
 MEMBERS = {"missing": True, "connect": True, "send": True, "delivered": True}
-BLOCKING_S = 0.5  # a call that takes longer has waited for something
+BLOCKING_S = 0.5  # a call that takes longer has blocked
 RETRY_S = 0.1  # between two calls of ``connect``
 
 
@@ -110,7 +110,7 @@ def _send_all(
         contract.require(unchanged, "send", "it does not modify the command", "its arrays were written to")
         took.append(seconds)
         wait(max(0.0, command.period_s - seconds))
-    # The faster half: what else the machine does is not the driver's fault.
+    # The median: other load on the machine is not the driver's fault.
     typical_s, period_s = float(np.median(took)), commands[0].period_s
     contract.require(
         typical_s <= period_s, "send", "it is called at the control rate, so it must take less than a period",

@@ -15,8 +15,8 @@ MEMBERS = {
     "description": False, "playback_rate_hz": False, "intrinsics": False,
     "open": True, "read": True, "close": True,
 }  # fmt: skip
-LATE_S = 0.5  # by which an image may come after its timeout: a busy machine
-OLDEST_S = 10.0  # a stamp further back is of another clock than the computer's
+LATE_S = 0.5  # tolerance of the timeout, for a busy machine
+OLDEST_S = 10.0  # an older stamp is from another clock than the computer's
 AHEAD_S = 0.05
 
 

@@ -44,7 +44,7 @@ def check_policy(policy: Policy, observation: Observation) -> None:
     )
     _check_optional(policy, observation)
     _acts(contract, policy, observation, space)
-    _acts(contract, policy, observation, space)  # from whatever the first call left behind
+    _acts(contract, policy, observation, space)  # clears the state of the first call
     _acts(contract, policy, observation, space, reset_first=True)
     lines = space.differences(contract.call("space", lambda: policy.space))
     contract.require(not lines, "space", "it stays the same", "; ".join(lines))

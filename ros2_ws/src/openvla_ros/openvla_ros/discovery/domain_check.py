@@ -10,11 +10,11 @@ from openvla_ros.discovery.endpoints import full_name, listed
 from openvla_ros.discovery.rival_watch import VERDICT
 from openvla_ros.errors import DeviceError
 
-# Within this, what is there is heard on one machine and in one network, a busy machine included.
+# Existing nodes are discovered within this time, on one machine or network, even on a busy machine.
 LISTEN_S = 3.0
 # Names follow topics: once a topic of the robot is there, its publisher's name comes within this.
 NAMES_S = 5.0
-# From the first name that is heard to the others.
+# From the first discovered name to the others.
 SETTLE_S = 0.7
 
 

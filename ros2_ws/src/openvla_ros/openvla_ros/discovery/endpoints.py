@@ -17,7 +17,7 @@ from rclpy.qos import QoSCompatibility, qos_check_compatible
 
 # How long DDS may list a process that was killed: 20 s by default in Fast DDS, 10 s in Cyclone DDS.
 LEASE_S = 20.0
-# What rmw calls the node of an endpoint that it has heard of before the node itself.
+# rmw's name for the node of an endpoint that was discovered before its node.
 UNKNOWN = "_NODE_NAME_UNKNOWN_"
 
 
@@ -26,7 +26,7 @@ class Endpoint:
     """One publisher or subscription of a topic."""
 
     node: str  # with its namespace
-    gid: bytes  # what tells it from every other endpoint
+    gid: bytes  # identifies the endpoint
 
 
 def full_name(namespace: str, name: str) -> str:

@@ -18,8 +18,8 @@ from openvla_ros.drivers.factory import ARM_SETPOINTS, GRIPPER_SETPOINTS
 from openvla_ros.profile import RobotProfile
 
 PERIOD_S = 0.2
-# Who is there is heard within about this time on one machine and in a quiet network; until then nothing
-# is taken up.
+# Discovery takes about this long on one machine and in a quiet network; until then nothing is
+# accepted.
 LOOK_S = 1.0
 VERDICT = "controller/verdict"
 
@@ -50,7 +50,7 @@ class RivalWatch:
         """``topics`` are those that must have one publisher → the full name of the node that may."""
         self._node, self._topics, self._changed = node, dict(topics), changed
         self._since_s = time.monotonic()
-        self._told: str | None = ""  # neither somebody nor nobody: not looked yet
+        self._told: str | None = ""  # not checked yet
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(PERIOD_S, self._look, clock=steady)
 

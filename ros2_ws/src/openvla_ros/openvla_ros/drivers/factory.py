@@ -18,7 +18,7 @@ from openvla_ros.drivers.joint_trajectory import JointTrajectoryArm, JointTrajec
 from openvla_ros.drivers.servo_twist import ServoTwistArm
 from openvla_ros.profile import RobotProfile
 
-# What the setpoint node takes, relative to the robot's namespace.
+# The setpoint node's topics, relative to the robot's namespace.
 ARM_SETPOINTS, GRIPPER_SETPOINTS = "controller/arm_trajectory", "controller/gripper_trajectory"
 
 

@@ -13,7 +13,7 @@ from openvla_ros.drivers.command import GripperCommand
 from openvla_ros.drivers.optional_messages import interface
 from openvla_ros.profile import GripperBackend, RobotProfile
 
-CHANGE = 0.02  # a change of opening that is worth a new goal
+CHANGE = 0.02  # minimum change of opening for a new goal
 
 
 class FrankaGripper:

@@ -18,7 +18,7 @@ from openvla_ros.drivers.optional_messages import interface
 from openvla_ros.profile import GripperBackend, RobotProfile
 
 TYPES = ("control_msgs/action/GripperCommand", "control_msgs/action/ParallelGripperCommand")
-# A change of opening that is worth a new goal: each goal preempts the last one.
+# Minimum change of opening for a new goal: each goal preempts the last one.
 CHANGE = 0.02
 WHAT = "gripper_backend 'gripper_command'"
 

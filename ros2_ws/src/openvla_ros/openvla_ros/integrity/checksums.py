@@ -27,10 +27,10 @@ from openvla_ros.errors import ChecksumError
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
 _SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
-_LEVELS = 6  # folders above a file in which its SHA256SUMS may lie: LeRobot's videos lie four deep
+_LEVELS = 6  # parent folders to search for SHA256SUMS: LeRobot's videos are four levels deep
 _BLOCK = 1 << 20  # bytes
 _THREADS = min(4, os.cpu_count() or 1)
-# A file may change twice within one tick of the clock of its times, so fresh ones are not remembered.
+# A file may change twice within the resolution of its timestamps, so recent ones are not remembered.
 _SETTLED_NS = 2_000_000_000
 
 _LOG = logging.getLogger(__name__)

@@ -32,14 +32,14 @@ from openvla_ros.ros.messages import from_stamp
 from openvla_ros.ros.parameters import declare, parameter, watch
 from openvla_ros.values.health import Health, Level, StreamHealth
 
-# A device counts as gone after so many periods without an image, and at least so many seconds.
+# A device counts as gone after this many periods without an image, and at least this many seconds.
 SILENT_PERIODS, SILENT_S = 10, 1.0
 # How long the capture thread may take to notice that it should end.
 POLL_S = 0.25
 # From the first matched subscriber to the first image: the other side's matching takes as long.
 SETTLE_S = 0.5
-# So far may the images of a recording lag behind the clock, which is less than the age that any profile
-# allows. A player that cannot keep up then plays more slowly: its stamps do not grow ever older.
+# How far a recording's images may lag behind the clock, less than the age limit of any profile. A player
+# that cannot keep up then plays more slowly, so that its stamps do not get older and older.
 LAG_NS = 250_000_000
 # In lock step: how long a policy may take over one image.
 ANSWER_S = 60.0

@@ -43,9 +43,9 @@ from openvla_ros.ros.parameters import declare, parameter
 from openvla_ros.values.episode import Outcome
 from openvla_ros.values.health import Health, Level
 
-REFRESH_S = 0.25  # how soon a topic whose publisher appears is recorded
+REFRESH_S = 0.25  # how soon a new publisher's topic is recorded
 WARN_S = 1.0
-# A stream that was silent for so long counts as missing when an episode is to begin.
+# A stream that was silent for this long counts as missing when an episode starts.
 FRESH_S = 2.0
 
 
@@ -102,7 +102,7 @@ class RecorderNode(GuardedNode):
         self._sole = SoleWatch(self, camera_topics(self.profile))
         self._diagnostics = DiagnosticsPublisher(self, self._healths)
 
-    # What an operator can ask for; each raises DatasetError with the reason if it cannot be done
+    # The operator's requests; each raises DatasetError with the reason if it fails
 
     @property
     def recording(self) -> bool:
@@ -250,10 +250,10 @@ class RecorderNode(GuardedNode):
         if self._monitor is not None:
             self._monitor.see(self._roles[topic], data, received_ns)
 
-    # What is said about it
+    # Reporting
 
     def _alarm(self, level: Level, text: str) -> None:
-        # One call site a severity: rclpy refuses the same line with another.
+        # One call site per severity: rclpy does not allow changing it.
         if level == "error":
             self.get_logger().error(text)
         else:

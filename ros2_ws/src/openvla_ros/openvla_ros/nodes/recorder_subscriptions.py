@@ -145,7 +145,7 @@ class StreamSubscriptions:
                 return
             self._node.destroy_subscription(self._subscriptions.pop(stream.role))
         callback: Callable[..., None] = partial(self._take, stream.role)
-        if not hasattr(Subscription, "CallbackType"):  # before Iron, callbacks are told nothing besides
+        if not hasattr(Subscription, "CallbackType"):  # before Iron, callbacks get no message info
             callback = partial(self._take, stream.role, info={})
         self._subscriptions[stream.role] = self._node.create_subscription(
             stream.type,

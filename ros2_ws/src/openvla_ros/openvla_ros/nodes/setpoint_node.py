@@ -39,7 +39,7 @@ from openvla_ros.values.health import Health, ReasonCounter, StreamHealth
 
 GRIPPER_PERIOD_S = 0.02  # bridge_data_robot drives its gripper 50 times a second
 CONNECT_PERIOD_S = 0.5
-# A setpoint that is not sent within this time after it was due is another's: the driver holds the last one.
+# A setpoint that is this late is not sent: the driver holds the last one.
 STALE_S = 0.02
 # The longest that a stop is played when this node is stopped itself.
 STOP_S = 3.0
@@ -138,7 +138,9 @@ class SetpointNode(GuardedNode):
         if setpoint is None:
             return
         pose = self._chain.forward(setpoint)
-        if self._now_ns() - now_ns > STALE_S * NS_PER_S:  # it stood still right here: the driver has not
+        if (
+            self._now_ns() - now_ns > STALE_S * NS_PER_S
+        ):  # this thread stalled right here, but the driver did not
             with self._guard:
                 setpoint = self._player.withdraw()
             pose = self._chain.forward(setpoint)

@@ -50,7 +50,7 @@ DRIVERS = {
     "leader": ("leader/joint_states", "the leader arm's driver"),
 }
 POLL_S, WARN_S = 0.02, 2.0
-# A target pose older than this is not in force: the controller publishes it only while it executes.
+# An older target pose is no longer current: the controller publishes it only while it executes.
 TARGET_S = 0.2
 SERVICES: dict[Event, str] = {
     "give_back": "controller/give_to_policy",
@@ -209,7 +209,7 @@ class TeleopNode(GuardedNode):
         if response is None:
             return
         text = f"{event}: {response.message or 'done'}"
-        # One call site a severity: rclpy refuses the same line with another.
+        # One call site per severity: rclpy does not allow changing it.
         if not response.success:
             self.get_logger().error(text)
             return

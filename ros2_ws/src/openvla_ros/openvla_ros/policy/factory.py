@@ -28,17 +28,17 @@ class PolicyOptions:
 
     policy: str  # one of POLICIES
     checkpoint: str = ""  # openvla: model folder or hub id
-    unnorm_key: str = ""  # openvla: dataset statistics, where the checkpoint has more than one
+    unnorm_key: str = ""  # openvla: dataset statistics to use, if the checkpoint has more than one
     device: str = "auto"  # openvla: auto, cpu, cuda or cuda:N
     dtype: str = "auto"  # openvla: auto, bf16, fp16, fp32
     center_crop: bool = False  # openvla: for models trained with random crops
-    offline: bool = False  # openvla: never reach for the hub
+    offline: bool = False  # openvla: never contact the hub
     dataset: str = ""  # replay: the dataset
-    episode: int = 0  # replay: which of its episodes
+    episode: int = 0  # replay: episode number, from 0
     adapter: str = ""  # openvla: folder of a LoRA adapter on top of the checkpoint
     address: str = ""  # remote: ws://host:port of ``openvla serve``
-    token_file: str = ""  # remote: file that holds the server's token
-    timeout_s: float = 5.0  # remote: how long one answer may take
+    token_file: str = ""  # remote: file with the server's token
+    timeout_s: float = 5.0  # remote: timeout of one answer, seconds
     decoder: str = "fast"  # openvla: fast, steady or plain; the same tokens
     quantization: str = "none"  # openvla: one of QUANTIZATIONS; with any other than none some tokens differ
 
@@ -85,7 +85,7 @@ def _openvla(options: PolicyOptions, profile: RobotProfile) -> Policy:
     from openvla_ros.policy.openvla_policy import PolicyChoices, load_openvla_policy
 
     device = select_device(options.device)
-    # What is not asked for, the checkpoint's manifest decides.
+    # The checkpoint's manifest decides what is not set.
     choices = PolicyChoices(options.unnorm_key or None, options.center_crop or None)
     return load_openvla_policy(
         options.checkpoint,

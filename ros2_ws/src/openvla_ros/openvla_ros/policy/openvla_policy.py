@@ -40,7 +40,7 @@ from openvla_ros.values.action import ActionChunk, ActionSpace
 from openvla_ros.values.arrays import Float, Image
 from openvla_ros.values.observation import Observation
 
-# The words of the warm-up: about as many tokens as what people tell robots.
+# The instruction of the warm-up: about as many tokens as a typical instruction.
 WARM_UP_INSTRUCTION = "put the red block on the plate"
 _WARM_UP_SIZE = 224, 224  # of its image, rows and columns
 
@@ -132,7 +132,7 @@ class OpenVLAPolicy:
         predictor = self.predictor
         image = np.zeros((*_WARM_UP_SIZE, 3), dtype=np.uint8)
         width = predictor.proprio_width
-        # A black image may well be nothing to act on: what comes out does not matter.
+        # The model may not output an action for a black image; the result does not matter.
         with suppress(ModelOutputError):
             predictor.predict(
                 [image] * predictor.image_count,

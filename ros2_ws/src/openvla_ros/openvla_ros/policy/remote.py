@@ -14,7 +14,7 @@ from openvla_ros.values.action import ActionChunk, ActionSpace
 from openvla_ros.values.observation import Observation
 
 CONNECT_S = 10.0
-CLOSE_S = 0.5  # how long a server may take to take leave; one that hangs does not
+CLOSE_S = 0.5  # timeout of the closing handshake, for a server that hangs
 
 
 class RemotePolicy:
@@ -28,7 +28,7 @@ class RemotePolicy:
         self._connection: ClientConnection | None = None
         self._open = ExitStack()  # holds the connection
         greeting = self._connect()
-        self._connect_s = min(CONNECT_S, timeout_s)  # connecting anew is part of one answer
+        self._connect_s = min(CONNECT_S, timeout_s)  # reconnecting counts toward the timeout of the answer
         self._space = wire.space_from_message(greeting["space"])
         self._remote_description = str(greeting["description"])
 
@@ -66,7 +66,7 @@ class RemotePolicy:
             self._connection.send(wire.pack(message))
             answer = wire.unpack(self._connection.recv(self._timeout_s))
         except TimeoutError as error:
-            # A late answer must not be taken for that of the next question.
+            # A late answer must not be mistaken for that of the next request.
             self._drop()
             raise PolicyError(f"{self._address} did not answer within {self._timeout_s:g} s") from error
         except (WebSocketException, OSError) as error:

@@ -23,9 +23,9 @@ from openvla_ros.policy.protocol import Policy
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Several raw 1280x720 images; larger messages are refused before they are read.
 LARGEST_MESSAGE = 64 << 20
-# A robot that does not answer a ping in this time is gone: its link may have died without a word.
+# A robot that does not answer a ping within this time is gone: its link may have died silently.
 PING_S = 1.0
-# How long the next robot waits for the answer to a robot that is gone to be thrown away.
+# How long the next robot waits for a lost robot's inference to finish.
 HANDOVER_S = 5.0
 
 
@@ -38,7 +38,7 @@ class PolicyServer:
             raise InvalidValueError(f"{host} is reachable from other machines: serving there needs a token")
         self._policy, self._token = policy, token
         self._busy = threading.Lock()
-        self._robot: ServerConnection | None = None  # the one that is served
+        self._robot: ServerConnection | None = None  # the robot being served
         try:
             self._server: Server = serve(
                 self._serve, host, port, process_request=self._admit, compression=None,

@@ -20,7 +20,7 @@ from openvla_ros.values.geometry import Pose
 from openvla_ros.values.observation import Observation
 
 PROTOCOL = 1
-# What reading a foreign value may raise: wrong keys, types, shapes, and numbers that fit nowhere.
+# What decoding untrusted data may raise: wrong keys, types, shapes, and out-of-range numbers.
 UNFIT = (KeyError, TypeError, ValueError, OverflowError, AttributeError)
 # Stamps of ROS: seconds are an int32.
 FIRST_NS, LAST_NS = -(2**31) * 1_000_000_000, 2**31 * 1_000_000_000 - 1

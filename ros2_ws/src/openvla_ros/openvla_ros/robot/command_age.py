@@ -29,7 +29,7 @@ class CommandAge:
         self._every = LatencyHealth(name, limit_s, COMMANDS)
         self._observation_ns: int | None = None
         self._newest_s: float | None = None
-        self.chunks = 0  # that were followed by a command
+        self.chunks = 0  # that have led to a command
 
     def sent(self, observation_ns: int | None, now_ns: int) -> None:
         """Note a command that was published at ``now_ns``; None if it follows no observation (a stop)."""

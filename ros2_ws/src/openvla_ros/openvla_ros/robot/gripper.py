@@ -10,7 +10,7 @@ class GripperSwitch:
 
     def __init__(self, gripper: GripperProfile) -> None:
         self._threshold, self._hysteresis = gripper.threshold, gripper.hysteresis
-        self.opening: float | None = None  # 0 closed or 1 open; None until something was asked for
+        self.opening: float | None = None  # 0 closed or 1 open; None before the first command
 
     def ask(self, opening: float) -> None:
         """Update with a commanded ``opening``, 0 (closed) .. 1 (open)."""

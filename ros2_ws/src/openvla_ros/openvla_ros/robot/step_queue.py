@@ -18,7 +18,7 @@ from openvla_ros.values.arrays import Float
 
 # Weight of the newest interval between chunks in their running mean.
 INTERVAL_WEIGHT = 0.3
-# A step counts as made when it is over, or will be within this share of its duration.
+# A step counts as executed when it is finished, or will be within this fraction of its duration.
 NEARLY_MADE = 0.25
 
 

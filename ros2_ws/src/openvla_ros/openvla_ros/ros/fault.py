@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from traceback import extract_tb
 
-# A reason may quote what came in; so much of it is kept.
+# A reason may quote the input; it is cut to this length.
 DETAIL_LENGTH = 300
 
 

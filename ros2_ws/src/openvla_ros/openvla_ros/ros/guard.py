@@ -40,7 +40,7 @@ T = TypeVar("T")
 TOO_LARGE, UNREADABLE, CALLBACK_FAILED = "too_large", "unreadable", "callback_failed"
 # A state of a hundred joints with long names takes 6 KB. What fits in 64 KB takes 10 ms to read at worst.
 LARGEST_BYTES = 64 << 10
-# The same refusal is logged so often at most.
+# Minimum interval between log lines of the same refusal.
 LOG_PERIOD_S = 5.0
 
 
@@ -112,7 +112,7 @@ class Guard:
 
     def _log(self, source: str, refused: Refused, count: int) -> None:
         text = f"{source}: {refused}" + (f" ({count} times since the last line)" if count > 1 else "")
-        # One call site a severity: rclpy refuses the same line with another.
+        # One call site per severity: rclpy does not allow changing it.
         if refused.reason == CALLBACK_FAILED:
             self._logger.error(text)
         else:
@@ -181,7 +181,7 @@ class _Guarded:
             else:
                 tell(guard.call(topic, partial(callback, message, *info)))
 
-        # Raw always: the size is looked at before anything is made of the bytes.
+        # Always raw: the size is checked before deserialising.
         return super().create_subscription(  # type: ignore[misc]
             msg_type, topic, hear, qos_profile, raw=True, **options
         )

@@ -30,7 +30,7 @@ PROBABILITY, ENTROPY = "probability/", "entropy/"
 # takes 6 ms to deserialise at worst (empty points); a state of the size of LARGEST_BYTES below 1 ms.
 LARGEST_CHUNK_BYTES = 32 << 10
 LARGEST_INSTRUCTION_BYTES = 4 << 10  # a serialised String; prompts of a robot are a sentence
-NAME_LENGTH = 100  # of a chunk's names and frame; longer ones are none of ours
+NAME_LENGTH = 100  # of a chunk's names and frame; ours are shorter
 
 
 def to_stamp(stamp_ns: int) -> Time:
@@ -160,7 +160,7 @@ def to_received_chunk(message: JointTrajectory, space: ActionSpace) -> ReceivedC
     """
     every, rows = message.joint_names, [point.positions for point in message.points]
     keep = [i for i, name in enumerate(every) if not name.startswith((PROBABILITY, ENTROPY))]
-    # A check that fails quotes the names: so much of each is enough to see that it is wrong.
+    # A failed check quotes the names: this much of each is enough.
     names = [every[i][:NAME_LENGTH] for i in keep[: space.width + 1]]
     if len(every) <= 3 * space.width and all(len(row) == len(every) for row in rows):
         values = np.array(rows, dtype=np.float64).reshape(len(rows), len(every))[:, keep]

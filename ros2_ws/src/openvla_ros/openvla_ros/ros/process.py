@@ -26,7 +26,7 @@ from openvla_ros.ros.dds_check import warn_about_transport
 from openvla_ros.ros.guard import GuardedExecutor
 from openvla_ros.ros.start import start_ros
 
-# How long a signal may go unnoticed while no message and no timer wakes the executor.
+# Maximum delay of a signal while no message and no timer wakes the executor.
 WAKE_S = 0.1
 
 
@@ -55,7 +55,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
         nonlocal stopping, starting
         stopping = True
         if starting:
-            starting = False  # once: what ends now must not be interrupted again
+            starting = False  # only once: shutting down must not be interrupted again
             raise _StopRequested
 
     for number in STOP_SIGNALS:

@@ -17,7 +17,7 @@ from openvla_ros.values.verdict import Reason, SafetyVerdict
 
 Kind = Literal["state", "refusal"]
 NAME = "controller/verdict"
-# Reasons that are part of ordinary work, not of something that went wrong.
+# Reasons of normal operation, not errors.
 ORDINARY = (Reason.OK, Reason.WAITING, Reason.HELD)
 
 

@@ -25,7 +25,7 @@ from openvla_ros.values.episode import Episode
 from openvla_ros.values.observation import Observation
 
 LONGEST = 100  # steps: disturbances cost some beyond what an evaluation allows
-# A step that moves the tool by less than this, and not the gripper, teaches to stand still.
+# A step that moves the tool by less than this, and not the gripper, teaches the policy not to move.
 IDLE_M, IDLE_RAD = 0.002, 0.01
 
 

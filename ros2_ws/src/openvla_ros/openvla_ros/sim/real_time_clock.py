@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 
-# What a busy machine falls behind by more than this is given up instead of hurried after.
+# If the simulation falls further behind than this, drop the backlog.
 LARGEST_DEBT_S = 0.2
 # Even when late, the other threads of the process get a turn.
 SHORTEST_SLEEP_S = 1e-4
-# A controller that says nothing for so long, in the wall's seconds, is not waited for any more.
+# Stop waiting for a controller silent for this long (wall time).
 LONGEST_SILENCE_S = 1.0
 
 
@@ -42,7 +42,7 @@ class LockStep:
     def __init__(self, slack_s: float) -> None:
         self._slack_s = slack_s
         self._changed = threading.Condition()
-        self._commanded_s: float | None = None  # simulated; None while nobody is waited for
+        self._commanded_s: float | None = None  # simulated time; None while not waiting for anyone
 
     def commanded(self, elapsed_s: float) -> None:
         """Note that a command arrived at simulated time ``elapsed_s``."""

@@ -78,7 +78,7 @@ def make_renderer(model: Any, width: int, height: int, kind: Kind | None = None)
 
 @functools.cache
 def choose_kind() -> Kind:
-    """Return the best way of drawing that works here, trying each in a process of its own.
+    """Return the best renderer that works on this machine, trying each in a separate process.
 
     An operator's ``MUJOCO_GL`` (egl, osmesa, or disable for rays) is honoured.
     """
@@ -92,7 +92,7 @@ def choose_kind() -> Kind:
 
 @functools.cache
 def works_here(kind: Kind) -> bool:
-    """Return whether MuJoCo can draw with OpenGL ``kind`` on this machine, tried in a process of its own."""
+    """Return whether MuJoCo can render with OpenGL ``kind`` on this machine, tried in a separate process."""
     environment = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"}
     try:
         done = subprocess.run(

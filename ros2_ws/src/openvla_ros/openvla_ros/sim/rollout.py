@@ -22,7 +22,7 @@ from openvla_ros.values.geometry import Pose
 from openvla_ros.values.observation import Observation
 from openvla_ros.values.verdict import SafetyVerdict
 
-# The image of a rollout whose policy does not look: an observation must hold one.
+# The image in rollouts of policies that use no images: an observation must contain one.
 BLANK = {"blank": read_only(np.zeros((1, 1, 3), np.uint8))}
 
 

@@ -35,7 +35,7 @@ from openvla_ros.values.scene import Scene, SceneObject, Shape
 DETECTION_PERIOD_S = 0.05
 SETTLE_S = 0.1  # objects are placed a hair above the table
 PLACE_GAP_M = 0.0005
-OVERVIEW_SIZE = (640, 480)  # the largest image that is drawn besides the profile's
+OVERVIEW_SIZE = (640, 480)  # the largest image other than the profile's
 
 
 class SimulatedRobot:

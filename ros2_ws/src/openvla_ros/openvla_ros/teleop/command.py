@@ -38,7 +38,7 @@ class TeleopCommand:
     translation: Float  # (3,) shares of full speed, -1 .. 1
     rotation: Float  # (3,) about the axes, shares of full speed, -1 .. 1
     events: tuple[Event, ...] = ()
-    gripper: float | None = None  # opening 0 .. 1 of a device that has a gripper of its own
+    gripper: float | None = None  # opening 0 .. 1, of a device with its own gripper
 
     def __post_init__(self) -> None:
         for name in ("translation", "rotation"):

@@ -20,7 +20,7 @@ from openvla_ros.teleop.command import Event, TeleopCommand, with_deadband
 
 DEADBAND = 0.1
 EVENT = struct.Struct("<IhBB")  # time ms, value, type, number
-_BUTTON, _AXIS = 0x01, 0x02  # 0x80 besides: the state at opening, not a change
+_BUTTON, _AXIS = 0x01, 0x02  # 0x80 added: the initial state, not a change
 _FULL = 32767
 HELP = """hold LB to move   left stick forward, back, left, right   triggers RT up, LT down
                   right stick pitch, yaw   cross left, right: roll

@@ -19,7 +19,7 @@ import numpy as np
 from openvla_ros.errors import DeviceError
 from openvla_ros.teleop.command import Event, TeleopCommand
 
-# Repetition begins after 0.25 to 0.66 s on the usual desktops and goes on at 25 to 30 Hz.
+# Auto-repeat begins after 0.25 to 0.66 s on common desktops, at 25 to 30 Hz.
 FIRST_S, NEXT_S = 0.7, 0.15
 MOVES = {
     "w": (0, 1), "s": (0, -1), "a": (1, 1), "d": (1, -1), "r": (2, 1), "f": (2, -1),
@@ -39,7 +39,7 @@ class KeyboardMap:
     """Turns characters into commands; knows no terminal."""
 
     def __init__(self) -> None:
-        self._until: dict[str, float] = {}  # key → when it counts as let go
+        self._until: dict[str, float] = {}  # key → when it counts as released
 
     def feed(self, text: str, now_s: float) -> TeleopCommand:
         """Return the command at ``now_s`` after ``text`` was typed."""

@@ -13,7 +13,7 @@ from openvla_ros.values.action import ActionSpace
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose
 
-# A leader that has said nothing for so long is not followed.
+# A leader that was silent for this long is not followed.
 SILENT_S = 0.2
 
 

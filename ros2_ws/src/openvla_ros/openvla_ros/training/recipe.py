@@ -13,7 +13,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 ADAPTERS: tuple[Method, ...] = ("lora", "qlora")
 # OpenVLA's fine-tuning script for LoRA; the paper's full fine-tuning runs for everything else.
 LORA_RATE, FULL_RATE = 5e-4, 2e-5
-DATASET_KEY = "finetuned"  # under which new statistics stand, unless another name is given
+DATASET_KEY = "finetuned"  # default dataset key of new statistics
 LORA_ONLY = ("rank", "alpha", "dropout", "targets")
 
 
@@ -34,7 +34,7 @@ class Recipe:
     micro_batch: int | None = None  # examples at once in one process; None: as many as there are
     steps: int = 1000
     augment: bool = True
-    intervention_weight: float = 2.0  # how often a corrected step is seen for one that is not
+    intervention_weight: float = 2.0  # sampling weight of corrected steps relative to others
     words_share: float = 0.0  # share of every batch that is questions and answers about images
     validate_every: int = 200
     save_every: int = 100

@@ -35,9 +35,9 @@ class FinetuneRequest:
     recipe: Recipe = field(default_factory=Recipe)
     selection: Selection = field(default_factory=Selection)
     questions: tuple[Path, ...] = ()
-    dataset_key: str = DATASET_KEY  # under which the statistics stand
-    keep_statistics: str | None = None  # dataset key of the base whose statistics stay in force
-    robot: str | None = None  # profile name, where the data does not say it
+    dataset_key: str = DATASET_KEY  # dataset key of the statistics
+    keep_statistics: str | None = None  # dataset key of the base whose statistics to keep
+    robot: str | None = None  # profile name, if the data does not contain it
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32  # of the frozen weights
     offline: bool = False

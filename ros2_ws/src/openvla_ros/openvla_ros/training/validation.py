@@ -18,7 +18,7 @@ from openvla_ros.training.data.sampling import in_order
 from openvla_ros.values.arrays import Float, Int
 
 BATCH = 32  # examples at once, unless training takes fewer
-LONGEST = 512  # steps that one validation looks at, spread over all held-out ones
+LONGEST = 512  # steps per validation, spread over all held-out ones
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ class ActionSpace:
     gripper_open: float  # the command that opens the gripper: 1 (BridgeData V2) or 0 (DROID)
     lower: Float  # (D,) smallest command of one step, in the units above
     upper: Float  # (D,) largest command of one step
-    rate_hz: float  # actions a second that the numbers were recorded for
+    rate_hz: float  # action rate, Hz
 
     def __post_init__(self) -> None:
         width = len(self.names)
@@ -81,7 +81,7 @@ class ActionChunk:
     """Consecutive actions computed from one observation, oldest first."""
 
     actions: Float  # (T, D) in the units of ``space``
-    observation_stamp_ns: int  # header stamp of the newest image that the policy looked at
+    observation_stamp_ns: int  # header stamp of the newest image that the policy used
     space: ActionSpace
     probability: Float | None = None  # (T, D) probability of each chosen bin, 0..1
     entropy: Float | None = None  # (T, D) entropy of each bin distribution, nats

@@ -62,7 +62,7 @@ class Episode:
     id: str
     instruction: str
     space: ActionSpace
-    rate_hz: float  # steps a second
+    rate_hz: float  # step rate, Hz
     stamps_ns: Int  # (T,) nanoseconds, increasing
     images: Mapping[str, ImageSequence]  # camera name → T images
     actions: Float  # (T, D) commanded

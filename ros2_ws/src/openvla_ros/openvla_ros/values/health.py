@@ -33,7 +33,7 @@ class StreamHealth:
         self._stamps: deque[int] = deque(maxlen=window)
         self._ages: deque[float] = deque(maxlen=window)
         self.received_count = 0
-        self.gaps = 0  # periods in which a message was due and none came
+        self.gaps = 0  # periods without a message
         self.backwards = 0  # messages older than the one before
 
     def received(self, stamp_ns: int, now_ns: int) -> None:

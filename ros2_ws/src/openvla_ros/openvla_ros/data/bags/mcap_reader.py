@@ -115,7 +115,7 @@ class McapFile:
         try:
             self._view.release()
             self._map.close()
-        except BufferError:  # someone still looks at a message: the last view closes the map
+        except BufferError:  # a message is still in use: the last view closes the map
             return
 
     @property

@@ -204,7 +204,7 @@ class McapStream:
         if not self._closed:
             self._closed = True
             os.close(self._fd)
-            self._begin_chunk()  # what waits may be views into a file that is to be closed too
+            self._begin_chunk()  # buffered messages may be views into a file that is also being closed
 
     def _begin_chunk(self) -> None:
         self._buffers: list[bytes | memoryview] = []

@@ -19,7 +19,7 @@ from openvla_ros.values.action import ActionChunk, ActionSpace
 from openvla_ros.values.arrays import Bool, Float, Int
 from openvla_ros.values.geometry import Pose
 
-# A person's chunk counts as "has the arm" for so many steps when the controller's word is missing.
+# A person's chunk counts as "has the arm" for this many steps if the controller reported no owner.
 TAKEOVER_STEPS = 2.5
 
 

@@ -24,12 +24,12 @@ from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.profile import RobotProfile
 from openvla_ros.values.arrays import Float
 
-# Less joint motion than this over IDLE_S is standing still: ten times an encoder's step.
+# Less joint motion than this over IDLE_S counts as idle: ten times an encoder's step.
 IDLE_RAD = 0.01
 IDLE_S = 2.0
-# Newest images further apart than so many periods of the slowest camera show different moments.
+# Newest images further apart than this many periods of the slowest camera show different moments.
 DESYNC_PERIODS = 1.5
-# How often joints are looked at; the rest of their messages is only counted.
+# How often joints are checked; the other messages are only counted.
 STATE_PERIOD_NS = 50_000_000
 # The reasons of the controller that mean a limit was touched (see ``verdict.Reason``).
 LIMITS = frozenset(

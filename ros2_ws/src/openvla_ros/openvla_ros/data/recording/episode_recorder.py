@@ -28,9 +28,9 @@ from openvla_ros.values.health import Health
 Records = Mapping[str, Mapping[str, str]]  # metadata records by name
 Transform = Callable[[bytes], bytes]  # serialised message in, as it is stored out
 Inspect = Callable[[str, "bytes | memoryview", int], None]  # topic, message as it came, receive stamp
-BATCH_BYTES = 8 << 20  # of messages that are stored between two looks at what else is to be done
-CHECK_S = 0.5  # between two looks at what needs no hurry
-RETRY_S = 0.2  # before a write that the disk refused is tried again
+BATCH_BYTES = 8 << 20  # of messages stored before checking for other work
+CHECK_S = 0.5  # between checks of what is not urgent
+RETRY_S = 0.2  # before a failed write is retried
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class RecorderLimits:
     """When to warn and when to stop writing."""
 
     reserve_bytes: int = 256 << 20  # kept free, so that the episode in progress can be finished
-    warn_s: float = 120.0  # warn when the disk is full this soon at the present rate
+    warn_s: float = 120.0  # warn when the disk will be full this soon at the current rate
     backlog_bytes: int = 512 << 20  # memory for what is not stored yet
     # With flush_s this is what a crash can cost: together at most one second.
     backlog_s: float = 0.5
     flush_s: float = 0.5
     clock_jump_s: float = 0.05  # NTP slews by 0.0005 s a second; more at once is a jump
-    sync_s: float = 2.0  # how much a power failure may cost
+    sync_s: float = 2.0  # how much a power failure may lose
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class EpisodeRecorder:
         if jump_ns:
             if self._open is not None:
                 self._open.clock_jumps.append(f"{received_ns}:{jump_ns}")
-            self._alarms.end("clock")  # each jump is told
+            self._alarms.end("clock")  # each jump is reported
             text = f"the clock jumped by {jump_ns * 1e-9:+.3f} s: stamps before and after are inconsistent"
             self._alarms.set_off("clock", "error", text)
         return received_ns
@@ -269,7 +269,7 @@ class EpisodeRecorder:
                     continue
                 if self._stopping and not self._backlog:
                     return
-                # So little at a time that the reserve is not used up between two looks at the disk.
+                # Small batches, so that the reserve is not used up between checks of the disk.
                 batch = self._backlog.take(min(BATCH_BYTES, self.limits.reserve_bytes // 4))
                 episode = self._open
             if episode is not None:
@@ -298,7 +298,7 @@ class EpisodeRecorder:
             try:
                 self._store_one(episode, message)
             except DatasetError as error:
-                # The writer keeps a message that it has counted, and tries that again by itself.
+                # The writer keeps a message that it has counted, and retries it by itself.
                 self._wait_for_disk(error, batch[position + (episode.writer.message_count > written) :])
                 return
             except Exception as error:  # noqa: BLE001 - told and counted; it must not cost the other messages
@@ -368,7 +368,7 @@ class EpisodeRecorder:
                 with episode.writer.path.open("rb") as file:
                     os.fdatasync(file.fileno())
             except OSError as error:
-                if self._open is episode:  # else it was finished meanwhile, and has another name
+                if self._open is episode:  # else it has been finished in the meantime, and renamed
                     text = f"cannot write {episode.writer.path}: {error.strerror}"
                     self._alarms.set_off("sync", "error", text)
 

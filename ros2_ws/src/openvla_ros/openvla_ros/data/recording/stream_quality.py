@@ -13,8 +13,8 @@ from openvla_ros.errors import InvalidValueError
 NS = 1e-9
 # An image whose brightest sampled value is below this is black: a cap, or a driver without exposure.
 BLACK_LEVEL = 10
-SAMPLE_STRIDE = 97  # bytes between those that are looked at; prime, so that no column is always missed
-# The same pixels for so long are a frozen camera: sensors have noise.
+SAMPLE_STRIDE = 97  # stride of the sampled bytes; prime, so that no column is always missed
+# The same pixels for this long mean a frozen camera: sensors have noise.
 FROZEN_S = 1.0
 
 
@@ -75,7 +75,9 @@ class ImageWatch:
         """Look at one serialised image."""
         try:
             digest, brightest = _sample(type_name, data)
-        except InvalidValueError:  # what cannot be read cannot be stored either: that alarm is the writer's
+        except (
+            InvalidValueError
+        ):  # an unreadable message cannot be stored either: the writer raises that alarm
             return
         if digest != self._digest:
             self._digest, self._same_since_ns = digest, stamp_ns

@@ -32,7 +32,7 @@ class PromptKey:
     length: int  # embeddings of the prompt, the image's among them
     count: int  # tokens of the action
     adapter: int  # serial number of the active adapter
-    capacity: int  # of the cache: where it moved, a stage that was made before is of no use
+    capacity: int  # of the cache: once it has moved, earlier stages are useless
 
 
 def make_engine(model: OpenVLA, how: Packing | None = None, stages: Stages | None = None) -> Engine:

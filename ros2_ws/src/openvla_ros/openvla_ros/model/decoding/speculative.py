@@ -32,7 +32,7 @@ class Acceptance:
     actions: int = 0
     passes: Counter[int] = field(default_factory=Counter)  # passes after the prefill → actions
     guessed: int = 0  # tokens guessed in prefills
-    right: int = 0  # of those, the ones that stood before the first wrong one
+    right: int = 0  # those before the first wrong one
 
     def note(self, extra_passes: int, guessed: int, right: int) -> None:
         """Count one action."""
@@ -115,7 +115,7 @@ class Draft:
         self._engine, self._length, self._count = engine, length, count
         self._only_action_tokens = only_action_tokens
         self._places = torch.arange(count, device=model.device)
-        self._maps = engine.llama.maps  # a recorded stage goes on reading these tensors
+        self._maps = engine.llama.maps  # captured stages keep reading these tensors
         text = model.config.text_config
         self.prompt = torch.zeros(length, text.hidden_size, dtype=model.dtype, device=model.device)
         self.guess = torch.zeros(count - 1, dtype=torch.int64, device=model.device)

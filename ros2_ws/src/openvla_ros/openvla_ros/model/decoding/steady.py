@@ -41,7 +41,7 @@ class _Action:
         model = engine.model
         self._engine, self._key = engine, key
         self._only_action_tokens = only_action_tokens
-        self._maps = engine.llama.maps  # a recorded stage goes on reading these tensors
+        self._maps = engine.llama.maps  # captured stages keep reading these tensors
         width = model.config.text_config.hidden_size
         self.prompt = torch.zeros(key.length, width, dtype=model.dtype, device=model.device)
         self.table = torch.zeros(key.count, COLUMNS, dtype=torch.float64, device=model.device)

@@ -22,17 +22,17 @@ DECODERS: tuple[DecoderName, ...] = get_args(DecoderName)
 class LoadOptions:
     """The options for loading a checkpoint."""
 
-    adapter: str | Path | None = None  # folder of a LoRA adapter, which may bring its own statistics
-    unnorm_key: str | None = None  # the dataset whose statistics apply, where there are several
+    adapter: str | Path | None = None  # folder of a LoRA adapter, which may have its own statistics
+    unnorm_key: str | None = None  # the dataset whose statistics to use, if there are several
     statistics: Mapping[str, DatasetStatistics] | None = None  # replace the checkpoint's and the adapter's
     center_crop: bool = False  # for checkpoints that were trained with random crops
     prompt_style: PromptStyle | None = None  # None: that of the checkpoint's language model
-    only_action_tokens: bool = False  # keeps the model from ending early, see ``decode_greedily``
+    only_action_tokens: bool = False  # prevents the model from ending early, see ``decode_greedily``
     decoder: DecoderName = "fast"
     dtype: torch.dtype = torch.bfloat16
     device: str | torch.device = "cpu"
     quantization: Quantization | None = None
-    offline: bool = False  # never reach for the hub
+    offline: bool = False  # never contact the hub
     progress: bool | None = None  # a bar while weights are read; None: on a terminal
 
 

@@ -174,7 +174,7 @@ def make_decoder(network: OpenVLA, options: LoadOptions = DEFAULTS) -> Decoder:
         if packing_of(how):
             raise InvalidValueError(f"decoder 'plain' has no {how} weights; the choices are fast and steady")
         return GreedyDecoder(network, only)
-    # LLM.int8 looks at its inputs to decide what to compute: no graph can hold that.
+    # LLM.int8 decides from its inputs what to compute, which cannot be captured in a graph.
     stages = EagerStages() if how == "int8" else None
     engine = make_engine(network, packing_of(how), stages)
     match options.decoder:

@@ -22,8 +22,8 @@ _LOG = logging.getLogger(__name__)
 
 # The first run compiles kernels and sizes workspaces; the second shows that nothing more is made.
 WARM_UPS = 2
-# Prompts of different lengths need stages of their own. One action of a length that is not among the
-# last so many pays for recording them again.
+# Each prompt length needs its own stages. The first action with a length that is not among this many last
+# ones pays for capturing them again.
 KEPT = 8
 
 K = TypeVar("K", bound=Hashable)
@@ -107,7 +107,7 @@ class CapturedStages:
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
         try:
-            # Only this thread's calls are forbidden meanwhile: others may go on using the device.
+            # This only restricts calls from this thread: others may keep using the device.
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=self._recording, capture_error_mode="thread_local"
             ):
@@ -115,7 +115,7 @@ class CapturedStages:
         except RuntimeError as error:
             self._problem = str(error).strip().splitlines()[0]
             _LOG.warning("cannot capture a stage, running it eagerly: %s", error)
-            torch.cuda.set_stream(before)  # a capture that breaks does not go back by itself
+            torch.cuda.set_stream(before)  # a failed capture does not switch back by itself
             torch.cuda.synchronize(self._device)
             return partial(self._run, work)
         return graph.replay

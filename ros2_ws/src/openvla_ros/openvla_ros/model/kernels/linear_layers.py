@@ -142,7 +142,7 @@ def fused_maps(network: OpenVLA) -> LlamaMaps | None:
         norms = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         layers.append(LayerMaps(norms[0].detach(), qkv, out, norms[1].detach(), gate_up, down))
         if network.device.type == "cuda":
-            torch.cuda.empty_cache()  # what was just let go of does not fit the next layer's sizes
+            torch.cuda.empty_cache()  # the memory just freed does not fit the next layer's sizes
     head = Dense(language.lm_head.weight.detach())
     return LlamaMaps(tuple(layers), language.model.norm.weight.detach(), head)
 

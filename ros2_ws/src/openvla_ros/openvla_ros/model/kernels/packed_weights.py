@@ -19,7 +19,7 @@ from openvla_ros.model.kernels.linear_layers import Dense, LlamaMaps, Projection
 from openvla_ros.model.network.bitsandbytes_layers import Packing
 
 FLOAT8_CAPABILITY = (8, 9)  # the oldest devices whose matrix units take 8-bit floats: Ada and Hopper
-# Passes of at most so many tokens read the packed weights: as many rows as one matrix instruction takes.
+# Passes of at most this many tokens use the packed weights: the rows of one matrix instruction.
 SHORT = 16
 FLOAT8 = torch.float8_e4m3fn
 FLOAT8_MAX = 448.0  # the largest number of the type

@@ -17,7 +17,7 @@ from openvla_ros.errors import InvalidValueError
 from openvla_ros.model.network.openvla import OpenVLA
 from openvla_ros.preprocessing.action_tokens import ActionCodec
 
-IGNORED = -100  # a label of no consequence
+IGNORED = -100  # a label that the loss ignores
 
 
 @dataclass(frozen=True, eq=False)

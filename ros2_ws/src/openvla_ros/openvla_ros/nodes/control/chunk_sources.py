@@ -11,7 +11,7 @@ from rclpy.node import Node
 from openvla_ros.discovery.endpoints import listed, publishers
 from openvla_ros.values.verdict import Reason, SafetyVerdict
 
-# A publisher that has sent nothing for so long is not sending: it was stopped, killed, or only waits.
+# A publisher that has sent nothing for this long is inactive: it was stopped, killed, or is waiting.
 QUIET_S = 1.0
 
 

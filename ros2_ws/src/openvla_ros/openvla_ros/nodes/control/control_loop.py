@@ -20,13 +20,13 @@ from openvla_ros.nodes.control.stall_watch import StallWatch
 from openvla_ros.values.health import Health, LatencyHealth
 
 NS_PER_S = 1_000_000_000
-# Later than this many periods, deadlines that were missed are given up instead of caught up.
+# When late by more than this many periods, missed deadlines are skipped instead of caught up.
 GIVE_UP_PERIODS = 5
 # How long one thread may keep the interpreter before another that waits gets it (default 5 ms).
 SWITCH_INTERVAL_S = 0.0005
-# A period that takes this many is looked into.
+# A period that takes this many is diagnosed.
 STALL_PERIODS = 2.0
-# Lateness of the period that counts as trouble, 95th percentile.
+# Lateness that counts as a problem, 95th percentile.
 LATE_LIMIT_S = 0.002
 
 
@@ -51,7 +51,7 @@ class ControlLoop:
         self._clock = clock if simulated else Clock(clock_type=ClockType.STEADY_TIME)
         self._simulated = simulated
         self._stopping = threading.Event()
-        # A simulated clock comes in steps of its own: being late by one of them means nothing.
+        # A simulated clock advances in steps: being late by one of them is normal.
         limit_s = 2.0 * period_s if simulated else LATE_LIMIT_S
         self._lateness = LatencyHealth("control period", limit_s, window=1000)
         self._scheduling = self._niceness = self._memory = "not started"
@@ -138,7 +138,7 @@ class ControlLoop:
             return not self._stopping.is_set()
         # Wall-clock slices: a simulation may stand still, jump back, or end.
         while (left_ns := deadline_ns - self._now_ns()) > 0:
-            self._note_stall()  # the clock that stands still is not a stall of ours
+            self._note_stall()  # a paused clock is not a stall of this loop
             if self._stopping.wait(0.0005) or left_ns > 2 * self._period_ns:
                 return False
         return True

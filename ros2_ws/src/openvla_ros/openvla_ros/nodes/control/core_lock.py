@@ -20,7 +20,7 @@ from types import TracebackType
 from openvla_ros.errors import FatalNodeError
 from openvla_ros.values.verdict import SafetyVerdict
 
-# How long a stop waits for somebody else to carry it out before it tries the lock itself again.
+# How long a stop waits for the lock's holder to execute it before it tries the lock itself again.
 RETRY_S = 0.001
 
 

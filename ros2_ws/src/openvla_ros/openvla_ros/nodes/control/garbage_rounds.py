@@ -18,7 +18,7 @@ class GarbageRounds:
     """Controls the collector from ``start`` to ``stop``, and measures how long its rounds take."""
 
     def __init__(self) -> None:
-        self.total_s = 0.0  # of all rounds so far, whoever began them
+        self.total_s = 0.0  # of all rounds so far, whatever started them
         self.longest_s = 0.0
         self._began_s = 0.0
         self._young_s = self._full_s = 0.0

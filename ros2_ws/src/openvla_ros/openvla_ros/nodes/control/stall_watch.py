@@ -50,7 +50,7 @@ class StallWatch:
         self._long_s, self._collecting_s = long_s, collecting_s
         self._before: Accounts | None = None
         self._delays: tuple[int, int] | None = None
-        self.newest = ""  # what the last stall was put down to
+        self.newest = ""  # the diagnosis of the last stall
         self.count = 0
 
     def lap(self, waited_s: float = 0.0) -> str:

@@ -24,7 +24,7 @@ from openvla_ros.values.arrays import Float, Int
 JOINTS_APART = 3
 # Points along a capsule's axis that are measured against boxes.
 AXIS_POINTS = 5
-# Overlaps in named poses are allowed with this much in hand, metres.
+# Additional margin for overlaps in named poses, metres.
 ALLOWANCE = 0.002
 # Points around the rim of a cylinder's end, for the table.
 RIM_POINTS = 12

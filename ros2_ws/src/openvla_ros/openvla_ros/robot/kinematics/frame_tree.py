@@ -10,7 +10,7 @@ class FrameTree:
 
     def __init__(self) -> None:
         self._parents: dict[str, tuple[str, Pose]] = {}
-        self._names: dict[str, None] = {}  # in the order in which they were heard of
+        self._names: dict[str, None] = {}  # in the order in which they were added
 
     @property
     def names(self) -> tuple[str, ...]:

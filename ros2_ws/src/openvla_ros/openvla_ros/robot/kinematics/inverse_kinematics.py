@@ -54,7 +54,7 @@ def rotation_error(target: Float, current: Float) -> Float:
     sine = 0.5 * np.array([r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]])
     cosine = 0.5 * (r[0, 0] + r[1, 1] + r[2, 2] - 1.0)
     length = math.sqrt(float(sine @ sine))
-    if cosine < -0.99:  # near half a turn the sine says nothing of the axis
+    if cosine < -0.99:  # near half a turn the sine does not determine the axis
         return transform_matrix_to_rotvec(r)
     error: Float = sine if length < 1e-9 else sine * (math.atan2(length, cosine) / length)
     return error

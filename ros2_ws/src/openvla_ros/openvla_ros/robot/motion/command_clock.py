@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from enum import Enum
 
-# A period is longer or shorter by this share while the stamps are not with the clock,
+# Periods are longer or shorter by this fraction while the stamps are off the clock ...
 STRETCH = 0.05
-# which they are within this share of a period: the jitter of an ordinary loop changes nothing.
+# ... by more than this fraction of a period: the jitter of an ordinary loop changes nothing.
 WITH_CLOCK_SHARE = 0.5
-# Passed time that is not used up by periods is remembered up to this many of them.
+# Unused elapsed time carries over, up to this many periods.
 MOST_CREDIT = 1.25
-# A period may begin so much of one early.
+# A period may start early by up to this fraction.
 EARLY_SHARE = 0.5
 
 
@@ -30,7 +30,7 @@ class Tick(Enum):
 
     EARLY = "early"  # nothing is due
     PERIOD = "period"  # one control period
-    OVERRUN = "overrun"  # a control period, later than the robot's side waits for
+    OVERRUN = "overrun"  # a control period, later than the robot's side waits
     BACK = "back"  # the clock went back
 
 

@@ -36,7 +36,7 @@ SOFT_TICKS = 3.0
 # Limits are kept with this relative reserve, far above rounding and far below anything that matters.
 RESERVE = 1e-9
 BISECTIONS = 12
-# A target is expected to stop within this share of the shortest way that it seems to need.
+# A target is expected to stop within this fraction of its estimated shortest stopping distance.
 TARGET_STOP_SHARE = 0.8
 
 
@@ -250,7 +250,7 @@ class _Joint:
         if self.target_stop_s is None:
             return fastest
         shortest = min(abs(fastest), 0.5 * abs(v) * self.target_stop_s)
-        if v * a < 0.0:  # it is slowing down already
+        if v * a < 0.0:  # it is already slowing down
             shortest = min(shortest, 0.5 * v * v / abs(a))
         return math.copysign(TARGET_STOP_SHARE * shortest, v) if fastest * v >= 0.0 else fastest
 

@@ -23,19 +23,19 @@ from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimits
 from openvla_ros.robot.motion.setpoint_limiter import SetpointLimiter
 from openvla_ros.values.arrays import Float, float_array
 
-# A setpoint that stands still is repeated for so long after the last trajectory; the driver holds it.
+# A setpoint at rest is repeated for this long after the last trajectory; the driver holds it.
 REPEAT_S = 1.0
-# Without a setpoint for so long the driver has stopped the arm: the next one begins at rest. What is
-# shorter is the jitter of a loop on an ordinary kernel, which the arm does not follow.
+# Without a setpoint for this long the driver has stopped the arm: the next one starts at rest. Shorter
+# gaps are the jitter of a loop on an ordinary kernel, which the arm does not follow.
 LONGEST_GAP_S = 0.04
 # The fastest joint of a trajectory that may be joined: about what one control period from rest gives.
 START_RAD_S = 0.1
 # How far the setpoints may lag behind their trajectory and catch up; the controller has checked the
 # trajectory for collisions, not the way to it. Farther off, they brake and wait for one from rest.
 LEASH_RAD = 0.1
-# A trajectory is counted as blended into from so far off, rad.
+# From this distance, rad, a trajectory counts as blended into.
 BLENDED_RAD = 1e-4
-# An arm stands that was seen for so long, without a break of so long, within so much.
+# An arm rests if it was measured for this long, without a gap of this long, within this range.
 STANCE_S, STANCE_BREAK_S, STANCE_RAD = 0.5, 0.2, 0.01
 
 NS = 1e-9
@@ -128,7 +128,7 @@ class SetpointPlayer:
         sent = self._sent or JointMotion.at_rest(first.position)
         stands = self._stance.place(now_s)
         if sent.is_at_rest and stands is not None and _far(stands, sent.position) > self._elsewhere_rad:
-            sent = JointMotion.at_rest(stands)  # something else has moved it, and its driver let it
+            sent = JointMotion.at_rest(stands)  # something else has moved it
         off_rad = _far(first.position, sent.position)
         most_rad = self._elsewhere_rad if sent.is_at_rest else LEASH_RAD
         if off_rad > most_rad:
@@ -193,7 +193,7 @@ class SetpointPlayer:
             self._path = None
             return None
         self._before = sent
-        if self._announced:  # the first setpoint is where the arm stands
+        if self._announced:  # the first setpoint is where the arm rests
             sent = self._step(sent, tick)
         self._announced, self._sent = True, sent
         return sent.position

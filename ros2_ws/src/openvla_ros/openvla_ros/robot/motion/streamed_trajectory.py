@@ -20,8 +20,8 @@ from openvla_ros.robot.motion.stop_trajectory import stopped_after, trailing_sto
 from openvla_ros.values.arrays import Float
 
 NS_PER_S = 1_000_000_000
-NEXT_PERIODS = 1.5  # a motion due within so many periods is the next one
-# A later one this near to where the stop of the one before leads goes on from there.
+NEXT_PERIODS = 1.5  # a motion due within this many periods is the next one
+# A later one this close to the end of the previous one's stop continues from there.
 ON_THE_WAY_RAD, ON_THE_WAY_RAD_S = 1e-6, 1e-5
 
 
@@ -49,7 +49,7 @@ class TrajectoryStream:
         """``lookahead_s`` is how far ahead of its time a motion is sent; 0: times count from reception."""
         self._limits, self._lookahead_ns = limits, round(lookahead_s * NS_PER_S)
         self._motion: JointMotion | None = None
-        self._before: list[_Due] = []  # what was sent and is still under way, the newest motion last
+        self._before: list[_Due] = []  # motions that were sent and are not finished, the newest last
         self._stop: list[_Due] = []  # what follows it
 
     def next(self, stamp_ns: int, period_s: float, motion: JointMotion) -> StreamedTrajectory:

@@ -15,11 +15,11 @@ from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimits
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose, transform_matrix_to_rotvec
 
-# The part of the pose's error that the arm makes up for in a second.
+# The fraction of the pose error that is corrected per second.
 CORRECTION_PER_S = 2.0
-# An error below which a resting arm is left alone, metres and radians.
+# Errors below these are not corrected while the arm rests, metres and radians.
 REST_M, REST_RAD = 1e-3, 5e-3
-# Below this share of its largest, a direction in which the tool cannot move takes no part in a correction.
+# Singular directions below this fraction of the largest are excluded from the correction.
 SINGULAR_SHARE = 1e-2
 
 

@@ -13,10 +13,10 @@ from openvla_ros.values.action import ActionChunk
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
 
-# Values beyond their bounds by up to this share of the bounds' width are limited, not refused: recorded
-# actions of BridgeData V2 pass theirs by a few percent. Anything larger is no action of this space.
+# Values beyond their bounds by up to this fraction of the bounds' width are clipped, not refused: recorded
+# actions of BridgeData V2 exceed theirs by a few percent. Anything larger is not an action of this space.
 BOUNDS_SLACK = 0.1
-# A chunk's step may differ from the action space's by this share.
+# A chunk's step duration may differ from the action space's by this fraction.
 STEP_TOLERANCE = 0.02
 
 
@@ -28,7 +28,7 @@ class ReceivedChunk:
     frame_id: str
     stamp_ns: int  # of the observation
     step_s: float
-    values: NDArray[np.float64]  # (T, D) if the sender did it right
+    values: NDArray[np.float64]  # (T, D) if the sender is correct
 
     @classmethod
     def from_chunk(cls, chunk: ActionChunk, profile: RobotProfile) -> ReceivedChunk:

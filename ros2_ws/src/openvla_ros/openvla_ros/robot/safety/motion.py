@@ -15,7 +15,7 @@ from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose, transform_euler_to_matrix, transform_rotvec_to_matrix
 from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
 
-# Kept in hand because a stop is checked at a few samples, not all along.
+# A margin, because a stop is checked at a few samples only.
 SAMPLING_RESERVE_M = 0.002
 # The joints may bring a link this much nearer to the table than its clearance, as they follow targets.
 TABLE_TOLERANCE_M = 0.002

@@ -14,7 +14,7 @@ from openvla_ros.robot.safety import CLOCK_TOLERANCE_S
 from openvla_ros.values.arrays import Float, read_only
 from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
 
-# An arm found this far outside its joint limits is not moved by chunks.
+# Chunks do not move an arm that is this far outside its joint limits.
 JOINT_TOLERANCE_RAD = 0.1
 
 

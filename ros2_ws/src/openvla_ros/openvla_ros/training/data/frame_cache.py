@@ -60,7 +60,7 @@ class FrameStore:
     space: ActionSpace
     camera: str
     robot: str
-    skipped: tuple[str, ...]  # one line for each episode that was left out
+    skipped: tuple[str, ...]  # one line per skipped episode
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -294,7 +294,7 @@ def _key_of(table: Path) -> str:
         with reading(table), np.load(table) as file:
             return str(json.loads(str(file["header"]))["key"])
     except DatasetError:
-        return ""  # damaged: it is built anew
+        return ""  # damaged: rebuild it
 
 
 def _load(folder: Path, size: tuple[int, int]) -> FrameStore:

@@ -19,7 +19,7 @@ from openvla_ros.values.arrays import Float, Int
 class Place:
     """One example of a batch."""
 
-    draw: int  # the how-manieth example of the whole run it is: seeds its augmentation
+    draw: int  # index of the example in the whole run; seeds its augmentation
     row: int  # of the frames, or of the questions
     is_action: bool
 

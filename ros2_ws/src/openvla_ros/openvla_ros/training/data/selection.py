@@ -13,7 +13,7 @@ class Selection:
     """Which steps to learn from."""
 
     camera: str | None = None  # None: the first one of every episode
-    idle_m: float = 1e-4  # a step that moves less, turns less and leaves the gripper teaches to stand still
+    idle_m: float = 1e-4  # a step below both, without gripper motion, teaches the policy not to move
     idle_rad: float = 1e-4
     keep_failures: bool = False  # episodes whose outcome is "failure"
     keep_policy_steps: bool = False  # the policy's own steps in episodes in which a person took over
