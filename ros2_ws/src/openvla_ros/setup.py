@@ -65,7 +65,7 @@ def shared_files() -> list[tuple[str, list[str]]]:
 setup(
     name=PACKAGE,
     version=version(),
-    description="OpenVLA on physical robots with ROS 2: see, be told, move, learn",
+    description="OpenVLA on ROS 2 arms: inference, safe control, recording, fine-tuning, redeployment",
     license="Apache-2.0",
     maintainer="openvla_ros maintainers",
     maintainer_email="maintainers@example.com",
