@@ -30,7 +30,7 @@ class JointTrajectoryArm:
     def __init__(
         self, node: Node, profile: RobotProfile, topic: str, taker: str = "joint trajectory controller"
     ) -> None:
-        """``taker`` says in messages who should subscribe to ``topic``."""
+        """``taker`` names the expected subscriber of ``topic`` in messages."""
         self._node, self._joints, self._taker = node, profile.arm.joints, taker
         limits = MotionLimits.from_profile(profile.limits)
         self._stream = TrajectoryStream(limits, profile.arm_backend.lookahead_s)
@@ -70,7 +70,7 @@ class JointTrajectoryGripper:
     def __init__(
         self, node: Node, profile: RobotProfile, topic: str, taker: str = "gripper trajectory controller"
     ) -> None:
-        """``taker`` says in messages who should subscribe to ``topic``."""
+        """``taker`` names the expected subscriber of ``topic`` in messages."""
         self._node, self._gripper, self._taker = node, profile.gripper, taker
         self._speed_m_s = profile.gripper_backend.speed_m_s
         self._publisher = node.create_publisher(JointTrajectory, topic, COMMAND)
@@ -82,7 +82,7 @@ class JointTrajectoryGripper:
         return missing_subscriber(self._node, self._publisher, self._taker)
 
     def connect(self) -> str | None:
-        """As ``missing``; a controller that comes back is told again where to be."""
+        """As ``missing``; a controller that reconnects gets the last command again."""
         missing = self.missing()
         if missing is not None:
             self._last = None

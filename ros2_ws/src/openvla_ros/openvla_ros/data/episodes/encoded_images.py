@@ -77,6 +77,6 @@ class ArrayFrames:
 
 
 def encoded_frame(images: ImageSequence, index: int) -> bytes | None:
-    """Return image ``index`` as its source stores it, or None where the source holds pixels."""
+    """Return image ``index`` as its source stores it, or None if the source has raw pixels."""
     encoded = getattr(images, "encoded", None)
     return None if encoded is None else cast("bytes | None", encoded(index))

@@ -59,6 +59,6 @@ class GuardedImages:
             return self._images[index]
 
     def encoded(self, index: int) -> bytes | None:
-        """Return image ``index`` as its source stores it, or None where the source holds pixels."""
+        """Return image ``index`` as its source stores it, or None if the source has raw pixels."""
         with reading(f"{self._origin}: image {index}"):
             return encoded_frame(self._images, index)

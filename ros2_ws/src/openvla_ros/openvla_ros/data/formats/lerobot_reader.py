@@ -40,7 +40,7 @@ IMAGE_PREFIX = "observation.images."
 
 @dataclass(frozen=True)
 class EpisodeEntry:
-    """Where one episode lies."""
+    """The location of one episode."""
 
     index: int
     length: int

@@ -123,7 +123,7 @@ def _count(value: object, origin: str) -> int:
     """Return a number of episodes, which JSON of protocol buffers writes as text."""
     number = int(value) if isinstance(value, str) and value.isdecimal() else value
     if type(number) is not int or number < 0:
-        raise DatasetError(f"{origin} holds {value!r}; it must be whole numbers of episodes, 0 or more")
+        raise DatasetError(f"{origin} contains {value!r}; it must be whole numbers of episodes, 0 or more")
     return number
 
 

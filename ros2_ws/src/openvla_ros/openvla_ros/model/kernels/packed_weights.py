@@ -37,7 +37,7 @@ class RowScaled:
     scale: Tensor  # (out,) float32
 
     def dense(self, dtype: torch.dtype) -> Tensor:
-        """Return the matrix (out, in) that the numbers stand for."""
+        """Return the dequantised matrix (out, in)."""
         return (self.values.float() * self.scale[:, None]).to(dtype)
 
     @property
@@ -58,7 +58,7 @@ class Grouped:
     group: int
 
     def dense(self, dtype: torch.dtype) -> Tensor:
-        """Return the matrix (out, in) that the numbers stand for."""
+        """Return the dequantised matrix (out, in)."""
         out, half = self.values.shape
         packed = self.values.view(out, -1, self.group // 2)
         numbers = torch.cat([packed & 0xF, packed >> 4], dim=2).float()

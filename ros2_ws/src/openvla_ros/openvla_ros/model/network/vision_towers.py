@@ -149,7 +149,7 @@ class VisionTower(nn.Module):
         return self.blocks[: self.tower.depth - 1]
 
     def drop_dead_weights(self) -> None:
-        """Let go of the parameters that are never computed."""
+        """Drop the parameters that are never used."""
         self.blocks = self.live_blocks()
         del self.norm
         if self.tower.attention_pool:
@@ -195,7 +195,7 @@ class VisionBackbone(nn.Module):
         return sum(tower.tower.width for tower in self.towers())
 
     def drop_dead_weights(self) -> None:
-        """Let go of the parameters that are never computed."""
+        """Drop the parameters that are never used."""
         for tower in self.towers():
             tower.drop_dead_weights()
 

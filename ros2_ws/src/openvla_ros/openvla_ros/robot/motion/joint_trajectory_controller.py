@@ -10,7 +10,7 @@ position interfaces, all joints in each message and default parameters:
   that is still to come, starts at the measured state, or at the last command with
   ``interpolate_from_desired_state`` (Humble: ``open_loop_control``); where the first point is due
   already, the command is on the message's own curve at once, wherever it was before;
-- Rolling keeps the running trajectory until a later stamp comes (``allow_trajectory_replacement``);
+- Rolling keeps the running trajectory until a later stamp is due (``allow_trajectory_replacement``);
 - Humble commands what is due now, the others what is due one cycle later;
 - with velocities at both ends of a segment it is a cubic, with accelerations as well a quintic, with
   neither a line; with accelerations alone every joint is commanded to 0;
