@@ -43,7 +43,7 @@ class MoveToPoint:
         """Do nothing: no state is kept between instructions."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to release."""
 
 
 profile = openvla_ros.load_profile("sim_widowx")

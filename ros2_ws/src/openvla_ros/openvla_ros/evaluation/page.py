@@ -38,7 +38,7 @@ def rate_figure(rates: Mapping[str, SuccessRate]) -> Figure:
 def add_videos(page: Page, evaluations: Mapping[str, tuple[Evaluation, Path]], beside: Path) -> None:
     """Add the videos of the filmed trials: those of one scene side by side, a row for each scene.
 
-    ``evaluations`` is name → the evaluation and its folder of videos; ``beside`` is the folder of the page. For
+    ``evaluations`` is name → the evaluation and its folder of videos; ``beside`` is the page's folder. For
     a single evaluation, all videos are in one row.
     """
     scenes: dict[tuple[str, int], list[tuple[str, Path]]] = {}

@@ -230,10 +230,10 @@ class Pretraining:
         }  # fmt: skip
 
     def _blurred(self, token_ids: Tensor, labels: Tensor) -> Tensor:
-        """Return ``token_ids`` with motion tokens resampled from the soft targets.
+        """Return ``token_ids`` with noise on the motion tokens, as wide as the soft targets.
 
-        While acting, the model reads its own tokens, a few bins off the right ones. If it saw the exact ones in
-        training, it would learn to infer the kind of motion from them.
+        While acting, the model reads its own tokens, a few bins off the right ones. If it saw the exact ones
+        in training, it would learn to infer the kind of motion from them.
         """
         ids = self.model.config.action_ids
         is_action = (labels >= ids.start) & (labels < ids.stop)

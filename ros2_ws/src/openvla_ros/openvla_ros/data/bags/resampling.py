@@ -85,7 +85,7 @@ def executed(
 
 
 def person_has_the_arm(item: RecordedChunk, owners: Sequence[OwnerChange], people: Int) -> bool:
-    """Return whether a person had the arm when ``item`` arrived; ``people``: arrivals of their chunks (N,)."""
+    """Whether a person had the arm when ``item`` arrived; ``people``: when their chunks arrived (N,)."""
     known = [change.person for change in owners if change.received_ns <= item.received_ns]
     if known:
         return known[-1]
