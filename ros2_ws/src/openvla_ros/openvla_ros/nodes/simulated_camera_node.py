@@ -1,8 +1,8 @@
-"""One camera of the simulation in a process of its own: draws what the physics publishes.
+"""One camera of the simulation, in its own process: renders the published simulation state.
 
-Keeps a second copy of the MuJoCo scene, puts it where ``simulation/coordinates`` says, and publishes
-the image with that moment's stamp. So drawing never holds up the physics, and a camera can fail
-by itself, as a real one does.
+Keeps a second copy of the MuJoCo scene, sets it to ``simulation/coordinates``, and publishes the image
+with that message's stamp. So rendering never delays the physics, and a camera can fail on its own, like
+a real one.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from openvla_ros.values.time import seconds
 
 @dataclass(frozen=True)
 class SimulatedCameraParameters:
-    """Which camera of which robot."""
+    """The node's parameters: the camera and its robot."""
 
     robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
     camera: str = parameter("primary", "camera of the profile", read_only=True)
 
 
 class SimulatedCameraNode(GuardedNode):
-    """Draws one camera on a worker thread; the newest moment wins."""
+    """Renders one camera on a worker thread; only the newest state is rendered."""
 
     def __init__(self) -> None:
         super().__init__("camera")
@@ -59,9 +59,9 @@ class SimulatedCameraNode(GuardedNode):
         self._diagnostics = DiagnosticsPublisher(self, self._collect_health)
 
     def stop(self) -> None:
-        """End the drawing and give the renderer back."""
+        """Stop rendering and close the renderer."""
         if not self._worker.stop():
-            self.get_logger().error("the image in progress did not end in time")
+            self.get_logger().error("rendering of the current image did not finish in time")
 
     def _moment(self, message: JointState) -> None:
         stamp_ns = from_stamp(message.header.stamp)

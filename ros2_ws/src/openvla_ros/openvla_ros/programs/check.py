@@ -78,7 +78,7 @@ def check_profile(profile: RobotProfile, client: RobotClient, listen_s: float) -
         wrench = _Stream(client, WrenchStamped, profile.state.wrench_topic)
     frames = FrameListener(client)
     adapters = list(_adapters(profile, client, findings))
-    client.listen(listen_s)
+    findings += _listen(profile, client, listen_s)
     findings += _flow(state, "joint states", profile.state.rate_hz, profile.state.max_age_s)
     if state.newest is not None:
         findings += _joints(profile, state)
@@ -104,18 +104,18 @@ def check_profile(profile: RobotProfile, client: RobotClient, listen_s: float) -
     return findings
 
 
-def _listen(profile: RobotProfile, session: Session, seconds: float) -> Iterator[Finding]:
-    """Receive for ``seconds``; ask a joint trajectory controller meanwhile how it is set up."""
+def _listen(profile: RobotProfile, client: RobotClient, listen_s: float) -> Iterator[Finding]:
+    """Receive for ``listen_s`` seconds; ask a joint trajectory controller meanwhile how it is set up."""
     if profile.arm_backend.kind != "joint_trajectory":
-        session.spin_until(lambda: False, seconds)
+        client.listen(listen_s)
         return
-    query = SettingsQuery(session.node, profile.arm_backend.topic)
+    query = SettingsQuery(client.node, profile.arm_backend.topic)
 
     def ask() -> bool:
         query.progress()
         return False
 
-    session.spin_until(ask, seconds)
+    client.wait(ask, listen_s)
     settings = query.settings
     query.close()
     if settings is None:

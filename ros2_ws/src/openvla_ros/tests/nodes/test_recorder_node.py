@@ -53,7 +53,7 @@ def test_an_episode_from_start_to_reading(context, tmp_path):
         assert call(robot, "recorder/start").success
         again = call(robot, "recorder/start")
         assert not again.success
-        assert "is being recorded; stop it first" in again.message
+        assert "already recording" in again.message
         first = max(robot.sent["images"])
         wait_until(lambda: len([s for s in robot.sent["images"] if s > first]) > 20)
         last = max(robot.sent["images"])

@@ -2,7 +2,7 @@
 
 Every step becomes messages with the step's stamp: images, joint states, the tool's pose and a
 chunk of one action, so that ``ros2 bag play`` and Foxglove show them. Such a bag is a sequence of
-steps, not a recording: it has no robot profile, and its exact numbers lie in a metadata record.
+steps, not a recording: it has no robot profile, and its exact numbers are in a metadata record.
 ``bag_reader`` reads recordings.
 """
 
@@ -220,7 +220,7 @@ class ExportedBagSource:
         file = open_verified(folder)
         path = file.path
         if EXPORT not in file.metadata:
-            raise DatasetError(f"{path}: holds no exported episode, or was cut off")
+            raise DatasetError(f"{path}: contains no exported episode, or is truncated")
         record = file.metadata[EXPORT]
         metadata = parse_metadata(record["description"], str(path))
         columns = _unpack(record["columns"])
@@ -236,7 +236,7 @@ def _unpack(text: str) -> dict[str, NDArray[Any]]:
 
 
 def is_exported(path: Path) -> bool:
-    """Say whether the first bag at ``path`` that can be read was written by ``write_episode``."""
+    """Return whether the first readable bag at ``path`` was written by ``write_episode``."""
     for folder in bag_folders(path):
         try:
             with McapFile(mcap_in(folder)) as file:

@@ -1,4 +1,4 @@
-"""One episode as a page that a browser opens from disk: images, plots, videos, provenance."""
+"""One episode as a self-contained HTML page: images, plots, videos, provenance."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _JPEG_QUALITY = 85
 
 
 def episode_page(episode: Episode, *, video: bool = True) -> Page:
-    """Return the page of ``episode``; everything is inside it."""
+    """Return the self-contained page of ``episode``."""
     page = Page(episode.instruction or "no instruction", f"episode {episode.id}")
     page.facts(
         {
             "steps": str(len(episode)),
             "seconds": f"{episode.duration_s:.1f}",
-            "actions a second": f"{episode.rate_hz:g}",
+            "action rate [Hz]": f"{episode.rate_hz:g}",
             "outcome": episode.outcome,
             "steps by a person": str(int(episode.intervention.sum())),
         }
@@ -45,10 +45,10 @@ def episode_page(episode: Episode, *, video: bool = True) -> Page:
         for camera, images in episode.images.items():
             page.video(encode_video(images, episode.rate_hz), "video/mp4", camera)
     page.heading("Actions")
-    page.figure(plot_actions(episode), "commanded; where poses were measured, what the arm did (dashed)")
+    page.figure(plot_actions(episode), "commanded, and measured where the episode has poses (dashed)")
     if episode.poses is not None or episode.joint_positions is not None:
         page.heading("State")
-        page.figure(plot_state(episode), "what the robot reported of itself")
+        page.figure(plot_state(episode), "robot state, as reported")
     page.heading("Origin")
     page.table(("field", "value"), [(key, value) for key, value in sorted(episode.provenance.items())])
     return page
@@ -101,7 +101,7 @@ def plot_actions(episode: Episode) -> Figure:
 
 
 def plot_state(episode: Episode) -> Figure:
-    """Return the measured joints, position and gripper over time, whichever there are."""
+    """Return the measured joints, position and gripper over time, as far as the episode has them."""
     series = [
         ("joints [rad]", episode.joint_positions),
         ("position [m]", None if episode.poses is None else episode.poses[:, :3, 3]),
@@ -118,7 +118,7 @@ def plot_state(episode: Episode) -> Figure:
 
 
 def _shade(axis: Any, times_s: NDArray[np.float64], episode: Episode) -> None:
-    """Mark the stretches in which a person had taken over."""
+    """Shade the steps at which a person had taken over."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], episode.intervention.astype(int), [0]])))
     for start, stop in edges.reshape(-1, 2):
         end = times_s[stop] if stop < len(times_s) else times_s[-1] + 1.0 / episode.rate_hz

@@ -1,7 +1,7 @@
-"""How good a demonstration is, while it is recorded and afterwards, by the same code.
+"""Quality checks of a demonstration, the same while it is recorded and afterwards.
 
-``QualityMonitor`` sees every message in the order of arrival. Live it warns; at the end its report
-is stored with the episode; offline ``measure`` runs it over a bag. Knows nothing of ROS.
+``QualityMonitor`` gets every message in order of arrival. Live, it warns; at the end its report is
+stored with the episode; offline, ``measure`` runs it over a bag. Knows nothing of ROS.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from openvla_ros.profile import RobotProfile
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.time import seconds
 
-# Less joint motion than this over IDLE_S is standing still: ten times an encoder's step.
+# Less joint motion than this over IDLE_S counts as idle: ten times an encoder's step.
 IDLE_RAD = 0.01
 IDLE_S = 2.0
-# Newest images further apart than so many periods of the slowest camera show different moments.
+# Newest images further apart than this many periods of the slowest camera show different moments.
 DESYNC_PERIODS = 1.5
-# How often joints are looked at; the rest of their messages is only counted.
+# How often joints are checked; the other messages are only counted.
 STATE_PERIOD_NS = 50_000_000
 # The reasons of the controller that mean a limit was touched (see ``verdict.Reason``).
 LIMITS = frozenset(
@@ -43,13 +43,13 @@ LIMITS = frozenset(
 
 @dataclass(frozen=True)
 class QualityReport:
-    """What was found: warnings for people, figures for machines. Empty warnings: nothing to object to."""
+    """The result: warnings for people (none if all is well), figures for programs."""
 
     warnings: tuple[str, ...]
     values: Mapping[str, str] = field(default_factory=dict)
 
     def record(self) -> dict[str, str]:
-        """Return the report as the metadata record that is stored with the episode."""
+        """Return the report as the metadata record stored with the episode."""
         return {**self.values, "warnings": json.dumps(self.warnings)}
 
     @classmethod
@@ -85,7 +85,7 @@ class QualityMonitor:
         self._newest_ns = 0
 
     def see(self, role: str, data: bytes | memoryview, received_ns: int) -> None:
-        """Take note of one serialised message of the stream that plays ``role``."""
+        """Process one serialised message of the stream with ``role``."""
         if self._began_ns is None:
             self._began_ns = received_ns
         self._newest_ns = received_ns
@@ -100,7 +100,7 @@ class QualityMonitor:
             self.unreadable += 1
 
     def report(self) -> QualityReport:
-        """Return what is known so far."""
+        """Return the report so far."""
         parts = [
             *(self._of_stream(stream) for stream in self.streams.values()),
             *(self._of_images(role) for role in self.images),
@@ -130,15 +130,15 @@ class QualityMonitor:
         return QualityReport(tuple(warnings), values)
 
     def _of_the_whole(self) -> QualityReport:
-        """Return what concerns no single stream: cameras together, the arm, its limits, damage."""
+        """Return the results that span streams: camera synchronisation, the arm, its limits, damage."""
         limits = ", ".join(f"{reason} {count}" for reason, count in sorted(dict(self._limits).items()))
         warnings = []
         if self._desync_s > self._allowed_desync_s():
             warnings.append(f"cameras were up to {1e3 * self._desync_s:.0f} ms apart")
         if self._idle.longest_s > IDLE_S:
-            warnings.append(f"the arm stood still for {self._idle.longest_s:.1f} s")
+            warnings.append(f"the arm did not move for {self._idle.longest_s:.1f} s")
         if limits:
-            warnings.append(f"limits touched: {limits}")
+            warnings.append(f"limits reached: {limits}")
         if self.unreadable:
             warnings.append(f"{self.unreadable} messages could not be read")
         values = {
@@ -153,7 +153,7 @@ class QualityMonitor:
         if self._began_ns is None or seconds(self._newest_ns - self._began_ns) < 1.0:
             return []
         if not stream.count:
-            return [f"{stream.name}: no message"]
+            return [f"{stream.name}: no messages"]
         warnings = []
         if stream.slow:
             warnings.append(f"{stream.name}: {stream.measured_rate_hz:.1f} Hz instead of {stream.rate_hz:g}")
@@ -191,7 +191,7 @@ class QualityMonitor:
             self._desync_s = max(self._desync_s, *(seconds(abs(stamp_ns - other)) for other in newest))
 
     def _must_have_changed(self, role: str) -> bool:
-        """A simulated image has no noise: it is frozen only if the arm moved meanwhile."""
+        """Simulated images have no noise: they count as frozen only if the arm moved in the meantime."""
         return self._profile.simulation is None or self._idle.moved_since_mark(role)
 
     def _see_state(self, data: bytes | memoryview, received_ns: int) -> None:
@@ -218,7 +218,7 @@ class QualityMonitor:
 
 
 class _IdleWatch:
-    """How long the joints stood still."""
+    """How long the joints did not move."""
 
     def __init__(self) -> None:
         self.total_s = self.longest_s = 0.0
@@ -268,6 +268,6 @@ def measure(path: Path) -> QualityReport:
 
 
 def episode_quality(path: Path, metadata: EpisodeMetadata | None = None) -> QualityReport:
-    """Return the quality that was stored with an episode, or measure it if none was (a recovered one)."""
+    """Return the quality stored with an episode, or measure it if there is none (a recovered one)."""
     stored = (metadata or read_metadata(path)).quality
     return QualityReport.from_record(stored) if stored else measure(path)

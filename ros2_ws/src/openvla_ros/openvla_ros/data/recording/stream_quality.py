@@ -1,4 +1,4 @@
-"""Figures of one recorded stream: its real rate, gaps, lag, and images that froze or went black."""
+"""Statistics of one recorded stream: measured rate, gaps, lag, and frozen or black images."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from openvla_ros.values.time import seconds
 
 # An image whose brightest sampled value is below this is black: a cap, or a driver without exposure.
 BLACK_LEVEL = 10
-SAMPLE_STRIDE = 97  # bytes between those that are looked at; prime, so that no column is always missed
-# The same pixels for so long are a frozen camera: sensors have noise.
+SAMPLE_STRIDE = 97  # stride of the sampled bytes; prime, so that no column is always missed
+# The same pixels for this long mean a frozen camera: sensors have noise.
 FROZEN_S = 1.0
 
 
@@ -46,7 +46,7 @@ class StreamStatistics:
 
     @property
     def measured_rate_hz(self) -> float:
-        """Messages a second by their stamps; 0 while unknown."""
+        """Rate by the messages' stamps, Hz; 0 while unknown."""
         span = seconds(self.last_ns - self.first_ns)
         return (self.count - 1) / span if self.count > 1 and span > 0 else 0.0
 
@@ -57,13 +57,13 @@ class StreamStatistics:
 
     @property
     def slow(self) -> bool:
-        """Whether the real rate is below nine tenths of the one asked for."""
+        """Whether the measured rate is below nine tenths of the nominal one."""
         return self.count > 5 and self.measured_rate_hz < 0.9 * self.rate_hz
 
 
 @dataclass
 class ImageWatch:
-    """Finds images that do not change and images without light, from a few of their bytes."""
+    """Detects frozen and black images, from a sample of their bytes."""
 
     frozen_s: float = 0.0  # longest stretch of equal images
     black_s: float = 0.0  # longest stretch of black ones
@@ -75,7 +75,9 @@ class ImageWatch:
         """Look at one serialised image."""
         try:
             digest, brightest = _sample(type_name, data)
-        except InvalidValueError:  # what cannot be read cannot be stored either: that alarm is the writer's
+        except (
+            InvalidValueError
+        ):  # an unreadable message cannot be stored either: the writer raises that alarm
             return
         if digest != self._digest:
             self._digest, self._same_since_ns = digest, stamp_ns

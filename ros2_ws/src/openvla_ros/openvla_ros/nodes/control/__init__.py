@@ -1,1 +1,1 @@
-"""What the controller node is made of: threads on time, a stop that goes first, verdicts, drivers, health."""
+"""Helpers that keep the control threads on time and let a stop go first."""

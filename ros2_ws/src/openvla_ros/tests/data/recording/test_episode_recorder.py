@@ -235,7 +235,7 @@ def test_an_existing_episode_is_never_overwritten(tmp_path):
     recording.start({})
     fill(recording, 0.05)
     (tmp_path / "episode_000000").mkdir()
-    with pytest.raises(DatasetError, match="exists already"):
+    with pytest.raises(DatasetError, match="already exists"):
         recording.stop("success")
     recording.close()
     assert (tmp_path / "episode_000000.recording").is_dir()
@@ -255,7 +255,7 @@ def test_a_disk_that_fills_warns_before_it_stops_and_the_episode_ends_whole(tmp_
     recording.start({})
     fill(recording, 1.2)
     assert [level for level, _ in alarms] == ["warn"], alarms
-    assert "is full in" in alarms[0][1]
+    assert "will be full in" in alarms[0][1]
     free = 50e6
     count = fill(recording, 1.2)
     assert [level for level, _ in alarms] == ["warn", "error"]
