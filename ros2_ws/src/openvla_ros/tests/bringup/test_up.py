@@ -68,4 +68,4 @@ def test_ctrl_c_while_up_is_starting_ends_it_with_code_0(ros_domain, delay_s):
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    assert not re.search(r"ERROR|FATAL|Traceback|killed|ended with", output), output
+    assert not re.search(r"ERROR|FATAL|Traceback|killed|exited with", output), output
