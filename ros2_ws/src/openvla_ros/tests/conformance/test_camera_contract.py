@@ -198,7 +198,9 @@ BROKEN = {
         SameStamp(),
         r"read: .*stamp is later than the one before",
     ),
-    "buffer used again": (SameBuffer(), r"SameBuffer\.read: .*never changes after it was returned; got: the next read"),
+    "buffer used again": (
+        SameBuffer(), r"SameBuffer\.read: .*never changes after it was returned; got: the next read",
+    ),
     "sizes differ": (Growing(), r"read: .*the same size; got: \(6, 6, 3\) after \(5, 6, 3\)"),
     "lens of another size": (device(intrinsics=LENS), r"intrinsics: .*intrinsics for 640x480, images of 6x4"),
     "lens as a matrix": (device(intrinsics=np.eye(3)), r"intrinsics: .*or None; got: a ndarray"),
