@@ -46,7 +46,7 @@ def test_up_is_quiet_from_its_start_to_ctrl_c_and_a_second_one_is_refused(ros_do
         assert second.returncode == 1
         assert not second.stdout
         said = " ".join(second.stderr.split())
-        assert "/controller, /policy, /simulation: already in ROS domain" in said
+        assert "/controller, /policy, /simulation: already running in ROS domain" in said
         assert "set another ROS_DOMAIN_ID" in said
 
         asked = neutral.call_async(Trigger.Request())

@@ -127,7 +127,7 @@ BROKEN = {
     ),
     "send raises": (broken(send=raises), r"send: .*does not raise here; got: ConnectionError"),
     "send returns": (broken(send=lambda s, c: True), r"send: .*returns nothing; got: True"),
-    "send writes": (broken(send=writes), r"send: .*does not modify the command; got: its arrays were written to"),
+    "send writes": (broken(send=writes), r"send: .*does not modify .*got: its arrays were written"),
     "send is slow": (
         broken(send=lambda s, c: time.sleep(0.01)), r"send: .*less than a period; got: \d+\.\d ms \(median\)",
     ),
