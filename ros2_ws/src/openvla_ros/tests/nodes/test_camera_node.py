@@ -124,7 +124,7 @@ def test_an_unplugged_device_is_reported_and_comes_back(ros_domain, tmp_path):
         assert ear.spin_until(lambda: len(images) > 10), camera.output
         assert ear.spin_until(lambda: any(reconnected(r) for r in reports)), camera.output
         assert camera.stop() == 0
-    assert "it is back: fake device" in camera.output
+    assert "camera is back: fake device" in camera.output
     assert "Traceback" not in camera.output
 
 

@@ -161,7 +161,7 @@ def test_jpeg_round_trip_keeps_the_colours_in_order():
     ("call", "message"),
     [
         (lambda: decode_colour("rgb16", 1, 1, 6, bytes(6)), r"'rgb16'.*rgb8, bgr8.*bayer_rggb8"),
-        (lambda: decode_colour("16UC1", 1, 1, 2, bytes(2)), "'16UC1' is not a colour"),
+        (lambda: decode_colour("16UC1", 1, 1, 2, bytes(2)), "'16UC1' is not a supported colour"),
         (lambda: decode_colour("8UC3", 1, 1, 3, bytes(3)), "'8UC3'"),
         (
             lambda: decode_depth("rgb8", 1, 1, False, 3, bytes(3)),
