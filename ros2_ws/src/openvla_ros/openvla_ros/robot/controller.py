@@ -93,6 +93,11 @@ class ArmController:
         self._accepted_ns: int | None = None
         self._fed_ns = 0  # when a step was last under way
 
+    @property
+    def blind_spots(self) -> dict[str, str]:
+        """Links that are not checked against each other and the table, or not wholly, each with the reason."""
+        return self._motion_checks.blind_spots
+
     # What the robot reports
 
     def observe(
