@@ -27,6 +27,8 @@ JOINTS_APART = 3
 AXIS_POINTS = 5
 # Overlaps in named poses are allowed with this much in hand, metres.
 ALLOWANCE = 0.002
+# A larger overlap that a named pose allows is worth saying, metres.
+WIDE_M = 0.02
 # Points around the rim of a cylinder's end, for the table.
 RIM_POINTS = 12
 
@@ -196,6 +198,17 @@ class SelfCollision:
     def pair(self, index: int) -> tuple[str, str]:
         """Return the names of the two links that column ``index`` of ``margins`` is about."""
         return self._pairs[index]
+
+    def summary(self, bare: Sequence[str] = ()) -> str:
+        """Return in one line what is compared, and what is not; ``bare`` are links without a <collision>."""
+        pairs = {tuple(sorted(pair)) for pair in self._pairs}
+        text = f"{len(pairs)} pairs of links are kept apart; links less than {JOINTS_APART} joints apart are not"
+        wide = [f"{' and '.join(pair)} by {m:.3f} m" for pair, m in self.allowances.items() if m > WIDE_M]
+        if wide:
+            text += f"; allowed to overlap as they do in a named pose: {', '.join(wide)}"
+        if bare:
+            text += f"; without a <collision>: {', '.join(bare)}"
+        return text
 
     @property
     def allowances(self) -> dict[tuple[str, str], float]:
