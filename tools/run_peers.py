@@ -28,7 +28,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=sorted(PEERS), action="append", help="this peer alone; repeatable")
     parser.add_argument(
-        "--source", metavar="PEER=FOLDER", action="append", default=[], help="a clone or an environment at hand, not downloaded"
+        "--source",
+        metavar="PEER=FOLDER",
+        action="append",
+        default=[],
+        help="a clone or an environment at hand, not downloaded",
     )
     arguments = parser.parse_args()
     sources: dict[str, Path] = {}

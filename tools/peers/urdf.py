@@ -27,7 +27,7 @@ PROGRAM = Path(__file__).parent / "urdf_kinematics.py"
 TOLERANCE = 1e-9
 POSES = 50
 DATA = "cmeel.prefix/share/example-robot-data/robots"
-ROBOSUITE = "robosuite/models/assets/bullet_data"
+SUITE = "robosuite/models/assets/bullet_data"
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,11 @@ ROBOTS = (
     Robot("kinova", f"{DATA}/kinova_description/robots/kinova.urdf", "base", "j2s6s200_end_effector"),
     Robot("z1", f"{DATA}/z1_description/urdf/z1.urdf", "link00", "gripperStator"),
     Robot("talos", f"{DATA}/talos_data/robots/talos_reduced.urdf", "torso_2_link", "gripper_left_base_link"),
-    Robot("panda (robosuite)", f"{ROBOSUITE}/panda_description/urdf/panda_arm_hand.urdf", "panda_link0", "panda_hand"),
-    Robot("sawyer (robosuite)", f"{ROBOSUITE}/sawyer_description/urdf/sawyer_arm.urdf", "right_arm_base_link", "right_l6"),
-    Robot("baxter (robosuite)", f"{ROBOSUITE}/baxter_description/urdf/baxter_arm.urdf", "torso", "left_hand"),
+    Robot("panda (robosuite)", f"{SUITE}/panda_description/urdf/panda_arm_hand.urdf", "panda_link0",
+          "panda_hand"),
+    Robot("sawyer (robosuite)", f"{SUITE}/sawyer_description/urdf/sawyer_arm.urdf", "right_arm_base_link",
+          "right_l6"),
+    Robot("baxter (robosuite)", f"{SUITE}/baxter_description/urdf/baxter_arm.urdf", "torso", "left_hand"),
 )  # fmt: skip
 # No real robot among them has a mimic joint between base and tool.
 COUPLED = """<robot name="coupled">
@@ -69,7 +71,9 @@ COUPLED = """<robot name="coupled">
 def check(build: Path, source: Path | None) -> list[Row]:
     """Return a row for each robot; ``source`` is a virtual environment that has the peers already."""
     python = (source or environment(build / NAME)) / "bin" / "python"
-    packages = Path(said([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
+    packages = Path(
+        said([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
+    )
     coupled = build / "coupled.urdf"
     coupled.write_text(COUPLED, encoding="utf-8")
     rows = []
@@ -83,7 +87,14 @@ def environment(folder: Path) -> Path:
     done = folder / "installed"
     if not done.exists():
         said([sys.executable, "-m", "venv", str(folder)])
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [
+            str(folder / "bin" / "python"),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
         said([*pip, *PACKAGES])
         said([*pip, "--no-deps", *WITHOUT_REQUIREMENTS])
         done.touch()
@@ -106,7 +117,13 @@ def compare(python: Path, robot: Robot, path: Path) -> Row:
         return Row(NAME, VERSION, robot.name, False, str(error))
     lower, upper = np.maximum(chain.lower, -3.1), np.minimum(chain.upper, 3.1)
     q = np.random.default_rng(0).uniform(lower, upper, (POSES, len(chain.joints)))
-    task = {"urdf": str(path), "base": robot.base, "tool": robot.tool, "joints": chain.joints, "q": q.tolist()}
+    task = {
+        "urdf": str(path),
+        "base": robot.base,
+        "tool": robot.tool,
+        "joints": chain.joints,
+        "q": q.tolist(),
+    }
     answers = json.loads(said([str(python), str(PROGRAM)], json.dumps(task)))
     poses = chain.frames(q)[:, -1]
     jacobians = np.array([chain.jacobian(row) for row in q])

@@ -1,7 +1,7 @@
-"""Poses and Jacobians of one arm by pinocchio and by MuJoCo; runs in their environment, knows nothing of ours.
+"""Poses and Jacobians of one arm by pinocchio and by MuJoCo; runs in their environment, without our package.
 
-Reads {urdf, base, tool, joints, q (N, J)} as JSON; prints {peer: {poses (N, 4, 4), jacobians (N, 6, J)}} in the
-base link's frame, the Jacobians with linear rows first.
+Reads {urdf, base, tool, joints, q (N, J)} as JSON; prints {peer: {poses (N, 4, 4), jacobians (N, 6, J)}} in
+the base link's frame, the Jacobians with linear rows first.
 """
 
 from __future__ import annotations

@@ -112,7 +112,9 @@ def new_robot(
     profile.write(output)
     missing = profile.open_keys
     if as_json:
-        typer.echo(json.dumps({"profile": str(output), "fill_in": missing, "not_checked": profile.blind_spots}))
+        typer.echo(
+            json.dumps({"profile": str(output), "fill_in": missing, "not_checked": profile.blind_spots})
+        )
         return
     typer.echo(f"{output}: {len(profile.joints)} joints from {profile.base_link} to {profile.tool_link}")
     for link, why in profile.blind_spots.items():

@@ -1,4 +1,4 @@
-"""Values that a person must put into a file before it may be used, and the refusal of a file that has any left.
+"""Values that a person must put into a file before it may be used, and how those that are left are found.
 
 A placeholder is a text that begins with ``FILL IN``, wherever a value stands; what follows says what belongs
 there. It is looked for before anything else is checked, so that it can never pass as a topic or a name.
@@ -18,7 +18,7 @@ def placeholder(what: str) -> str:
 
 
 def unfilled(data: Any) -> list[str]:
-    """Return one line for each placeholder in ``data`` (mappings, sequences, values): its dotted key and the text."""
+    """Return one line for each placeholder in ``data`` (mappings, lists, values): dotted key and text."""
     return [f"{'.'.join(key)}: {text}" for key, text in _placeholders(data, ())]
 
 

@@ -95,7 +95,7 @@ class ArmController:
 
     @property
     def blind_spots(self) -> dict[str, str]:
-        """Links that are not checked against each other and the table, or not wholly, each with the reason."""
+        """Links whose collisions are not checked, or not wholly, each with the reason."""
         return self._motion_checks.blind_spots
 
     # What the robot reports

@@ -83,7 +83,9 @@ def _only_root(description: RobotDescription) -> str:
     roots = description.roots()
     if len(roots) != 1:
         found = ", ".join(roots) or "none"
-        raise KinematicsError(f"{description.source} has {len(roots)} root links ({found}): choose one with --base")
+        raise KinematicsError(
+            f"{description.source} has {len(roots)} root links ({found}): choose one with --base"
+        )
     return roots[0]
 
 
@@ -103,8 +105,8 @@ def _only_end(description: RobotDescription, base: str) -> str:
     if len(ends) != 1:
         found = ", ".join(f"{link} ({moving} joints)" for link, moving in ends.items()) or "none"
         raise KinematicsError(
-            f"{description.source}: {len(ends)} chains of joints begin at {base!r}; choose the link that is the "
-            f"tool with --tool. Their ends: {found}"
+            f"{description.source}: {len(ends)} chains of joints begin at {base!r}; choose the link that is "
+            f"the tool with --tool. Their ends: {found}"
         )
     return next(iter(ends))
 
@@ -129,7 +131,9 @@ def _within(lower: Float, upper: Float) -> tuple[Float, Float]:
 def _gripper_joints(chain: KinematicChain) -> list[Joint]:
     """Return the joints beyond the arm's last one that move by themselves: the gripper's, most likely."""
     description = chain.description
-    last = next(j.child for j in reversed(description.path(chain.base_link, chain.tool_link)) if j.kind != "fixed")
+    last = next(
+        j.child for j in reversed(description.path(chain.base_link, chain.tool_link)) if j.kind != "fixed"
+    )
     return [
         joint
         for joint in description.joints.values()
@@ -159,9 +163,12 @@ def _velocities(chain: KinematicChain) -> str:
 def _text(urdf: str, chain: KinematicChain, lower: Float, upper: Float, reach: Reach) -> str:
     name = re.sub(r"[^a-z0-9]+", "_", chain.description.name.lower()).strip("_")
     name = name if name[:1].isalpha() else f"robot_{name}".rstrip("_")
-    endless = [joint for joint, high in zip(chain.joints, chain.upper, strict=True) if not math.isfinite(high)]
+    endless = [
+        joint for joint, high in zip(chain.joints, chain.upper, strict=True) if not math.isfinite(high)
+    ]
     turns = f"\n  # One turn, for the URDF sets no end: {', '.join(endless)}." if endless else ""
-    fingers = "; ".join(f"{joint.name} {joint.lower:g} .. {joint.upper:g}" for joint in _gripper_joints(chain))
+    beyond = ", ".join(f"{joint.name} {joint.lower:g} .. {joint.upper:g}" for joint in _gripper_joints(chain))
+    fingers = f"; beyond the arm: {beyond}" if beyond else ""
     one_each = f"{len(chain.joints)} numbers, one for each of arm.joints"
     if reach.neutral is None:
         neutral = home = _open(f"{one_each}, rad: no pose of {SAMPLES} was free of collisions")
@@ -171,7 +178,11 @@ def _text(urdf: str, chain: KinematicChain, lower: Float, upper: Float, reach: R
         box = [_numbers(np.ceil(reach.lower * 100) / 100), _numbers(np.floor(reach.upper * 100) / 100)]
     touching = "; ".join(" and ".join(pair) for pair in reach.inseparable)
     apart = f"\n  # Not compared for this: {touching}, whose covers touch in every pose." if touching else ""
-    between = "no links are compared" if math.isinf(reach.clearance_m) else f"links {1e3 * reach.clearance_m:.0f} mm apart"
+    between = (
+        "no links are compared"
+        if math.isinf(reach.clearance_m)
+        else f"links {1e3 * reach.clearance_m:.0f} mm apart"
+    )
     return f"""\
 # A first profile from {urdf}, written by openvla new-robot.
 # It is refused until every {MARK} below is replaced: by a value of the robot, not by a guess.
@@ -201,7 +212,7 @@ arm:
   park: {_open(f"{one_each}, rad: where the arm can be switched off without falling")}
   tool_axis: {_open(f"the axis of {chain.tool_link} that points out of the gripper, such as [0, 0, 1]")}
 gripper:
-  joint: {_open("name of the gripper's joint in the joint states" + (f"; beyond the arm: {fingers}" if fingers else ""))}
+  joint: {_open(f"name of the gripper's joint in the joint states{fingers}")}
   open_m: {_open("its position when open")}
   closed_m: {_open("its position when closed")}
 state:
@@ -225,8 +236,8 @@ limits:
   joint_velocity: {_velocities(chain)}
   joint_acceleration: {_open(f"{one_each}, rad/s²: the vendor's, or begin with 2.0")}
   joint_jerk: {_open(f"{one_each}, rad/s³: the vendor's, or begin with 20.0")}
-  # All that the tool reached in {100 * reach.free:.0f}% of {SAMPLES} random poses, those without collision and
-  # above the base, rounded inwards: narrow it to where the task is.
+  # All that the tool reached in {100 * reach.free:.0f}% of {SAMPLES} random poses, those without collision
+  # and above the base, rounded inwards: narrow it to where the task is.
   workspace_lower: {box[0]}
   workspace_upper: {box[1]}
   tilt_rad: {_open("largest angle between the tool's axis and straight down, rad, such as 1.2")}

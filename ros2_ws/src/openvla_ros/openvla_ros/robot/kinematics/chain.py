@@ -34,6 +34,8 @@ class KinematicChain:
     base_link: str
     tool_link: str
     joints: tuple[str, ...]
+    _moving: tuple[str, ...]  # the joint of each moving frame
+    _coupling: JointCoupling
     lower: Float  # (J,) as the URDF states them, narrowed by the limits of joints that mimic them
     upper: Float
     velocity: Float
@@ -45,10 +47,6 @@ class KinematicChain:
     _axes: Float  # (F, 3) in the joint's own frame
     _revolute: Float  # (F, 1) 1 for revolute, 0 for prismatic
     _tool: Float  # (4, 4) tool frame in the last moving frame
-    _moving: tuple[str, ...]  # the joint of each moving frame
-    # (F, J) and (F,): the moving positions are follow @ q + shift. None where every joint is its own.
-    _follow: Float | None
-    _shift: Float | None
 
     @classmethod
     def from_urdf(
@@ -121,15 +119,14 @@ class KinematicChain:
             revolute,
             offset,
         )
-        names = tuple(joint.name for joint in moving)
         return cls(
             description,
             base_link,
             tool_link,
             coupling.joints,
+            tuple(joint.name for joint in moving),
+            coupling,
             *(read_only(array) for array in arrays),
-            names,
-            *((None, None) if coupling.plain else (coupling.follow, coupling.shift)),
         )
 
     def frames(self, q: ArrayLike) -> Float:
@@ -139,8 +136,8 @@ class KinematicChain:
             raise KinematicsError(
                 f"joint positions have shape {angles.shape}; they must end in {len(self.joints)}"
             )
-        if self._follow is not None:
-            angles = angles @ self._follow.T + self._shift
+        if not self._coupling.plain:
+            angles = self._coupling.positions(angles)
         part = angles[..., None, None]
         local = self._constant + np.sin(part) * self._sine + (1.0 - np.cos(part)) * self._cosine
         local += part * self._linear
@@ -175,7 +172,7 @@ class KinematicChain:
         if not self._revolute.all():
             out[:3] = np.where(self._revolute.T > 0, out[:3], axes.T)
         out[3:] = (axes * self._revolute).T
-        return out if self._follow is None else out @ self._follow
+        return out if self._coupling.plain else out @ self._coupling.follow
 
     def link_offsets(self, others: Mapping[str, float] | None = None) -> dict[str, tuple[int, Float]]:
         """Return, for each link, the moving frame that carries it and its pose (4, 4) in that frame.

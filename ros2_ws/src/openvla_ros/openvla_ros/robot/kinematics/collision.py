@@ -86,7 +86,10 @@ def lowest_points(shape: Shape, offset: Float) -> tuple[Float, float]:
             ends = [np.insert(circle, 2, z, axis=1) for z in (-shape.size[1] / 2, shape.size[1] / 2)]
             local, radius = np.concatenate(ends), 0.0
         case "capsule":
-            local, radius = np.array([[0.0, 0.0, z] for z in (-shape.size[1] / 2, shape.size[1] / 2)]), shape.size[0]
+            local, radius = (
+                np.array([[0.0, 0.0, z] for z in (-shape.size[1] / 2, shape.size[1] / 2)]),
+                shape.size[0],
+            )
         case "box":
             corners = np.array(np.meshgrid([-0.5, 0.5], [-0.5, 0.5], [-0.5, 0.5])).reshape(3, -1).T
             local, radius = corners * np.array(shape.size), 0.0
@@ -202,7 +205,9 @@ class SelfCollision:
     def summary(self, bare: Sequence[str] = ()) -> str:
         """Return in one line what is compared, and what is not; ``bare`` are links without a <collision>."""
         pairs = {tuple(sorted(pair)) for pair in self._pairs}
-        text = f"{len(pairs)} pairs of links are kept apart; links less than {JOINTS_APART} joints apart are not"
+        text = (
+            f"{len(pairs)} pairs of links are kept apart; links less than {JOINTS_APART} joints apart are not"
+        )
         wide = [f"{' and '.join(pair)} by {m:.3f} m" for pair, m in self.allowances.items() if m > WIDE_M]
         if wide:
             text += f"; allowed to overlap as they do in a named pose: {', '.join(wide)}"

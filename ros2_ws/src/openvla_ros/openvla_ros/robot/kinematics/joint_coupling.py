@@ -30,12 +30,17 @@ class JointCoupling:
             leader, multiplier, shift[row] = description.leader(joint)
             if leader.name not in self.joints:
                 raise KinematicsError(
-                    f"{description.source}: joint {joint.name!r} mimics {leader.name!r}, which is not between "
-                    "the base link and the tool link: where the tool is depends on it"
+                    f"{description.source}: joint {joint.name!r} mimics {leader.name!r}, which is not "
+                    "between the base link and the tool link: where the tool is depends on it"
                 )
             follow[row, self.joints.index(leader.name)] = multiplier
         self.follow: Float = read_only(follow)  # (F, J)
         self.shift: Float = read_only(shift)  # (F,)
+
+    def positions(self, q: Float) -> Float:
+        """Return where all moving joints stand (..., F), for the positions ``q`` (..., J) of the leaders."""
+        moved: Float = q @ self.follow.T + self.shift
+        return moved
 
     def limits(self) -> tuple[Float, Float, Float]:
         """Return lower, upper and velocity limits (J,), within which every joint keeps its own."""

@@ -96,7 +96,10 @@ def _around(points: Float) -> _Capsule:
     outer = points[np.unique(np.argmax(points @ _DIRECTIONS, axis=0))]
     centred = outer - outer.mean(axis=0)
     _, own = np.linalg.eigh(centred.T @ centred)
-    best = min((_Line.through(outer, axis) for axis in (*np.eye(3), *own.T)), key=lambda line: line.around(outer).volume)
+    best = min(
+        (_Line.through(outer, axis) for axis in (*np.eye(3), *own.T)),
+        key=lambda line: line.around(outer).volume,
+    )
     return best.around(points)
 
 

@@ -90,17 +90,23 @@ def _read_stl(path: Path) -> Float:
     count = int.from_bytes(data[80:84], "little") if len(data) >= STL_HEADER else 0
     size = STL_HEADER + count * STL_TRIANGLE.itemsize
     if len(data) == size:
-        return np.frombuffer(data, STL_TRIANGLE, offset=STL_HEADER)["corners"].astype(np.float64)
+        triangles: Float = np.frombuffer(data, STL_TRIANGLE, offset=STL_HEADER)["corners"].astype(np.float64)
+        return triangles
     if data.lstrip()[:5].lower() != b"solid":
-        raise KinematicsError(f"mesh {path} is damaged: {count} triangles take {size} bytes; it has {len(data)}")
+        raise KinematicsError(
+            f"mesh {path} is damaged: {count} triangles take {size} bytes; it has {len(data)}"
+        )
     corners = VERTEX.findall(data)
     ends, facets = data.count(b"endsolid"), data.count(b"endfacet")
     if not ends or len(corners) != 3 * facets:
-        raise KinematicsError(f"mesh {path} is damaged: {facets} facets, {len(corners)} corners, {ends} endsolid")
+        raise KinematicsError(
+            f"mesh {path} is damaged: {facets} facets, {len(corners)} corners, {ends} endsolid"
+        )
     try:
-        return np.array(corners, dtype=np.float64).reshape(-1, 3, 3)
+        spelled: Float = np.array(corners, dtype=np.float64).reshape(-1, 3, 3)
     except ValueError as error:
         raise KinematicsError(f"mesh {path} is damaged: {error}") from error
+    return spelled
 
 
 def _read_obj(path: Path) -> Float:
@@ -138,13 +144,15 @@ def _fan(corners: list[int]) -> list[tuple[int, int, int]]:
 
 
 def _read_collada(path: Path) -> Float:
-    """Read as RViz and MoveIt do: in the file's unit, with its scene's transforms, whatever axis is up there."""
+    """Read as RViz and MoveIt do: in the file's unit, placed by its scene, whatever axis it calls up."""
     with needed_for(f"mesh {path.name}"):
         import collada
     try:
         document = collada.Collada(str(path))
-        parts = [_triangles(part) for shape in document.scene.objects("geometry") for part in shape.primitives()]
-    except Exception as error:  # noqa: BLE001 - of a damaged file pycollada raises whatever its parsers do
+        parts = [
+            _triangles(part) for shape in document.scene.objects("geometry") for part in shape.primitives()
+        ]
+    except Exception as error:
         raise KinematicsError(f"mesh {path} cannot be read: {error}") from error
     return np.concatenate(parts or [np.zeros((0, 3, 3))]) * float(document.assetInfo.unitmeter or 1.0)
 

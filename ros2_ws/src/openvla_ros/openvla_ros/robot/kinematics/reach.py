@@ -12,9 +12,12 @@ from openvla_ros.values.arrays import Float
 
 SAMPLES, SEED = 20_000, 0
 BATCH = 500
-# A neutral pose is no better for more than this between links, metres, and this share of a joint's half range.
+# A neutral pose is no better for more than this between links, metres, and this share of half a joint's
+# range to its limits.
 ENOUGH_CLEARANCE_M = 0.05
 ENOUGH_ROOM = 0.5
+# How much worse a pose is for each radian that its joints are from 0 on average: a base turned backwards.
+TURNED = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +81,6 @@ def _best(
     smallest = np.linalg.svd(jacobians, compute_uv=False).min(axis=1)
     room = (np.minimum(q - lower, upper - q) / ((upper - lower) / 2)).min(axis=1)
     score = smallest * np.minimum(room, ENOUGH_ROOM) * np.minimum(clearance, ENOUGH_CLEARANCE_M)
-    score /= 1.0 + np.abs(q - np.clip(0.0, lower, upper)).mean(axis=1)  # rather than a turn farther
+    score /= 1.0 + TURNED * np.abs(q - np.clip(0.0, lower, upper)).mean(axis=1)
     best = int(np.argmax(score))
     return best, float(smallest[best])

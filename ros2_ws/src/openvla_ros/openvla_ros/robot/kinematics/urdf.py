@@ -248,9 +248,7 @@ def _origin(element: ElementTree.Element | None, what: str) -> Float:
     return read_only(matrix)
 
 
-def _shapes(
-    link: ElementTree.Element, source: str
-) -> tuple[tuple[Shape, ...], UnreadShapes | None]:
+def _shapes(link: ElementTree.Element, source: str) -> tuple[tuple[Shape, ...], UnreadShapes | None]:
     """Return a link's collision primitives, and the rest if there is any."""
     what = f"{source}: link {link.get('name')!r}"
     shapes: list[Shape] = []
