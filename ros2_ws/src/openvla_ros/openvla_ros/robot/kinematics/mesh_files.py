@@ -125,7 +125,8 @@ def _read_obj(path: Path) -> Float:
             raise KinematicsError(f"mesh {path}, line {number}: {line.strip()!r}: {error}") from error
     if not faces:
         return np.zeros((0, 3, 3))
-    return np.array(corners)[np.array(faces)]
+    triangles: Float = np.array(corners)[np.array(faces)]
+    return triangles
 
 
 def _corner(word: str, count: int) -> int:
