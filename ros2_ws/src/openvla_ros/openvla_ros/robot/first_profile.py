@@ -36,7 +36,7 @@ class FirstProfile:
     joints: tuple[str, ...]
     base_link: str
     tool_link: str
-    blind_spots: dict[str, str]  # link → why it is not checked for collisions, or not wholly
+    blind_spots: dict[str, str]  # link → why it is not checked for collisions, or not fully
     reach: Reach
 
     @property
@@ -45,14 +45,14 @@ class FirstProfile:
         return unfilled(yaml.safe_load(self.text))
 
     def write(self, path: Path) -> None:
-        """Write the profile to ``path``; raises ``ProfileError`` if a file is there already, or it fails."""
+        """Write the profile to ``path``; raises ``ProfileError`` if a file exists already, or it fails."""
         if path.suffix not in (".yaml", ".yml"):
             raise ProfileError(f"{path}: the name of a profile's file ends in .yaml")
         try:
             with path.open("x", encoding="utf-8") as file:
                 file.write(self.text)
         except FileExistsError as error:
-            raise ProfileError(f"{path} is there already: choose another --output, or remove it") from error
+            raise ProfileError(f"{path} exists already: choose another --output, or remove it") from error
         except OSError as error:
             raise ProfileError(f"{path} cannot be written: {error.strerror}") from error
 

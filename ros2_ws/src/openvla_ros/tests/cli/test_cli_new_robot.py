@@ -24,13 +24,14 @@ def test_it_writes_the_profile_and_says_what_is_open_and_what_is_not_checked(tmp
     assert done.returncode == 0, done.stderr
     assert f"{output}: 6 joints from base to tool" in done.stdout
     assert (
-        "link3 is not checked for self-collision and the table: mesh missing.stl is not there" in done.stdout
+        "link3 is not checked for collisions with the arm or the table: mesh missing.stl does not exist"
+        in done.stdout
     )
     assert "  arm_backend.topic: FILL IN" in done.stdout
     assert MARK in output.read_text()
     again = new_robot(urdf, "--output", output)
     assert again.returncode == 1
-    assert "is there already" in again.stderr
+    assert "exists already" in again.stderr
     assert "Traceback" not in again.stderr
 
 

@@ -27,7 +27,7 @@ def findings(profile: RobotProfile) -> list[tuple[str, str]]:
 def test_a_robot_of_primitives_is_watched_and_what_its_urdf_leaves_out_is_said():
     ((level, message),) = findings(load_profile("widowx"))
     assert level == "ok"
-    assert "pairs of links are kept apart" in message
+    assert "pairs of links are checked" in message
     assert "without a <collision>: gripper_prop_link" in message
 
 
@@ -41,5 +41,7 @@ def test_a_mesh_that_cannot_be_read_is_a_warning_and_the_controller_knows_it(tmp
     profile = with_urdf(load_profile("widowx"), path)
     (warned, message), (level, _) = findings(profile)
     assert (warned, level) == ("warn", "ok")
-    assert message.startswith("base_link is not checked, nor against the table: mesh base.stl is not there")
+    assert message.startswith(
+        "base_link is not checked for collisions with the arm or the table: mesh base.stl does not exist"
+    )
     assert ArmController(profile).blind_spots.keys() == {"base_link"}

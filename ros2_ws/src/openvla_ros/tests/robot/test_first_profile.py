@@ -142,7 +142,7 @@ def test_where_the_tool_or_the_base_is_not_clear_the_choices_are_named(tmp_path)
 
 def test_a_file_is_never_overwritten(first, tmp_path):
     (tmp_path / "arm.yaml").write_text("mine")
-    with pytest.raises(ProfileError, match="is there already"):
+    with pytest.raises(ProfileError, match="exists already"):
         first.write(tmp_path / "arm.yaml")
     assert (tmp_path / "arm.yaml").read_text() == "mine"
     with pytest.raises(ProfileError, match=r"ends in \.yaml"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Literal, get_args
 import av
 import numpy as np
 
+from openvla_ros.data.episodes.scheduling import kept_scheduling
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.integrity.checksums import verify
 from openvla_ros.integrity.damage import reading
@@ -65,7 +67,10 @@ class VideoWriter:
             self._open(image)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         frame.pts = self.count
-        self._container.mux(self._stream.encode(frame))
+        # The encoder opens, and starts its threads, with the first image.
+        with kept_scheduling() if self.count == 0 else nullcontext():
+            packets = self._stream.encode(frame)
+        self._container.mux(packets)
         self.count += 1
 
     def _open(self, image: Image) -> None:
@@ -85,13 +90,13 @@ def _fraction(rate_hz: float) -> Fraction:
 def check_length(path: Path, start_s: float, count: int, rate_hz: float) -> None:
     """Raise ``DatasetError`` unless a video holds ``count`` images from ``start_s`` seconds on.
 
-    Its header is read, its images are not: a file that was cut off or exchanged has too few in it.
+    Only the header is read, not the images: a truncated or replaced file has too few of them.
     """
     verify(path)
     held = _image_count(path, path.stat().st_mtime_ns if path.is_file() else 0)
     needed = round(start_s * rate_hz) + count
     if start_s < 0 or held < needed:
-        raise DatasetError(f"{path}: holds {held} images; the episode needs {needed}")
+        raise DatasetError(f"{path}: contains {held} images; the episode needs {needed}")
 
 
 @lru_cache(maxsize=256)
@@ -145,7 +150,7 @@ class VideoFrames:
         for frame in self._frames or ():
             if frame.time >= wanted:
                 if frame.time > wanted + 1.0 / self._rate_hz:
-                    raise DatasetError(f"{self._path}: there is no image at {self._time(index):.3f} s")
+                    raise DatasetError(f"{self._path}: no image at {self._time(index):.3f} s")
                 self._next = index + 1
                 return image_array(str(self._path), frame.to_ndarray(format="rgb24"))
         self._frames = None

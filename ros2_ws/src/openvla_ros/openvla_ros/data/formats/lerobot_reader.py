@@ -1,9 +1,9 @@
 """LeRobot datasets, versions 3.0 and 2.1, read without LeRobot.
 
 ``meta/info.json`` names the features and the paths of parquet files (numbers) and videos. In 3.0
-many episodes share a file and ``meta/episodes`` says where each one lies; in 2.1 every episode has
-its own files. A dataset that this package wrote brings its exact numbers along; of another one the
-actions must be named x, y, z, roll, pitch, yaw, gripper, or be described by a robot profile.
+many episodes share a file and ``meta/episodes`` says where each one is; in 2.1 every episode has its
+own files. Datasets written by this package also contain the exact numbers; in others the actions must
+be named x, y, z, roll, pitch, yaw, gripper, or be described by a robot profile.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ IMAGE_PREFIX = "observation.images."
 
 @dataclass(frozen=True)
 class EpisodeEntry:
-    """Where one episode lies."""
+    """The location of one episode."""
 
     index: int
     length: int
@@ -67,16 +67,14 @@ class Info:
 
     @classmethod
     def read(cls, folder: Path) -> Info:
-        """Read the file; raises ``DatasetError`` naming what is missing or the known versions."""
+        """Read the file; ``DatasetError`` names what is missing or the supported versions."""
         path = folder / "meta" / "info.json"
         if not verify(path):
-            say_unverified(
-                str(folder), "no SHA256SUMS lists its files, and videos carry no checksum of their own"
-            )
+            say_unverified(str(folder), "it has no SHA256SUMS, and videos contain no checksum")
         with reading(path):
             values = json.loads(path.read_text(encoding="utf-8"))
             if values["codebase_version"] not in VERSIONS:
-                raise DatasetError(f"{path}: version {values['codebase_version']!r}; known are {VERSIONS}")
+                raise DatasetError(f"{path}: version {values['codebase_version']!r}; supported: {VERSIONS}")
             return cls(
                 path=folder,
                 version=values["codebase_version"],
@@ -110,20 +108,20 @@ def _count(values: Mapping[str, Any], name: str, path: Path) -> int | None:
 
 
 def read_entries(info: Info) -> list[EpisodeEntry]:
-    """Return where every episode lies, in order; raises ``DatasetError`` if some are missing or too many."""
+    """Return where every episode is stored, in order; raises ``DatasetError`` if their number is wrong."""
     entries = _entries_v3(info) if info.version == "v3.0" else _entries_v21(info)
     numbers = [entry.index for entry in entries]
     announced = len(numbers) if info.episodes is None else info.episodes
     if not numbers or len(numbers) != announced or numbers != list(range(len(numbers))):
         raise DatasetError(
-            f"{info.path}: meta/episodes describes {len(numbers)} episodes ({_some(numbers)}); "
-            f"meta/info.json announces {info.episodes}, numbered from 0"
+            f"{info.path}: meta/episodes lists {len(numbers)} episodes ({_some(numbers)}); "
+            f"meta/info.json says {info.episodes}, numbered from 0"
         )
     frames = sum(entry.length for entry in entries)
     if any(entry.length < 1 for entry in entries) or info.frames not in (None, frames):
         raise DatasetError(
             f"{info.path}: the episodes in meta/episodes have {frames} frames; "
-            f"meta/info.json announces {info.frames}"
+            f"meta/info.json says {info.frames}"
         )
     return entries
 
@@ -254,7 +252,7 @@ class LerobotSource:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Episode:
-        """Return episode ``index``; videos are opened when an image is looked at."""
+        """Return episode ``index``; videos are opened when an image is accessed."""
         entry = self._entries[index]
         origin = f"{entry.data} episode {entry.index}"
         provenance = {"imported_format": self.format, "imported_path": origin}
@@ -310,12 +308,12 @@ class LerobotSource:
         )
 
     def _named_space(self) -> ActionSpace:
-        """Return the space that the usual seven names stand for: deltas in the base frame, gripper 1 open."""
+        """Return the action space of the usual seven names: deltas in the base frame, gripper 1 open."""
         names = self.info.names("action")
         if names != MOTION_NAMES:
             raise DatasetError(
-                f"{self.path}: the actions {names or 'without names'} are not {MOTION_NAMES}; name a robot "
-                "profile whose action_space says what they mean"
+                f"{self.path}: the actions {names or 'without names'} are not {MOTION_NAMES}; give a robot "
+                "profile whose action_space defines them"
             )
         return ActionSpace(
             names=MOTION_NAMES,
@@ -329,7 +327,7 @@ class LerobotSource:
         )
 
     def _state(self, rows: pa.Table) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-        """Return poses (T, 4, 4) and openings (T,) where the state's names say which numbers they are."""
+        """Return poses (T, 4, 4) and openings (T,) if the state's names identify them."""
         names = self.info.names("observation.state")
         if not set(MOTION_NAMES) <= set(names):
             return None, None

@@ -1,12 +1,12 @@
-"""How near the arm's links come to each other and to the table, from what ``link_covers`` says they occupy.
+"""Distances between the arm's links, and from them to the table, from the shapes of ``link_covers``.
 
-Moving links are covered by capsules (a box by one around its longest axis, so the cover is never
-too small); boxes of the base and of the first link, which the others fold onto, stay boxes. Links
-two joints apart or nearer are not compared: on both arms their joint limits keep them apart. Covers
-are wider than the arm: where a named pose of the profile, which the arm is known to reach, makes
-two covers overlap, that much overlap of that pair is allowed everywhere.
+Moving links are approximated by capsules (a box by one around its longest axis, so it is never too small);
+boxes of the base and of the first link, which the others fold onto, stay boxes. Links at most two joints
+apart are not compared: on both arms their joint limits keep them apart. The capsules are wider than the
+arm: if two of them overlap in one of the profile's named poses, which the arm is known to reach, that
+much overlap of that pair is allowed everywhere.
 
-Distances come in one array for many configurations at once; negative means too near.
+Distances are computed for many configurations at once; negative means too close.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from openvla_ros.values.arrays import Float, Int
 JOINTS_APART = 3
 # Points along a capsule's axis that are measured against boxes.
 AXIS_POINTS = 5
-# Overlaps in named poses are allowed with this much in hand, metres.
+# Additional margin for overlaps in named poses, metres.
 ALLOWANCE = 0.002
 # A larger overlap that a named pose allows is worth saying, metres.
 WIDE_M = 0.02
@@ -57,7 +57,7 @@ class Capsule:
 
 
 def capsule_around(shape: Shape, link: str, frame: int, offset: Float) -> Capsule:
-    """Return a capsule that contains ``shape``, whose link sits at ``offset`` (4, 4) in the frame."""
+    """Return a capsule that contains ``shape``, whose link is at ``offset`` (4, 4) in the frame."""
     pose = offset @ shape.origin
     match shape.kind:
         case "sphere":
@@ -74,7 +74,7 @@ def capsule_around(shape: Shape, link: str, frame: int, offset: Float) -> Capsul
 
 
 def lowest_points(shape: Shape, offset: Float) -> tuple[Float, float]:
-    """Return points (N, 3) in the moving frame, and a radius: the lowest of them less it bounds ``shape``."""
+    """Return points (N, 3) in the moving frame and a radius: the lowest point minus it bounds ``shape``."""
     pose = offset @ shape.origin
     match shape.kind:
         case "sphere":
@@ -181,7 +181,7 @@ class SelfCollision:
             self._allowed = np.minimum(0.0, known - ALLOWANCE)
 
     def margins(self, frames: Float) -> Float:
-        """Return the distances (B, M) in metres, less what is allowed, for chain frames (B, J + 1, 4, 4)."""
+        """Return the distances (B, M), metres, minus the allowance, for chain frames (B, J + 1, 4, 4)."""
         base = np.broadcast_to(np.eye(4), (len(frames), 1, 4, 4))
         rows = np.concatenate([base, frames], axis=1)
         held = rows[:, self._row]
@@ -199,18 +199,16 @@ class SelfCollision:
         return margins
 
     def pair(self, index: int) -> tuple[str, str]:
-        """Return the names of the two links that column ``index`` of ``margins`` is about."""
+        """Return the names of the two links of column ``index`` of ``margins``."""
         return self._pairs[index]
 
     def summary(self, bare: Sequence[str] = ()) -> str:
         """Return in one line what is compared, and what is not; ``bare`` are links without a <collision>."""
         pairs = {tuple(sorted(pair)) for pair in self._pairs}
-        text = (
-            f"{len(pairs)} pairs of links are kept apart; links less than {JOINTS_APART} joints apart are not"
-        )
+        text = f"{len(pairs)} pairs of links are checked; links less than {JOINTS_APART} joints apart are not"
         wide = [f"{' and '.join(pair)} by {m:.3f} m" for pair, m in self.allowances.items() if m > WIDE_M]
         if wide:
-            text += f"; allowed to overlap as they do in a named pose: {', '.join(wide)}"
+            text += f"; allowed to overlap as in a named pose: {', '.join(wide)}"
         if bare:
             text += f"; without a <collision>: {', '.join(bare)}"
         return text
@@ -226,7 +224,7 @@ class SelfCollision:
 
 
 class TableClearance:
-    """How high the lowest points of the moving links are above the table, ``height_m`` above the base.
+    """Heights of the moving links' lowest points above the table, which is ``height_m`` above the base.
 
     The other arguments are those of ``SelfCollision``.
     """
@@ -259,7 +257,7 @@ class TableClearance:
         return heights
 
     def link(self, index: int) -> str:
-        """Return the name of the link that column ``index`` of ``margins`` is about."""
+        """Return the name of the link of column ``index`` of ``margins``."""
         return self._links[index]
 
 

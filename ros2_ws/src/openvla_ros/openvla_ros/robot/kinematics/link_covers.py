@@ -27,7 +27,7 @@ class LinkCovers:
 
     shapes: dict[str, tuple[Shape, ...]]  # against other links
     table: dict[str, tuple[Shape, ...]]  # against the table
-    unseen: dict[str, str]  # link → why it is not checked, or not wholly
+    unseen: dict[str, str]  # link → why it is not checked, or not fully
     bare: tuple[str, ...]  # links with a <visual> whose file gives them no <collision>
 
     def blind_spots(self) -> dict[str, str]:
@@ -84,9 +84,9 @@ def _without_place(chain: KinematicChain, placed: set[str]) -> dict[str, str]:
             below = at.parent == chain.base_link
             at = description.joint_to(at.parent)
         found[link] = (
-            "a joint above it has no position that is known here (planar, floating, or an unusable mimic)"
+            "its position is unknown: a joint above it is planar, floating, or has an unusable mimic"
             if below
-            else f"it does not hang on the base link {chain.base_link!r}"
+            else f"it is not attached to the base link {chain.base_link!r}"
         )
     return found
 

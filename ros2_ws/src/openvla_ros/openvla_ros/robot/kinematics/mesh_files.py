@@ -40,11 +40,11 @@ def find_mesh(filename: str, urdf: Path) -> Path:
         package, _, inside = rest.partition("/")
         places = [folder / inside for folder in _package_folders(package, urdf)]
     else:
-        raise KinematicsError(f"mesh {filename}: {scheme}:// is not read; use package:// or a path")
+        raise KinematicsError(f"mesh {filename}: {scheme}:// is not supported; use package:// or a path")
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         looked = ", ".join(str(place) for place in places) or "no folder of that package"
-        raise KinematicsError(f"mesh {filename} is not there (looked at {looked})")
+        raise KinematicsError(f"mesh {filename} does not exist (searched {looked})")
     return found
 
 
@@ -73,7 +73,7 @@ def read_mesh(path: Path) -> Float:
     readers = {".stl": _read_stl, ".obj": _read_obj, ".dae": _read_collada}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise KinematicsError(f"mesh {path.name} is of a kind that is not read; the kinds are {KINDS}")
+        raise KinematicsError(f"mesh {path.name} is of an unsupported type; supported are {KINDS}")
     try:
         triangles = reader(path)
     except OSError as error:
@@ -81,7 +81,7 @@ def read_mesh(path: Path) -> Float:
     if not len(triangles):
         raise KinematicsError(f"mesh {path} has no triangles")
     if not np.all(np.isfinite(triangles)):
-        raise KinematicsError(f"mesh {path} has a corner that is not a finite number")
+        raise KinematicsError(f"mesh {path} has a vertex that is not a finite number")
     return triangles
 
 
@@ -118,7 +118,7 @@ def _read_obj(path: Path) -> Float:
             if words[:1] == ["v"]:
                 corners.append([float(word) for word in words[1:4]])
                 if len(corners[-1]) != 3:
-                    raise ValueError("a corner has three coordinates")
+                    raise ValueError("a vertex has three coordinates")
             elif words[:1] == ["f"]:
                 faces += _fan([_corner(word, len(corners)) for word in words[1:]])
         except ValueError as error:
@@ -134,13 +134,13 @@ def _corner(word: str, count: int) -> int:
     stated = int(word.split("/")[0])
     index = stated - 1 if stated > 0 else count + stated
     if stated == 0 or not 0 <= index < count:
-        raise ValueError(f"there is no corner {stated} among {count}")
+        raise ValueError(f"there is no vertex {stated} among {count}")
     return index
 
 
 def _fan(corners: list[int]) -> list[tuple[int, int, int]]:
     if len(corners) < 3:
-        raise ValueError("a face has three corners or more")
+        raise ValueError("a face has at least three vertices")
     return [(corners[0], corners[i], corners[i + 1]) for i in range(1, len(corners) - 1)]
 
 

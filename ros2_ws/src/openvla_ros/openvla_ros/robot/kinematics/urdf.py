@@ -1,9 +1,9 @@
-"""What a URDF says of a robot: links with their collision shapes, joints with origins, axes and limits.
+"""Reads a URDF: links with their collision shapes, joints with origins, axes and limits.
 
-Reads the part of the format that kinematics and collision checks need, and names the link or joint
-that it cannot use. Kinematics need no shapes: a collision shape that is no primitive is kept as what it
-is (a mesh's name, or a problem in words), and ``link_covers`` deals with it. A fixed joint's axis, limits
-and mimic are not used (wiki.ros.org/urdf/XML/joint). Inertias are for simulators: not read here.
+Only the parts that kinematics and collision checks need; errors name the link or joint. Kinematics need no
+shapes: a collision shape that is not a primitive is kept as a mesh's file name, or as a problem in words,
+for ``link_covers``. A fixed joint's axis, limits and mimic are ignored (wiki.ros.org/urdf/XML/joint), and so
+are visuals and inertias.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class UnreadShapes:
 
 @dataclass(frozen=True, eq=False)
 class Joint:
-    """One joint: where the child link sits on its parent, and how it may move."""
+    """One joint: the child link's origin in its parent, and how it moves."""
 
     name: str
     kind: JointType
@@ -82,7 +82,7 @@ class Joint:
 
 @dataclass(frozen=True, eq=False)
 class RobotDescription:
-    """A tree of links and joints as one URDF file states it."""
+    """The tree of links and joints of one URDF file."""
 
     source: str
     links: dict[str, tuple[Shape, ...]]  # link name → its collision primitives
@@ -97,7 +97,7 @@ class RobotDescription:
     def path(self, base_link: str, link: str) -> list[Joint]:
         """Return the joints from ``base_link`` to ``link``, base first.
 
-        Raises ``KinematicsError`` if either is missing or ``link`` does not hang on ``base_link``.
+        Raises ``KinematicsError`` if either is missing or ``link`` is not a descendant of ``base_link``.
         """
         for name in (base_link, link):
             if name not in self.links:
@@ -109,7 +109,7 @@ class RobotDescription:
             joint = self.joint_to(link)
             if joint is None:
                 raise KinematicsError(
-                    f"{self.source}: no chain of joints leads from {base_link!r} to {link!r}"
+                    f"{self.source}: there is no chain of joints from {base_link!r} to {link!r}"
                 )
             found.insert(0, joint)
             link = joint.parent
@@ -124,7 +124,7 @@ class RobotDescription:
         """Return the joint that decides where ``joint`` stands, and the multiplier and offset to it.
 
         A joint without ``<mimic>`` is its own leader. Raises ``KinematicsError`` naming a mimic whose
-        leader is not there, is no single-valued joint, or follows the joint itself.
+        leader does not exist, is no single-valued joint, or follows the joint itself.
         """
         multiplier, offset, at = 1.0, 0.0, joint
         seen = [joint.name]
@@ -133,9 +133,9 @@ class RobotDescription:
             offset += multiplier * shift
             multiplier *= factor
             if name in seen:
-                raise KinematicsError(f"{self.source}: joints {', '.join(seen)} mimic each other in a circle")
+                raise KinematicsError(f"{self.source}: joints {', '.join(seen)} mimic each other in a cycle")
             if name not in self.joints or self.joints[name].kind in ("fixed", *MANY_POSITIONS):
-                what = "is not there" if name not in self.joints else f"is {self.joints[name].kind}"
+                what = "does not exist" if name not in self.joints else f"is {self.joints[name].kind}"
                 raise KinematicsError(f"{self.source}: joint {at.name!r} mimics joint {name!r}, which {what}")
             at = self.joints[name]
             seen.append(name)
@@ -143,15 +143,15 @@ class RobotDescription:
 
 
 def find_urdf(name_or_path: str) -> Path:
-    """Return the file that a profile's ``arm.urdf`` names: in the package's ``urdf`` folder, or a path.
+    """Return the file for a profile's ``arm.urdf``: in the package's ``urdf`` folder, or a path.
 
-    Raises ``KinematicsError`` listing the descriptions that come with the package.
+    Raises ``KinematicsError`` listing the package's own descriptions.
     """
     path = Path(name_or_path)
     path = path if path.is_absolute() else share_path() / "urdf" / name_or_path
     if not path.is_file():
         known = ", ".join(sorted(p.name for p in (share_path() / "urdf").glob("*.urdf")))
-        raise KinematicsError(f"no URDF {name_or_path!r} (looked at {path}); the package has {known}")
+        raise KinematicsError(f"no URDF {name_or_path!r} (searched {path}); the package has {known}")
     return path
 
 
@@ -171,7 +171,7 @@ def read_urdf(path: Path) -> RobotDescription:
     for element in root.findall("link"):
         name = _name(element, source)
         if name in links:
-            raise KinematicsError(f"{source}: link {name!r} stands there twice")
+            raise KinematicsError(f"{source}: link {name!r} is defined twice")
         links[name], rest = _shapes(element, source)
         if rest is not None:
             unread[name] = rest
@@ -179,14 +179,14 @@ def read_urdf(path: Path) -> RobotDescription:
     for element in root.findall("joint"):
         joint = _joint(element, source)
         if joint.name in joints:
-            raise KinematicsError(f"{source}: joint {joint.name!r} stands there twice")
+            raise KinematicsError(f"{source}: joint {joint.name!r} is defined twice")
         for link in (joint.parent, joint.child):
             if link not in links:
                 raise KinematicsError(
-                    f"{source}: joint {joint.name!r} names link {link!r}, which is not there"
+                    f"{source}: joint {joint.name!r} refers to link {link!r}, which does not exist"
                 )
         if any(joint.child == other.child for other in joints.values()):
-            raise KinematicsError(f"{source}: link {joint.child!r} hangs on more than one joint")
+            raise KinematicsError(f"{source}: link {joint.child!r} is the child of more than one joint")
         joints[joint.name] = joint
     _check_tree(links, joints, source)
     return RobotDescription(source, links, joints, root.get("name") or "", unread)
@@ -207,7 +207,9 @@ def _check_tree(links: Iterable[str], joints: dict[str, Joint], source: str) -> 
         while at in above:
             at = above[at].parent
             if at in passed:
-                raise KinematicsError(f"{source}: link {at!r} hangs on itself by joint {above[at].name!r}")
+                raise KinematicsError(
+                    f"{source}: link {at!r} is its own ancestor through joint {above[at].name!r}"
+                )
             passed.add(at)
 
 
@@ -271,7 +273,7 @@ def _shapes(link: ElementTree.Element, source: str) -> tuple[tuple[Shape, ...], 
             ]
             shapes.append(Shape(primitive.tag, origin, tuple(size)))  # type: ignore[arg-type]
         else:
-            problems.append(f"a <collision> is a <{primitive.tag}>, which is not known here")
+            problems.append(f"a <collision> is a <{primitive.tag}>, which is not supported")
     only_seen = not collisions and link.find("visual/geometry") is not None
     if not (meshes or problems or only_seen):
         return tuple(shapes), None

@@ -150,7 +150,7 @@ def test_version_21_imports(tmp_path):
 
 def test_actions_without_a_known_meaning_need_a_profile(tmp_path):
     folder = write_v21(tmp_path / "d", [make_episode(0, size=64)], [f"motor_{i}" for i in range(7)])
-    with pytest.raises(DatasetError, match=r"motor_0.*name a robot profile"):
+    with pytest.raises(DatasetError, match=r"motor_0.*give a robot profile"):
         LerobotSource(folder)[0]
     space = load_profile("franka").space()
     assert LerobotSource(folder, space=space)[0].space.differences(space) == []

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.shared_data import PACKAGE_SOURCE, REPOSITORY
@@ -26,10 +27,12 @@ import stop_flood
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool
 from support.node_processes import Listener
+from support.waiting import holds_within, wait_until
 
 from openvla_ros.bringup.dds import dds_environment
 from openvla_ros.nodes.control.core_lock import CoreLock
 from openvla_ros.nodes.control.stop_button import StopButton
+from openvla_ros.nodes.control.stop_services import StopServices
 from openvla_ros.values.verdict import Reason, SafetyVerdict
 
 # Braking from 0.24 rad/s takes 120 ms of the second one. The way takes seven seconds if nobody stops it.
@@ -96,11 +99,8 @@ def begin_to_move(hand: bench_stop.Hand) -> None:
         assert hand.ask("give_to_policy")[2].success
         assert hand.ask(pose)[2].success
         hand.speeds.clear()
-        deadline = time.monotonic() + 3.0
-        while time.monotonic() < deadline:
-            if newest_speed(hand) > MOVING_RAD_S:
-                return
-            time.sleep(0.01)
+        if holds_within(lambda: newest_speed(hand) > MOVING_RAD_S, 3.0):
+            return
     raise AssertionError("the arm does not move")
 
 
@@ -123,10 +123,7 @@ def test_a_button_latched_before_the_controller_listened_holds_the_arm_in_a_floo
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         button = other.node.create_publisher(Bool, "e_stop", latched)
         button.publish(Bool(data=True))  # nobody has discovered it yet
-        deadline = time.monotonic() + 10.0
-        while "emergency stop by the topic" not in (said := hand.ask("hold")[2].message):
-            assert time.monotonic() < deadline, said
-            time.sleep(0.1)
+        wait_until(lambda: "emergency stop by the topic" in hand.ask("hold")[2].message, 10.0)
         hand.button.publish(Bool(data=False))  # another button: that is not letting go of this one
         time.sleep(0.1)
         refused = hand.ask("reset_e_stop")[2]
@@ -170,6 +167,28 @@ def test_what_a_stop_raises_is_raised_where_it_was_asked_for():
         lock.stop(fail)
     with lock:  # and the lock is free
         pass
+
+
+class Core:
+    """Counts emergency stops: what the button's callback needs of a controller's core."""
+
+    def __init__(self):
+        self.stops = 0
+
+    def e_stop(self, source):
+        self.stops += 1
+
+
+@pytest.mark.parametrize(("publishers", "pressed"), [(2, 1), (1, 0)])
+def test_where_ros_does_not_say_who_released_a_button_only_a_single_one_counts(publishers, pressed):
+    # rclpy up to Jazzy: the message's information has no publisher_gid.
+    services, core = object.__new__(StopServices), Core()
+    services.button, services._core = StopButton(), core
+    services._lock = SimpleNamespace(stop=lambda act: act())
+    services._publishers = lambda: {bytes([i]) for i in range(publishers)}
+    services._heard(Bool(data=True), {})
+    services._heard(Bool(data=False), {})
+    assert (core.stops, services.button.pressed) == (1, pressed)
 
 
 def test_letting_go_of_one_button_does_not_release_another():

@@ -84,12 +84,12 @@ def test_without_pycollada_it_is_named(tmp_path, monkeypatch):
         ("a.stl", text_stl(cuboid(SIZE)).replace("vertex 5", "vertex five", 1).encode(), "damaged"),
         ("a.stl", b"", "damaged: 0 triangles"),
         ("a.stl", binary_stl(cuboid(SIZE)[:0]), "has no triangles"),
-        ("a.stl", binary_stl(cuboid((np.nan, 1, 1))), "a corner that is not a finite number"),
-        ("a.obj", b"v 0 0 0\nv 1 0 0\nf 1 2 3\n", "line 3: 'f 1 2 3': there is no corner 3 among 2"),
-        ("a.obj", b"v 0 0\n", "line 1: 'v 0 0': a corner has three coordinates"),
-        ("a.obj", b"v 0 0 0\nv 1 0 0\nf 1 2\n", "line 3: 'f 1 2': a face has three corners or more"),
+        ("a.stl", binary_stl(cuboid((np.nan, 1, 1))), "a vertex that is not a finite number"),
+        ("a.obj", b"v 0 0 0\nv 1 0 0\nf 1 2 3\n", "line 3: 'f 1 2 3': there is no vertex 3 among 2"),
+        ("a.obj", b"v 0 0\n", "line 1: 'v 0 0': a vertex has three coordinates"),
+        ("a.obj", b"v 0 0 0\nv 1 0 0\nf 1 2\n", "line 3: 'f 1 2': a face has at least three vertices"),
         ("a.obj", b"v 0 0 0\n", "has no triangles"),
-        ("a.ply", b"ply", "is of a kind that is not read; the kinds are .stl, .obj, .dae"),
+        ("a.ply", b"ply", "is of an unsupported type; supported are .stl, .obj, .dae"),
     ],
 )  # fmt: skip
 def test_a_damaged_mesh_is_refused_whole(tmp_path, name, data, said):
@@ -114,13 +114,13 @@ def test_a_mesh_is_found_where_ros_would_find_it(tmp_path, monkeypatch):
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "install"))
     assert find_mesh("package://my_arm/meshes/a b.stl", urdf) == installed / "a b.stl"
     with pytest.raises(
-        KinematicsError, match=r"mesh package://my_arm/no.stl is not there \(looked at .*my_arm/no.stl"
+        KinematicsError, match=r"mesh package://my_arm/no.stl does not exist \(looked at .*my_arm/no.stl"
     ):
         find_mesh("package://my_arm/no.stl", urdf)
     monkeypatch.delenv("AMENT_PREFIX_PATH")
     with pytest.raises(KinematicsError, match="no folder of that package"):
         find_mesh("package://nobodys/no.stl", urdf)
-    with pytest.raises(KinematicsError, match="model:// is not read"):
+    with pytest.raises(KinematicsError, match="model:// is not supported"):
         find_mesh("model://arm/no.stl", urdf)
 
 
@@ -229,7 +229,7 @@ def test_what_cannot_be_read_is_off_for_that_link_alone_and_said(tmp_path):
     }
     covers = cover_links(arm_with(tmp_path, shapes))
     assert covers.unseen.keys() == {"link3", "link4", "link5"}
-    assert "mesh missing.stl is not there" in covers.unseen["link3"]
+    assert "mesh missing.stl does not exist" in covers.unseen["link3"]
     assert "<torus>" in covers.unseen["link4"]
     assert "no geometry" in covers.unseen["link5"]
     assert covers.bare == ("tool",)
@@ -255,7 +255,7 @@ def test_links_that_do_not_hang_on_the_base_or_have_no_place_are_said(tmp_path):
     chain = KinematicChain.between(read_urdf(write_urdf(tmp_path, joints, shapes)), "a", "b")
     unseen = cover_links(chain).unseen
     assert unseen.keys() == {"world", "adrift"}
-    assert "does not hang on the base link 'a'" in unseen["world"]
+    assert "is not attached to the base link 'a'" in unseen["world"]
     assert "planar, floating" in unseen["adrift"]
 
 

@@ -143,7 +143,7 @@ def test_a_followers_limits_narrow_its_leaders(tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ([joint("k", "revolute", "b", "c", '<mimic joint="k"/>' + LIMIT)], "k mimic each other in a circle"),
+        ([joint("k", "revolute", "b", "c", '<mimic joint="k"/>' + LIMIT)], "k mimic each other in a cycle"),
         (
             [joint("k", "revolute", "b", "c", '<mimic joint="no"/>' + LIMIT)],
             "'k' mimics joint 'no', which is not",
@@ -165,7 +165,7 @@ def test_a_followers_limits_narrow_its_leaders(tmp_path):
         ),
         (
             [joint("k", "revolute", "b", "c", '<mimic joint="j" offset="9"/>' + LIMIT)],
-            "'j' and those that mimic it leave each other no position",
+            "'j' and the joints that mimic it have no position in common",
         ),
     ],
 )
@@ -190,14 +190,14 @@ def test_a_gripper_that_nobody_can_place_does_not_keep_the_arm_from_loading(tmp_
     [
         ("<sdf/>", "its root is <sdf>, not <robot>"),
         ('<robot xmlns:xacro="http://www.ros.org/wiki/xacro"><xacro:arm/></robot>', "is a xacro file"),
-        ('<robot><link name="a"/><link name="a"/></robot>', "link 'a' stands there twice"),
+        ('<robot><link name="a"/><link name="a"/></robot>', "link 'a' is defined twice"),
         (
             TWO_LINKS.format(joint("j", "fixed", "a", "b") + joint("j", "fixed", "b", "a")),
-            "joint 'j' stands there twice",
+            "joint 'j' is defined twice",
         ),
         (
             TWO_LINKS.format(joint("j", "fixed", "a", "b") + joint("k", "fixed", "b", "a")),
-            "link '[ab]' hangs on itself by joint",
+            "link '[ab]' is its own ancestor through joint",
         ),
     ],
 )  # fmt: skip
