@@ -35,6 +35,7 @@ SOURCES = {
     "PIL": Source("pillow", rosdep="python3-pil"),
     "av": Source("av"),
     "bitsandbytes": Source("bitsandbytes", extra="quantization"),
+    "collada": Source("pycollada", extra="meshes"),
     "cv2": Source("opencv-python-headless", rosdep="python3-opencv"),
     "h5py": Source("h5py", rosdep="python3-h5py"),
     "huggingface_hub": Source("huggingface_hub"),

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from openvla_ros.errors import InvalidValueError, ProfileError
+from openvla_ros.integrity.placeholders import unfilled
 from openvla_ros.integrity.text_file import read_text
 from openvla_ros.integrity.validation import validation_lines
 from openvla_ros.resources import share_path
@@ -384,6 +385,8 @@ def parse_profile(text: str, source: str) -> RobotProfile:
         raise ProfileError(f"{source}: not valid YAML: {error}") from error
     if not isinstance(data, Mapping):
         raise ProfileError(f"{source}: a profile must be a mapping of keys; this is {type(data).__name__}")
+    if missing := unfilled(data):
+        raise ProfileError("\n".join(f"{source}: {line}" for line in missing))
     try:
         return _ADAPTER.validate_python(data)
     except ValidationError as error:

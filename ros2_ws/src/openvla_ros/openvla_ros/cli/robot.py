@@ -44,6 +44,7 @@ VERBS = {
 def register(app: typer.Typer) -> None:
     """Add this module's verbs to ``app``."""
     app.command()(check)
+    app.command("new-robot")(new_robot)
     app.command()(replay)
     app.command()(estop)
     for verb, (service, text) in VERBS.items():
@@ -81,6 +82,46 @@ def check(
         Console().print(table)
     if any(f.level == "error" for f in findings):
         raise typer.Exit(2)
+
+
+def new_robot(
+    urdf: Annotated[str, typer.Argument(help="URDF file, or the name of one that comes with the package")],
+    output: Annotated[Path, typer.Option(help="the profile to write, a .yaml file that does not exist yet")],
+    base: Annotated[
+        str | None, typer.Option(help="link that the arm stands on; without it the URDF's root")
+    ] = None,
+    tool: Annotated[
+        str | None, typer.Option(help="link that is the tool point; needed where the arm has several ends")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a first profile of a robot from its URDF, and name what a person must fill in.
+
+    Joint limits come from the URDF, the reachable box and a neutral pose from random poses of a fixed
+    seed. Topics, cameras, the gripper and accelerations are left open: the profile is refused until
+    they are filled in.
+
+    Examples:
+      openvla new-robot my_arm.urdf --output my_arm.yaml
+
+      openvla new-robot my_arm.urdf --base base_link --tool tool0 --output my_arm.yaml
+    """
+    from openvla_ros.robot.first_profile import first_profile
+
+    profile = first_profile(urdf, base, tool)
+    profile.write(output)
+    missing = profile.open_keys
+    if as_json:
+        typer.echo(
+            json.dumps({"profile": str(output), "fill_in": missing, "not_checked": profile.blind_spots})
+        )
+        return
+    typer.echo(f"{output}: {len(profile.joints)} joints from {profile.base_link} to {profile.tool_link}")
+    for link, why in profile.blind_spots.items():
+        typer.echo(f"{link} is not checked for collisions with the arm or the table: {why}")
+    typer.echo(f"{len(missing)} values to fill in:")
+    for line in missing:
+        typer.echo(f"  {line}")
 
 
 def replay(

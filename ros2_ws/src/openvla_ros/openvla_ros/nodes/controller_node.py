@@ -82,6 +82,10 @@ class ControllerNode(GuardedNode):
         settings = declare(self, ControllerParameters)
         self._profile = _with_mode(load_profile(settings.robot), settings.mode)
         self._core = ArmController(self._profile)
+        for link, why in self._core.blind_spots.items():
+            self.get_logger().warning(
+                f"{link} is not checked for collisions with the arm or the table: {why}"
+            )
         # Of the core, and of what the control thread reads. What raises while it is held, holds the arm.
         self._lock = CoreLock(lambda error: self._core.hold(f"callback failed: {describe(error)}"))
         self._arm = make_arm(self, self._profile)

@@ -23,6 +23,8 @@ from openvla_ros.programs.finding import Finding
 from openvla_ros.programs.frame_check import FrameListener, check_frames
 from openvla_ros.programs.sole_check import check_reporters, check_sole
 from openvla_ros.robot.kinematics.chain import KinematicChain
+from openvla_ros.robot.kinematics.collision import SelfCollision
+from openvla_ros.robot.kinematics.link_covers import cover_links
 from openvla_ros.robot.safety import CLOCK_TOLERANCE_S
 from openvla_ros.ros import qos
 from openvla_ros.ros.image_messages import from_compressed_image, from_image
@@ -151,6 +153,23 @@ def _description(profile: RobotProfile) -> Iterator[Finding]:
     yield Finding(
         "ok", "description", f"{arm.urdf}: {len(arm.joints)} joints, {arm.base_link} to {arm.tool_link}"
     )
+    yield from _collision_cover(profile, chain)
+
+
+def _collision_cover(profile: RobotProfile, chain: KinematicChain) -> Iterator[Finding]:
+    """Say what of the arm is checked for collisions, and what is not."""
+    arm, fingers = profile.arm, {profile.gripper.joint: profile.gripper.open_m}
+    covers = cover_links(chain, fingers)
+    fix = "give the link a <collision> that can be read, or install what is named"
+    for link, why in covers.blind_spots().items():
+        yield Finding(
+            "warn",
+            "self-collision",
+            f"{link} is not checked for collisions with the arm or the table: {why}",
+            fix,
+        )
+    collision = SelfCollision(chain, fingers, (arm.home, arm.neutral, arm.park), covers)
+    yield Finding("ok", "self-collision", collision.summary(covers.bare))
 
 
 def _adapters(

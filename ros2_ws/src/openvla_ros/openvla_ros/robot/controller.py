@@ -59,6 +59,7 @@ class ArmController:
         limiter = MotionLimiter(limits, self.period_s, profile.control.blend_s)
         targets = TargetLimits(profile)
         checks = MotionChecks(profile, self.chain, targets)
+        self.blind_spots = checks.blind_spots  # link → why its collisions are not, or not fully, checked
         self._executing = Executing(profile, self.chain, limiter, targets, checks, self._gripper, self._count)
         self._homing = Homing(WayPlanner(profile, limits, checks))
         self._stopping = Stopping(limiter)

@@ -11,6 +11,7 @@ from openvla_ros.profile import ArmProfile, RobotProfile
 from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.kinematics.collision import SelfCollision, TableClearance
 from openvla_ros.robot.kinematics.delta_actions import orthonormal
+from openvla_ros.robot.kinematics.link_covers import cover_links
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose, transform_euler_to_matrix, transform_rotvec_to_matrix
 from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
@@ -94,11 +95,13 @@ class MotionChecks:
         fingers = {profile.gripper.joint: profile.gripper.open_m}
         self._chain = chain
         self._targets = targets
-        self._collision = SelfCollision(chain, fingers, (arm.home, arm.neutral, arm.park))
+        covers = cover_links(chain, fingers)
+        self.blind_spots = covers.blind_spots()  # link → why it is not checked, or not fully
+        self._collision = SelfCollision(chain, fingers, (arm.home, arm.neutral, arm.park), covers)
         self._table = None
         self._clearance_m = limits.table_clearance_m
         if limits.table_height_m is not None:
-            self._table = TableClearance(chain, fingers, limits.table_height_m)
+            self._table = TableClearance(chain, fingers, limits.table_height_m, covers)
         self._workspace_tolerance_m = limits.workspace_tolerance_m
 
     def check(self, now: Float, after: Float) -> SafetyVerdict:
@@ -159,6 +162,8 @@ class MotionChecks:
 
 def _first_worse(margins: Float) -> tuple[float, int] | None:
     """Return the worst of ``margins`` (K, M) that is negative and below that of row 0, and its column."""
+    if not margins.shape[1]:
+        return None  # no link has a shape, which ``MotionChecks.blind_spots`` reports
     floor = np.minimum(0.0, margins[0]) - 1e-9
     short = margins[1:] - floor
     worst = int(np.argmin(short))
