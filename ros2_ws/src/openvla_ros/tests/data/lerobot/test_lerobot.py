@@ -182,7 +182,7 @@ def test_missing_rows_and_files_are_named(tmp_path):
 def test_odd_sizes_are_refused_for_video(tmp_path):
     with (
         VideoWriter(tmp_path / "a.mp4", 5, "h264") as writer,
-        pytest.raises(InvalidValueError, match="H.264 needs even sizes"),
+        pytest.raises(InvalidValueError, match=r"H\.264 needs even sizes"),
     ):
         writer.add(np.zeros((33, 32, 3), np.uint8))
     with pytest.raises(InvalidValueError, match=r"'vp9'; choose from \('av1', 'h264'\)"):
