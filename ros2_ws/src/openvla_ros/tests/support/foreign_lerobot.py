@@ -41,7 +41,7 @@ def write_foreign(
 ) -> Path:
     """Write a dataset; ``image``, ``task_of`` and ``columns`` are functions of episode and step."""
     action, state, camera = keys
-    picture = image or (lambda episode, step: {"bytes": plain_png(step * 20), "path": None})
+    picture = image or (lambda episode, step: {"bytes": plain_png(step * 20 % 256), "path": None})
     old = version != "v3.0"
     described: dict[str, Any] = {
         action: {"dtype": "float32", "shape": [7], "names": MOTION if names is None else names},

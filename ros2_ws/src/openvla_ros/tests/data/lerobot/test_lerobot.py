@@ -75,7 +75,9 @@ def test_metadata_number_rows_episodes_and_tasks_through(tmp_path):
     assert detect_format(out) == "lerobot"
     info = json.loads((out / "meta/info.json").read_text())
     assert (info["codebase_version"], info["total_episodes"], info["total_frames"]) == ("v3.0", 4, 21)
-    assert info["features"]["action"] == {
+    action = info["features"]["action"]
+    assert action.pop("openvla_ros")["action_space"]["units"] == ["m", "m", "m", "rad", "rad", "rad", "1"]
+    assert action == {
         "dtype": "float32", "shape": [7], "names": ["x", "y", "z", "roll", "pitch", "yaw", "gripper"],
     }  # fmt: skip
     rows = pa.concat_tables([pq.read_table(p) for p in sorted((out / "data").glob("*/*.parquet"))])
