@@ -3,7 +3,7 @@
 LeRobot's own tools keep every feature's entry in ``meta/info.json`` through delete, split, merge and the
 rest, and refuse to merge datasets whose entries differ; columns of ``meta/episodes`` that they do not know
 they drop. So the action space stands in the entry of ``action``, and how an episode ended in a column of its
-frames.
+frames, together with who commanded.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from openvla_ros.data.lerobot.action_names import contradictions
 from openvla_ros.data.lerobot.dataset_info import EXACT, Info
 from openvla_ros.errors import DatasetError
 from openvla_ros.values.action import ActionSpace
-from openvla_ros.values.arrays import Float
+from openvla_ros.values.arrays import Bool, Float
 from openvla_ros.values.episode import Outcome
 
 VERSION = 1
 MOTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
-OUTCOME = "outcome"  # column: 0 while the episode goes on, and at its last frame one of these
-_OUTCOMES: dict[int, Outcome] = {1: "unknown", 2: "failure", 3: "success"}
-OUTCOME_SAID = "0 while the episode goes on; at its last frame 1 unknown, 2 failure, 3 success"
+FLAGS = "flags"  # column: one for a person's step; at the last frame the outcome besides, so never constant
+_OUTCOMES: dict[int, Outcome] = {2: "unknown", 4: "failure", 6: "success"}
+FLAGS_SAID = "1 where a person had taken over; added at the last frame: 2 unknown, 4 failure, 6 success"
 _GRIPPER_TOLERANCE = 0.01
 
 
@@ -112,16 +112,19 @@ def check_gripper(actions: Float, space: ActionSpace, origin: str) -> None:
         )
 
 
-def outcome_column(outcome: Outcome, length: int) -> NDArray[np.int64]:
-    """Return the frames' column (T,) for an episode that ended as ``outcome``."""
-    column = np.zeros(length, np.int64)
-    column[-1] = next(code for code, name in _OUTCOMES.items() if name == outcome)
+def flags_column(outcome: Outcome, intervention: Bool) -> NDArray[np.int64]:
+    """Return the frames' column (T,) of an episode: who commanded, and how it ended."""
+    column = intervention.astype(np.int64)
+    column[-1] += next(code for code, name in _OUTCOMES.items() if name == outcome)
     return column
 
 
-def outcome_of(column: NDArray[Any], origin: str) -> Outcome:
-    """Return how an episode with this column (T,) ended; raises ``DatasetError`` for an unknown code."""
-    code = int(column[-1])
-    if code and code not in _OUTCOMES:
-        raise DatasetError(f"{origin}: {EXACT}.{OUTCOME} ends with {code}; it means {OUTCOME_SAID}")
-    return _OUTCOMES.get(code, "unknown")
+def read_flags(column: NDArray[Any], origin: str) -> tuple[Outcome, Bool]:
+    """Return how an episode with this column (T,) ended, and where a person had taken over (T,).
+
+    Raises ``DatasetError`` for a number that means nothing.
+    """
+    ended = column & ~1
+    if ended[:-1].any() or int(ended[-1]) not in {0, *_OUTCOMES}:
+        raise DatasetError(f"{origin}: {EXACT}.{FLAGS} has values that mean nothing; it holds {FLAGS_SAID}")
+    return _OUTCOMES.get(int(ended[-1]), "unknown"), (column & 1).astype(np.bool_)

@@ -25,12 +25,12 @@ from openvla_ros.data.episodes.frame_instructions import with_instructions
 from openvla_ros.data.episodes.observation_state import state_vector
 from openvla_ros.data.episodes.video_files import VideoFrames, check_length
 from openvla_ros.data.lerobot.action_meaning import (
+    FLAGS,
     MOTION_NAMES,
-    OUTCOME,
     check_gripper,
     foreign_space,
     noted_space,
-    outcome_of,
+    read_flags,
 )
 from openvla_ros.data.lerobot.dataset_info import (
     EXACT,
@@ -44,13 +44,13 @@ from openvla_ros.data.lerobot.parquet_rows import ParquetFrames, matrix, read_ro
 from openvla_ros.errors import DatasetError
 from openvla_ros.integrity.damage import reading
 from openvla_ros.values.action import ActionSpace
-from openvla_ros.values.arrays import Float, Int
+from openvla_ros.values.arrays import Bool, Float, Int
 from openvla_ros.values.episode import Episode, ImageSequence, Outcome
 from openvla_ros.values.geometry import transform_euler_to_matrix
 
 _LOG = logging.getLogger(__name__)
 EDITED = "edited_since"  # provenance: what no longer agrees with what this package wrote
-_PRIVATE = ("stamp_ns", "action", "intervention", "joint_positions", "pose", "gripper", OUTCOME)
+_PRIVATE = ("stamp_ns", "action", "intervention", "joint_positions", "pose", "gripper", FLAGS)
 _STATE_TOLERANCE = 1e-5  # metres, radians, opening: the state is stored in float32
 _SUCCESS = "next.success"
 
@@ -110,7 +110,7 @@ class LerobotSource:
         texts = self._instructions(frames, entry)
         if described is not None and described["instruction"] not in {*texts, ""}:
             frames.edited.append("instruction")
-        outcome = self._outcome(frames, described, origin)
+        outcome, intervention = self._flags(frames, described, origin)
         provenance = {
             **({"robot": self.info.robot} if described is None else described["provenance"]),
             "imported_format": self.format,
@@ -134,7 +134,7 @@ class LerobotSource:
             joint_positions=frames.exact.get("joint_positions"),
             poses=poses,
             gripper=gripper,
-            intervention=frames.exact.get("intervention", np.zeros(0, bool)),
+            intervention=intervention,
             outcome=outcome,
             provenance=provenance,
         )
@@ -269,16 +269,20 @@ class LerobotSource:
             )
         return list(entry.tasks or ("",)) * entry.length
 
-    def _outcome(self, frames: _Frames, described: Mapping[str, Any] | None, origin: str) -> Outcome:
-        if OUTCOME in frames.exact:
-            found = outcome_of(frames.exact[OUTCOME], origin)
-            if described is not None and described["outcome"] != found:
-                frames.edited.append(OUTCOME)
-            return found
+    def _flags(
+        self, frames: _Frames, described: Mapping[str, Any] | None, origin: str
+    ) -> tuple[Outcome, Bool]:
+        """Return how the episode ended, and where a person had taken over."""
+        if FLAGS in frames.exact:
+            outcome, intervention = read_flags(frames.exact[FLAGS], origin)
+            if described is not None and described["outcome"] != outcome:
+                frames.edited.append("outcome")
+            return outcome, intervention
+        intervention = frames.exact.get("intervention", np.zeros(frames.rows.num_rows, bool))
         if described is not None:
-            written: Outcome = described["outcome"]
-            return written
-        return "success" if _SUCCESS in frames and bool(frames[_SUCCESS].any()) else "unknown"
+            return described["outcome"], intervention
+        success = _SUCCESS in frames and bool(frames[_SUCCESS].any())
+        return "success" if success else "unknown", intervention
 
 
 def _poses(stored: NDArray[Any] | None) -> Float | None:

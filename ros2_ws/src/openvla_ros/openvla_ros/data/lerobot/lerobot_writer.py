@@ -29,11 +29,11 @@ from openvla_ros.data.episodes.layout import Layout
 from openvla_ros.data.episodes.observation_state import observation_state
 from openvla_ros.data.episodes.video_files import Codec, VideoWriter
 from openvla_ros.data.lerobot.action_meaning import (
+    FLAGS,
+    FLAGS_SAID,
     MOTION_NAMES,
-    OUTCOME,
-    OUTCOME_SAID,
+    flags_column,
     meaning_entry,
-    outcome_column,
 )
 from openvla_ros.data.lerobot.column_statistics import (
     ColumnStatistics,
@@ -158,7 +158,8 @@ def _own_columns(episode: Episode) -> dict[str, NDArray[Any]]:
     columns = episode_columns(episode)
     if "pose" in columns:
         columns["pose"] = columns["pose"][:, :12]
-    return {**columns, OUTCOME: outcome_column(episode.outcome, len(episode))}
+    del columns["intervention"]  # in most datasets there is none: it stands in the flags
+    return {**columns, FLAGS: flags_column(episode.outcome, episode.intervention)}
 
 
 def merge_parts(
@@ -310,7 +311,7 @@ class _Merge:
             if column.name not in features:
                 features[column.name] = self._feature(column, names.get(column.name))
         features["action"] |= meaning_entry(self._layout.space)
-        features[f"{EXACT}.{OUTCOME}"][EXACT] = OUTCOME_SAID
+        features[f"{EXACT}.{FLAGS}"][EXACT] = FLAGS_SAID
         return features
 
     def _feature(self, column: Any, names: list[str] | None) -> dict[str, Any]:

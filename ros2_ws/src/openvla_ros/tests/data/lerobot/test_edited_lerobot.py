@@ -20,17 +20,21 @@ from openvla_ros.profile import load_profile
 EPISODES = [make_episode(seed, 6 + seed) for seed in range(3)]
 
 
+def written_as_images(folder, episodes):
+    layout = Layout.of(episodes[0])
+    part = folder / "part"
+    part.mkdir()
+    with LerobotPart(part, layout, "image") as writer:
+        for episode in episodes:
+            writer.add(episode)
+    merge_parts([part], folder / "set", layout, "image", "widowx")
+    return folder / "set"
+
+
 @pytest.fixture
 def written(tmp_path):
     """Three episodes: a success, a failure and one that nobody judged."""
-    layout = Layout.of(EPISODES[0])
-    part = tmp_path / "part"
-    part.mkdir()
-    with LerobotPart(part, layout, "image") as writer:
-        for episode in EPISODES:
-            writer.add(episode)
-    merge_parts([part], tmp_path / "set", layout, "image", "widowx")
-    return tmp_path / "set"
+    return written_as_images(tmp_path, EPISODES)
 
 
 def test_what_a_dataset_means_survives_that_lerobot_drops_the_columns_it_does_not_know(written):
@@ -116,7 +120,7 @@ def test_an_edited_task_is_the_instruction(written):
     assert EDITED not in source[1].provenance
 
 
-@pytest.mark.parametrize("name", ["action", "stamp_ns", "intervention", "joint_positions", "pose", "gripper"])
+@pytest.mark.parametrize("name", ["action", "stamp_ns", "flags", "joint_positions", "pose", "gripper"])
 def test_a_removed_column_of_ours_leaves_the_public_one(written, name):
     """CASES 15: `lerobot/ours_feature_removed` ended with KeyError."""
     drop_column(written, f"openvla_ros.{name}")
@@ -172,11 +176,30 @@ def test_every_number_has_statistics_of_each_episode_and_of_all(written):
         np.testing.assert_allclose(stats["action"][name], np.quantile(everything, share, axis=0), atol=1e-9)
 
 
-def test_no_column_is_constant(written):
+def test_no_column_is_constant(tmp_path):
     """CASES 27: lerobot-doctor 0.2.0 and kalanos 0.8.2 take a constant column for a broken sensor."""
-    stats = json.loads((written / "meta/stats.json").read_text())
+    nobody = np.zeros(6, bool)  # the usual demonstration: no policy that a person could have corrected
+    out = written_as_images(tmp_path, [make_episode(0, 6, intervention=nobody)])
+    stats = json.loads((out / "meta/stats.json").read_text())
     constant = {name for name, values in stats.items() if np.min(values["std"]) == 0.0}
-    assert constant == set()
+    assert constant == {"episode_index", "task_index"}  # of a single episode
+
+
+def test_flags_that_mean_nothing_are_refused(written):
+    change_column(written, "openvla_ros.flags", lambda values: values + 8)
+    with pytest.raises(
+        DatasetError, match=r"openvla_ros\.flags has values that mean nothing; it holds 1 where"
+    ):
+        LerobotSource(written)[0]
+
+
+def test_an_edited_outcome_is_taken(written):
+    """The first episode was a success (6); whoever edits the column calls it a failure (4)."""
+    change_column(written, "openvla_ros.flags", lambda values: np.where(values >= 6, values - 2, values))
+    source = LerobotSource(written)
+    assert (EPISODES[0].outcome, source[0].outcome) == ("success", "failure")
+    assert source[0].provenance[EDITED] == "outcome"
+    np.testing.assert_array_equal(source[0].intervention, EPISODES[0].intervention)
 
 
 def test_the_card_says_what_the_actions_are(written):
