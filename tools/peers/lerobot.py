@@ -39,6 +39,7 @@ SIZE = (48, 64)
 NEW_TASK, WORDS = "raise the red block", ("lift the red block", "put it down")
 VIDEO_ERROR = 12.0  # mean absolute difference of a channel, 0 .. 255, after a lossy encoding or two
 TIMEOUT_S = 1500
+CONTROL = "LeRobot's own"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def check(build: Path, source: Path | None) -> list[Row]:
     shutil.rmtree(work, ignore_errors=True)
     episodes = [made_episode(number) for number in range(EPISODES)]
     rows: list[Row] = []
-    trained: dict[str, Path] = {}
+    trained = {CONTROL: its_own(python, work)}
     for storage in ("image", "av1"):
         first = written(work / storage / "first", episodes[:4], storage)
         second = written(work / storage / "second", episodes[4:], storage)
@@ -94,12 +95,23 @@ def check(build: Path, source: Path | None) -> list[Row]:
             rows.append(Row(NAME, VERSION, label, not wrong, wrong or "read back as it was"))
             if not error:
                 trained[label] = folder
-    rows += [
-        Row(NAME, VERSION, f"{label}, ACT", not error, error or "three steps")
-        for label, error in train(python, trained).items()
-    ]
+    errors = train(python, trained)
+    own = errors.pop(CONTROL)
+    for label, error in errors.items():
+        # LeRobot 0.6.1's conversion to video drops the images' statistics, which its training then asks for.
+        same = bool(error) and error == own and "convert_image_to_video" in label
+        said = f"as with LeRobot's own dataset: {error}" if same else error or "three steps"
+        rows.append(Row(NAME, VERSION, f"{label}, ACT", same or not error, said))
     rows.append(refused(work))
     return rows
+
+
+def its_own(python: Path, work: Path) -> Path:
+    """Return a dataset that LeRobot itself wrote and converted to video: what its training makes of that."""
+    folder = work / "lerobots_own"
+    folder.mkdir(parents=True)
+    called([str(python), "-P", str(PROGRAM), "own", str(folder)], "LeRobot's own dataset")
+    return folder / "video"
 
 
 def environment(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Runs in LeRobot's own environment: its dataset tools, and three steps of its training.
 
 ``edit FIRST SECOND OUTPUT OPERATION...`` leaves one folder an operation, ``train FOLDER...`` trains ACT on
-each. Prints what went wrong as one JSON object on the last line.
+each, ``own OUTPUT`` writes a dataset with LeRobot alone. Prints what went wrong as one JSON object on the last line.
 """
 
 import json
@@ -59,6 +59,28 @@ def edit(operation: str, first: Path, second: Path, output: Path) -> None:
             dataset_tools.reencode_dataset(dataset, rgb_encoder=RGBEncoderConfig(vcodec="h264"))
 
 
+def write_own(output: Path) -> None:
+    """Write a small dataset with LeRobot alone and convert it to video, for comparison."""
+    camera, shape = "observation.images.primary", (48, 64, 3)
+    features = {
+        camera: {"dtype": "image", "shape": shape, "names": ["height", "width", "channels"]},
+        "action": {"dtype": "float32", "shape": (7,), "names": None},
+        "observation.state": {"dtype": "float32", "shape": (7,), "names": None},
+    }
+    rng = np.random.default_rng(0)
+    dataset = LeRobotDataset.create("local/own", 5, features, root=output / "images", use_videos=False)
+    for _ in range(2):
+        for _ in range(8):
+            numbers = rng.normal(size=(2, 7)).astype(np.float32)
+            image = rng.integers(0, 255, shape, np.uint8)
+            frame = {camera: image, "action": numbers[0], "observation.state": numbers[1], "task": NEW_TASK}
+            dataset.add_frame(frame)
+        dataset.save_episode()
+    dataset.finalize()
+    own = opened(output / "images")
+    dataset_tools.convert_image_to_video_dataset(own, output_dir=output / "video", repo_id="local/out")
+
+
 def train(folder: Path) -> None:
     """Take three steps of a small ACT with LeRobot's own training program."""
     from lerobot.scripts.lerobot_train import train as run
@@ -85,7 +107,9 @@ def last_line(error: Exception) -> str:
 def main() -> None:
     """Run what the command line asks for."""
     errors = {}
-    if sys.argv[1] == "edit":
+    if sys.argv[1] == "own":
+        write_own(Path(sys.argv[2]))
+    elif sys.argv[1] == "edit":
         first, second, output = map(Path, sys.argv[2:5])
         for operation in sys.argv[5:]:
             try:

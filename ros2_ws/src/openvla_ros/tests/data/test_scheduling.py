@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,19 @@ def test_an_encoder_does_not_run_before_the_control_loop(tmp_path, codec, ordina
     look = "import os; print(os.sched_getscheduler(0))"
     child = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert int(child.stdout) == os.SCHED_OTHER
+
+
+def test_nor_do_encoders_of_several_threads_at_once(tmp_path, ordinary):
+    image = np.zeros((64, 64, 3), np.uint8)
+
+    def write(index):
+        with VideoWriter(tmp_path / f"{index}.mp4", 10.0, "av1") as video:
+            video.add(image)
+            return os.sched_getscheduler(0)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(write, range(12))) == {os.SCHED_OTHER}
+        assert policies() & {os.SCHED_FIFO, os.SCHED_RR} == set()
 
 
 def test_a_thread_that_was_real_time_before_stays_so(ordinary):

@@ -8,6 +8,7 @@ every process started afterwards, because the policy is inherited.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,17 +19,20 @@ _REAL_TIME = (os.SCHED_FIFO, os.SCHED_RR) if hasattr(os, "SCHED_FIFO") else ()
 
 @contextmanager
 def kept_scheduling() -> Iterator[None]:
-    """Give every thread its scheduling policy of before back at the end; new threads get the ordinary one.
+    """Give the calling thread its scheduling policy back at the end, and new threads the ordinary one.
 
-    Does nothing where the system has no such policies.
+    Threads that were there before are not touched: another of them may be in such a block as well. Does
+    nothing where the system has no such policies.
     """
-    before = _policies()
+    before, own = _policies(), threading.get_native_id()
     try:
         yield
     finally:
-        for thread, (policy, priority) in _policies().items():
+        for thread, current in _policies().items():
+            if thread in before and thread != own:
+                continue
             wanted = before.get(thread, (os.SCHED_OTHER, 0))
-            if policy in _REAL_TIME and (policy, priority) != wanted:
+            if current[0] in _REAL_TIME and current != wanted:
                 with suppress(ProcessLookupError):  # it has ended meanwhile
                     os.sched_setscheduler(thread, wanted[0], os.sched_param(wanted[1]))
 
