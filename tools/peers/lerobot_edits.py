@@ -1,8 +1,7 @@
 """Runs in LeRobot's own environment: its dataset tools, and three steps of its training.
 
 ``edit FIRST SECOND OUTPUT OPERATION...`` leaves one folder an operation, ``train FOLDER...`` trains ACT on
-each, ``own OUTPUT`` writes a dataset with LeRobot alone. Prints what went wrong as one JSON object on the last
-line.
+each, ``own OUTPUT`` writes a dataset with LeRobot alone. Prints errors as one JSON object at the end.
 """
 
 import json
