@@ -76,7 +76,11 @@ def foreign_space(info: Info, key: str, asked: ActionSpace | None, *, any_rate: 
         )
     if asked.rate_hz != info.rate_hz and not any_rate:
         steps = info.rate_hz / asked.rate_hz
-        remedy = f"; --rate {asked.rate_hz:g} composes {steps:g} into one" if steps == round(steps) else ""
+        remedy = (
+            f"; openvla convert --rate {asked.rate_hz:g} composes {steps:g} into one"
+            if steps == round(steps)
+            else ""
+        )
         raise DatasetError(
             f"{info.path}: recorded at {info.rate_hz:g} Hz; the profile's actions are for "
             f"{asked.rate_hz:g} Hz, and a delta of one is not one of the other{remedy}"
