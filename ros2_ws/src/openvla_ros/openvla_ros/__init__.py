@@ -1,7 +1,7 @@
 """OpenVLA on ROS 2 arms: inference, safe control, recording, fine-tuning, redeployment.
 
-A user's own script needs the names below; they are loaded when they are first used. ARCHITECTURE.md
-lists the folders of the package, each of which imports only from those above it.
+The names below are the ones a script needs; each is imported on first use. ARCHITECTURE.md lists the
+folders of the package, each of which imports only from those above it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
     "open_dataset",
 ]
 
-# Where each name is; imported when it is first asked for, so that ``import openvla_ros`` costs nothing.
+# The module of each name; imported on first use, so that ``import openvla_ros`` is cheap.
 _MODULES = {
     "ActionChunk": "values.action",
     "ActionSpace": "values.action",
@@ -68,5 +68,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names beside what has been imported."""
+    """List the public names as well as whatever has been imported."""
     return sorted({*globals(), *__all__})

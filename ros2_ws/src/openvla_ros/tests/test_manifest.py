@@ -128,7 +128,7 @@ def test_a_robot_may_have_more_cameras():
         (("base_revision",), 5, "base_revision: .*string.*value is 5"),
         (("adapter_sha256",), "xyz", "adapter_sha256 'xyz' must be 64"),
         (("cameras",), [], "cameras .*at least one name"),
-        (("cameras",), ["a", "a"], "cameras .*each different"),
+        (("cameras",), ["a", "a"], "cameras .*without duplicates"),
         (("prompt_style",), "llama", "prompt_style: .*'openvla' or 'vicuna_v01'.*'llama'"),
         (("action_space", "frame"), "world", "action_space.frame: .*'base' or 'tool'.*'world'"),
         (("action_space", "rate_hz"), -1.0, "action rate is -1.0 Hz"),

@@ -49,7 +49,7 @@ def test_errors_name_file_key_value_and_choices(old, new, expected):
     [
         ("  open_m: 0.037", "  open_m: 0.015", "open_m and closed_m are both 0.015"),
         ("  - -1.8\n", "  - -1.9\n", r"arm.park puts shoulder at -1.9; its limits are -1.86 .. 1.96"),
-        ("  - elbow\n", "  - waist\n", "arm.joints .* must name joints that differ"),
+        ("  - elbow\n", "  - waist\n", "arm.joints .* must be unique"),
         ("effort: null", "effort: [1.0]", "effort has 1 values for 6 joints"),
     ],
 )

@@ -1,8 +1,8 @@
-"""One demonstration: its steps, the meaning of its actions, and where it came from.
+"""One demonstration: its steps, its action space, and its provenance.
 
-Every source (a bag, RLDS, LeRobot, HDF5) becomes this value, and ``Episode.observation`` gives the
-same ``Observation`` that live code makes. Images stay encoded or on disk until they are looked at.
-Knows nothing of files or formats; those live in ``openvla_ros.data``.
+Every format (bag, RLDS, LeRobot, HDF5) is read into this value, and ``Episode.observation`` returns the same
+``Observation`` as live code. Images stay encoded or on disk until they are accessed. Knows nothing of files
+or formats; those are in ``openvla_ros.data``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from openvla_ros.values.action import ActionSpace
 from openvla_ros.values.arrays import Bool, Float, Image, Int, float_array, read_only
 from openvla_ros.values.geometry import Pose, transform_matrix_to_euler, transform_matrix_to_rotvec
 from openvla_ros.values.observation import Observation
+from openvla_ros.values.time import seconds
 
 Outcome = Literal["success", "failure", "unknown"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -26,14 +27,14 @@ _GAP = 1.5  # steps: what is further apart is not consecutive
 
 
 class ImageSequence(Protocol):
-    """The images of one camera, decoded when they are asked for.
+    """The images of one camera, decoded on access.
 
-    A sequence that holds compressed images also has ``encoded(index) -> bytes``, so that a
-    conversion can pass them on unchanged (see ``openvla_ros.data.episodes.encoded_images``).
+    A sequence of compressed images also has ``encoded(index) -> bytes``, so that a conversion can copy them
+    unchanged (see ``openvla_ros.data.episodes.encoded_images``).
     """
 
     def __len__(self) -> int:
-        """Return how many images there are."""
+        """Return the number of images."""
         ...
 
     def __getitem__(self, index: int) -> Image:
@@ -43,7 +44,7 @@ class ImageSequence(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One moment of an episode: what was seen, and what was commanded next."""
+    """One step of an episode: the observation, and the action commanded next."""
 
     observation: Observation
     action: Float  # (D,) in the episode's action space
@@ -56,14 +57,14 @@ class Step:
 class Episode:
     """One demonstration of T steps; ``actions[i]`` was commanded after ``observation(i)``.
 
-    Actions are the commanded deltas; ``measured_deltas`` gives the differences of measured poses.
-    An empty instruction means that nobody labelled the episode.
+    Actions are the commanded deltas; ``measured_deltas`` returns the differences of measured poses. An empty
+    instruction means that the episode is not labelled.
     """
 
     id: str
     instruction: str
     space: ActionSpace
-    rate_hz: float  # steps a second
+    rate_hz: float  # step rate, Hz
     stamps_ns: Int  # (T,) nanoseconds, increasing
     images: Mapping[str, ImageSequence]  # camera name → T images
     actions: Float  # (T, D) commanded
@@ -77,10 +78,10 @@ class Episode:
     def __post_init__(self) -> None:
         stamps = np.array(self.stamps_ns, dtype=np.int64)
         if stamps.ndim != 1 or not len(stamps):
-            raise InvalidValueError(f"{self._name} has stamps of shape {stamps.shape}; it needs one a step")
+            raise InvalidValueError(f"{self._name} has stamps of shape {stamps.shape}; it needs one per step")
         if np.any(np.diff(stamps) <= 0):
             late = int(np.argmax(np.diff(stamps) <= 0)) + 1
-            raise InvalidValueError(f"{self._name}: the stamp of step {late} is not after the one before it")
+            raise InvalidValueError(f"{self._name}: the stamp of step {late} is not after the previous one")
         length = len(stamps)
         self._set("stamps_ns", read_only(stamps))
         self._set("actions", self._floats("actions", (length, self.space.width)))
@@ -130,7 +131,7 @@ class Episode:
             bad = (error > 1e-6) | (np.linalg.det(rotation) < 0)
             if bad.any():
                 where = int(np.argmax(bad))
-                raise InvalidValueError(f"{self._name}: poses[{where}] does not hold a rotation matrix")
+                raise InvalidValueError(f"{self._name}: poses[{where}] does not contain a rotation matrix")
 
     def _mask(self, length: int) -> Bool:
         mask = np.array(self.intervention, dtype=np.bool_)
@@ -151,10 +152,10 @@ class Episode:
     @property
     def duration_s(self) -> float:
         """Seconds from the first observation to the end of the last step."""
-        return float(self.stamps_ns[-1] - self.stamps_ns[0]) * 1e-9 + 1.0 / self.rate_hz
+        return seconds(int(self.stamps_ns[-1] - self.stamps_ns[0])) + 1.0 / self.rate_hz
 
     def observation(self, index: int) -> Observation:
-        """Return what the robot saw at step ``index``: the value that live code makes.
+        """Return the observation at step ``index``, the same as live code makes.
 
         Raises ``InvalidValueError`` if the episode has no instruction or no camera.
         """
@@ -184,19 +185,18 @@ class Episode:
         """
         index = int(np.searchsorted(self.stamps_ns, stamp_ns, side="right")) - 1
         if index < 0:
-            raise InvalidValueError(f"{self._name} begins at {self.stamps_ns[0]} ns, after {stamp_ns} ns")
+            raise InvalidValueError(f"{self._name} starts at {self.stamps_ns[0]} ns, after {stamp_ns} ns")
         return index
 
     def measured_deltas(self) -> Float:
-        """Return what the arm did in each step, in the action space's terms, (T-1, D).
+        """Return the arm's measured motion in each step, as actions (T-1, D) in ``space``.
 
-        Translation and rotation between consecutive measured poses, along the axes of
-        ``space.frame``. The gripper stays the commanded one: a measured gripper stalls on what it
-        grasps. The last step has no successor and no delta. Raises ``InvalidValueError`` without
-        poses.
+        Translation and rotation between consecutive measured poses, along the axes of ``space.frame``. The
+        gripper value stays the commanded one: a measured gripper stalls on the grasped object. The last step
+        has no successor, hence no delta. Raises ``InvalidValueError`` without poses.
         """
         if self.poses is None:
-            raise InvalidValueError(f"{self._name} has no measured poses to take differences of")
+            raise InvalidValueError(f"{self._name} has no measured poses to compute deltas from")
         return np.concatenate([pose_deltas(self.poses, self.space), self.actions[:-1, 6:]], axis=1)
 
     def with_measured_actions(self) -> Episode:
@@ -211,7 +211,7 @@ class Episode:
         return replace(self.take(np.flatnonzero(near)), actions=self.measured_deltas()[near])
 
     def with_cameras(self, cameras: Sequence[str]) -> Episode:
-        """Return the episode with only these cameras; raises ``InvalidValueError`` listing what there is."""
+        """Return the episode with only these cameras; ``InvalidValueError`` lists the existing ones."""
         if missing := sorted(set(cameras) - set(self.images)):
             raise InvalidValueError(f"{self._name} has no camera {missing}; it has {sorted(self.images)}")
         return replace(self, images={camera: self.images[camera] for camera in cameras})
@@ -271,6 +271,6 @@ class _Chosen:
         return self._images[self._steps[index]]
 
     def encoded(self, index: int) -> bytes | None:
-        """Return image ``index`` as it is stored, or None where the source holds pixels."""
+        """Return image ``index`` as stored, or None if the source has raw pixels."""
         encoded = getattr(self._images, "encoded", None)
         return None if encoded is None else cast("bytes | None", encoded(self._steps[index]))

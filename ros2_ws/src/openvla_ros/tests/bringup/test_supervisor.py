@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.waiting import wait_until
 
 from openvla_ros.bringup.graph import Graph, NodeSpec
 from openvla_ros.bringup.supervisor import restart_delay_s
@@ -56,11 +57,11 @@ def supervise(tmp_path, monkeypatch):
 
 
 def run_until(supervisor, condition, timeout_s=15.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+    def step():
         supervisor.forward(0.05)
         supervisor.check()
+
+    wait_until(condition, timeout_s, step)
 
 
 def test_children_stop_in_the_order_of_their_rank(supervise):
@@ -149,7 +150,5 @@ def test_children_die_with_the_supervisor(tmp_path):
     pid = int(parent.stdout.readline())
     parent.kill()
     parent.communicate()
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    stat = Path(f"/proc/{pid}/stat")
+    wait_until(lambda: not stat.exists() or stat.read_text().split()[2] == "Z", 10.0)

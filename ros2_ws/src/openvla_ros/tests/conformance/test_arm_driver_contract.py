@@ -123,7 +123,7 @@ BROKEN = {
     "connect raises": (broken(connect=raises), r"connect: .*does not raise here; got: ConnectionError"),
     "never there": (broken(missing=lambda s: "power"), r"connect: .*None once .*still 'power'"),
     "missing after all": (
-        broken(connect=lambda s: None), r"missing: .*None where connect says.*got: \"the arm's power\"",
+        broken(connect=lambda s: None), r"missing: .*None once connect has.*got: \"the arm's power\"",
     ),
     "send raises": (broken(send=raises), r"send: .*does not raise here; got: ConnectionError"),
     "send returns": (broken(send=lambda s, c: True), r"send: .*returns nothing; got: True"),

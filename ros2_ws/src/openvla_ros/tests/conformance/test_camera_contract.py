@@ -173,8 +173,8 @@ class Lacking:
 LENS = Intrinsics(640, 480, np.eye(3), "plumb_bob", np.zeros(5))
 BROKEN = {
     "no open": (Lacking(), r"Lacking\.open: .*there is the method 'open'; got: no 'open'"),
-    "no description": (device(description=None), r"description: .*one line of text.*got: None"),
-    "rate of 0": (recording(playback_rate_hz=0.0), r"playback_rate_hz: .*images a second.*got: 0\.0"),
+    "no description": (device(description=None), r"description: .*one line of readable text.*got: None"),
+    "rate of 0": (recording(playback_rate_hz=0.0), r"playback_rate_hz: .*rate in Hz.*got: 0\.0"),
     "OSError on open": (device(open=raising(OSError("x"))), r"open: .*nothing but DeviceError; got: OSError"),
     "cannot be opened": (device(open=raising(DeviceError("busy"))), r"open: .*a device that is .*got: busy"),
     "no image": (device(read=raising(DeviceError("none came"))), r"read: .*within 0\.2 s; got: none came"),

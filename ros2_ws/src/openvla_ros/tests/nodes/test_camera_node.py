@@ -133,7 +133,7 @@ def test_an_unplugged_device_is_reported_and_comes_back(ros_domain, tmp_path):
     [
         ({"source": "images", "path": "/nowhere"}, "holds no .jpg"),
         ({"source": "video"}, "needs a path"),
-        ({"source": "usb", "device": "/dev/none"}, "cannot be opened; devices of this machine"),
+        ({"source": "usb", "device": "/dev/none"}, "cannot open it; devices on this machine"),
         ({"source": "telepathy"}, "must be one of profile, usb, realsense"),
         ({"camera": "wrist"}, "has no camera 'wrist'; its cameras: primary"),
     ],

@@ -181,7 +181,7 @@ def test_a_trajectory_that_moves_already_is_not_joined_from_rest():
     for _ in range(30):
         message = commander.message()
         commander.now_s += PERIOD_S
-    with pytest.raises(InvalidValueError, match=f"joins one that begins below {START_RAD_S}"):
+    with pytest.raises(InvalidValueError, match=f"can join one that starts below {START_RAD_S}"):
         commander.deliver(message)
     assert commander.pass_time(1) is None
 

@@ -155,7 +155,7 @@ def test_what_contradicts_the_manifest_is_refused(tmp_path):
         load_openvla_policy(CASE.checkpoint, PROFILE, adapter=other)
     transform = dataclasses.replace(read_transform(CASE.checkpoint), strategy="letterbox")
     third = write_fine_tune(tmp_path / "third", image_transform=transform)
-    with pytest.raises(ManifestError, match="image_transform is not that of"):
+    with pytest.raises(ManifestError, match="image_transform differs from"):
         load_openvla_policy(CASE.checkpoint, PROFILE, adapter=third)
 
 

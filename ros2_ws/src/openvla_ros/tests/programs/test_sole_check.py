@@ -97,7 +97,7 @@ def test_a_running_node_reports_a_second_publisher_of_a_stream_and_its_own_twin(
         assert watch.health().level == "error"
         twin.node.destroy_publisher(publishers[1])
         twin.node.destroy_node()
-        done = Health("one publisher a stream", "ok", "nothing is there twice", {})
+        done = Health("one publisher a stream", "ok", "no duplicates", {})
         assert looker.spin_until(lambda: watch.health() == done, 20)
 
 

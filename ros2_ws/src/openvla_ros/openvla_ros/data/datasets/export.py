@@ -1,7 +1,7 @@
 """Writing episodes in one of the formats: a part for each group of episodes, then a merge of the parts.
 
-Each format gives two functions of plain values, so that groups can be written by any process on
-any machine that shares the destination folder.
+Each format provides two functions of plain values, so that groups can be written by any process on any
+machine that shares the destination folder.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class _BagPart:
 
 
 def _merge_bags(parts: Sequence[Path], destination: Path) -> None:
-    """Number the bags through; the file inside is called ``episode_0.mcap`` in each of them."""
+    """Renumber the bags; the file in each of them is called ``episode_0.mcap``."""
     bags = [bag for part in parts for bag in sorted(part.glob("*/episode"))]
     for index, bag in enumerate(bags):
         for file in bag.iterdir():

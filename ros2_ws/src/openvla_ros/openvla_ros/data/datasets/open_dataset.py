@@ -1,4 +1,4 @@
-"""Which format a dataset on disk has, and opening it."""
+"""Detects a dataset's format and opens it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Format = Literal["bag", "rlds", "lerobot", "hdf5"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 _SIGNS = (
-    "bag: a folder with metadata.yaml and .mcap files, or a folder of such folders; "
+    "bag: a folder with metadata.yaml and an .mcap file, or a folder of such folders; "
     "rlds: a folder with dataset_info.json and features.json; "
     "lerobot: a folder with meta/info.json; "
     "hdf5: a .hdf5 or .h5 file, or a folder with one"
@@ -48,7 +48,7 @@ def detect_format(path: Path) -> Format:
         return "bag"
     elif hdf5_files(path):
         return "hdf5"
-    raise DatasetError(f"{path}: of no known format; the formats are {_SIGNS}")
+    raise DatasetError(f"{path}: unknown format; the formats are {_SIGNS}")
 
 
 def hdf5_files(folder: Path) -> list[Path]:
@@ -62,7 +62,9 @@ def _hdf5_file(path: Path) -> Path:
         return path
     files = hdf5_files(path)
     if len(files) > 1:
-        raise DatasetError(f"{path} holds several datasets; name one: {', '.join(f.name for f in files)}")
+        raise DatasetError(
+            f"{path} contains several datasets; choose one: {', '.join(f.name for f in files)}"
+        )
     return files[0]
 
 
@@ -79,7 +81,7 @@ class SourceRequest:
     def open(self, *, partial: bool = False) -> EpisodeSource:
         """Return the dataset; raises ``DatasetError`` if it cannot be opened or an option does not fit.
 
-        With ``partial`` files that were deleted are no reason not to read the others; see ``absent``.
+        With ``partial``, deleted files do not prevent reading the others; see ``absent``.
         """
         lost = [] if partial else self.absent()
         if lost:
@@ -89,7 +91,7 @@ class SourceRequest:
             return GuardedSource(source if self.rate_hz is None else ComposedSource(source, self.rate_hz))
 
     def absent(self) -> list[str]:
-        """Return the files that the dataset's ``SHA256SUMS`` lists and that are not there any more."""
+        """Return the files that are listed in the dataset's ``SHA256SUMS`` but missing."""
         return absent(self.path) if self.path.is_dir() else []
 
     def _open(self, found: Format) -> EpisodeSource:

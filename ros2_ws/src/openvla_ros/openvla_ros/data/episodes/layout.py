@@ -1,8 +1,8 @@
-"""What all episodes of one exported dataset must have in common.
+"""The layout that all episodes of one exported dataset must share.
 
-Learning formats keep one schema for a whole dataset. The layout is taken from the first readable
-episode; an episode that differs, or whose images cannot all be decoded, is refused with the
-reason before anything of it is written.
+Learning formats have one schema for a whole dataset. The layout comes from the first readable episode;
+an episode that differs, or whose images cannot all be decoded, is refused with the reason before any of
+it is written.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Layout:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise DatasetError(
-                    f"episode {episode.id!r}: {name} are {theirs}, but those of the dataset are {mine}"
+                    f"episode {episode.id!r}: {name} are {theirs}, but the dataset's are {mine}"
                 )
         if lines := self.space.differences(other.space):
             raise DatasetError(

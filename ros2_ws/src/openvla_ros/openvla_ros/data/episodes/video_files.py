@@ -90,13 +90,13 @@ def _fraction(rate_hz: float) -> Fraction:
 def check_length(path: Path, start_s: float, count: int, rate_hz: float) -> None:
     """Raise ``DatasetError`` unless a video holds ``count`` images from ``start_s`` seconds on.
 
-    Its header is read, its images are not: a file that was cut off or exchanged has too few in it.
+    Only the header is read, not the images: a truncated or replaced file has too few of them.
     """
     verify(path)
     held = _image_count(path, path.stat().st_mtime_ns if path.is_file() else 0)
     needed = round(start_s * rate_hz) + count
     if start_s < 0 or held < needed:
-        raise DatasetError(f"{path}: holds {held} images; the episode needs {needed}")
+        raise DatasetError(f"{path}: contains {held} images; the episode needs {needed}")
 
 
 @lru_cache(maxsize=256)
@@ -166,7 +166,7 @@ class VideoFrames:
         for frame in self._frames or ():
             if frame.time >= wanted:
                 if frame.time > wanted + 1.0 / self._rate_hz:
-                    raise DatasetError(f"{self._path}: there is no image at {self._time(index):.3f} s")
+                    raise DatasetError(f"{self._path}: no image at {self._time(index):.3f} s")
                 self._next = index + 1
                 return image_array(str(self._path), frame.to_ndarray(format="rgb24"))
         self._frames = None

@@ -59,13 +59,13 @@ def foreign_space(info: Info, key: str, asked: ActionSpace | None, *, any_rate: 
         if any(feature.startswith(f"{EXACT}.") for feature in info.features):
             raise DatasetError(
                 f"{info.path}: this package's own dataset, whose description was lost when another tool "
-                "edited it: units, rotation convention and gripper sign are unknown; name the robot profile "
+                "edited it: units, rotation convention and gripper sign are unknown; give the robot profile "
                 "that it was recorded with"
             )
         if names != MOTION_NAMES:
             raise DatasetError(
-                f"{info.path}: the actions {names or 'without names'} are not {MOTION_NAMES}; name a robot "
-                "profile whose action_space says what they mean"
+                f"{info.path}: the actions {names or 'without names'} are not {MOTION_NAMES}; give a robot "
+                "profile whose action_space defines them"
             )
         return _named_space(info.rate_hz)
     lines = contradictions(names, info.name_groups(key), asked)
@@ -89,7 +89,7 @@ def foreign_space(info: Info, key: str, asked: ActionSpace | None, *, any_rate: 
 
 
 def _named_space(rate_hz: float) -> ActionSpace:
-    """Return the space that the usual seven names stand for: deltas in the base frame, gripper 1 open."""
+    """Return the action space of the usual seven names: deltas in the base frame, gripper 1 open."""
     return ActionSpace(
         names=MOTION_NAMES,
         units=("m", "m", "m", "rad", "rad", "rad", "1"),

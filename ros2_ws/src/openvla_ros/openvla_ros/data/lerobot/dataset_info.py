@@ -1,4 +1,4 @@
-"""What ``meta/`` of a LeRobot dataset says: features, paths, where each episode lies, and the tasks.
+"""What ``meta/`` of a LeRobot dataset says: features, paths, where each episode is stored, and the tasks.
 
 Versions 3.0, 2.1 and 2.0 differ in where files lie; 2.0 and 2.1 in their statistics alone, which are not
 read here.
@@ -26,7 +26,7 @@ IMAGE_PREFIX = "observation.images."
 
 @dataclass(frozen=True)
 class EpisodeEntry:
-    """Where one episode lies."""
+    """The location of one episode."""
 
     index: int
     length: int
@@ -53,16 +53,14 @@ class Info:
 
     @classmethod
     def read(cls, folder: Path) -> Info:
-        """Read the file; raises ``DatasetError`` naming what is missing or the known versions."""
+        """Read the file; ``DatasetError`` names what is missing or the supported versions."""
         path = folder / "meta" / "info.json"
         if not verify(path):
-            say_unverified(
-                str(folder), "no SHA256SUMS lists its files, and videos carry no checksum of their own"
-            )
+            say_unverified(str(folder), "it has no SHA256SUMS, and videos contain no checksum")
         with reading(path):
             values = json.loads(path.read_text(encoding="utf-8"))
             if values["codebase_version"] not in VERSIONS:
-                raise DatasetError(f"{path}: version {values['codebase_version']!r}; known are {VERSIONS}")
+                raise DatasetError(f"{path}: version {values['codebase_version']!r}; supported: {VERSIONS}")
             return cls(
                 path=folder,
                 version=values["codebase_version"],
@@ -126,20 +124,20 @@ def _count(values: Mapping[str, Any], name: str, path: Path) -> int | None:
 
 
 def read_entries(info: Info) -> list[EpisodeEntry]:
-    """Return where every episode lies, in order; raises ``DatasetError`` if some are missing or too many."""
+    """Return where every episode is stored, in order; raises ``DatasetError`` if their number is wrong."""
     entries = _entries_v3(info) if info.version == "v3.0" else _entries_v2(info)
     numbers = [entry.index for entry in entries]
     announced = len(numbers) if info.episodes is None else info.episodes
     if not numbers or len(numbers) != announced or numbers != list(range(len(numbers))):
         raise DatasetError(
-            f"{info.path}: meta/episodes describes {len(numbers)} episodes ({_some(numbers)}); "
-            f"meta/info.json announces {info.episodes}, numbered from 0"
+            f"{info.path}: meta/episodes lists {len(numbers)} episodes ({_some(numbers)}); "
+            f"meta/info.json says {info.episodes}, numbered from 0"
         )
     frames = sum(entry.length for entry in entries)
     if any(entry.length < 1 for entry in entries) or info.frames not in (None, frames):
         raise DatasetError(
             f"{info.path}: the episodes in meta/episodes have {frames} frames; "
-            f"meta/info.json announces {info.frames}"
+            f"meta/info.json says {info.frames}"
         )
     return entries
 

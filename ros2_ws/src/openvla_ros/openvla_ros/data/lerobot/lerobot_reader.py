@@ -86,13 +86,13 @@ class LerobotSource:
         self._space, self._any_rate = space, any_rate
         self._said: set[str] = set()
         if depth := self.info.depth_maps():
-            self._say(f"depth is not read; left out: {', '.join(depth)}")
+            self._say(f"depth is not read; skipped: {', '.join(depth)}")
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Episode:
-        """Return episode ``index``; videos are opened when an image is looked at."""
+        """Return episode ``index``; videos are opened when an image is accessed."""
         entry = self._entries[index]
         with reading(f"{entry.data} episode {entry.index}"):
             return self._episode(entry)
@@ -120,8 +120,8 @@ class LerobotSource:
         if frames.edited:
             provenance[EDITED] = ", ".join(frames.edited)
             self._say(
-                f"edited by another tool since it was exported; the dataset's own {', '.join(frames.edited)} "
-                "taken, not the exact copy"
+                "edited by another tool after the export; using the dataset's own "
+                f"{', '.join(frames.edited)}, not the exact copy"
             )
         episode = Episode(
             id=f"episode_{entry.index:06d}" if described is None else described["id"],

@@ -1,8 +1,8 @@
 """Forward kinematics and the Jacobian of one serial chain, read from a URDF.
 
-Radians and metres; everything is seen from the base link. Made for a 100 Hz loop: the transforms
-of all joints are built in one numpy expression, then multiplied along the chain. Knows nothing of
-limits beyond reporting the ones that the URDF states.
+Radians and metres; everything is in the base link's frame. Designed for a 100 Hz loop: the transforms of
+all joints are computed in one numpy expression, then multiplied along the chain. Limits are only reported
+as in the URDF, not enforced.
 """
 
 from __future__ import annotations
@@ -47,8 +47,14 @@ class KinematicChain:
     ) -> KinematicChain:
         """Return the chain from ``base_link`` to ``tool_link`` whose moving joints are ``joints``.
 
-        ``path`` is a file, or the name of a description that comes with the package. Raises
-        ``KinematicsError`` naming the link or joint that does not fit.
+        Args:
+            path: A URDF file, or the name of one of the package's own.
+            base_link: The link in whose frame all poses are.
+            tool_link: The link whose pose is controlled.
+            joints: Names of the J moving joints between them, base first.
+
+        Raises:
+            KinematicsError: A link is missing, or the moving joints are not ``joints``; names them.
         """
         description = read_urdf(find_urdf(str(path)))
         along = description.path(base_link, tool_link)
@@ -56,13 +62,13 @@ class KinematicChain:
         if moving != tuple(joints):
             raise KinematicsError(
                 f"{description.source}: from {base_link!r} to {tool_link!r} the moving joints are "
-                f"{', '.join(moving) or 'none'}; the profile names {', '.join(joints) or 'none'}"
+                f"{', '.join(moving) or 'none'}; the profile lists {', '.join(joints) or 'none'}"
             )
         return cls._from_joints(description, base_link, tool_link, along)
 
     @classmethod
     def from_profile(cls, arm: ArmProfile) -> KinematicChain:
-        """Return the chain that a robot profile's ``arm`` describes."""
+        """Return the chain of a robot profile's ``arm``."""
         return cls.from_urdf(arm.urdf, arm.base_link, arm.tool_link, arm.joints)
 
     @classmethod
@@ -128,7 +134,7 @@ class KinematicChain:
         return self.jacobian_of(self.frames(q))
 
     def jacobian_of(self, frames: Float) -> Float:
-        """Return the Jacobian (6, J) for what ``frames`` returned for one configuration."""
+        """Return the Jacobian (6, J) from the result of ``frames`` for one configuration."""
         axes = (frames[:-1, :3, :3] @ self._axes[:, :, None])[:, :, 0]
         arms = frames[-1, :3, 3] - frames[:-1, :3, 3]
         out = np.empty((6, len(self.joints)))
@@ -142,10 +148,10 @@ class KinematicChain:
         return out
 
     def link_offsets(self, others: Mapping[str, float] | None = None) -> dict[str, tuple[int, Float]]:
-        """Return, for each link, the moving frame that carries it and its pose (4, 4) in that frame.
+        """Return, for each link, the moving frame that it is attached to and its pose (4, 4) in that frame.
 
-        Frame -1 is the base. Joints outside the chain (a gripper's fingers) stand at ``others``, or
-        at the position nearest to 0 that their limits allow.
+        Frame -1 is the base. Joints outside the chain (a gripper's fingers) are at ``others``, or at the
+        position nearest to 0 within their limits.
         """
         placed: dict[str, tuple[int, Float]] = {self.base_link: (-1, np.eye(4))}
         pending = [self.base_link]

@@ -1,12 +1,12 @@
-"""How near the arm's links come to each other and to the table, from the URDF's collision shapes.
+"""Distances between the arm's links, and from them to the table, from the URDF's collision shapes.
 
-Moving links are covered by capsules (a box by one around its longest axis, so the cover is never
-too small); boxes of the base and of the first link, which the others fold onto, stay boxes. Links
-two joints apart or nearer are not compared: on both arms their joint limits keep them apart. Covers
-are wider than the arm: where a named pose of the profile, which the arm is known to reach, makes
-two covers overlap, that much overlap of that pair is allowed everywhere.
+Moving links are approximated by capsules (a box by one around its longest axis, so it is never too small);
+boxes of the base and of the first link, which the others fold onto, stay boxes. Links at most two joints
+apart are not compared: on both arms their joint limits keep them apart. The capsules are wider than the
+arm: if two of them overlap in one of the profile's named poses, which the arm is known to reach, that
+much overlap of that pair is allowed everywhere.
 
-Distances come in one array for many configurations at once; negative means too near.
+Distances are computed for many configurations at once; negative means too close.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from openvla_ros.values.arrays import Float, Int
 JOINTS_APART = 3
 # Points along a capsule's axis that are measured against boxes.
 AXIS_POINTS = 5
-# Overlaps in named poses are allowed with this much in hand, metres.
+# Additional margin for overlaps in named poses, metres.
 ALLOWANCE = 0.002
 # Points around the rim of a cylinder's end, for the table.
 RIM_POINTS = 12
@@ -54,7 +54,7 @@ class Capsule:
 
 
 def capsule_around(shape: Shape, link: str, frame: int, offset: Float) -> Capsule:
-    """Return a capsule that contains ``shape``, whose link sits at ``offset`` (4, 4) in the frame."""
+    """Return a capsule that contains ``shape``, whose link is at ``offset`` (4, 4) in the frame."""
     pose = offset @ shape.origin
     match shape.kind:
         case "sphere":
@@ -71,7 +71,7 @@ def capsule_around(shape: Shape, link: str, frame: int, offset: Float) -> Capsul
 
 
 def lowest_points(shape: Shape, offset: Float) -> tuple[Float, float]:
-    """Return points (N, 3) in the moving frame, and a radius: the lowest of them less it bounds ``shape``."""
+    """Return points (N, 3) in the moving frame and a radius: the lowest point minus it bounds ``shape``."""
     pose = offset @ shape.origin
     match shape.kind:
         case "sphere":
@@ -164,7 +164,7 @@ class SelfCollision:
         self._allowed = np.minimum(0.0, known - ALLOWANCE)
 
     def margins(self, frames: Float) -> Float:
-        """Return the distances (B, M) in metres, less what is allowed, for chain frames (B, J + 1, 4, 4)."""
+        """Return the distances (B, M), metres, minus the allowance, for chain frames (B, J + 1, 4, 4)."""
         base = np.broadcast_to(np.eye(4), (len(frames), 1, 4, 4))
         rows = np.concatenate([base, frames], axis=1)
         held = rows[:, self._row]
@@ -182,7 +182,7 @@ class SelfCollision:
         return margins
 
     def pair(self, index: int) -> tuple[str, str]:
-        """Return the names of the two links that column ``index`` of ``margins`` is about."""
+        """Return the names of the two links of column ``index`` of ``margins``."""
         return self._pairs[index]
 
     @property
@@ -196,7 +196,7 @@ class SelfCollision:
 
 
 class TableClearance:
-    """How high the lowest points of the moving links are above the table."""
+    """Heights of the moving links' lowest points above the table."""
 
     def __init__(self, chain: KinematicChain, others: Mapping[str, float], height_m: float) -> None:
         points, radii, frames, names = [], [], [], []
@@ -219,7 +219,7 @@ class TableClearance:
         return heights
 
     def link(self, index: int) -> str:
-        """Return the name of the link that column ``index`` of ``margins`` is about."""
+        """Return the name of the link of column ``index`` of ``margins``."""
         return self._links[index]
 
 

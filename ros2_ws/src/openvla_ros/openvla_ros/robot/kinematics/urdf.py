@@ -1,7 +1,7 @@
-"""What a URDF says of a robot: links with their collision shapes, joints with origins, axes and limits.
+"""Reads a URDF: links with their collision shapes, joints with origins, axes and limits.
 
-Reads the part of the format that kinematics and collision checks need, and names the link or joint
-that it cannot use. Visuals, inertias and meshes are for simulators and viewers: not read here.
+Only the parts that kinematics and collision checks need; errors name the link or joint. Visuals, inertias
+and meshes are for simulators and viewers, and are ignored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Joint:
-    """One joint: where the child link sits on its parent, and how it may move."""
+    """One joint: the child link's origin in its parent, and how it moves."""
 
     name: str
     kind: JointType
@@ -50,7 +50,7 @@ class Joint:
 
 @dataclass(frozen=True, eq=False)
 class RobotDescription:
-    """A tree of links and joints as one URDF file states it."""
+    """The tree of links and joints of one URDF file."""
 
     source: str
     links: dict[str, tuple[Shape, ...]]  # link name → its collision shapes
@@ -63,7 +63,7 @@ class RobotDescription:
     def path(self, base_link: str, link: str) -> list[Joint]:
         """Return the joints from ``base_link`` to ``link``, base first.
 
-        Raises ``KinematicsError`` if either is missing or ``link`` does not hang on ``base_link``.
+        Raises ``KinematicsError`` if either is missing or ``link`` is not a descendant of ``base_link``.
         """
         for name in (base_link, link):
             if name not in self.links:
@@ -75,7 +75,7 @@ class RobotDescription:
             joint = self.joint_to(link)
             if joint is None:
                 raise KinematicsError(
-                    f"{self.source}: no chain of joints leads from {base_link!r} to {link!r}"
+                    f"{self.source}: there is no chain of joints from {base_link!r} to {link!r}"
                 )
             found.insert(0, joint)
             link = joint.parent
@@ -83,15 +83,15 @@ class RobotDescription:
 
 
 def find_urdf(name_or_path: str) -> Path:
-    """Return the file that a profile's ``arm.urdf`` names: in the package's ``urdf`` folder, or a path.
+    """Return the file for a profile's ``arm.urdf``: in the package's ``urdf`` folder, or a path.
 
-    Raises ``KinematicsError`` listing the descriptions that come with the package.
+    Raises ``KinematicsError`` listing the package's own descriptions.
     """
     path = Path(name_or_path)
     path = path if path.is_absolute() else share_path() / "urdf" / name_or_path
     if not path.is_file():
         known = ", ".join(sorted(p.name for p in (share_path() / "urdf").glob("*.urdf")))
-        raise KinematicsError(f"no URDF {name_or_path!r} (looked at {path}); the package has {known}")
+        raise KinematicsError(f"no URDF {name_or_path!r} (searched {path}); the package has {known}")
     return path
 
 
@@ -112,10 +112,10 @@ def read_urdf(path: Path) -> RobotDescription:
         for link in (joint.parent, joint.child):
             if link not in links:
                 raise KinematicsError(
-                    f"{source}: joint {joint.name!r} names link {link!r}, which is not there"
+                    f"{source}: joint {joint.name!r} refers to link {link!r}, which does not exist"
                 )
         if any(joint.child == other.child for other in joints.values()):
-            raise KinematicsError(f"{source}: link {joint.child!r} hangs on more than one joint")
+            raise KinematicsError(f"{source}: link {joint.child!r} is the child of more than one joint")
         joints[joint.name] = joint
     return RobotDescription(source, links, joints)
 
@@ -172,7 +172,7 @@ def _shapes(link: ElementTree.Element, source: str) -> tuple[Shape, ...]:
                 shapes.append(Shape("sphere", origin, tuple(radius)))
             case other:
                 raise KinematicsError(
-                    f"{what} has a collision <{other}>; collision checks read box, cylinder and sphere"
+                    f"{what} has a collision <{other}>; only box, cylinder and sphere are supported"
                 )
     return tuple(shapes)
 

@@ -73,7 +73,7 @@ def test_every_file_that_is_deleted_is_missed(written, tmp_path, target):
             continue
         folder = copy(written[target], tmp_path / str(name).replace("/", "_"), sums=True)
         (folder / name).unlink()
-        refused(folder, "missing|no known format")
+        refused(folder, "missing|unknown format")
 
 
 def test_what_is_left_of_a_dataset_is_listed(written, tmp_path):
@@ -103,15 +103,15 @@ def test_episodes_says_with_its_exit_code_what_could_be_read(written, tmp_path):
 def test_a_lerobot_dataset_without_its_episodes_is_no_empty_one(written, tmp_path):
     folder = copy(written["lerobot"], tmp_path / "set")
     shutil.rmtree(folder / "meta" / "episodes")
-    refused(folder, r"meta/episodes describes 0 episodes \(none\); meta/info\.json announces 3")
+    refused(folder, r"meta/episodes lists 0 episodes \(none\); meta/info\.json says 3")
 
 
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"total_episodes": 10**12}, "describes 3 episodes"),
-        ({"total_episodes": 4}, "describes 3 episodes .*announces 4"),
-        ({"total_frames": 17}, "have 18 frames; meta/info.json announces 17"),
+        ({"total_episodes": 10**12}, "lists 3 episodes"),
+        ({"total_episodes": 4}, "lists 3 episodes .*says 4"),
+        ({"total_frames": 17}, "have 18 frames; meta/info.json says 17"),
         ({"total_episodes": True}, "total_episodes is True"),
         ({"total_frames": -18}, "total_frames is -18"),
     ],
@@ -153,7 +153,7 @@ def test_more_or_fewer_episodes_than_a_file_can_hold_are_refused_at_once(written
     splits = json.loads(info.read_text())["splits"]
     splits[0]["shardLengths"] = [str(count), "1"]
     edit(info, splits=splits)
-    refused(folder, f"announces {count} episodes in this file of")
+    refused(folder, f"says {count} episodes, but the file has")
 
 
 def test_a_shard_with_more_records_than_announced_is_refused(written, tmp_path):
@@ -178,7 +178,7 @@ def test_exchanged_shards_are_refused_and_damaged_ones_read_as_far_as_they_are_w
     with pytest.raises(DatasetError, match="checksum of the record's"):
         source[1]
     shutil.copyfile(second, first)
-    refused(folder, "is damaged or was changed")
+    refused(folder, "was damaged or changed")
 
 
 # -- HDF5
@@ -230,7 +230,7 @@ def test_a_metadata_yaml_that_describes_another_file_is_refused(recordings):
 
     information = yaml.safe_load(whole)["rosbag2_bagfile_information"]
     check("message_count is 1; episode_000001_0.mcap has", message_count=1)
-    check("names the files", relative_file_paths=["other.mcap"])
+    check("lists the files", relative_file_paths=["other.mcap"])
     check("starting_time is 7", starting_time={"nanoseconds_since_epoch": 7})
     topics = information["topics_with_message_count"]
     check("the list of topics is", topics_with_message_count=topics[1:])
@@ -321,7 +321,7 @@ def test_a_image_that_was_cut_off_is_refused(tmp_path, suffix):
     else:
         cv2.imwrite(str(path), image)
         path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(InvalidValueError, match=rf"image\.{suffix} is not an image that can be read"):
+    with pytest.raises(InvalidValueError, match=rf"image\.{suffix} is not a readable image"):
         read_image(path)
 
 

@@ -175,7 +175,7 @@ def test_a_destination_in_use_is_refused(source, tmp_path):
         convert(request(source, tmp_path / "out", "rlds"))
     (tmp_path / "begun" / PARTS).mkdir(parents=True)
     (tmp_path / "begun" / PARTS / "plan.json").write_text("{}")
-    with pytest.raises(DatasetError, match="begun with other options"):
+    with pytest.raises(DatasetError, match="unfinished conversion with other options"):
         convert(request(source, tmp_path / "begun", "rlds"))
 
 

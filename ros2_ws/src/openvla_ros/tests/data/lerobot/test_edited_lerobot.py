@@ -72,7 +72,7 @@ def test_a_dataset_of_ours_without_any_description_is_never_guessed(written):
     """As 0.1.0 wrote them and lerobot's delete left them: `lerobot/ours_episode_deleted`."""
     lose_unknown_columns(written)
     edit_info(written, lambda info: info["features"]["action"].pop("openvla_ros"))
-    with pytest.raises(DatasetError, match=r"description was lost.*name the robot profile"):
+    with pytest.raises(DatasetError, match=r"description was lost.*give the robot profile"):
         LerobotSource(written)[0]
     got = LerobotSource(written, space=load_profile("widowx").space())[0]
     np.testing.assert_array_equal(got.actions, EPISODES[0].actions)

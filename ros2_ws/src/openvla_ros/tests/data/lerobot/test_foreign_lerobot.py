@@ -110,7 +110,7 @@ def test_gripper_commands_in_other_units_are_refused(tmp_path):
 def test_openpis_keys(tmp_path, version):
     """CASES 20: openpi writes `actions`, `state`, `image`; version 2.0 has the layout of 2.1."""
     folder = write_foreign(tmp_path / "d", keys=OPENPI, names=["actions"], version=version)
-    with pytest.raises(DatasetError, match="name a robot profile"):
+    with pytest.raises(DatasetError, match="give a robot profile"):
         LerobotSource(folder)[0]
     source = LerobotSource(folder, space=SPACE)
     np.testing.assert_array_equal(source[1].actions, foreign_actions(8, 1))
@@ -161,7 +161,7 @@ def test_depth_is_no_colour_camera(tmp_path, caplog, depth):
     assert [list(source[i].images) for i in range(2)] == [["top"], ["top"]]
     said = [r.getMessage() for r in caplog.records if "depth is not read" in r.getMessage()]
     assert len(said) == 1
-    assert "left out: observation.images.depth" in said[0]
+    assert "skipped: observation.images.depth" in said[0]
 
 
 def test_rates_of_an_adapter_and_its_steps_cannot_differ(tmp_path):

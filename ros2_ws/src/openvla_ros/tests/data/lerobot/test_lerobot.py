@@ -152,7 +152,7 @@ def test_version_21_imports(tmp_path):
 
 def test_actions_without_a_known_meaning_need_a_profile(tmp_path):
     folder = write_v21(tmp_path / "d", [make_episode(0, size=64)], [f"motor_{i}" for i in range(7)])
-    with pytest.raises(DatasetError, match=r"motor_0.*name a robot profile"):
+    with pytest.raises(DatasetError, match=r"motor_0.*give a robot profile"):
         LerobotSource(folder)[0]
     space = load_profile("franka").space()
     assert LerobotSource(folder, space=space)[0].space.differences(space) == []
@@ -162,7 +162,7 @@ def test_an_unknown_version_lists_the_known_ones(tmp_path):
     folder = write_v21(tmp_path / "d", [make_episode(0, size=64)], ["x"])
     path = folder / "meta/info.json"
     path.write_text(path.read_text().replace("v2.1", "v1.6"))
-    with pytest.raises(DatasetError, match=r"'v1.6'; known are \('v3.0', 'v2.1', 'v2.0'\)"):
+    with pytest.raises(DatasetError, match=r"'v1.6'; supported: \('v3.0', 'v2.1', 'v2.0'\)"):
         LerobotSource(folder)
 
 

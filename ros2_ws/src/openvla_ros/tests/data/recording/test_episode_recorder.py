@@ -15,6 +15,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 from support.recorder_process import NAMES, SIZES, TYPE, number_of, payload, recorder
 from support.shared_data import TESTS
+from support.waiting import wait_until
 
 from openvla_ros.data.bags.mcap_reader import McapFile
 from openvla_ros.data.bags.message_definition import message_definition
@@ -186,6 +187,18 @@ def fill(recording, seconds: float, start: int = 0) -> int:
     return number
 
 
+def fill_until(recording, condition, seconds: float, count: int = 0, pause_s: float = 0.0) -> int:
+    """Fill for ``seconds`` again and again until the condition holds; return the next number."""
+
+    def more() -> None:
+        nonlocal count
+        count = fill(recording, seconds, count)
+        time.sleep(pause_s)
+
+    wait_until(condition, 20.0, more)
+    return count
+
+
 def test_the_next_start_recovers_and_counts_on(tmp_path):
     recording = recorder(tmp_path)
     recording.start({"a": {"b": "c"}})
@@ -222,7 +235,7 @@ def test_an_existing_episode_is_never_overwritten(tmp_path):
     recording.start({})
     fill(recording, 0.05)
     (tmp_path / "episode_000000").mkdir()
-    with pytest.raises(DatasetError, match="exists already"):
+    with pytest.raises(DatasetError, match="already exists"):
         recording.stop("success")
     recording.close()
     assert (tmp_path / "episode_000000.recording").is_dir()
@@ -242,7 +255,7 @@ def test_a_disk_that_fills_warns_before_it_stops_and_the_episode_ends_whole(tmp_
     recording.start({})
     fill(recording, 1.2)
     assert [level for level, _ in alarms] == ["warn"], alarms
-    assert "is full in" in alarms[0][1]
+    assert "will be full in" in alarms[0][1]
     free = 50e6
     count = fill(recording, 1.2)
     assert [level for level, _ in alarms] == ["warn", "error"]
@@ -269,9 +282,7 @@ def test_a_write_that_fails_raises_an_alarm_and_is_repeated_without_loss(tmp_pat
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (6_000_000, limit[1]))
         count = fill(recording, 1.0)
-        deadline = time.monotonic() + 5
-        while not alarms and time.monotonic() < deadline:
-            count = fill(recording, 0.1, count)
+        count = fill_until(recording, lambda: alarms, 0.1, count)
         assert alarms[0][0] == "error"
         assert "File too large; recording waits for the disk" in alarms[0][1]
     finally:
@@ -294,9 +305,7 @@ def test_a_disk_that_stays_full_leaves_what_was_flushed_recoverable(tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (6_000_000, limit[1]))
-        count, deadline = 0, time.monotonic() + 20
-        while earlier.health().level != "error" and time.monotonic() < deadline:
-            count = fill(earlier, 0.2, count)
+        fill_until(earlier, lambda: earlier.health().level == "error", 0.2)
         with pytest.raises(DatasetError, match="openvla recover"):
             earlier.stop("success")
     finally:
@@ -334,10 +343,7 @@ def test_a_disk_that_is_really_full(small_disk):
     first = fill(recording, 0.05)
     recording.stop("success")
     recording.start({})
-    deadline, count = time.monotonic() + 20, 0
-    while not any("is full: stop" in text for _, text in alarms) and time.monotonic() < deadline:
-        count = fill(recording, 0.05, count)
-        time.sleep(0.1)
+    fill_until(recording, lambda: any("is full: stop" in text for _, text in alarms), 0.05, pause_s=0.1)
     assert [level for level, text in alarms if "is full" in text] == ["warn", "error"]
     folder = recording.stop("success")
     with pytest.raises(DatasetError, match="MB free; recording needs at least 12 MB"):
@@ -356,10 +362,7 @@ def test_without_a_reserve_a_full_disk_leaves_a_recording_that_recovers_once_the
     recording.start({})
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(16_000_000))
-    deadline = time.monotonic() + 20
-    count = 0
-    while recording.health().level != "error" and time.monotonic() < deadline:
-        count = fill(recording, 0.2, count)
+    fill_until(recording, lambda: recording.health().level == "error", 0.2)
     assert "write" in recording.health().message
     with pytest.raises(DatasetError, match=r"No space left on device.*openvla recover"):
         recording.stop("success")

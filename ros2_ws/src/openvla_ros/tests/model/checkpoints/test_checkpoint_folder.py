@@ -130,7 +130,7 @@ def test_index_that_names_a_shard_that_is_not_there(tmp_path):
     shutil.copytree(REFERENCE / "checkpoint", tmp_path, dirs_exist_ok=True)
     shard = sorted(tmp_path.glob("*.safetensors"))[1]
     shard.unlink()
-    with pytest.raises(CheckpointError, match=f"names the shard {shard.name}, which is not in the folder"):
+    with pytest.raises(CheckpointError, match=f"lists the shard {shard.name}, which is missing"):
         load_model(tmp_path)
 
 
@@ -154,7 +154,7 @@ def test_pickles_are_never_opened(folder):
 def test_adapter_given_as_a_checkpoint(folder):
     (folder / "model.safetensors").unlink()
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="holds a LoRA adapter"):
+    with pytest.raises(CheckpointError, match="is a LoRA adapter"):
         load_model(folder)
 
 
@@ -200,7 +200,7 @@ def test_unknown_tower_lists_the_choices(folder):
 
 def test_config_that_disagrees_with_the_weights(folder):
     change_config(folder, timm_model_kwargs=[{"embed_dim": 24, "depth": 4, "num_heads": 3}, {}])
-    with pytest.raises(CheckpointError, match=r"does not fit its config\.json: .*missing keys"):
+    with pytest.raises(CheckpointError, match=r"does not match its config\.json: .*missing keys"):
         load_model(folder)
 
 
@@ -212,7 +212,7 @@ def test_config_that_is_no_json_object(folder, text):
 
 
 def test_sources_that_are_not_there(tmp_path):
-    with pytest.raises(CheckpointError, match="no folder, no hub id"):
+    with pytest.raises(CheckpointError, match="neither a folder, nor a hub id"):
         resolve(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="is a file"):
         resolve(__file__)

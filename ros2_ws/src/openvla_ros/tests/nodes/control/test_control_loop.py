@@ -36,7 +36,7 @@ def after(**changes: float) -> Accounts:
         ({"computing": 0.17, "process": 0.17}, 0.0, "0.170 s of its own work"),
         ({"process": 0.19}, 0.18, "0.180 s behind another thread in the controller's core"),
         ({"disk_faults": 2}, 0.0, "2 pages had to be read from disk; free memory"),
-        ({}, 0.0, "it was suspended, or the machine stood still"),
+        ({}, 0.0, "it, or the whole machine, was suspended"),
     ],
 )
 def test_where_the_time_went_is_said(changes, waited_s, words):
