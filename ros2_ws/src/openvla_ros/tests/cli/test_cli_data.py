@@ -44,7 +44,7 @@ def test_the_table_names_a_damaged_episode(source, tmp_path):
     assert "cannot be read: episode 1: " in listed
     assert "2 episodes, 12 steps" in listed
     left = run("convert", tmp_path / "out", tmp_path / "again", "--to", "hdf5", code=2)
-    assert "left out: episode 1:" in left.output
+    assert "skipped: episode 1:" in left.output
 
 
 def test_a_folder_of_several_hdf5_files_asks_for_one(source, tmp_path):
