@@ -49,7 +49,7 @@ def test_the_table_names_a_damaged_episode(source, tmp_path):
 
 def test_a_folder_of_several_hdf5_files_asks_for_one(source, tmp_path):
     (tmp_path / "second.hdf5").write_bytes(source.read_bytes())
-    with pytest.raises(DatasetError, match=r"several datasets; name one: second.hdf5, source.hdf5"):
+    with pytest.raises(DatasetError, match=r"several datasets; choose one: second.hdf5, source.hdf5"):
         run("episodes", tmp_path)
 
 
@@ -58,9 +58,9 @@ def test_what_endangered_a_recording_and_what_is_unfinished_is_listed(tmp_path):
     (tmp_path / "episode_000001.recording").mkdir()
     listed = run("episodes", tmp_path).stdout
     assert "episode_000000: the disk was full before the end" in listed
-    assert "episode_000000: the clock was set while recording, 2 times" in listed
+    assert "episode_000000: the clock jumped 2 times while recording" in listed
     assert (
-        f"unfinished: episode_000001.recording; if nobody is recording it: openvla recover {tmp_path}"
+        f"unfinished: episode_000001.recording; unless it is being recorded, run: openvla recover {tmp_path}"
         in listed
     )
 

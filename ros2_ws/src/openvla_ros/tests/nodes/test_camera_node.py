@@ -131,7 +131,7 @@ def test_an_unplugged_device_is_reported_and_comes_back(ros_domain, tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"source": "images", "path": "/nowhere"}, "holds no .jpg"),
+        ({"source": "images", "path": "/nowhere"}, "contains no .jpg"),
         ({"source": "video"}, "needs a path"),
         ({"source": "usb", "device": "/dev/none"}, "cannot open it; devices on this machine"),
         ({"source": "telepathy"}, "must be one of profile, usb, realsense"),

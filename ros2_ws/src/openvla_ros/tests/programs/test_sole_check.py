@@ -83,7 +83,9 @@ def test_check_names_both_of_a_kind_and_who_does_not_match_whom(ros_domain):
         "/front, /wrist report the arm's joints on /joint_states",
     ):
         assert expected in errors
-    (apart,) = (m for m in errors if m.startswith("/front and /wrist do not match on /instruction"))
+    (apart,) = (
+        m for m in errors if m.startswith("the QoS of /front and /wrist on /instruction do not match")
+    )
     assert "incompatible" in apart.lower() or "effort" in apart.lower()
 
 

@@ -125,4 +125,4 @@ def test_the_verb_trains_resumes_and_says_what_is_wrong(base, tmp_path):
     assert steps == [1, 2, 3]
     assert read_adapter(run).config.r == 2
     wrong = CliRunner().invoke(app, [*arguments[:2], f"{data}=much", *arguments[3:]])
-    assert "'much' is no number" in str(wrong.exception)
+    assert "'much' is not a number" in str(wrong.exception)
