@@ -29,6 +29,7 @@ from openvla_ros.data.bags.resampling import (
     newest_before,
     target_steps,
 )
+from openvla_ros.data.episodes.frame_instructions import LEFT_OUT, most_frequent
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.profile import CameraProfile
 from openvla_ros.robot.authority import PERSON
@@ -225,7 +226,7 @@ class BagReader:
         if left_out:
             values["steps_left_out"] = f"{left_out} ({reasons})"
         if other_instruction:
-            values["steps_of_other_instructions"] = str(other_instruction)
+            values[LEFT_OUT] = str(other_instruction)
         return values
 
     def _fresh(self, stamps: Int) -> tuple[Bool, str]:
@@ -246,10 +247,7 @@ class BagReader:
 
     def _longest_instruction(self, steps: Steps, fresh: Bool) -> tuple[str, Bool]:
         """Return the instruction of most steps, and the steps (T,) that it covers."""
-        texts = np.array([self.instruction(int(stamp)) or "" for stamp in steps.stamps_ns], dtype=object)
-        counts = {text: int((fresh & (texts == text)).sum()) for text in set(texts)}
-        best = max(sorted(counts), key=lambda text: counts[text])
-        return best, np.asarray(texts == best, bool)
+        return most_frequent([self.instruction(int(stamp)) or "" for stamp in steps.stamps_ns], fresh)
 
     def _states(self, stamps: Int) -> tuple[Float, Float]:
         """Return joint positions (T, J) and gripper openings (T,) at ``stamps``."""
