@@ -32,6 +32,8 @@ from openvla_ros.data.imported_bags.topic_types import TopicDecoder
 from openvla_ros.errors import DatasetError
 from openvla_ros.robot.kinematics.chain import KinematicChain
 
+_GAP_S = 0.2  # no shorter pause of a stream is called a gap
+
 
 @dataclass(frozen=True)
 class PlannedEpisode:
@@ -253,13 +255,20 @@ def _notes(streams: Mapping[str, StreamIndex], unused: Sequence[str]) -> list[st
     for stream in streams.values():
         found += list(stream.notes)
         found += [f"{stream.topic.name}: {n} messages left out: {why}" for why, n in stream.left_out.items()]
-        gaps = np.diff(stream.stamps_ns) * 1e-9 if stream.role.startswith(("camera/", JOINT_STATES)) else []
-        if len(gaps) > 1:
-            usual = float(np.median(gaps))
-            long = np.flatnonzero(np.asarray(gaps) > max(5 * usual, 0.2))
-            if len(long):
-                found.append(f"{stream.topic.name}: {len(long)} gaps, the longest {max(gaps):.2f} s")
+        if stream.role == JOINT_STATES or stream.role.startswith("camera/"):
+            found += _gaps(stream)
     return [*found, *unused]
+
+
+def _gaps(stream: StreamIndex) -> list[str]:
+    """Return a note if a stream paused for much longer than between its messages."""
+    seconds = np.diff(stream.stamps_ns) * 1e-9
+    if not len(seconds):
+        return []
+    long = seconds > max(5 * float(np.median(seconds)), _GAP_S)
+    if not long.any():
+        return []
+    return [f"{stream.topic.name}: {int(long.sum())} gaps, the longest {seconds.max():.2f} s"]
 
 
 def imported_from(path: Path) -> str:

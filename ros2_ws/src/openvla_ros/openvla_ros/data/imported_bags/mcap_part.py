@@ -43,9 +43,7 @@ class McapPart:
         damaged = self._file.drop_damaged_chunks()
         if damaged:
             raise DatasetError("; ".join(damaged))
-        return (
-            f"{self.name} has no end (its recorder was killed, or the file was cut off); read up to there",
-        )
+        return (f"{self.name} has no end (its recorder was killed, or it was cut off); read up to there",)
 
     def _topic(self, channel: ChannelInfo) -> RecordedTopic:
         return RecordedTopic(

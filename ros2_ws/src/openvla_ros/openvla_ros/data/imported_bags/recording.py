@@ -127,7 +127,7 @@ class Recording:
                     mine, other = getattr(known, what), getattr(topic, what)
                     if mine != other and mine and other:
                         raise DatasetError(
-                            f"{self.path}: topic {topic.name} is recorded with two {what}s: {mine!r} and {other!r}"
+                            f"{self.path}: {topic.name} is recorded with two {what}s: {mine!r} and {other!r}"
                         )
                 joined[topic.name] = replace(
                     known if known.definition else topic,

@@ -59,9 +59,7 @@ def find_files(path: Path) -> RecordingFiles:
     if path.is_file():
         kind = _kind(path)
         if kind is None:
-            raise DatasetError(
-                f"{path} is no rosbag2 storage file; those end in .mcap or .db3, or then .zstd"
-            )
+            raise DatasetError(f"{path} is no rosbag2 storage file (.mcap or .db3, compressed .zstd)")
         return RecordingFiles(path, kind, (path,))
     if not path.is_dir():
         raise DatasetError(f"{path} does not exist")
@@ -133,7 +131,7 @@ def _described(folder: Path) -> RecordingFiles:
             publishers[name] = count_offers(topic.get("offered_qos_profiles"))
         if sum(counts.values()) != int(said["message_count"]):
             raise DatasetError(
-                f"{path}: message_count is {said['message_count']}; its topics add up to {sum(counts.values())}"
+                f"{path}: message_count is {said['message_count']}; topics add up to {sum(counts.values())}"
             )
     if storage not in _STORAGE.values():
         raise DatasetError(f"{path}: storage {storage!r} is not one of {', '.join(_STORAGE.values())}")

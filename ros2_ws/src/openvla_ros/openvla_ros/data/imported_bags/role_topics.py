@@ -1,4 +1,4 @@
-"""Which recorded topic plays which role of a robot profile: its cameras, its joint states, what was commanded."""
+"""Which recorded topic plays which role of a robot profile: cameras, joint states, what was commanded."""
 
 from __future__ import annotations
 

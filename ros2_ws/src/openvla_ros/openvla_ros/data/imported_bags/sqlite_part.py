@@ -29,7 +29,7 @@ class SqlitePart:
             rest = path.with_name(path.name + ending)
             if rest.is_file() and rest.stat().st_size:
                 raise DatasetError(
-                    f"{rest} holds changes that are not in {path.name} yet: its recorder was killed. Copy both "
+                    f"{rest} holds changes that are not in {path.name} yet (a killed recorder). Copy both "
                     f"and run: sqlite3 {path.name} 'PRAGMA wal_checkpoint'"
                 )
         if not verify(path):
@@ -65,7 +65,7 @@ class SqlitePart:
         counts = dict(self._database.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
         self._ids: dict[int, str] = {}
         found = []
-        rows = self._database.execute(f"SELECT id, name, type, serialization_format, {qos} FROM topics")  # noqa: S608
+        rows = self._database.execute(f"SELECT id, name, type, serialization_format, {qos} FROM topics")
         for number, topic, kind, encoding, offers in rows:
             self._ids[number] = topic
             form, text = definitions.get(kind, ("", ""))
@@ -99,7 +99,7 @@ class SqlitePart:
         numbers = [number for number, topic in self._ids.items() if topic in topics]
         places = ", ".join("?" * len(numbers))
         query = (
-            "SELECT id, topic_id, timestamp, data FROM messages "  # noqa: S608
+            "SELECT id, topic_id, timestamp, data FROM messages "
             f"WHERE topic_id IN ({places}) AND timestamp BETWEEN ? AND ? ORDER BY timestamp, id"
         )
         try:

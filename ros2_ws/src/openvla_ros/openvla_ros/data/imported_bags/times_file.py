@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from openvla_ros.errors import DatasetError
@@ -82,10 +83,10 @@ def _check(path: Path, rows: list[TimesRow], first_ns: int, last_ns: int) -> Non
         if row.start_ns < first_ns or row.end_ns > last_ns:
             begin, end = ((t - first_ns) * 1e-9 for t in (row.start_ns, row.end_ns))
             raise DatasetError(
-                f"{path}:{row.line}: {begin:.3f} s .. {end:.3f} s lies outside the recording, which lasts from 0 to "
+                f"{path}:{row.line}: {begin:.3f} s .. {end:.3f} s is not within the recording, 0 .. "
                 f"{(last_ns - first_ns) * 1e-9:.3f} s ({first_ns} .. {last_ns} ns)"
             )
     ordered = sorted(rows, key=lambda row: row.start_ns)
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in pairwise(ordered):
         if after.start_ns < before.end_ns:
             raise DatasetError(f"{path}: lines {before.line} and {after.line} overlap")
