@@ -13,11 +13,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from peers import joint_trajectory_controller
+from peers import joint_trajectory_controller, rosbags
 from peers.rows import PeerError, Row
 
 ROOT = Path(__file__).resolve().parents[1]
-PEERS = {joint_trajectory_controller.NAME: joint_trajectory_controller.check}
+PEERS = {
+    joint_trajectory_controller.NAME: joint_trajectory_controller.check,
+    rosbags.NAME: rosbags.check,
+}
 
 
 def main() -> int:

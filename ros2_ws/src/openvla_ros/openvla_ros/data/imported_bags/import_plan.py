@@ -234,8 +234,8 @@ def _words(request: ImportRequest, streams: Mapping[str, StreamIndex], cut: Cut)
         if at <= cut.end_ns and (role == INSTRUCTION or value.data.strip())
     )
     before = [text for at, text in said if at <= cut.start_ns]
-    after = [text for at, text in said if at > cut.start_ns and text.strip()]
-    return str((before[-1:] or after[:1] or [""])[0]).strip()
+    after = [text for at, text in said if at > cut.start_ns]
+    return next((str(text).strip() for text in [*before[-1:], *after] if text.strip()), "")
 
 
 def _reason(episode: PlannedEpisode, actions: str) -> str:

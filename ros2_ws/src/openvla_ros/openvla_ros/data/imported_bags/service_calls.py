@@ -58,8 +58,8 @@ def read_calls(topic: RecordedTopic, events: Iterable[tuple[int, bytes]]) -> lis
         )
     if topic.type == _SET_BOOL and any(call.value is None for call in calls.values()):
         raise DatasetError(
-            f"{topic.name}: its events were published without contents, which say whether a call begins or ends "
-            "something; service introspection must be set to 'contents' while recording"
+            f"{topic.name}: its events were published without contents, which say whether a call begins or "
+            "ends something; service introspection must be set to 'contents' while recording"
         )
     return sorted(calls.values(), key=lambda call: call.received_ns)
 

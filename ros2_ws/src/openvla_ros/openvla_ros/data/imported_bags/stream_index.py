@@ -132,8 +132,8 @@ class StreamCollector:
         if problem:
             raise DatasetError(
                 f"{self.topic.name}: the headers' stamps {problem}: another clock than the recorder's, or a "
-                "slow stream. Streams are matched by these stamps; --stamps received takes the times of receipt "
-                "instead, which are less exact"
+                "slow stream. Streams are matched by these stamps; --stamps received takes the times of "
+                "receipt instead, which are less exact"
             )
 
 
