@@ -14,6 +14,7 @@ from openvla_ros.data.episodes.guarded_source import GuardedSource
 from openvla_ros.data.formats.hdf5 import SUFFIXES, Hdf5Source
 from openvla_ros.data.formats.lerobot_reader import LerobotSource
 from openvla_ros.data.formats.rlds_reader import RldsSource, find_dataset_folder
+from openvla_ros.data.imported_bags.recording_files import is_recording
 from openvla_ros.errors import DatasetError
 from openvla_ros.integrity.checksums import absent
 from openvla_ros.integrity.damage import reading
@@ -47,6 +48,8 @@ def detect_format(path: Path) -> Format:
         return "bag"
     elif hdf5_files(path):
         return "hdf5"
+    if is_recording(path):
+        raise DatasetError(f"{path} is a recording of others; openvla import-bag makes episodes of it")
     raise DatasetError(f"{path}: of no known format; the formats are {_SIGNS}")
 
 
