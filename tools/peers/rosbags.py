@@ -18,11 +18,11 @@ import numpy as np
 from mcap.reader import make_reader
 from mcap.writer import CompressionType, Writer
 
-from openvla_ros.data.bags.bag_reader import BagReader
-from openvla_ros.data.imported_bags.episode_writing import write_episodes
-from openvla_ros.data.imported_bags.import_plan import plan_import
-from openvla_ros.data.imported_bags.import_request import ImportRequest
-from openvla_ros.data.imported_bags.recording import Recording
+from openvla_ros.data.bags.bag_source import BagSource
+from openvla_ros.data.foreign_bags.episode_writing import write_episodes
+from openvla_ros.data.foreign_bags.import_plan import plan_import
+from openvla_ros.data.foreign_bags.import_request import ImportRequest
+from openvla_ros.data.foreign_bags.recording import Recording
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.profile import load_profile
 from openvla_ros.values.episode import Episode
@@ -44,10 +44,9 @@ def check(build: Path, source: Path | None) -> list[Row]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     ours = steady_run().write(folder / "episode_000000")
-    with BagReader(ours) as reader:
-        right = reader.episode()
-        cells = [*converted(ours, folder), *rewritten(ours, folder), *damaged(ours, folder)]
-        return [row(right, *cell) for cell in cells]
+    right = BagSource(ours)[0]
+    cells = [*converted(ours, folder), *rewritten(ours, folder), *damaged(ours, folder)]
+    return [row(right, *cell) for cell in cells]
 
 
 Cell = tuple[str, str, Path, bool]  # peer, what it did, the bag, whether it must be refused
@@ -72,8 +71,7 @@ def imported(bag: Path) -> Episode:
         result = write_episodes(plan, recording, output)
     if result.skipped:
         raise DatasetError(result.skipped[0].reason)
-    with BagReader(result.episodes[0].folder) as reader:
-        return reader.episode()
+    return BagSource(result.episodes[0].folder)[0]
 
 
 def differences(found: Episode, right: Episode) -> list[str]:

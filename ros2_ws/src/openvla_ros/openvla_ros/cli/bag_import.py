@@ -12,8 +12,8 @@ import typer
 from openvla_ros.errors import DatasetError
 
 if TYPE_CHECKING:
-    from openvla_ros.data.imported_bags.episode_writing import ImportResult
-    from openvla_ros.data.imported_bags.import_plan import ImportPlan, Skipped
+    from openvla_ros.data.foreign_bags.episode_writing import ImportResult
+    from openvla_ros.data.foreign_bags.import_plan import ImportPlan, Skipped
 
 INCOMPLETE = 2  # exit code: some episodes could not be made
 
@@ -85,9 +85,9 @@ def import_bag(
 
       openvla import-bag bags/kitchen --robot widowx --times cuts.csv --output demos
     """
-    from openvla_ros.data.imported_bags.import_plan import plan_import
-    from openvla_ros.data.imported_bags.import_request import Cutting, ImportRequest
-    from openvla_ros.data.imported_bags.recording import Recording
+    from openvla_ros.data.foreign_bags.import_plan import plan_import
+    from openvla_ros.data.foreign_bags.import_request import Cutting, ImportRequest
+    from openvla_ros.data.foreign_bags.recording import Recording
     from openvla_ros.profile import load_profile
 
     if output is None and not preview:
@@ -117,7 +117,7 @@ def import_bag(
         if preview or output is None:
             _print_skipped(plan.skipped, plan)
             raise typer.Exit(_code(len(plan.episodes), len(plan.skipped)))
-        from openvla_ros.data.imported_bags.episode_writing import write_episodes
+        from openvla_ros.data.foreign_bags.episode_writing import write_episodes
 
         with _bar(len(plan.episodes)) as bar:
             result = write_episodes(plan, recording, output, bar.update)

@@ -11,10 +11,10 @@ from openvla_ros.data.bags.bag_folder import bag_folders
 from openvla_ros.data.bags.bag_source import BagSource
 from openvla_ros.data.episodes.episode_source import EpisodeSource
 from openvla_ros.data.episodes.guarded_source import GuardedSource
+from openvla_ros.data.foreign_bags.recording_files import is_recording
 from openvla_ros.data.formats.hdf5 import SUFFIXES, Hdf5Source
 from openvla_ros.data.formats.lerobot_reader import LerobotSource
 from openvla_ros.data.formats.rlds_reader import RldsSource, find_dataset_folder
-from openvla_ros.data.imported_bags.recording_files import is_recording
 from openvla_ros.errors import DatasetError
 from openvla_ros.integrity.checksums import absent
 from openvla_ros.integrity.damage import reading

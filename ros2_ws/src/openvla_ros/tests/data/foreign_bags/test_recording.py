@@ -11,7 +11,7 @@ from mcap.writer import Writer as McapWriter
 from support.fake_recording import STORE
 from support.foreign_bags import CAMERA, JOINTS, turning_run, write_bag, write_run, write_split
 
-from openvla_ros.data.imported_bags.recording import Recording
+from openvla_ros.data.foreign_bags.recording import Recording
 from openvla_ros.errors import DatasetError
 
 RUN = turning_run(1.0)

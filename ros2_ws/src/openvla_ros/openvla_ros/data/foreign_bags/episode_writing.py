@@ -15,12 +15,12 @@ from openvla_ros.data.bags.bag_metadata import QUALITY, EpisodeMetadata
 from openvla_ros.data.bags.bag_reader import BagReader, read_metadata
 from openvla_ros.data.bags.recording_folder import OUTCOME, Recordings
 from openvla_ros.data.bags.rosbag2_writer import BagWriter, Topic
-from openvla_ros.data.imported_bags.import_plan import ImportPlan, PlannedEpisode, Skipped, imported_from
-from openvla_ros.data.imported_bags.recording import Recording
-from openvla_ros.data.imported_bags.role_topics import INSTRUCTION, TOLD, UNSTAMPED, VERDICTS
-from openvla_ros.data.imported_bags.stored_message import Key
-from openvla_ros.data.imported_bags.stream_index import StreamIndex, with_stamp
-from openvla_ros.data.imported_bags.topic_types import definition_text
+from openvla_ros.data.foreign_bags.import_plan import ImportPlan, PlannedEpisode, Skipped, imported_from
+from openvla_ros.data.foreign_bags.recording import Recording
+from openvla_ros.data.foreign_bags.role_topics import INSTRUCTION, TOLD, UNSTAMPED, VERDICTS
+from openvla_ros.data.foreign_bags.stored_message import Key
+from openvla_ros.data.foreign_bags.stream_index import StreamIndex, with_stamp
+from openvla_ros.data.foreign_bags.topic_types import definition_text
 from openvla_ros.errors import DatasetError, InvalidValueError
 
 _VERDICT_NS = 1_000_000_000  # a chunk's verdict may come this long after the chunk

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from openvla_ros.data.bags.mcap_reader import ChannelInfo, McapFile
-from openvla_ros.data.imported_bags.recording_files import count_offers
-from openvla_ros.data.imported_bags.stored_message import RecordedTopic, StoredMessage
+from openvla_ros.data.foreign_bags.recording_files import count_offers
+from openvla_ros.data.foreign_bags.stored_message import RecordedTopic, StoredMessage
 from openvla_ros.errors import DatasetError
 from openvla_ros.integrity.checksums import verify
 

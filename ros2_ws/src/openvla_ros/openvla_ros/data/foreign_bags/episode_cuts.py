@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from openvla_ros.data.bags.resampling import newest_before
-from openvla_ros.data.imported_bags.service_calls import ServiceCall
-from openvla_ros.data.imported_bags.times_file import TimesRow
+from openvla_ros.data.foreign_bags.service_calls import ServiceCall
+from openvla_ros.data.foreign_bags.times_file import TimesRow
 from openvla_ros.errors import DatasetError
 from openvla_ros.profile import GripperProfile
 from openvla_ros.values.arrays import Float, Int

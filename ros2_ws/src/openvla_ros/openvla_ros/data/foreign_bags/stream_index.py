@@ -17,9 +17,9 @@ import numpy as np
 from openvla_ros.data.bags import cdr
 from openvla_ros.data.bags.resampling import in_order
 from openvla_ros.data.episodes.encoded_images import decode_image
-from openvla_ros.data.imported_bags.role_topics import CHUNKS, JOINT_STATES, UNSTAMPED, camera_role
-from openvla_ros.data.imported_bags.stored_message import Key, RecordedTopic, StoredMessage
-from openvla_ros.data.imported_bags.topic_types import TopicDecoder
+from openvla_ros.data.foreign_bags.role_topics import CHUNKS, JOINT_STATES, UNSTAMPED, camera_role
+from openvla_ros.data.foreign_bags.stored_message import Key, RecordedTopic, StoredMessage
+from openvla_ros.data.foreign_bags.topic_types import TopicDecoder
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.profile import CameraProfile, RobotProfile
 from openvla_ros.streams.sampling import OVERTAKEN_NS, arm_sample

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from openvla_ros.data.imported_bags.stored_message import RecordedTopic
+from openvla_ros.data.foreign_bags.stored_message import RecordedTopic
 from openvla_ros.errors import DatasetError
 
 EVENTS = "/_service_event"

@@ -11,7 +11,7 @@ from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_
 
 from openvla_ros.data.bags.cdr import Bytes, MessageDecoder
 from openvla_ros.data.bags.message_definition import SEPARATOR, message_definition
-from openvla_ros.data.imported_bags.stored_message import RecordedTopic
+from openvla_ros.data.foreign_bags.stored_message import RecordedTopic
 from openvla_ros.errors import DatasetError
 
 

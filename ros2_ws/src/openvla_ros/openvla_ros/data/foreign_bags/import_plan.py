@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from openvla_ros.data.imported_bags.episode_cuts import Cut, by_calls, by_pauses, by_times, by_value, whole
-from openvla_ros.data.imported_bags.import_request import Cutting, ImportRequest
-from openvla_ros.data.imported_bags.recording import Recording
-from openvla_ros.data.imported_bags.role_topics import (
+from openvla_ros.data.foreign_bags.episode_cuts import Cut, by_calls, by_pauses, by_times, by_value, whole
+from openvla_ros.data.foreign_bags.import_request import Cutting, ImportRequest
+from openvla_ros.data.foreign_bags.recording import Recording
+from openvla_ros.data.foreign_bags.role_topics import (
     CHUNKS,
     INSTRUCTION,
     JOINT_STATES,
@@ -24,11 +24,11 @@ from openvla_ros.data.imported_bags.role_topics import (
     camera_role,
     role_topics,
 )
-from openvla_ros.data.imported_bags.service_calls import ServiceCall, event_topic, read_calls
-from openvla_ros.data.imported_bags.stored_message import RecordedTopic, StoredMessage
-from openvla_ros.data.imported_bags.stream_index import StreamCollector, StreamIndex, collector
-from openvla_ros.data.imported_bags.times_file import read_times
-from openvla_ros.data.imported_bags.topic_types import TopicDecoder
+from openvla_ros.data.foreign_bags.service_calls import ServiceCall, event_topic, read_calls
+from openvla_ros.data.foreign_bags.stored_message import RecordedTopic, StoredMessage
+from openvla_ros.data.foreign_bags.stream_index import StreamCollector, StreamIndex, collector
+from openvla_ros.data.foreign_bags.times_file import read_times
+from openvla_ros.data.foreign_bags.topic_types import TopicDecoder
 from openvla_ros.errors import DatasetError
 from openvla_ros.robot.kinematics.chain import KinematicChain
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from openvla_ros.data.imported_bags.stream_index import Stamps
+from openvla_ros.data.foreign_bags.stream_index import Stamps
 from openvla_ros.errors import DatasetError
 from openvla_ros.profile import RobotProfile
 from openvla_ros.values.episode import Outcome

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from openvla_ros.data.bags import cdr
-from openvla_ros.data.imported_bags.stored_message import RecordedTopic
+from openvla_ros.data.foreign_bags.stored_message import RecordedTopic
 from openvla_ros.errors import DatasetError
 from openvla_ros.profile import CameraProfile, RobotProfile
 
@@ -106,7 +106,7 @@ def _missing(
     fitting = [t.name for t in recorded.values() if t.type in want.types and t.count]
     have = ", ".join(sorted(fitting)) or "none"
     empty = [name for name in names if name in recorded]
-    state = f"{empty[0]} has no message" if empty else f"{' and '.join(names)} not recorded"
+    state = f"{empty[0]} has no message" if empty else f"{' or '.join(names)} is not recorded"
     return (
         f"{origin}: {want.what}: {state}; recorded topics of its type: {have} "
         f"(--topic {role}=NAME takes another one)"

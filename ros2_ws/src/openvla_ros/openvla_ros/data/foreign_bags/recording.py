@@ -16,10 +16,10 @@ from typing import Protocol
 
 import zstandard
 
-from openvla_ros.data.imported_bags.mcap_part import McapPart
-from openvla_ros.data.imported_bags.recording_files import COMPRESSED, RecordingFiles, find_files
-from openvla_ros.data.imported_bags.sqlite_part import SqlitePart
-from openvla_ros.data.imported_bags.stored_message import RecordedTopic, StoredMessage
+from openvla_ros.data.foreign_bags.mcap_part import McapPart
+from openvla_ros.data.foreign_bags.recording_files import COMPRESSED, RecordingFiles, find_files
+from openvla_ros.data.foreign_bags.sqlite_part import SqlitePart
+from openvla_ros.data.foreign_bags.stored_message import RecordedTopic, StoredMessage
 from openvla_ros.errors import DatasetError
 from openvla_ros.integrity.checksums import verify
 from openvla_ros.integrity.damage import reading
