@@ -1,8 +1,8 @@
-# Every target sets up what it needs first; a second run starts in seconds.
+# Every target first sets up what it needs; later runs start in seconds.
 PYTHON ?= python3
 SHELL := /bin/bash
 VENV := .venv/bin
-# One thread a process: several processes share the cores.
+# One thread per process: several processes share the cores.
 export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 
@@ -15,13 +15,13 @@ help:  ## this list
 	@echo "make bench-NAME         one claim against its peer or limit; ARGS=--quick for a short run; NAME is one of"
 	@echo "                        $(BENCHMARKS:bench-%=%)"
 
-setup:  ## make .venv with pinned versions and the program openvla
+setup:  ## create .venv with pinned versions and the program openvla
 	@$(PYTHON) tools/setup_environment.py
 
-demo: setup  ## the whole live loop in simulation: an arm is told what to do, and does it
+demo: setup  ## the whole live loop in simulation: an arm is given an instruction and carries it out
 	@$(VENV)/openvla demo
 
-loop: setup  ## demonstrations, fine-tuning, the adapter into the running robot, success before and after
+loop: setup  ## demonstrate, fine-tune, swap the LoRA adapter into the running robot; success before and after
 	@$(VENV)/openvla loop $(ARGS)
 
 paper-in-miniature: setup  ## methods and baselines on one new task; ARGS=--quick for a short run
@@ -33,10 +33,10 @@ test: setup  ## the tests; ARGS="-n 2 --dist loadgroup" spreads them over two pr
 test-all: setup  ## the tests with the long ones: kills x 50, a million chunks
 	@$(VENV)/python -m pytest -m "not gpu"
 
-fuzz: setup  ## unusual messages to every node over DDS: none may end, hang, or move the arm
+fuzz: setup  ## send unusual messages to every node over DDS: none may end, hang, or move the arm
 	@$(VENV)/python tools/fuzz_nodes.py $(ARGS)
 
-fuzz-data: setup  ## damage every format that is read: nothing wrong may pass; ARGS='--times 200 --show'
+fuzz-data: setup  ## damage every file format that is read: no wrong value may pass; ARGS='--times 200 --show'
 	@$(VENV)/python tools/fuzz_data.py $(ARGS)
 
 peers: setup  ## others' real programs beside this package; downloads; ARGS="--only NAME" for one
@@ -45,7 +45,7 @@ peers: setup  ## others' real programs beside this package; downloads; ARGS="--o
 lint: setup  ## ruff, and mypy in strict mode
 	@$(VENV)/ruff check . && $(VENV)/ruff format --check . && $(VENV)/mypy
 
-reference: setup  ## write docs/reference from the code
+reference: setup  ## generate docs/reference from the code
 	@$(VENV)/python tools/write_reference.py
 
 $(BENCHMARKS): bench-%: setup

@@ -1,4 +1,4 @@
-"""The table of a benchmark of actions, printed row by row as results come, and its one JSON line."""
+"""The result table of the action benchmarks: printed row by row as results arrive, then one JSON line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-# Milliseconds on one H100 SXM with openvla-7b; and times the plain transformers loop.
+# Milliseconds on one H100 SXM with openvla-7b, and the speed-up over the plain transformers loop.
 GOALS_MS = {
     "steady": 35.0,
     "fast, 0 wrong": 8.0,
@@ -22,23 +22,23 @@ _PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 @dataclass
 class Row:
-    """What is told of one way to compute an action."""
+    """The result of one way to compute an action."""
 
     milliseconds: list[float] = field(default_factory=list)
-    same: int = 0  # tokens as the plain decoder's
+    same: int = 0  # tokens equal to the plain decoder's
     tokens: int = 0
     limit_ms: float | None = None
-    memory_gb: float | None = None  # the most that was in use
+    memory_gb: float | None = None  # peak memory
     error: str | None = None
 
     def percentile(self, share: float) -> float:
-        """Return the milliseconds that this share of the actions did not exceed."""
+        """Return the latency percentile of the actions, milliseconds."""
         ordered = sorted(self.milliseconds)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
     @property
     def measured(self) -> bool:
-        """Whether there are times, and nothing failed."""
+        """Whether there are times and nothing failed."""
         return self.error is None and bool(self.milliseconds)
 
     def describe(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Row:
 
 
 class Report:
-    """Prints each result as soon as it is there; keeps all for the last line."""
+    """Prints each result as soon as it arrives; keeps all of them for the JSON line."""
 
     def __init__(self, facts: dict[str, Any]) -> None:
         self.rows: dict[str, Row] = {}
@@ -63,11 +63,11 @@ class Report:
         self._once = threading.Lock()
 
     def line(self, text: str = "") -> None:
-        """Print a line at once."""
+        """Print a line and flush."""
         print(text, flush=True)
 
     def title(self) -> None:
-        """Print what the columns are."""
+        """Print the column headings."""
         names = "".join(f"{name:>9}" for name in _PERCENTILES)
         more = f"{'x faster':>10}{'limit':>9}{'of it':>7}{'tokens':>8}{'GB':>7}{'times':>7}"
         self.line(f"\n{'ms an action':22}{names}{more}")
@@ -91,7 +91,7 @@ class Report:
         self.line(f"{name:22}{times}{faster:>10}{limit:>9}{share:>7}{tokens:>8}{memory:>7}{count:7}")
 
     def finish(self, ending: str) -> None:
-        """Print the goals and the JSON line; only the first call does."""
+        """Print the goals and the JSON line; only the first call prints."""
         if not self._once.acquire(blocking=False):
             return
         goals = self._goals()
@@ -108,7 +108,7 @@ class Report:
         return peer.percentile(0.5) / row.percentile(0.5) if peer is not None and peer.measured else None
 
     def _goals(self) -> dict[str, dict[str, Any]]:
-        """Return how each goal was met; there are none for another model."""
+        """Return whether each goal was met; only openvla-7b has goals."""
         if self.facts["size"] != "7b":
             return {}
         found: dict[str, dict[str, Any]] = {}

@@ -1,7 +1,7 @@
-"""What the probability and the entropy of every action token cost, as a share of one action.
+"""The cost of computing the probability and entropy of every action token, as a share of one action.
 
-A random network of about 155 million parameters decodes seven tokens; then the certainty of the same
-seven rows of logits is computed by itself.
+A random network of about 155 million parameters decodes seven tokens. Then the probability and entropy of
+the same seven rows of logits are computed alone.
 
     python benchmarks/bench_confidence.py [--quick]
 """

@@ -1,10 +1,10 @@
-"""Training samples a second and core: ours from every format, beside the formats' own readers.
+"""Training samples per second and core: this package's readers, beside the formats' own readers.
 
-A sample is one random step: its image decoded to RGB, the instruction and the action. Seconds
-are CPU seconds of all threads of the reading process, so a loaded machine and a reader with many
-threads count the same. The limit is the bare decoding of the same JPEG bytes. Peers are read by
-their own library where an interpreter that has it is named: OPENVLA_ROS_TFDS_PYTHON (sequential, as
-dlimp reads) and OPENVLA_ROS_LEROBOT_PYTHON (random, AV1 video).
+A sample is one random step: its image decoded to RGB, the instruction and the action. Time is the CPU
+time of all threads of the reading process, so neither a loaded machine nor a multi-threaded reader skews
+the result. The limit is decoding the same JPEG bytes and nothing else. Peers run in their own Python, if
+you name one: OPENVLA_ROS_TFDS_PYTHON (sequential, as dlimp reads) and OPENVLA_ROS_LEROBOT_PYTHON (random
+access, AV1 video).
 
     python benchmarks/bench_data.py [--quick]
 """
@@ -35,7 +35,7 @@ from openvla_ros.preprocessing.image_encoding import encode_jpeg
 from openvla_ros.profile import load_profile
 from openvla_ros.values.episode import Episode
 
-GOAL_JPEG, GOAL_RAW = 500, 1000  # samples a second and core
+GOAL_JPEG, GOAL_RAW = 500, 1000  # samples per second and core
 TFDS_PYTHON, LEROBOT_PYTHON = "OPENVLA_ROS_TFDS_PYTHON", "OPENVLA_ROS_LEROBOT_PYTHON"
 
 TFDS = """
@@ -77,7 +77,7 @@ print("RESULT" + json.dumps(int(sys.argv[2]) / (time.process_time() - began)))
 
 
 def image(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Smooth colours with fine noise: about as hard to compress as a camera's image."""
+    """An image of smooth colours with fine noise: about as hard to compress as a camera image."""
     coarse = generator.integers(0, 256, (height // 16, width // 16, 3)).astype(np.float32)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(smooth + generator.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
@@ -134,7 +134,7 @@ def decoding(frames: list[bytes], count: int) -> float:
 
 
 def peer(variable: str, program: str, path: Path, count: int) -> float | None:
-    """Return the peer's rate, or None where its interpreter is not named."""
+    """Return the peer's rate, or None if no Python is named for it."""
     python = os.environ.get(variable)
     if not python:
         return None
@@ -152,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="few and small samples")
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller samples")
     quick = parser.parse_args().quick
     count, repeats, episodes, steps = (200, 1, 6, 20) if quick else (1500, 3, 24, 40)
     height = width = 256  # as BridgeData V2 and most of Open X-Embodiment are stored

@@ -1,21 +1,20 @@
-"""One action of openvla-7b on a GPU: every decoder beside a plain transformers loop, and beside the limits.
+"""One action of openvla-7b on a GPU: every decoder beside a plain transformers loop and the GPU's limits.
 
-Builds the network with random weights on the device, so nothing is downloaded. First it measures what
-the device can do: bytes copied and operations multiplied a second. Then, on the same images in
-turn, milliseconds an action (p50, p95, p99) of
+Builds the network with random weights on the device, so nothing is downloaded. First it measures the
+device's limits: bytes copied and operations per second in matrix products. Then it measures, on the same
+images in turn, the milliseconds per action (p50, p95, p99) of
 
-    transformers    ``generate`` of the language model, what a user of transformers writes
+    transformers    ``generate`` of the language model, as a transformers user would write it
     plain           the reference decoder
     steady          token by token, one captured graph
-    fast, K wrong   guesses verified with the prompt, with guesses that take K passes more
+    fast, K wrong   guesses verified with the prompt; the guesses cost K extra passes
 
-and of the quantised weights, which are NOT exact: their tokens beside the plain decoder's. With random
-weights that agreement says little about a trained model, whose choices are clearer.
-"of it" is the share of the limit that was reached: the least time that the measured rates allow over the
-time that was taken.
+and of quantised weights, which are NOT exact: their tokens are compared with the plain decoder's. With
+random weights that agreement says little about a trained model, whose choices are clearer. "of it" is the
+share of the limit that was reached: the least time that the measured rates allow, divided by the time taken.
 
     python benchmarks/bench_gpu.py [--seconds 450] [--repeats 200]
-    python benchmarks/bench_gpu.py --size small --device cpu     the same code, without a GPU
+    python benchmarks/bench_gpu.py --size small --device cpu     the same code without a GPU
 """
 
 from __future__ import annotations
@@ -72,9 +71,9 @@ from openvla_ros.values.arrays import Image
 
 COUNT = 7  # tokens of an action
 TEXT_TOKENS = 26  # of a prompt, BOS among them
-IMAGES = 8  # on a CPU two: finding their guesses would take longer than the times
+IMAGES = 8  # two on a CPU: finding the guesses would take longer than the timing
 WARM_UPS = 20
-# What modes that are compared may take together, as a share of all the time.
+# The share of the total time that one group of compared modes may take.
 EXACT_SHARE, OTHER_SHARE = 0.35, 0.08
 NO_GPU = 2  # exit code
 
@@ -101,7 +100,7 @@ class Bench:
         self.references: list[Tokens] = []
 
     def run(self) -> None:
-        """Measure everything there is time for; what fails is told, and the rest goes on."""
+        """Measure everything there is time for; report what fails and continue with the rest."""
         sections: dict[str, Callable[[], None]] = {
             "ceilings": self.measure,
             "network": self.build,
@@ -123,10 +122,10 @@ class Bench:
                 torch.cuda.empty_cache()
 
     def attempt(self, work: Callable[[], None]) -> str | None:
-        """Do ``work``; return what went wrong, if anything."""
+        """Run ``work``; return the error text, if any."""
         try:
             work()
-        except Exception as error:  # noqa: BLE001  in whatever way one fails, the others go on
+        except Exception as error:  # noqa: BLE001  however one fails, the others continue
             first = (str(error).strip().splitlines() or [""])[0]
             return f"{type(error).__name__}: {first[:200]}"
         return None
@@ -134,7 +133,7 @@ class Bench:
     # The device and the network
 
     def measure(self) -> None:
-        """Measure what the device can do."""
+        """Measure the device's limits."""
         self.ceilings = known = measure_ceilings(self.device, self.dtype)
         self.report.facts["ceilings"] = {
             "copy_bytes_per_s": known.bytes_per_s,
@@ -167,18 +166,18 @@ class Bench:
         )
 
     def pixels(self, image: int) -> Tensor:
-        """Return the pixels of one image, which travels as its levels."""
+        """Return the pixels of one image, which is sent to the device as 8-bit levels."""
         return self.table(self.images[image])
 
     @property
     def prompt_tokens(self) -> int:
-        """Embeddings of a prompt, the image's among them."""
+        """The number of embeddings of a prompt, including the image's."""
         return TEXT_TOKENS + SIZES[self.size].patches
 
     # Exact decoders
 
     def exact(self) -> None:
-        """Time what gives the plain decoder's tokens, in turn on each image."""
+        """Time the decoders that give the plain decoder's tokens, in turn on each image."""
         plain = partial(self.plain, self.network)
         self.references = [plain(image) for image in range(self.count)]
         self.engine = make_engine(self.network)
@@ -197,7 +196,7 @@ class Bench:
         return tokens
 
     def transformers_loop(self, image: int) -> Tokens:
-        """Return the tokens of ``generate``: what a user of transformers would write."""
+        """Return the tokens of ``generate``: as a transformers user would write it."""
         with torch.inference_mode():
             ids = upload(self.prompts[image], self.device)
             embeddings = self.network.embed(self.pixels(image), ids)
@@ -213,12 +212,12 @@ class Bench:
         return tokens
 
     def limits(self, engine: Engine, float8: bool = False) -> dict[str, float]:
-        """Return the least milliseconds of each way to decode."""
+        """Return the least possible milliseconds of each way to decode."""
         packed = packed_bytes(engine.llama.maps)
         return action_limits(self.ceilings, self.network, self.prompt_tokens, COUNT, packed, float8)
 
     def engine_runs(self, drafting: DraftingDecoder, wrong: Sequence[int] = (0, 1, 2)) -> dict[str, Run]:
-        """Return the steady decoder, and the drafting one with guesses that take so many passes more."""
+        """Return the steady decoder, and the fast one with guesses that cost each number of extra passes."""
         steady = SteadyDecoder(drafting.model, engine=drafting.engine)
         runs: dict[str, Run] = {
             "steady": lambda p: steady.decode(self.pixels(p), self.prompts[p], COUNT).token_ids.tolist()
@@ -230,7 +229,7 @@ class Bench:
         return runs
 
     def drafted(self, drafting: DraftingDecoder, guesses: Sequence[Tensor], image: int) -> Tokens:
-        """Return the drafting decoder's tokens after the guess for this image."""
+        """Return the fast decoder's tokens after the guess for this image."""
         with torch.inference_mode():
             embeddings = drafting.engine.embed(self.pixels(image), self.prompts[image])
             found = drafting.decode_embedded(embeddings, COUNT, guesses[image])
@@ -238,14 +237,14 @@ class Bench:
         return tokens
 
     def extra_passes(self, drafting: DraftingDecoder, guess: Tokens, image: int) -> tuple[int, Tokens]:
-        """Return the passes that a guess (COUNT - 1) costs after the prompt's, and the tokens."""
+        """Return how many passes a guess (COUNT - 1) costs after the prompt's pass, and the tokens."""
         before = drafting.acceptance.passes.copy()
         tokens = self.drafted(drafting, [torch.tensor(guess)] * self.count, image)
         (passes,) = (drafting.acceptance.passes - before).keys()
         return passes, tokens
 
     def accepted(self, drafting: DraftingDecoder, image: int) -> Tokens:
-        """Return the guess that costs no pass more: with packed weights, not always the plain tokens."""
+        """Return the guess that costs no extra pass: with packed weights, not always the plain tokens."""
         tokens = self.references[image]
         for _ in range(TRIES):
             guess = tokens[:-1]
@@ -255,7 +254,7 @@ class Bench:
         raise ArithmeticError("no guess was found that is accepted at once")
 
     def guess(self, drafting: DraftingDecoder, image: int, right: Tokens, passes: int) -> Tensor:
-        """Return a guess, on the device, with that many wrong tokens, each of which costs one pass more."""
+        """Return a guess on the device with this many wrong tokens; each costs one extra pass."""
         tokens = range(3, SIZES[self.size].action_ids.start)
 
         def cost(guess: Tokens) -> int:
@@ -264,7 +263,7 @@ class Bench:
         return torch.tensor(guess_that_costs(passes, right, tokens, cost), device=self.device)
 
     def beside_float32(self) -> None:
-        """Count the tokens that the exact decoders share with the same weights in float32."""
+        """Count the tokens on which the exact decoders agree with the same weights in float32."""
         exact = copy.deepcopy(self.network).float()
         truth = [self.plain(exact, image) for image in range(self.count)]
         del exact
@@ -289,7 +288,7 @@ class Bench:
     def time(
         self, runs: Mapping[str, Run], limits: Mapping[str, float], share: float, prefix: str = ""
     ) -> None:
-        """Time ``runs`` in turn until the repeats or the time are used up; add a row for each."""
+        """Time ``runs`` in turn until the repeats are done or the time is up; add a row for each."""
         rows = {name: Row(limit_ms=limits.get(name)) for name in runs}
         until = min(self.until, time.monotonic() + share * self.seconds)
         for name, run in runs.items():
@@ -304,7 +303,7 @@ class Bench:
             self.report.add(prefix + name, row)
 
     def warm_up(self, row: Row, run: Run, until: float) -> None:
-        """Run without taking the time; note the memory in use."""
+        """Run without timing; record the memory in use."""
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
         for repeat in range(self.warm_ups):
@@ -324,7 +323,7 @@ class Bench:
         row.same += sum(a == b for a, b in zip(tokens, self.references[image], strict=False))
 
     def stages(self) -> None:
-        """Time each stage of a drafted action by itself."""
+        """Time each stage of a fast action separately."""
         draft, network = self.drafting.prompts.of(self.prompt_tokens, COUNT), self.network
         pixels, ids = self.pixels(0), self.prompts[0]
         prompt = language_work(network, self.prompt_tokens + COUNT - 1, COUNT)
@@ -350,7 +349,7 @@ class Bench:
     # Not exact
 
     def packed(self, how: Packing) -> None:
-        """Time weights of fewer bits beside the whole ones."""
+        """Time weights with fewer bits beside the full ones."""
         engine = make_engine(self.network, how)
         runs = self.engine_runs(DraftingDecoder(self.network, engine=engine))
         size = packed_bytes(engine.llama.maps)
@@ -360,7 +359,7 @@ class Bench:
         self.time(runs, self.limits(engine, float8=how == "fp8"), OTHER_SHARE, f"{how} ")
 
     def integers(self, how: Integers) -> None:
-        """Time bitsandbytes' weights, which take the place of the whole ones."""
+        """Time bitsandbytes' weights, which replace the full ones."""
         network = self.quantised(how)
         engine = make_engine(network, stages=EagerStages() if how == "int8" else None)
         runs = self.engine_runs(DraftingDecoder(network, engine=engine), wrong=(0,))
@@ -368,7 +367,7 @@ class Bench:
         self.time(runs, {}, OTHER_SHARE, f"{how} ")
 
     def quantised(self, how: Integers) -> OpenVLA:
-        """Return the network with quantised weights; what is not quantised is shared."""
+        """Return the network with quantised weights; the rest of the weights is shared."""
         with torch.device("meta"):
             network = OpenVLA(SIZES[self.size])
         network.drop_dead_weights()
@@ -406,7 +405,7 @@ class Bench:
         self.time(runs, dict.fromkeys(runs, limit), OTHER_SHARE)
 
     def chunk(self, compute: Callable[[Tensor, Tensor, Tensor], Tensor], image: int) -> Tokens:
-        """Compute a chunk; there are no tokens in it."""
+        """Compute a chunk; it has no tokens."""
         pixels = torch.cat([self.pixels(image), self.pixels((image + 1) % self.count)])
         actions = compute(pixels, self.prompts[image], torch.zeros(1, 8)).float().cpu()
         if not bool(actions.isfinite().all()):
@@ -458,7 +457,7 @@ def main() -> int:
     report.line(f"{report.facts['device']}; {', '.join(versions)}; Python {report.facts['python']}")
 
     def stop() -> None:
-        """End a benchmark that hangs, with what there is."""
+        """End a benchmark that hangs, and report what there is."""
         report.finish("stopped: it took longer than it may")
         os._exit(1)
 

@@ -1,9 +1,8 @@
-"""Time and accuracy of one inverse-kinematics step, against the same task solved on peers.
+"""Time and accuracy of one inverse-kinematics step, beside peers on the same task.
 
 Peers: a plain damped least-squares step on MuJoCo's kinematics and ``mj_jacSite``, and the same on
-pinocchio where it is installed (``pip install pin``, in an environment of its own). Every solver
-follows the same tool path through the workspace, one step a tick; calls are interleaved and timed
-by process time.
+pinocchio if it is installed (``pip install pin``, in a separate environment). Every solver follows the
+same tool path through the workspace, one step per tick. Calls are interleaved and timed by process time.
 
     python benchmarks/bench_ik.py [--quick]
 """

@@ -1,8 +1,8 @@
-"""Period jitter of the 100 Hz control loop on loaded cores, beside loops that do nothing.
+"""Period jitter of the 100 Hz control loop on loaded cores, beside loops without work.
 
-As many busy processes as there are cores run all the while. In turns, each for a few seconds: a
-bare loop of ``time.sleep``, the controller node's loop with no work in it, and that loop with the
-whole controller executing chunks. Jitter is how far each period is from 10 ms.
+One busy process per core runs throughout. Three loops take turns of a few seconds each: a bare loop of
+``time.sleep``, the controller node's loop with no work in it, and that loop with the whole controller
+executing chunks. Jitter is how far each period is from 10 ms.
 
     python benchmarks/bench_jitter.py [--quick]
 """
@@ -60,7 +60,7 @@ def control_loop(seconds: float, work: Callable[[int], None]) -> list[int]:
 
 
 class Work:
-    """The controller with an arm that is where it was told to be, and a policy at 5 Hz."""
+    """The controller with an arm that follows perfectly and a policy at 5 Hz."""
 
     def __init__(self) -> None:
         self.profile = load_profile("sim_widowx")
@@ -69,7 +69,7 @@ class Work:
         self.count = 0
 
     def step(self, now_ns: int) -> None:
-        """Do what the controller node does in one period."""
+        """Do the controller node's work of one period."""
         self.controller.observe(self.q, None, None, now_ns, now_ns)
         if self.count % 20 == 0:
             sign = 1.0 if (self.count // 200) % 2 == 0 else -1.0
@@ -96,7 +96,7 @@ def main() -> None:
     for process in load:
         process.start()
     work = Work()
-    for _ in range(200):  # what happens once, such as imports, is not what is measured
+    for _ in range(200):  # one-off work such as imports is not measured
         time.sleep(PERIOD_S)
         work.step(time.monotonic_ns())
     found: dict[str, list[np.ndarray]] = {

@@ -1,8 +1,8 @@
-"""Peak memory and seconds of loading a checkpoint, against the size of its weights.
+"""Peak memory and time to load a checkpoint, compared with the size of its weights.
 
-Writes a random checkpoint of the published layout, then loads it in a fresh process for each type:
-once with ours, once the way that most code does (read all shards into a dictionary, convert, copy
-into an initialised network). What imports take is subtracted.
+Writes a random checkpoint in the published layout, then loads it in a fresh process for each type: once
+with this package, once as most code does it (read all shards into a dictionary, convert, copy into an
+initialised network). The cost of imports is subtracted.
 
     python benchmarks/bench_load.py [--quick]
 """

@@ -1,21 +1,20 @@
 """CPU seconds per action of each way to decode, beside the plain decoder and a transformers generate loop.
 
 A model of about 155 million parameters with random weights. All loops run in this process, in turn on
-each image, so that whatever else the machine does falls on all of them alike; decoders are built and
-warmed up before. The rows:
+each image, so other load on the machine affects them equally. Decoders are built and warmed up first. The
+rows:
 
-    transformers    ``generate`` of the language model, what a user of transformers writes
+    transformers    ``generate`` of the language model, as a transformers user would write it
     plain           the reference decoder
-    static cache    token by token over a cache of fixed size, by way of the network's own modules
+    static cache    token by token over a cache of fixed size, with the network's own modules
     steady          the same on fused projections: the steady decoder
     compiled        the steady decoder with its norms and gates through torch.compile
-    fast, K wrong   guesses verified with the prompt, with guesses that take K passes more
+    fast, K wrong   guesses verified with the prompt; the guesses cost K extra passes
 
-"all wrong" is the worst case: every token is guessed wrong each time. It may take 3% more than plain.
-torch.compile is off in the package: it needs a C++ compiler on the robot and compiles anew for lengths
-that it has not seen; the row shows what there is to gain, or why it did not run.
-What drafting saves are passes that wait for memory; on one core, where the prompt takes longest, it gains
-less than on a GPU.
+"all wrong" is the worst case: every guess is wrong. It may take 3% longer than plain. torch.compile is off in
+the package: it needs a C++ compiler on the robot and recompiles for every new length. The row shows what it
+would gain, or why it did not run. The fast decoder saves passes that wait for memory. On one core, where
+the prompt takes longest, it gains less than on a GPU.
 
     python benchmarks/bench_model.py [--quick] [--threads N] [--no-compile]
 """
@@ -67,11 +66,11 @@ class Row:
     error: str | None = None
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
-    same: int = 0  # actions with the plain decoder's tokens
+    same: int = 0  # actions whose tokens equal the plain decoder's
 
 
 class CompiledKernels(TorchKernels):
-    """Norms and gates through torch.compile: where it has something to fuse."""
+    """Norms and gates through torch.compile, where it has something to fuse."""
 
     def __init__(self, shape: LlamaShape) -> None:
         super().__init__(shape)
@@ -80,7 +79,7 @@ class CompiledKernels(TorchKernels):
 
 
 class Bench:
-    """The network, its scenes, and every decoder, built once."""
+    """The network, its scenes and every decoder, built once."""
 
     def __init__(self, size: str, scenes: int, *, compiled: bool) -> None:
         self.network = random_network(size)
@@ -107,11 +106,11 @@ class Bench:
         }
 
     def on(self, llama: StaticLlama) -> Engine:
-        """Return an engine on a language model of one's own."""
+        """Return an engine on its own language model."""
         return Engine(self.network, llama=llama)
 
     def compiled(self) -> Row:
-        """Return the row of torch.compile, warmed up, or the reason why there is none."""
+        """Return the row of torch.compile, warmed up, or the reason why it did not run."""
         kernels = CompiledKernels(LlamaShape.of(self.network.language_model.config))
         decoder = SteadyDecoder(self.network, engine=self.on(StaticLlama(self.network, kernels)))
         began = time.perf_counter()
@@ -131,7 +130,7 @@ class Bench:
 
     @torch.inference_mode()
     def transformers_loop(self, number: int) -> list[int]:
-        """Return the tokens of ``generate``: what a user of transformers would write."""
+        """Return the tokens of ``generate``: as a transformers user would write it."""
         scene = self.scenes[number]
         embeddings = self.network.embed(scene.pixels, scene.token_ids)
         ids = self.network.language_model.generate(
@@ -146,7 +145,7 @@ class Bench:
         return tokens
 
     def drafted(self, passes: int) -> Callable[[int], list[int]]:
-        """Return the drafting decoder with guesses that take so many passes more."""
+        """Return the fast decoder with guesses that cost a given number of extra passes."""
         guesses = []
         for number, reference in enumerate(self.references):
             cost = partial(self.cost, number)
@@ -159,21 +158,21 @@ class Bench:
 
     @torch.inference_mode()
     def after(self, guess: Tensor, number: int) -> list[int]:
-        """Return the drafting decoder's tokens after ``guess``."""
+        """Return the fast decoder's tokens after ``guess``."""
         scene = self.scenes[number]
         embeddings = self.drafting.engine.embed(scene.pixels, scene.token_ids)
         tokens: list[int] = self.drafting.decode_embedded(embeddings, COUNT, guess).token_ids.tolist()
         return tokens
 
     def cost(self, number: int, guess: list[int]) -> int:
-        """Return the passes that a guess takes after the prompt's."""
+        """Return how many passes a guess costs after the prompt's pass."""
         self.drafting.forget()
         self.after(torch.tensor(guess), number)
         (passes,) = self.drafting.acceptance.passes
         return passes
 
     def measure(self, repeats: int, seconds: float) -> None:
-        """Time every loop in turn on each scene, until the repeats or the time are used up."""
+        """Time every loop in turn on each scene, until the repeats are done or the time is up."""
         until = time.monotonic() + seconds
         for repeat in range(repeats):
             number = repeat % len(self.scenes)
@@ -184,7 +183,7 @@ class Bench:
                 break
 
     def once(self, row: Row, run: Callable[[int], list[int]], number: int) -> None:
-        """Time one action, the vision towers included."""
+        """Time one action, including the vision towers."""
         wall, cpu = time.perf_counter(), time.process_time()
         tokens = run(number)
         row.wall_s.append(time.perf_counter() - wall)
@@ -207,7 +206,7 @@ def report(bench: Bench, size: str, threads: int) -> None:
             print(f"{name:18}{row.error}")
             found[name] = {"error": row.error}
             continue
-        # Of the same repeat, so that what the machine did meanwhile falls on both.
+        # Of the same repeat, so that other load on the machine affects both.
         ratio = median(ours / theirs for ours, theirs in zip(row.cpu_s, plain.cpu_s, strict=True))
         agreement = row.same / len(row.cpu_s)
         print(f"{name:18}{median(row.wall_s):9.3f}{median(row.cpu_s):9.3f}{ratio:15.3f}{agreement:13.0%}")

@@ -1,8 +1,8 @@
-"""Memory and token agreement of integer weights with bf16, on the reference cases.
+"""Memory of integer weights, and their token agreement with bf16, on the reference cases.
 
-Every step is given the tokens that bf16 chose, so that one difference does not spoil the rest. The
-reference network is tiny and random: its agreement bounds nothing about a trained model, its memory
-shows what each method takes. Give a checkpoint to measure that one.
+Every step gets the tokens that bf16 chose, so one difference does not affect the rest. The reference network
+is tiny and random: its agreement says nothing about a trained model, but its memory shows what each method
+takes. Pass a checkpoint to measure that one.
 
     python benchmarks/bench_quantization.py [--quick] [--checkpoint FOLDER]
 """

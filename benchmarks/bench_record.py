@@ -2,13 +2,13 @@
 
 Load: a second process publishes three 640x480 cameras at 30 Hz, raw, and joint states at 100 Hz
 over DDS; the recorder node writes them into a bag, raw and as JPEG. The goals: nothing dropped, and
-less than one core. ``asked`` is what these rates come to, ``sent`` what this machine let the other
-process send, ``dropped`` what is not in the bag, ``told`` what the recorder itself says is missing.
-A third run stops the recorder's whole process for half a second every two seconds.
+less than one core. ``asked`` is the number of messages at these rates, ``sent`` what the other process
+managed to send on this machine, ``dropped`` what is not in the bag, ``told`` what the recorder itself
+reports as missing. A third run suspends the recorder's process for half a second every two seconds.
 
 Writers: the same messages, from memory, through this package's bag writer, ``mcap.Writer`` and
-``rosbags``, in megabytes a CPU second, plus LeRobot's recorder where OPENVLA_ROS_LEROBOT_PYTHON
-names an interpreter that has it.
+``rosbags``, in megabytes per CPU second; also LeRobot's recorder if OPENVLA_ROS_LEROBOT_PYTHON names a
+Python that has it.
 
     .venv/bin/python benchmarks/bench_record.py [--quick]
 """
@@ -71,14 +71,14 @@ def timed(into: dict[str, float]) -> Iterator[None]:
 
 
 def noise_image(generator: np.random.Generator) -> np.ndarray:
-    """Smooth colours with fine noise: about as hard to compress as a camera's image."""
+    """An image of smooth colours with fine noise: about as hard to compress as a camera image."""
     coarse = generator.integers(0, 256, (HEIGHT // 16, WIDTH // 16, 3)).astype(np.float32)
     smooth = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     return np.clip(smooth + generator.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
 
 
 def stall(process: int, until_s: float) -> None:
-    """Stop ``process`` now and then, as a busy machine does."""
+    """Suspend ``process`` now and then, as a busy machine does."""
     while time.monotonic() + STALL_EVERY_S < until_s:
         time.sleep(STALL_EVERY_S - STALL_S)
         os.kill(process, signal.SIGSTOP)
@@ -87,7 +87,7 @@ def stall(process: int, until_s: float) -> None:
 
 
 def publish(seconds: float) -> None:
-    """The other process: publishes the load; every message carries its number."""
+    """The other process: publishes the load; every message carries a sequence number."""
     import rclpy
     from sensor_msgs.msg import Image, JointState
     from std_msgs.msg import String
@@ -258,7 +258,7 @@ def kinds() -> dict[str, str]:
 
 
 def bench_writer(write: Callable[[Path, list[tuple[str, bytes]]], None], count: int, rounds: int) -> float:
-    """Megabytes a CPU second, the best of ``rounds``."""
+    """Return megabytes per CPU second, the best of ``rounds``."""
     messages = bench_messages(count)
     megabytes = sum(len(data) for _, data in messages) / 1e6
     rates = []

@@ -1,7 +1,7 @@
-"""How long a camera that was killed is missed: from SIGKILL to the first image that a policy would see.
+"""How long a killed camera is missing: from SIGKILL to the first image that a policy would see.
 
-The camera runs under the package's own supervisor, as in ``openvla up``. What counts is the first
-image with a stamp after the kill, heard by a subscription of the policy's quality of service.
+The camera runs under the package's own supervisor, as in ``openvla up``. The clock stops at the first image
+with a stamp after the kill, received by a subscription with the policy's quality of service.
 
     python benchmarks/bench_restart.py --kills 10
     python benchmarks/bench_restart.py --source images --kills 10
@@ -40,7 +40,7 @@ def graph_of(source: str, folder: Path):
 
 
 def measure(source: str, kills: int, report=lambda name, line: None) -> list[float]:
-    """Return the seconds without an image after each of ``kills`` kills at random moments."""
+    """Return how many seconds were without an image after each of ``kills`` kills at random moments."""
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from sensor_msgs.msg import Image as ImageMessage

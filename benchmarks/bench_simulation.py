@@ -1,8 +1,8 @@
-"""How fast the simulation is: physics, images, rollouts, and what the running node takes of a core.
+"""How fast the simulation is: physics, images, rollouts, and the CPU share of the running node.
 
-Images are drawn by this package's renderers and by ``mujoco.Renderer`` with its default quality,
-in the same process on the same scene. Speeds are per CPU second, so other load on the machine
-counts little. The node runs in real time with joint states at 100 Hz and images at 10 Hz.
+Images are rendered by this package's renderers and by ``mujoco.Renderer`` with its default quality, in the
+same process on the same scene. Speeds are per CPU second, so other load on the machine matters little.
+The node runs in real time with joint states at 100 Hz and images at 10 Hz.
 
     python benchmarks/bench_simulation.py [--quick]
 """
@@ -22,7 +22,7 @@ from openvla_ros.sim import renderer
 
 ROBOTS = ("sim_widowx", "sim_franka")
 SIZES = ((224, 224), (640, 480))
-NODE_LIMIT = 0.5  # of one core: what is left of two must do for the controller and the policy
+NODE_LIMIT = 0.5  # of one core: the rest of two cores must be enough for the controller and the policy
 
 IMAGES = """
 import json, sys, time
@@ -61,7 +61,7 @@ print(json.dumps(result))
 
 
 def measure_images(kind: str, size: tuple[int, int], seconds: float) -> dict[str, float]:
-    """Return frames per CPU second, ``ours`` and (not for rays) ``theirs``."""
+    """Return frames per CPU second: ``ours`` and (not for ray casting) ``theirs``."""
     environment = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"}
     environment |= {"MUJOCO_GL": "disable" if kind == "rays" else kind, "LP_NUM_THREADS": "0"}
     done = subprocess.run(

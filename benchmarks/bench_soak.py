@@ -1,24 +1,24 @@
-"""Half an hour of a 30 Hz camera and a slow policy: nothing queues, memory stays flat, ages stay put.
+"""Half an hour of a 30 Hz camera and a slow policy: nothing queues, memory and ages stay flat.
 
-Real nodes, each a process of its own: a camera that plays images at 30 Hz, the policy
-node with a policy that takes half a second and is offered every image, and the controller that
-follows its chunks at 100 Hz. This program stands for the arm: it publishes joint states, and listens.
+Real nodes, one process each: a camera that plays images at 30 Hz, the policy node with a policy that takes
+half a second and is offered every image, and the controller that executes its chunks at 100 Hz. This
+program takes the place of the arm: it publishes joint states and listens.
 
-What is looked at all the time, and its limit, which is what one thing too many in a queue would do:
+What is monitored, with limits that a single extra item in a queue would exceed:
 
-- memory: the slope of each process's private memory over the second half. Private: the segments that
-  DDS shares between processes have a fixed size, and count as resident for whoever has touched them.
-  Second half: until the allocator has a gap for every image that is kept, it takes one more at times;
-- pending: images received, less those looked at, replaced by a newer one, or refused. One may wait
-  and one may be in work;
-- look: how old an image is when inference begins. Behind another one it would wait an inference;
-- chunk: how old the image is when its chunk arrives. Two inferences, if it had waited for one;
-- command: how old the image is at the first command of its chunk, as the controller reports it. To
-  the chunk's age comes the step that is finished first, at most the longest.
+- memory: the slope of each process's private memory over the second half. Private, because the segments
+  that DDS shares between processes have a fixed size and count as resident in every process that touched
+  them. Second half, because the allocator still grows until it has a slot for every image that is kept;
+- pending: images received, minus those processed, replaced by a newer one, or refused. One may wait and
+  one may be in progress;
+- look: the age of an image when inference begins. Behind another image it would wait one inference longer;
+- chunk: the age of the image when its chunk arrives. It would be two inferences if the image had waited;
+- command: the age of the image at the first command of its chunk, as the controller reports it. It exceeds
+  the chunk's age by the step that is finished first, at most the longest step.
 
-A queue that stands moves the median over its limit; one that grows lifts the 99th percentile of the
-last third above that of the first by an inference or more. A busy machine makes stragglers too: how
-late this program's own 50 Hz timer was says how busy it is.
+A queue of constant length moves the median over its limit. A growing queue lifts the 99th percentile of the
+last third above that of the first by one inference or more. A busy machine also delays single images; the
+lateness of this program's own 50 Hz timer shows how busy the machine was.
 
     python benchmarks/bench_soak.py [--minutes 30] [--width 640] [--height 480] [--quick]
 """
@@ -54,13 +54,13 @@ from openvla_ros.ros import qos
 from openvla_ros.ros.messages import from_stamp
 
 CAMERA_HZ, INFERENCE_S = 30.0, 0.5
-CAMERA_LEAST_HZ = 0.9 * CAMERA_HZ  # fewer images arrived: the machine did not carry what is asked
+CAMERA_LEAST_HZ = 0.9 * CAMERA_HZ  # fewer images arrived: the machine cannot carry this load
 IMAGES = 8
 STATES_HZ = 50.0
 START_S = 180.0  # how long processes may take to start on a busy machine
-# A day's work of eight hours adds less than 80 MB; one lost byte per byte of images adds 99 GB an hour.
+# At this limit an eight-hour day adds less than 80 MB; leaking every image would add 99 GB an hour.
 MEMORY_LIMIT_MB_PER_HOUR = 10.0
-# In a shorter run the steps in which an allocator grows are all that a slope shows: printed, not judged.
+# In a shorter run the slope shows only the steps in which the allocator grows: printed, not judged.
 MEMORY_JUDGED_S = 600.0
 WARM_UP_SHARE, WARM_UP_S = 0.2, 120.0  # whichever is less
 PENDING_LIMIT = 2
@@ -91,13 +91,13 @@ policy_node.main()
 
 @dataclass
 class Series:
-    """Values and when they were seen, seconds since the measurement began."""
+    """Values with their times, in seconds since the measurement began."""
 
     times: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
 
     def add(self, at_s: float, *values: float) -> None:
-        """Note values that were seen at ``at_s``."""
+        """Record values seen at ``at_s``."""
         self.times += [at_s] * len(values)
         self.values += values
 
@@ -107,20 +107,20 @@ class Series:
         return np.array(self.values)[(begin_s <= times) & (times < end_s)]
 
     def slope_per_hour(self, begin_s: float) -> float:
-        """Return the slope of the line of least squares from ``begin_s`` on."""
+        """Return the slope of the least-squares line from ``begin_s`` on."""
         times, values = np.array(self.times), np.array(self.values)
         late = times >= begin_s
         return float(np.polyfit(times[late] / 3600.0, values[late], 1)[0])
 
 
 class Arm:
-    """Publishes joint states that stand still, says what to do, and notes what comes back."""
+    """Publishes constant joint states, gives the instruction, and records what comes back."""
 
     def __init__(self, profile: RobotProfile, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
         self._processes, self._began_s = processes, 0.0
         self.memory, self.cpu = ({name: Series() for name in processes} for _ in range(2))
         self.looks, self.chunks, self.pending, self.lateness = Series(), Series(), Series(), Series()
-        self.commands, self.command_p99 = Series(), Series()  # what the controller has measured
+        self.commands, self.command_p99 = Series(), Series()  # measured by the controller
         self._felt_s = time.monotonic()
         self.camera: list[tuple[float, int]] = []
         self.refusals: Counter[str] = Counter()
@@ -136,7 +136,7 @@ class Arm:
         self._executor.add_node(self.node)
 
     def wait_for_commands(self) -> None:
-        """Spin until the controller has followed a chunk, then begin to measure."""
+        """Spin until the controller has executed a chunk, then begin to measure."""
         end_s = time.monotonic() + START_S
         told = False
         while not self.commands.values:
@@ -154,7 +154,7 @@ class Arm:
         self.camera.clear()
 
     def measure(self, seconds: float) -> None:
-        """Spin for ``seconds``; memory is looked at once a second."""
+        """Spin for ``seconds``; sample the memory once a second."""
         next_look_s = 0.0
         while (now_s := self._now_s()) < seconds:
             self._executor.spin_once(timeout_sec=0.1)
@@ -165,7 +165,7 @@ class Arm:
                     self.cpu[name].add(now_s, cpu_s(process))
 
     def close(self) -> None:
-        """Leave the graph."""
+        """Destroy the node."""
         self._executor.shutdown()
         self.node.destroy_node()
 
@@ -227,19 +227,19 @@ class Arm:
 
 
 def cpu_s(process: subprocess.Popen[bytes]) -> float:
-    """Return the processor time that a process has used."""
+    """Return the CPU time that a process has used."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def private_mb(process: subprocess.Popen[bytes]) -> float:
-    """Return the memory that a process occupies and shares with none."""
+    """Return the private memory of a process."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) * 1024 / 1e6
 
 
 def slow_profile(width: int, height: int) -> RobotProfile:
-    """Return the simulated WidowX with this camera, and an age limit that lets so slow a policy act."""
+    """Return the simulated WidowX with this camera and an age limit that lets such a slow policy act."""
     profile = load_profile("sim_widowx")
     camera = replace(profile.cameras[0], width=width, height=height, rate_hz=CAMERA_HZ)
     state = replace(profile.state, rate_hz=STATES_HZ)
@@ -277,7 +277,7 @@ def start(folder: Path, profile: RobotProfile) -> dict[str, subprocess.Popen[byt
 
 
 def stop(processes: Mapping[str, subprocess.Popen[bytes]]) -> dict[str, int]:
-    """Stop the nodes, the policy while it infers, and return their exit codes."""
+    """Stop the nodes, the policy in the middle of an inference, and return their exit codes."""
     for process in processes.values():
         process.send_signal(signal.SIGTERM)
     codes = {}
@@ -345,7 +345,7 @@ def report(arm: Arm, seconds: float, longest_step_s: float, codes: Mapping[str, 
             failed.append(f"{name}: p99 rose by {late_p99 - p99:.3f} s; limit {RISE_LIMIT_S} s")
 
     waiting = np.array(arm.pending.values)
-    # A refusal while no image came at all counts below zero: what queues is what rises from there.
+    # Refusals while no image arrives count below zero; a queue shows as a rise from there.
     pending = int((waiting - np.minimum.accumulate(waiting)).max())
     print(f"\npending images: never more than {pending}; limit {PENDING_LIMIT}")
     if pending > PENDING_LIMIT:

@@ -1,15 +1,15 @@
-"""How long a stop takes while everything else is flooded and all cores are busy, beside version 0.1.0.
+"""How long a stop takes with all cores busy and every other input flooded, beside version 0.1.0.
 
-A stand-in arm cruises; the controller is flooded with chunks (thousands of names in some), joint states,
-wrenches and parameter requests, each 1000 times a second, and as many busy processes as there are cores
-run all the while. Measured, from the moment of the request: until the service's answer is here, and
-until the first braking command is at the driver. Both ends are the middleware's own time stamps, so that
-this program's own waiting is not counted; it runs at real-time priority where that is permitted.
+A stand-in arm cruises. The controller is flooded with chunks (some with thousands of names), joint states,
+wrenches and parameter requests, each 1000 times a second, and one busy process per core runs throughout.
+Measured from the moment of the request: the time until the service's answer arrives, and the time until the
+first braking command arrives at the driver. Both ends use the middleware's own arrival stamps, so this
+program's own delays do not count. It runs at real-time priority where that is permitted.
 
-Three controllers: 0.1.0 from this repository's history, the present one, and the present one without any
-permission (real-time priority, niceness, locked memory). A bare service of an idle process stands beside
-them: what the middleware and the machine allow. If it misses the limit too, the machine is busier than
-this program makes it, and the figures are not the controller's.
+Three controllers are measured: 0.1.0 from this repository's history, the present one, and the present one
+without any permission (real-time priority, niceness, locked memory). A bare service in an idle process is
+measured beside them and shows what the middleware and the machine allow. If it misses the limit too, the
+machine is busier than this program makes it, and the figures say nothing about the controller.
 
     python benchmarks/bench_stop.py [--quick]
 """
@@ -47,13 +47,13 @@ from openvla_ros.profile import RobotProfile, dump_profile, load_profile
 from openvla_ros.ros import qos
 
 ANSWER_LIMIT_MS = 20.0  # 99 of 100 answers
-BRAKING_LIMIT_MS = 30.0  # and one control period more, until the next command is due
+BRAKING_LIMIT_MS = 30.0  # one control period more: until the next command is due
 WRENCH_TOPIC = "wrench"
 SPEED_RAD_S = 0.8  # slow, so that the arm is still cruising when the stop comes
-# So many commands of about one speed are a cruise; a command slower than all of them brakes. The cruise
-# itself varies by 0.6%, the first braking command is 1.7% slower.
+# This many commands of about the same speed count as cruising; a command slower than all of them is braking.
+# The cruise itself varies by 0.6%; the first braking command is 1.7% slower.
 CRUISE_COMMANDS, CRUISE_SPREAD, BRAKING_SHARE = 10, 0.01, 0.992
-RAMP_S = 0.7  # from the flood's begin to a request
+RAMP_S = 0.7  # from the start of the flood to a request
 GIVE_UP_S = 30.0
 WAYS = ("hold, service", "e_stop, service", "e_stop, topic")
 PR_CAPBSET_DROP, CAP_IPC_LOCK, CAP_SYS_NICE = 24, 14, 23
@@ -61,7 +61,7 @@ PR_CAPBSET_DROP, CAP_IPC_LOCK, CAP_SYS_NICE = 24, 14, 23
 
 @dataclass
 class Row:
-    """One controller and one way to stop: durations in milliseconds."""
+    """One controller and one way to stop it: durations in milliseconds."""
 
     controller: str
     way: str
@@ -69,7 +69,7 @@ class Row:
     values: list[float] = field(default_factory=list)
 
     def numbers(self) -> dict[str, float | int | str]:
-        """Return what the table and the last line say."""
+        """Return the values for the table and the JSON line."""
         p50, p99, worst = (float(np.percentile(self.values, p)) for p in (50, 99, 100))
         return {
             "controller": self.controller,
@@ -83,7 +83,7 @@ class Row:
 
 
 class Hand:
-    """Who asks for stops and stands at the driver's end of the command topic."""
+    """Requests the stops and listens at the driver's end of the command topic."""
 
     def __init__(self, profile: RobotProfile) -> None:
         self.node = rclpy.create_node("hand")
@@ -108,7 +108,7 @@ class Hand:
         wait(there, GIVE_UP_S, "the controller's services")
 
     def wait_until_gone(self) -> None:
-        """Wait until the middleware knows that the controller has ended."""
+        """Wait until the middleware reports that the controller has ended."""
 
         def gone() -> bool:
             there = [c.service_is_ready() for name, c in self.clients.items() if name != "bare"]
@@ -117,7 +117,7 @@ class Hand:
         wait(gone, GIVE_UP_S, "the controller's end")
 
     def ask(self, name: str) -> tuple[int, int, Trigger.Response]:
-        """Call a service; return when it was asked, when the answer was here (ns), and the answer."""
+        """Call a service; return the times of the request and of the answer (ns), and the answer."""
         client = self.clients[name].handle
         asked_ns = time.time_ns()
         with client:
@@ -131,13 +131,13 @@ class Hand:
         raise TimeoutError(f"{name} did not answer within {GIVE_UP_S:.0f} s")
 
     def press(self) -> int:
-        """Press the button; return when, ns."""
+        """Press the button; return the time, ns."""
         asked_ns = time.time_ns()
         self.button.publish(Bool(data=True))
         return asked_ns
 
     def take_commands(self) -> None:
-        """Note the speed of every command that has arrived."""
+        """Record the speed of every command that has arrived."""
         with self.commands.handle:
             while (taken := self.commands.handle.take_message(JointTrajectory, False)) is not None:
                 message, info = taken
@@ -146,9 +146,9 @@ class Hand:
                     self.speeds.append((info["received_timestamp"], float(np.abs(velocities).max())))
 
     def granted(self) -> str:
-        """Return what the controller says about its scheduling."""
+        """Return what the controller reports about its scheduling."""
         found: dict[str, str] = {}
-        with self.diagnostics.handle:  # what the controller before this one said
+        with self.diagnostics.handle:  # reports of the previous controller
             while self.diagnostics.handle.take_message(DiagnosticArray, True) is not None:
                 pass
 
@@ -174,13 +174,13 @@ def wait(done: Callable[[], bool], timeout_s: float, what: str) -> None:
 
 
 def with_ordinary_priority() -> None:
-    """Undo in a child, before exec, what it inherits from this program."""
+    """Reset in a child, before exec, the priority that it inherits from this program."""
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
 def without_permissions() -> None:
-    """Take from a child, before exec, what a plain user's process does not have."""
+    """Remove from a child, before exec, every permission that an ordinary user's process does not have."""
     with_ordinary_priority()
     library = ctypes.CDLL(None)
     for capability in (CAP_IPC_LOCK, CAP_SYS_NICE):
@@ -190,7 +190,7 @@ def without_permissions() -> None:
 
 
 class Controller:
-    """One controller as a process, with the sources at ``path``."""
+    """One controller process, running the sources at ``path``."""
 
     def __init__(self, path: Path, robot: str, permitted: bool) -> None:
         environment = child_environment(os.environ, dds_environment(os.environ))
@@ -217,7 +217,7 @@ class Controller:
 
 
 def answers(hand: Hand, name: str, count: int, seconds: float, rng: random.Random) -> list[float]:
-    """Return how long ``count`` answers took, milliseconds, or as many as fit in ``seconds``."""
+    """Return how long ``count`` answers took, milliseconds; fewer if ``seconds`` are not enough."""
     values: list[float] = []
     end = time.monotonic() + seconds
     while len(values) < count and time.monotonic() < end:
@@ -230,9 +230,9 @@ def answers(hand: Hand, name: str, count: int, seconds: float, rng: random.Rando
 def braking(
     hand: Hand, way: str, switches: stop_flood.Switches, rng: random.Random, pose: str
 ) -> float | None:
-    """Stop a cruising arm once; return how long the first braking command took, ms.
+    """Stop a cruising arm once; return the time to the first braking command, ms.
 
-    None if the arm was not cruising when the stop was to come: such a turn says nothing.
+    None if the arm was not cruising when the stop was due: such a turn does not count.
     """
     hand.button.publish(Bool(data=False))
     time.sleep(0.05)  # or the reset would come first
@@ -271,7 +271,7 @@ def braking(
 
 
 def measure(hand: Hand, name: str, switches: stop_flood.Switches, quick: bool) -> list[Row]:
-    """Return the rows of the controller that runs."""
+    """Return the rows of the running controller."""
     rng = random.Random(0)
     count, turns, seconds = (60, 4, 15.0) if quick else (300, 12, 40.0)
     rows = []
@@ -296,7 +296,7 @@ def measure(hand: Hand, name: str, switches: stop_flood.Switches, quick: bool) -
 
 
 def slow_profile(folder: Path) -> tuple[RobotProfile, str]:
-    """The simulated WidowX with a wrench, slow, and patient with a controller that is kept from its work."""
+    """Return the simulated WidowX with a wrench, slow, and with limits that tolerate a starved controller."""
     profile = load_profile("sim_widowx")
     speeds = tuple(SPEED_RAD_S for _ in profile.limits.joint_velocity)
     profile = replace(
@@ -323,7 +323,7 @@ def sessions(folder: Path) -> tuple[list[tuple[str, Path, bool]], str | None]:
 
 
 def report(rows: list[Row], missing: str | None, granted: dict[str, str]) -> dict[str, object]:
-    """Print the table; return what the last line says."""
+    """Print the table; return the values of the JSON line."""
     print(f"{'controller':24} {'way':16} {'until':22} {'n':>4} {'p50 ms':>9} {'p99 ms':>9} {'max ms':>9}")
     for row in rows:
         n = row.numbers()

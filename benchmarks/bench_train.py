@@ -1,10 +1,10 @@
-"""Fine-tuning: samples a second and peak memory, beside a plain transformers + peft loop in the same run.
+"""Fine-tuning: samples per second and peak memory, beside a plain transformers + peft loop in the same run.
 
-The peer is the loop that most people write: the network with peft's LoRA on all linear layers, every
-vision block computed, logits at every position, transformers' own loss, an unfused AdamW. Both take
-the same batches from memory, step by step in turn, timed by the process's CPU time on a CPU and by
-synchronised wall time on CUDA. The losses of the first step are printed: they must agree. Peak memory
-is that of a process of its own for each.
+The peer is the loop that most people write: the network with peft's LoRA on all linear layers, every vision
+block computed, logits at every position, transformers' own loss, an unfused AdamW. Both take the same
+batches from memory, in turn step by step, timed by the process's CPU time on a CPU and by synchronised wall
+time on CUDA. The losses of the first step are printed and must agree. Peak memory is measured in a separate
+process for each.
 
     python benchmarks/bench_train.py [--quick] [--method lora] [--batch-size 16] [--device cpu]
 """
@@ -77,7 +77,7 @@ def make_batch(config: OpenVLAConfig, count: int, device: torch.device) -> Batch
 
 
 class PlainLoop:
-    """What transformers and peft give without further thought."""
+    """The loop that transformers and peft give without tuning."""
 
     def __init__(self, network: OpenVLA, method: str) -> None:
         self.network: nn.Module = network
@@ -126,14 +126,14 @@ class PlainLoop:
         return torch.cat(features, dim=2)
 
     def _scores(self, batch: Batch, logits: Tensor) -> None:
-        """Accuracy, as the original's loop computes it on every step."""
+        """Compute the accuracy, as the original's loop does at every step."""
         predicted = logits[:, self.config.patches : -1].argmax(dim=2)
         wanted = batch.labels[:, 1:] >= self.config.action_ids.start
         float(((predicted == batch.labels[:, 1:]) & wanted).sum() / wanted.sum())
 
 
 class OurLoop:
-    """The trainer of the package."""
+    """The package's trainer."""
 
     def __init__(self, network: OpenVLA, method: str) -> None:
         network.drop_dead_weights()

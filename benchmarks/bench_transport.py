@@ -1,9 +1,9 @@
 """Image in, command out, between processes: this package's nodes beside openpi-client's websocket.
 
-One process stands for camera and controller: it publishes images at 30 Hz and waits for the
-command computed from each. The other is the policy node with a policy that does nothing. The same
-images, in the same run, go through openpi-client 0.1.2 (in an environment of its own below
-``build/``) to a server that speaks its protocol. A third row shows ROS 2 without our DDS profile.
+One process takes the place of camera and controller: it publishes images at 30 Hz and waits for the command
+computed from each. The other process is the policy node with a policy that does nothing. In the same run the
+same images go through openpi-client 0.1.2 (in a separate environment under ``build/``) to a server that
+speaks its protocol. A third row shows ROS 2 without this package's DDS profile.
 
     python benchmarks/bench_transport.py [--quick] [--count 2000]
 """
@@ -27,13 +27,13 @@ RATE_HZ = 30.0
 WARM_UP = 30
 GOAL_P50_MS, GOAL_P99_MS = 1.5, 5.0  # at 640x480
 PORT = 18765
-# The package's programs may be started while other work runs: the same for both sides.
+# Other work may run on the machine meanwhile; that affects both sides alike.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """What goes through."""
+    """The images that are sent."""
 
     width: int
     height: int
@@ -41,7 +41,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """How the case is called in the table."""
+        """The name of the case in the table."""
         many = f"{self.cameras} x " if self.cameras > 1 else ""
         return f"{many}{self.width}x{self.height}"
 
@@ -123,7 +123,7 @@ def robot(case: Case) -> str:
 
 
 def ros_client(case: Case, profile_path: str, count: int) -> None:
-    """The process of camera and controller: print latencies as JSON."""
+    """Run the process of camera and controller: print latencies as JSON."""
     import threading
 
     import numpy as np
@@ -195,13 +195,13 @@ def ros_client(case: Case, profile_path: str, count: int) -> None:
 
 
 def cpu_seconds(process: subprocess.Popen) -> float:
-    """Return what a process has used so far, all its threads."""
+    """Return the CPU time that a process has used so far, in all its threads."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(server: list[str], client: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """Run both processes and return what was measured."""
+    """Run both processes and return the measurements."""
     environment = {**environment, **ONE_THREAD, "RCUTILS_LOGGING_USE_STDOUT": "0"}
     with (
         subprocess.Popen(
@@ -229,7 +229,7 @@ def measure(server: list[str], client: list[str], environment: dict[str, str]) -
                     process.wait(10)
                 except subprocess.TimeoutExpired:
                     process.kill()
-    ordered = sorted(result["latencies"]) or [float("inf")]  # every one was lost
+    ordered = sorted(result["latencies"]) or [float("inf")]  # all images were lost
     return {
         **{f"p{q}_ms": ordered[min(len(ordered) - 1, int(q / 100 * len(ordered)))] for q in (50, 95, 99)},
         "cpu_percent": 100 * sum(used) / wall,
@@ -239,7 +239,7 @@ def measure(server: list[str], client: list[str], environment: dict[str, str]) -
 
 
 def measure_ours(case: Case, count: int, *, default_dds: bool) -> dict[str, float]:
-    """Measure the policy node, with this package's DDS profile or with none."""
+    """Measure the policy node, with this package's DDS profile or without one."""
     from openvla_ros.bringup.dds import dds_environment
     from openvla_ros.bringup.supervisor import child_environment
 
@@ -267,7 +267,7 @@ def measure_peer(case: Case, count: int, python: Path) -> dict[str, float]:
 
 
 def peer_python() -> Path:
-    """Return the Python of the peer's environment, made on first use."""
+    """Return the Python of the peer's environment, which is created on first use."""
     python = PEER_ENVIRONMENT / "bin" / "python"
     if not (PEER_ENVIRONMENT / "ready").is_file():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(PEER_ENVIRONMENT)], check=True)

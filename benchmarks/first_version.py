@@ -1,4 +1,4 @@
-"""Version 0.1.0 of the package, taken from the repository's own history, to stand beside the present one."""
+"""Version 0.1.0 of the package, unpacked from the repository's history to compare with the present one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NoHistoryError(RuntimeError):
 
 
 def unpack(folder: Path) -> Path:
-    """Unpack the package's sources of 0.1.0 below ``folder``; return what to put on ``PYTHONPATH``.
+    """Unpack the sources of 0.1.0 under ``folder``; return the folder to put on ``PYTHONPATH``.
 
     Raises ``NoHistoryError`` in a clone without history.
     """

@@ -1,19 +1,19 @@
-"""Guesses that cost the drafting decoder as many passes as a benchmark wants."""
+"""Guesses that cost the fast decoder a chosen number of passes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-TRIES = 20  # until a guess costs as many passes as it should
+TRIES = 20  # until a guess costs the wanted number of passes
 
 
 def guess_that_costs(
     passes: int, right: Sequence[int], tokens: range, cost: Callable[[list[int]], int]
 ) -> list[int]:
-    """Return ``right`` with that many wrong tokens, each of which costs one pass more than the prompt's.
+    """Return ``right`` with this many wrong tokens; each costs one pass in addition to the prompt's.
 
-    ``right`` costs none; ``cost`` tells what a guess costs. Random weights answer a wrong token with
-    other ones behind it, so the wrong ones stand last. Raises ``ArithmeticError`` if none is found.
+    ``right`` costs none; ``cost`` returns what a guess costs. With random weights a wrong token changes the
+    tokens after it, so the wrong ones are put last. Raises ``ArithmeticError`` if no such guess is found.
     """
     for attempt in range(TRIES):
         guess = list(right)

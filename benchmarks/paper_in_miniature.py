@@ -1,10 +1,10 @@
-"""The paper's comparison in small: ways to learn a new task from a few demonstrations, on the same data.
+"""The paper's comparison in small: several ways to learn a new task from the same few demonstrations.
 
 Every row sees the same demonstrations of the scripted expert and the same fresh scenes in simulation:
 the base untouched, the methods of the paper's fine-tuning table, the same network from scratch, a
-compact Diffusion Policy, and the LoRA result in 8 and 4 bits. CPU seconds of training stand beside.
-The expert and the base's pre-training used the simulator's ground truth; what is learned here is
-images, words and commands.
+compact Diffusion Policy, and the LoRA result in 8 and 4 bits. The table also gives the CPU seconds of
+training. The expert and the base's pre-training used the simulator's ground truth; the rows here learn from
+images, words and commands only.
 
     python benchmarks/paper_in_miniature.py [--base FOLDER] [--task lift_purple] [--quick]
         [--rows lora,scratch]
@@ -54,14 +54,14 @@ ROWS = (
     "lora-int8", "lora-nf4",
 )  # fmt: skip
 FIRST_DEMONSTRATION, FIRST_TRIAL = 60_000, 70_000
-# A small model takes larger steps than one of seven billion parameters.
+# A small model needs a higher learning rate than one of seven billion parameters.
 RATES: dict[str, float] = {"lora": 5e-4, "scratch": 1e-3}
 OTHER_RATE = 2e-4
 
 
 @dataclass
 class Study:
-    """What all rows share."""
+    """The settings that all rows share."""
 
     base: Path
     manifest: Manifest
@@ -73,7 +73,7 @@ class Study:
     batch_size: int
 
     def selection(self) -> Selection:
-        """Return which steps are learned from."""
+        """Return which steps are trained on."""
         return Selection(idle_m=IDLE_M, idle_rad=IDLE_RAD, validation_share=0.05)
 
     def trained(self, name: str, method: Method, base: Path) -> tuple[Path, float]:
@@ -103,7 +103,7 @@ class Study:
 
 
 def from_scratch(study: Study) -> Path:
-    """Return a checkpoint like the base whose weights were drawn anew."""
+    """Return a checkpoint like the base with newly initialised weights."""
     from safetensors.torch import save_file
 
     folder = study.folder / "random_base"
@@ -130,7 +130,7 @@ def diffusion(study: Study) -> tuple[Policy, float]:
     store = open_store(
         study.folder / "diffusion" / CACHE, [SourceRequest(study.data).open()], transform, study.selection()
     )
-    # As many examples as the other rows see.
+    # As many examples as in the other rows.
     options = DiffusionOptions(steps=max(1, study.steps * study.batch_size // DiffusionOptions().batch_size))
     policy = train_diffusion(store, study.manifest.statistics.action, options, transform)
     return policy, time.process_time() - began
@@ -175,7 +175,7 @@ def success(study: Study, policy: Policy, trials: int) -> SuccessRate:
 
 
 def run(study: Study, rows: list[str], trials: int, say: Callable[[str], None]) -> dict[str, object]:
-    """Return each row's rate and training time, saying each as it comes."""
+    """Return each row's success rate and training time; print each as it arrives."""
     results: dict[str, object] = {}
     for name in rows:
         policy, seconds = make_row(study, name)

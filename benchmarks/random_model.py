@@ -1,6 +1,6 @@
-"""A network of the published architecture with random weights, for the benchmarks: nothing to download.
+"""A network of the published architecture with random weights, for the benchmarks; nothing is downloaded.
 
-Needs no file of a checkpoint: the same sizes, types and operations, and tokens that mean nothing.
+It has the same sizes, types and operations as the published one; its tokens mean nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from openvla_ros.model.network.config import OpenVLAConfig, TextConfig, TowerOve
 from openvla_ros.model.network.openvla import OpenVLA
 from openvla_ros.preprocessing.image_transform import ImageTransform, TowerTransform
 
-_STD = 0.02  # of the weights: activations neither grow nor fade
-# Of the token embeddings: what comes next then depends on the token before, as in a trained network, and
-# not on the prompt alone. Else a wrong guess would change nothing, and cost nothing.
+_STD = 0.02  # of the weights: activations neither explode nor vanish
+# Of the token embeddings: the next token then depends on the previous one, as in a trained network, and not
+# only on the prompt. Otherwise a wrong guess would change nothing and cost nothing.
 _EMBEDDING_STD = 0.3
 
 
@@ -65,7 +65,7 @@ SIZES: Mapping[str, OpenVLAConfig] = {
 def random_network(
     size: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> OpenVLA:
-    """Return the network of ``size`` with weights drawn on ``device``, without what is never computed."""
+    """Return the network of ``size`` with random weights on ``device``, without the parts never computed."""
     with torch.device("meta"):
         network = OpenVLA(SIZES[size])
     network.drop_dead_weights()
@@ -77,7 +77,7 @@ def random_network(
         else:
             std = _EMBEDDING_STD if "embed_tokens" in name else _STD
             parameter.normal_(std=std, generator=generator)
-    # No action is cut short by chance: the logits of padding, begin and end are 0, never the highest.
+    # No action ends early by chance: the logits of padding, begin and end are 0, never the highest.
     network.language_model.lm_head.weight[:3] = 0.0
     network.restore_buffers(torch.device(device))
     return network.eval()

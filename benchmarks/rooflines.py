@@ -1,8 +1,8 @@
-"""What a device can do, measured, and the least time that an action takes on it.
+"""A device's measured limits, and the least time that an action can take on it.
 
-The least time of a pass is the longer of two: its operations at the rate of a large product of matrices,
-its bytes at the rate of a large copy. What is computed, read and written besides the weights is left
-out, except the attention: the limits are below what can be reached.
+The least time of a pass is the longer of two: its operations at the rate of a large matrix product, and its
+bytes at the rate of a large copy. Apart from the attention, only the weights are counted, so real
+passes take longer than these limits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from openvla_ros.model.network.openvla import OpenVLA
 
 @dataclass(frozen=True)
 class Work:
-    """What must at least be done."""
+    """The least work of a pass."""
 
     operations: float
     bytes: float
@@ -31,20 +31,20 @@ class Work:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the device can do."""
+    """The measured limits of the device."""
 
     bytes_per_s: float  # read and written
     operations_per_s: float  # in the network's own type
     float8_per_s: float | None  # None: it has no 8-bit floats
 
     def milliseconds(self, *passes: Work, float8: bool = False) -> float:
-        """Return the least time of passes that follow each other."""
+        """Return the least time of consecutive passes."""
         rate = self.float8_per_s if float8 and self.float8_per_s else self.operations_per_s
         return 1e3 * sum(max(each.operations / rate, each.bytes / self.bytes_per_s) for each in passes)
 
 
 def wait(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -55,7 +55,7 @@ def seconds_of(
     repeats: int = 20,
     which: Callable[[list[float]], float] = median,
 ) -> float:
-    """Return the median seconds of ``work`` on ``device``, after three warm-ups, or ``which`` of them."""
+    """Return the median (or ``which``) seconds of ``work`` on ``device``, after three warm-ups."""
     for _ in range(3):
         work()
     times = []
@@ -69,9 +69,9 @@ def seconds_of(
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
-    """Time a copy and products of matrices that are large for the device, of random numbers.
+    """Time a copy and matrix products of random numbers, large enough to saturate the device.
 
-    The shortest time counts: a limit is what the device can do when nothing else keeps it busy.
+    The shortest time counts: the limit is what the device can do when it is otherwise idle.
     """
     count, side = (2**28, 8192) if device.type == "cuda" else (2**22, 512)
     source = torch.randn(count, device=device, dtype=dtype)
@@ -102,9 +102,9 @@ def vision_work(network: OpenVLA, images: int = 1) -> Work:
 
 
 def language_work(network: OpenVLA, tokens: int, rows: int, packed_bytes: int = 0) -> Work:
-    """Return the work of one pass over ``tokens`` that gives ``rows`` rows of logits.
+    """Return the work of one pass over ``tokens`` that returns ``rows`` rows of logits.
 
-    ``packed_bytes`` is what the layers' weights take if others than the network's own are read.
+    ``packed_bytes`` is the size of the layers' weights if packed ones are read instead of the network's own.
     """
     text, model, size = network.config.text_config, network.language_model, network.dtype.itemsize
     layers = sum(parameter.numel() for parameter in model.model.layers.parameters())
@@ -117,10 +117,10 @@ def language_work(network: OpenVLA, tokens: int, rows: int, packed_bytes: int = 
 def action_limits(
     ceilings: Ceilings, network: OpenVLA, tokens: int, count: int, packed_bytes: int = 0, float8: bool = False
 ) -> dict[str, float]:
-    """Return the least milliseconds of an action of ``count`` tokens after a prompt of ``tokens``.
+    """Return the least milliseconds of an action of ``count`` tokens after a prompt of ``tokens`` tokens.
 
-    For each way to decode: ``plain`` and ``transformers`` with the whole weights, ``steady``, and ``fast``
-    with so many passes more. Packed weights are read in short passes; with ``float8`` in all.
+    For each way to decode: ``plain`` and ``transformers`` with the full weights, ``steady``, and ``fast``
+    with each number of extra passes. Packed weights are read in short passes; with ``float8``, in all.
     """
     vision = ceilings.milliseconds(vision_work(network))
 

@@ -1,6 +1,6 @@
-"""The processes of ``bench_stop``: a stand-in driver, and everything that keeps the controller busy.
+"""The processes of ``bench_stop``: a stand-in driver, and the load on the controller.
 
-Each is a process of its own that goes on until ``over`` is set; messages flow while ``flooding`` is set.
+Each is a separate process that runs until ``over`` is set; it floods while ``flooding`` is set.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 FLOOD_HZ = 1000.0
-BIG_NAMES, BIG_EVERY = 10_000, 500  # every so many chunks is one of so many names
+BIG_NAMES, BIG_EVERY = 10_000, 500  # every n-th chunk has this many names
 
 
 @dataclass(frozen=True)
 class Switches:
-    """What the processes of one session listen to."""
+    """The switches shared by the processes of one session."""
 
     flooding: Event
     over: Event
 
     @classmethod
     def make(cls) -> Switches:
-        """Return switches that fresh interpreters can share, both off."""
+        """Return switches, both off, that fresh interpreters can share."""
         context = multiprocessing.get_context("spawn")
         return cls(context.Event(), context.Event())
 
     def end(self, processes: list[multiprocessing.Process]) -> None:
-        """End the processes, and see them gone."""
+        """End the processes and wait for them."""
         self.over.set()
         self.flooding.set()
         for process in processes:
@@ -55,7 +55,7 @@ def burn(switches: Switches) -> None:
 
 
 def bare_service(switches: Switches) -> None:
-    """What the middleware and the machine allow: a service of an otherwise idle process."""
+    """A service in an otherwise idle process: what the middleware and the machine allow."""
     import rclpy
     from std_srvs.srv import Trigger
 
@@ -73,7 +73,7 @@ def bare_service(switches: Switches) -> None:
 
 
 def drive(switches: Switches, robot: str) -> None:
-    """An arm that is where it was told to be: 100 joint states a second, 1000 in a flood."""
+    """An arm that follows perfectly: 100 joint states a second, 1000 in a flood."""
     import rclpy
     from rclpy.qos import QoSProfile
     from sensor_msgs.msg import JointState
@@ -110,7 +110,7 @@ def drive(switches: Switches, robot: str) -> None:
 def paced(
     switches: Switches, publish: Callable[[], None], serve: Callable[[], bool], idle_hz: float = 0.0
 ) -> None:
-    """Call ``publish`` at the flood's rate, or at ``idle_hz`` while there is none; ``serve`` in between."""
+    """Call ``publish`` at the flood's rate, or at ``idle_hz`` outside it; call ``serve`` in between."""
     due = time.monotonic()
     while not switches.over.is_set():
         serve()
@@ -125,7 +125,7 @@ def paced(
 
 
 def flood_chunks(switches: Switches, robot: str) -> None:
-    """Chunks of the policy and of teleoperation; now and then one with thousands of names."""
+    """Chunks from the policy and from teleoperation; now and then one with thousands of names."""
     import numpy as np
     import rclpy
     from trajectory_msgs.msg import JointTrajectory
@@ -161,7 +161,7 @@ def flood_chunks(switches: Switches, robot: str) -> None:
 
 
 def flood_wrenches(switches: Switches, topic: str) -> None:
-    """A force sensor's reports."""
+    """Messages of a force sensor."""
     import rclpy
     from geometry_msgs.msg import WrenchStamped
 
@@ -180,7 +180,7 @@ def flood_wrenches(switches: Switches, topic: str) -> None:
 
 
 def flood_parameters(switches: Switches) -> None:
-    """Somebody who asks for parameters all the time."""
+    """A client that requests parameters all the time."""
     import rclpy
     from rcl_interfaces.srv import GetParameters
 
@@ -201,7 +201,7 @@ def flood_parameters(switches: Switches) -> None:
 
 
 def start_all(switches: Switches, robot: str, wrench_topic: str) -> list[multiprocessing.Process]:
-    """Start the driver, the floods, the bare service, and as many busy processes as there are cores."""
+    """Start the driver, the floods, the bare service, and one busy process per core."""
     return [
         start(drive, switches, robot),
         start(flood_chunks, switches, robot),

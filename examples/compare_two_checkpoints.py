@@ -1,9 +1,9 @@
-"""Which of two checkpoints is better? The same scenes for both, success counted, and how sure one can be.
+"""Which of two checkpoints is better? Run both on the same scenes, count successes, give the uncertainty.
 
 .venv/bin/python examples/compare_two_checkpoints.py [A B [NUMBER_OF_SCENES]]
 
-A and B are checkpoints (folders, hub ids) that fit the simulated WidowX. Without them the small model is
-compared with doing nothing, on four scenes: few, and the intervals say so.
+A and B are checkpoints (folders or hub ids) for the simulated WidowX. By default the small model is compared
+with doing nothing, on four scenes. That is few, and the intervals show it.
 """
 
 import sys
@@ -22,17 +22,17 @@ successes: dict[str, list[bool]] = {}
 with SimulatedRobot(profile, find_task("reach")) as robot:
     for name in (a, b):
         policy = openvla_ros.load_policy(name, robot=profile)
-        # A seed decides everything about a scene: colours, places, words. Both policies get the same ones,
-        # and none that were trained on.
+        # The seed determines everything about a scene: colours, positions, words. Both policies get the same
+        # scenes, none of which were trained on.
         trials = run_trials(policy, robot, scenes, max_steps=20)
         successes[name] = [trial.success for trial in trials]
         policy.close()
 
 for name, flags in successes.items():
-    # The Wilson interval: where the true rate lies, at 95%. It stays honest for 4 of 4, too.
+    # The 95% Wilson interval of the true success rate. It stays sensible even for 4 of 4.
     print(f"{name:>12}: {SuccessRate(sum(flags), len(flags))}")
 
-# Paired: only the scenes that one did and the other did not can tell them apart.
+# Paired comparison: only scenes that one solved and the other did not can tell them apart.
 only_a = sum(x and not y for x, y in zip(successes[a], successes[b], strict=True))
 only_b = sum(y and not x for x, y in zip(successes[a], successes[b], strict=True))
 print(f"only {a}: {only_a} scenes, only {b}: {only_b}")

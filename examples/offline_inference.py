@@ -1,6 +1,6 @@
-"""One image and one sentence in, one action out: the model alone, without a robot or ROS.
+"""One image and one instruction in, one action out: the model alone, without a robot or ROS.
 
-.venv/bin/python examples/offline_inference.py [IMAGE "what the robot is told"]
+.venv/bin/python examples/offline_inference.py [IMAGE "the instruction"]
 """
 
 import sys
@@ -13,11 +13,11 @@ from openvla_ros import Observation
 from openvla_ros.sim.tasks import find_task
 from openvla_ros.sim.world import SimulatedRobot
 
-# The profile says what an action of this robot means. A policy is always loaded for one robot: if the
-# checkpoint was made for another one, loading fails here and not on the arm.
+# The profile defines what an action of this robot means. A policy is always loaded for one robot: if the
+# checkpoint was made for another one, loading fails here, not on the arm.
 profile = openvla_ros.load_profile("sim_widowx")
 
-# The small model comes with the package. The full one is loaded the same way:
+# The small model ships with the package. Load the full one in the same way:
 #   load_policy("openvla/openvla-7b", robot="widowx", unnorm_key="bridge_orig")
 policy = openvla_ros.load_policy("small_base", robot=profile)
 
@@ -27,15 +27,15 @@ else:  # what the camera of the simulated robot sees
     with SimulatedRobot(profile, find_task("lift"), seed=1) as robot:
         image, instruction = robot.render("primary"), robot.instruction
 
-# An observation is one moment: images by camera name, (height, width, 3) uint8 RGB, and the words.
-# The stamp is the image's; the chunk carries it on, so that the controller knows how old the look was.
+# An observation is one moment: images by camera name, (height, width, 3) uint8 RGB, and the instruction.
+# The stamp is the image's. The chunk carries it, so the controller knows how old the observation is.
 observation = Observation(stamp_ns=1, images={"primary": image}, instruction=instruction)
 chunk = policy.infer(observation)
 
 print(f"{policy.description}: {instruction!r}, from an image of {image.shape[1]}x{image.shape[0]}")
 space = chunk.space
 for i, name in enumerate(space.names):
-    # How likely the model thought the value that it chose; a low one means that it is guessing.
+    # The probability that the model gave to the chosen value; a low one means that it is guessing.
     sure = "" if chunk.probability is None else f"   probability {chunk.probability[0, i]:.2f}"
     print(f"{name:>8}: {chunk.actions[0, i]:+.4f} {space.units[i]:<3}{sure}")
 print(

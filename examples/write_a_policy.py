@@ -1,9 +1,9 @@
-"""A policy of one's own: a plain class, put through the contract, then run on the simulated arm.
+"""Write your own policy: a plain class, checked against its contract, then run on the simulated arm.
 
 .venv/bin/python examples/write_a_policy.py
 
-Nothing is inherited and nothing registered. Whatever has these five members is a policy: a network of
-your own, a planner, or, as here, three lines of control that need no image.
+There is nothing to inherit or register. Any class with these five members is a policy: your own network,
+a planner, or, as here, three lines of control that need no image.
 """
 
 import numpy as np
@@ -25,36 +25,36 @@ class MoveToPoint:
     description = f"moves the tool to {GOAL.tolist()}"
 
     def __init__(self, space: ActionSpace) -> None:
-        """``space`` is the robot's: names, units, frame, bounds and rate of its actions."""
+        """``space`` is the robot's action space: names, units, frame, bounds and rate."""
         self.space = space
 
     def infer(self, observation: Observation) -> ActionChunk:
-        """Return one step; raises ``PolicyError`` without the pose, never a made-up action."""
+        """Return one step; raises ``PolicyError`` if the pose is missing, instead of inventing an action."""
         if observation.pose is None:
             raise PolicyError(f"{self.description}: needs the pose of the tool")
         action = np.zeros((1, self.space.width))  # (T, D): one step of x, y, z, roll, pitch, yaw, gripper
         action[0, :3] = 0.5 * (GOAL - observation.pose.position)
         action[0, -1] = self.space.gripper_open
-        # Larger steps than the robot's bounds would be refused by its controller.
+        # The robot's controller refuses steps beyond its bounds.
         action = np.clip(action, self.space.lower, self.space.upper)
         return ActionChunk(action, observation.stamp_ns, self.space)
 
     def reset(self) -> None:
-        """Nothing is carried from one instruction to the next."""
+        """Nothing is remembered from one instruction to the next."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 profile = openvla_ros.load_profile("sim_widowx")
 with SimulatedRobot(profile, find_task("reach"), seed=0) as robot:
-    # Raises ConformanceError, with what the contract says and what came instead, for the first thing
-    # that is wrong: try it with the clip or the stamp left out.
+    # Raises ConformanceError for the first violation, with what the contract says and what came instead.
+    # Try it without the clip or with a wrong stamp.
     check_policy(MoveToPoint(profile.space()), observe(robot, robot.instruction))
     print("the contract is kept")
 
-    # The actions go through the same controller, limits and safety checks as on a real arm. Our policy
-    # does not look, so images are not drawn (images=False), and the task's own goal does not matter.
+    # The actions pass the same controller, limits and safety checks as on a real arm. This policy uses no
+    # images, so none are rendered (images=False), and the task's own goal does not matter.
     before = np.linalg.norm(robot.tool.position - GOAL)
     rollout(robot, MoveToPoint(profile.space()), images=False, max_steps=15)
     after = np.linalg.norm(robot.tool.position - GOAL)

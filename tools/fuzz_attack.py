@@ -1,4 +1,4 @@
-"""One node under the unusual messages of ``fuzz_nodes``: what is sent to it, and what became of it."""
+"""Attacks one node with the unusual messages of ``fuzz_nodes`` and judges the outcome."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from openvla_ros.profile import RobotProfile
 ANSWER_S, START_S = 5.0, 60.0
 MOVED_RAD = 0.02  # of the simulated joints, which sag a little under gravity
 FLOOD_HZ = 1000.0
-# Services that ask for motion, and requests that end a node as they should.
+# Services that request motion, and requests that rightly end a node.
 MOVES = ("controller/home", "controller/neutral", "controller/park")
-# Transitions of a lifecycle node's own, and a shutdown, which leaves nothing to ask.
+# A lifecycle node's own transitions, and shutdown, after which nothing answers.
 SPARED_TRANSITIONS = (5, 6, 7)
 ALWAYS_OFFER = QoSProfile(
     depth=50, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
@@ -36,7 +36,7 @@ ALWAYS_OFFER = QoSProfile(
 
 @dataclass
 class Row:
-    """What became of one node."""
+    """The outcome for one node."""
 
     topics: int = 0
     services: int = 0
@@ -46,14 +46,14 @@ class Row:
     answer_ms: float = float("nan")
     diagnostics: bool = False
     refused: int = 0
-    failed: dict[str, int] = field(default_factory=dict)  # refusals that nobody had thought of
-    watched: int = 0  # joint positions that were looked at
+    failed: dict[str, int] = field(default_factory=dict)  # refusals as callback_failed: bugs of ours
+    watched: int = 0  # joint positions that were checked
     moved_rad: float = 0.0
     commanded_rad: float = 0.0
 
     @property
     def passed(self) -> bool:
-        """Whether the node lived and answered, and nothing moved."""
+        """Whether the node survived and answered, and nothing moved."""
         still = max(self.moved_rad, self.commanded_rad) <= MOVED_RAD
         return (
             not self.exits
@@ -66,12 +66,12 @@ class Row:
 
 
 class Fuzz:
-    """Sends what it is told to, and looks what becomes of it."""
+    """Sends messages to a node and watches how it reacts."""
 
     def __init__(
         self, messages: int, flood_s: float, seed: int, profile: RobotProfile, stack: ExitStack
     ) -> None:
-        """``messages`` to each node, and a flood of ``flood_s`` seconds on each topic."""
+        """Send ``messages`` to each node, and flood each topic for ``flood_s`` seconds."""
         self._messages, self._flood_s = messages, flood_s
         rclpy.init()
         stack.callback(rclpy.try_shutdown)
@@ -84,19 +84,19 @@ class Fuzz:
         self._rng = np.random.default_rng(seed)
 
     def spin(self, seconds: float, done: Callable[[], Any] = lambda: False) -> bool:
-        """Hear what comes, for ``seconds`` or until ``done()``; return whether that came true."""
+        """Serve callbacks for ``seconds`` or until ``done()``; return whether ``done()`` became true."""
         end = time.monotonic() + seconds
         while not done() and time.monotonic() < end:
             self._executor.spin_once(timeout_sec=0.01)
         return bool(done())
 
     def ready(self, target: Target) -> bool:
-        """Wait until the node has said how it is."""
+        """Wait until the node has published its diagnostics."""
         name = target.full_name.lstrip("/")
         return self.spin(START_S, lambda: name in self.watch.diagnosed_s)
 
     def attack(self, target: Target, process: Process) -> Row:
-        """Send the messages to one node, and look what became of it."""
+        """Send the messages to one node; return the outcome."""
         name, row = target.full_name.lstrip("/"), Row()
         witness = STATES if target.label == "simulated camera" else COORDINATES
         self.watch.begin(witness, commands=target.label != "simulation")
@@ -157,9 +157,9 @@ class Fuzz:
         return sent
 
     def _ask(self, services: list[tuple[str, type]], count: int, process: Process, row: Row) -> int:
-        """Send the requests; return how many were not answered in time, asked a second time either.
+        """Send the requests; return how many stayed unanswered, even when sent a second time.
 
-        A first request may overtake DDS's discovery of who asked, and its answer is lost.
+        A first request may arrive before DDS has discovered the client; its answer is then lost.
         """
         asked: list[tuple[str, Any, Any]] = []
         for name, kind in services:
@@ -170,7 +170,7 @@ class Fuzz:
         row.sent += len(asked)
         for _ in range(2):
             asked = self._without_answer(asked, process)
-        # A transition may have taken a service away, as that of another adapter.
+        # A transition may have removed a service, such as policy/reload_adapter.
         asked = [question for question in asked if question[1].service_is_ready()]
         for name, _, request in asked:
             print(f"  no answer from {name} to {str(request)[:150]}")
@@ -179,7 +179,7 @@ class Fuzz:
     def _without_answer(
         self, asked: list[tuple[str, Any, Any]], process: Process
     ) -> list[tuple[str, Any, Any]]:
-        """Send requests, and return those that nobody answers."""
+        """Send requests; return those that stay unanswered."""
         futures = []
         for _, client, request in asked:
             futures.append(client.call_async(request))
@@ -198,7 +198,7 @@ class Fuzz:
         return request
 
     def _parameter(self, name: str) -> Parameter:
-        """A parameter that a node may have, with a value that it cannot take."""
+        """A parameter that a node may have, with an invalid value."""
         nan = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=float("nan"))
         words = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value="\n" * 1000)
         none = ParameterValue(type=ParameterType.PARAMETER_NOT_SET)
@@ -206,7 +206,7 @@ class Fuzz:
         return Parameter(name=name, value=[nan, words, none, lists][self._rng.integers(4)])
 
     def _answers(self, target: Target) -> float:
-        """Return how long the node takes over a simple question, seconds; infinite if it does not answer."""
+        """Return the seconds that the node takes to answer a simple request; infinite if it does not."""
         client = self.node.create_client(ListParameters, f"{target.full_name}/list_parameters")
         began = time.monotonic()
         if not self.spin(ANSWER_S, client.service_is_ready):
@@ -215,7 +215,7 @@ class Fuzz:
         return time.monotonic() - began if self.spin(ANSWER_S, future.done) else float("inf")
 
 
-# Parameters that one node or another has.
+# Parameters that some of the nodes have.
 PARAMETERS = (
     "real_time_factor",
     "playback_rate_hz",

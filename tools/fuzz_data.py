@@ -1,9 +1,9 @@
-"""Damage everything that is read, and see that no wrong value passes as a right one.
+"""Damage every file format that the package reads, and check that no wrong value passes as a right one.
 
-Each format is damaged ``--times`` times in a seeded way (bits, blocks, ends, whole files, exchanged files,
-counts), and read through the ways in that a user has, each time in a process of its own. Expected: refused
-with one of our errors, or read unchanged. Where a format carries no checksum, as files of others may, a
-flipped bit can pass as a value: such rows are a category of their own.
+Each format is damaged ``--times`` times in a seeded way (bits, blocks, truncation, whole files, swapped
+files, counts) and read on every path that a user has, each time in a separate process. Expected: refused
+with one of our errors, or read unchanged. Where a format has no checksum, as in files from elsewhere, a
+flipped bit can pass as a value; such cases have a column of their own.
 
     python tools/fuzz_data.py [--times 60] [--seed 1] [--only NAME] [--show]
 """
@@ -24,7 +24,7 @@ from support.fuzz_samples import make_samples  # noqa: E402
 
 
 def main() -> None:
-    """Print a row for each format as it is done, then one JSON line."""
+    """Print a row for each format as it finishes, then one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=60, help="mutations of each format")
     parser.add_argument("--seed", type=int, default=1)

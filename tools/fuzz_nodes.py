@@ -1,14 +1,13 @@
-"""Send unusual, legal messages to every node, over DDS: each must stay alive, answer, and move nothing.
+"""Send unusual but legal messages to every node over DDS: each must stay alive, answer, and move nothing.
 
     make fuzz                                            # 300 messages to each of the eight nodes
     make fuzz ARGS="--messages 40 --node controller"     # one node, fewer
 
-Starts the robot's real processes in a ROS domain of their own, asks ROS which topics and services each
-node listens to, and sends to all of them what ``odd_messages`` makes, with a flood of 1000 messages a
-second at the end of each topic. Afterwards the node must be running, must have answered every request,
-must answer another one and publish its diagnostics in time; the simulated arm and what is commanded to
-it must not have moved. That the watch would have seen it is shown at the end: the arm is asked home.
-Prints a table and one line of JSON.
+Starts the robot's real processes in a separate ROS domain, asks ROS which topics and services each node
+listens to, and sends messages made by ``odd_messages`` to all of them; each topic ends with a flood of 1000
+messages a second. Afterwards the node must still run, must have answered every request, must answer another
+one and publish its diagnostics in time. Neither the simulated arm nor its commands may have moved. To show
+that motion would have been noticed, the arm is sent home at the end. Prints a table and one JSON line.
 """
 
 from __future__ import annotations
@@ -38,17 +37,17 @@ from openvla_ros.profile import RobotProfile
 
 
 class Run:
-    """The processes of one run, and one node after the other under attack."""
+    """The processes of one run; attacks one node after the other."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> None:
         profile, robot, setpoints = prepare(folder)
         every = targets(robot, setpoints, folder)
         self._folder = folder
         self._source = Path(arguments.source) if arguments.source else Path(openvla_ros.__file__).parents[1]
-        # The controller first: it has not been asked for anything yet.
+        # The controller first, while nothing has been asked of it yet.
         wanted = [t for t in every if not arguments.node or t.label in arguments.node]
         self.wanted = sorted(wanted, key=lambda target: target.label != "controller")
-        # The simulation and the controller are what is watched, whoever is attacked.
+        # The simulation and the controller are always watched, whichever node is attacked.
         self._needed = [t for t in every if t in wanted or t.label in ("simulation", "controller")]
         self._processes: dict[str, Process] = {}
         self.fuzz = Fuzz(arguments.messages, arguments.flood_s, arguments.seed, profile, stack)
@@ -62,7 +61,7 @@ class Run:
         self.fuzz.odd = OddMessages(arguments.seed, self._words(profile))
 
     def attack(self) -> dict[str, Row]:
-        """Attack every node that is wanted; one that ended is started again."""
+        """Attack every selected node; restart one that ended."""
         rows: dict[str, Row] = {}
         ended_beside: Counter[str] = Counter()  # while another node was attacked
         for target in self.wanted:
@@ -81,7 +80,7 @@ class Run:
         return rows
 
     def sees_motion(self) -> bool:
-        """Ask the arm home, and return whether the watch sees it go: it could have seen it before."""
+        """Send the arm home; return whether the watch notices (so it would have noticed earlier motion)."""
         controller = next(target for target in self._needed if target.label == "controller")
         self._restart(controller)
         watch, fuzz = self.fuzz.watch, self.fuzz
@@ -112,7 +111,7 @@ class Run:
         return Robot(profile.arm.joints, profile.gripper.joint, names, frame_id, still)
 
 
-# How long the arm may take to be seen on its way home.
+# How long it may take until the arm is seen moving home.
 SEEN_S = 15.0
 HEADER = (
     "node              topics services     sent exits unanswered answer_ms refused  moved_rad commanded_rad"

@@ -1,4 +1,4 @@
-"""The eight nodes that ``fuzz_nodes`` attacks: their processes, profiles, and a ROS domain for them alone."""
+"""The eight nodes that ``fuzz_nodes`` attacks: their processes, their profiles and a separate ROS domain."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Target:
 
     @property
     def full_name(self) -> str:
-        """With the namespace."""
+        """The node's name with its namespace."""
         return f"{self.namespace.rstrip('/')}/{self.name}"
 
 
@@ -74,12 +74,12 @@ class Process:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """The exit code; None while it runs."""
         return self.process.poll()
 
     @property
     def last_words(self) -> str:
-        """The last line that it printed."""
+        """The last line of its output."""
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1][:200] if lines else ""
 
@@ -95,7 +95,7 @@ class Process:
 
 
 def take_domain(stack: ExitStack) -> None:
-    """Set a ROS domain that nobody else on this machine uses by the same rule."""
+    """Set a ROS domain that no other run on this machine takes by the same rule."""
     for domain in random.Random(os.getpid()).sample(range(1, 101), 100):
         lock = stack.enter_context(
             (Path(tempfile.gettempdir()) / f"openvla_ros_domain_{domain}.lock").open("w")

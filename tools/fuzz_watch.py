@@ -1,4 +1,4 @@
-"""What ``fuzz_nodes`` judges by: how far the arm moved, what was commanded, what the nodes report."""
+"""The observations that ``fuzz_nodes`` judges by: arm motion, commands, and what the nodes report."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.profile import RobotProfile
 
-# Both say where the simulated joints are: the simulation's own word, and what a robot reports.
+# Two sources for the simulated joints: the simulation itself, and what a robot reports.
 COORDINATES, STATES = "simulation/coordinates", "joint_states"
 
 
 class Watch:
-    """What the arm does: its joints by the simulation's own word, and what is commanded to it."""
+    """Watches the arm: its joints as the simulation reports them, and the commands sent to it."""
 
     def __init__(self, node: Any, profile: RobotProfile) -> None:
         self._joints = profile.arm.joints
@@ -30,7 +30,7 @@ class Watch:
         self._first: dict[str, NDArray[np.float64]] = {}
         self.still: tuple[float, ...] = ()
         self.refused: dict[str, int] = {}
-        self.failed: dict[str, dict[str, int]] = {}  # refusals that nobody had thought of
+        self.failed: dict[str, dict[str, int]] = {}  # refusals as callback_failed: bugs of ours
         self.diagnosed_s: dict[str, float] = {}
         newest = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         every = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
@@ -40,9 +40,9 @@ class Watch:
         node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, every)
 
     def begin(self, witness: str, commands: bool) -> None:
-        """Judge anew, by the joints on the topic ``witness``; ``commands``: also what is commanded.
+        """Start over, watching the joints on the topic ``witness``; with ``commands``, also the commands.
 
-        Only topics that the robot has to itself say anything.
+        Only topics that nobody else publishes are meaningful.
         """
         self._first.clear()
         self.seen = {"joints": 0, "commands": 0}

@@ -1,11 +1,11 @@
-"""Unusual messages of any ROS type, all of them legal: what a node must survive.
+"""Unusual but legal messages of any ROS type, which a node must survive.
 
-Every value comes from one seeded generator. Half of the messages are filled field by field from what
-the field's type allows: empty and absurdly long arrays and texts, NaN and infinities, the ends of the
-integers, stamps before 1970, of zero and in the future. The other half of joint states, trajectories and
-images look right at first sight: the robot's own names, with one thing wrong.
+Every value comes from one seeded generator. Half of the messages are filled field by field with anything that
+the field's type allows: empty and absurdly long arrays and strings, NaN and infinities, the integer limits,
+stamps before 1970, of zero and in the future. The other half of the joint states, trajectories and images
+look right at first sight: the robot's own names, with one thing wrong.
 
-No message asks for motion: a trajectory or chunk that could be carried out is never made.
+No message requests motion: an executable trajectory or chunk is never made.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 LIMITS = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in (8, 16, 32, 64)}
 FLOATS = (0.0, -0.0, 1.0, -1.0, float("nan"), float("inf"), -float("inf"), 1e300, -1e-300, 1e9)
-# How long arrays and texts are: mostly short, some absurd.
+# Lengths of arrays and strings: mostly short, some absurd.
 LENGTHS = (0, 0, 1, 2, 3, 7, 100)
 ABSURD = (5_000, 20_000)
 TEXTS = (
@@ -44,7 +44,7 @@ SEQUENCE = re.compile(r"sequence<(.+?)(?:, (\d+))?>|(.+)\[(\d+)\]")
 
 @dataclass(frozen=True)
 class Robot:
-    """The words of one robot, for messages that look right at first sight."""
+    """The names of one robot, for messages that look right at first sight."""
 
     joints: tuple[str, ...]  # of the arm
     finger: str
@@ -54,7 +54,7 @@ class Robot:
 
 
 class OddMessages:
-    """Makes messages; the same seed, the same messages (but for stamps near now)."""
+    """Makes messages; the same seed gives the same messages (except stamps near now)."""
 
     def __init__(self, seed: int, robot: Robot) -> None:
         self._rng = np.random.default_rng(seed)
@@ -98,7 +98,7 @@ class OddMessages:
         if item in ("uint8", "char"):
             return array.array("B", self._rng.integers(0, 256, length, dtype=np.uint8).tobytes())
         one = self._single(item, False, depth + 1)
-        # A long array of one value: making each anew would take longer than sending it.
+        # A long array of one value: making each element separately would take longer than sending it.
         values = [self._single(item, False, depth + 1) for _ in range(min(length, 20))]
         return values + [one] * (length - len(values))
 
@@ -173,7 +173,7 @@ class OddMessages:
         return message
 
     def _trajectory(self, kind: type) -> Any:
-        """A chunk or a trajectory of the arm that cannot be carried out."""
+        """A chunk or a trajectory of the arm that cannot be executed."""
         robot, rng = self._robot, self._rng
         chunk = bool(rng.integers(2))
         names, row = (robot.names, [0.0] * len(robot.names)) if chunk else (robot.joints, list(robot.still))

@@ -1,18 +1,18 @@
-"""Pre-train the small base model in simulation, from nothing, and write its checkpoint.
+"""Pre-train the small base model in simulation, from scratch, and write its checkpoint.
 
     .venv/bin/python tools/pretrain_small.py runs/base --minutes 70
 
-On more cores, the two processes apart, and the training in several that average their gradients:
+With more cores, run the two processes separately, and the training in several that average gradients:
 
     .venv/bin/python tools/pretrain_small.py runs/base --only collect &
     .venv/bin/torchrun --nproc-per-node 2 tools/pretrain_small.py runs/base --only train
 
-Two processes share the folder. One takes snapshots of random moments, has the scripted expert give
-demonstrations of every base task, then lets the newest model act and notes what the expert would
-have done (DAgger, arXiv 1011.0686). The other first trains the towers to see, then everything to
-act, on all frames that are there, and takes in new ones every few minutes. Killed, it goes on from
-its last round. The expert and the localisation losses use the simulator's ground truth; the model
-sees one image and the words. Seeds below 1,000,000 are left for evaluation.
+Two processes share the folder. One takes snapshots of random moments, lets the scripted expert demonstrate
+every base task, then lets the newest model act and records what the expert would have done (DAgger, arXiv
+1011.0686). The other first trains the towers to see, then everything to act, on all frames so far, and
+loads new ones every few minutes. After a kill it resumes from its last round. The expert and the
+localisation losses use the simulator's ground truth; the model sees one image and the words. Seeds below
+1,000,000 are reserved for evaluation.
 """
 
 from __future__ import annotations
@@ -70,23 +70,23 @@ SHARD_EPISODES = 40
 EPISODES_A_TASK = SHARD_EPISODES // len(BASE_TASKS)
 SHARD_SNAPSHOTS = 2000
 SHARES = (0.2, 0.35, 0.45)  # of each batch: snapshots, demonstrations, the model's own episodes
-# Which tasks the model acts in to be corrected: seldom in the easiest one.
+# The tasks in which the model acts and is corrected: seldom the easiest one.
 CORRECTED = ("lift", "put", "push", "lift", "put", "push", "put", "reach")
-# Metres, of ``is_ambiguous``: the longest steps of one who waits, and what is near, on the table, and away.
+# Metres, for ``is_ambiguous``: the longest step while waiting; what counts as near, on the table, away.
 WAITING_M, OPENING_M, NEARBY_M, LYING_M, STANDING_M = 0.006, 0.002, 0.01, 0.005, 0.04
 CAMERA = load_profile(ROBOT).cameras[0].name
 log = logging.getLogger("pretrain_small")
 
 
 def main() -> None:
-    """Run both processes for the time that is given."""
+    """Run both processes for the given time."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="where frames and checkpoints go")
     parser.add_argument("--see-minutes", type=float, default=8.0, help="training of the towers alone")
     parser.add_argument("--minutes", type=float, default=70.0, help="training of everything after that")
-    parser.add_argument("--round-minutes", type=float, default=4.0, help="new frames are taken in so often")
+    parser.add_argument("--round-minutes", type=float, default=4.0, help="how often new frames are loaded")
     parser.add_argument("--snapshots", type=int, default=40_000, help="single moments")
     parser.add_argument("--demonstrations", type=int, default=200, help="episodes of each task at first")
     parser.add_argument("--threads", type=int, default=1, help="of the training process")
@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def collect(folder: Path, snapshots: int, demonstrations: int) -> None:
-    """Write shards of snapshots and demonstrations, then of the newest model's corrections, without end."""
+    """Write shards of snapshots and demonstrations, then of corrections to the newest model, forever."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     robots = {task.name: SimulatedRobot(load_profile(ROBOT), task) for task in BASE_TASKS}
@@ -150,7 +150,7 @@ def collect(folder: Path, snapshots: int, demonstrations: int) -> None:
 
 
 def write_shard(path: Path, episodes: Iterator[tuple[FrameSet, bool]]) -> None:
-    """Write the frames of ``episodes`` and say how many of them succeeded."""
+    """Write the frames of ``episodes``; log how many succeeded."""
     frames, successes = zip(*episodes, strict=True)
     joined = FrameSet.join([f for f in frames if len(f)])
     joined.save(path)
@@ -164,7 +164,7 @@ def frame_set(
     asked: tuple[int, int, int],
     words: str,
 ) -> FrameSet:
-    """Return frames of one instruction as they are stored."""
+    """Return the frames of one instruction in the form in which they are stored."""
     side = SmallSize().image_size
     return FrameSet(
         images=np.stack([shrink(np.asarray(image), side) for image in images]),
@@ -185,7 +185,7 @@ def taken(photographer: Photographer, number: int) -> tuple[FrameSet, bool]:
 
 
 def demonstrated(robot: SimulatedRobot, number: int) -> tuple[FrameSet, bool]:
-    """Return one demonstration of the expert; that of a failed one is left out."""
+    """Return one demonstration of the expert; a failed one is left out."""
     result = demonstrate(robot, DEMONSTRATION_SEED + number, Disturbance())
     episode, labels = result.episode, result.labels
     frames = frame_set(
@@ -195,7 +195,7 @@ def demonstrated(robot: SimulatedRobot, number: int) -> tuple[FrameSet, bool]:
 
 
 def corrected(robot: SimulatedRobot, policy: OpenVLAPolicy, number: int) -> tuple[FrameSet, bool]:
-    """Return the states that ``policy`` got into, with the expert's actions."""
+    """Return the states that ``policy`` reached, with the expert's actions."""
     robot.reset(CORRECTION_SEED + number)
     expert = ScriptedExpert.for_profile(robot.profile, robot.scene)
     images: list[np.ndarray] = []
@@ -220,7 +220,7 @@ def corrected(robot: SimulatedRobot, policy: OpenVLAPolicy, number: int) -> tupl
 
 
 def train(arguments: argparse.Namespace, processes: Processes) -> None:
-    """Train in rounds; after each, the checkpoint is what the other process lets act."""
+    """Train in rounds; after each, the other process lets the new checkpoint act."""
     torch.set_num_threads(arguments.threads)
     folder, size = arguments.folder, SmallSize()
     frames = Frames(folder / "frames")
@@ -254,12 +254,12 @@ def train(arguments: argparse.Namespace, processes: Processes) -> None:
 
 
 def rounds_of(minutes: float, round_minutes: float) -> int:
-    """Return how many rounds of about ``round_minutes`` there are in ``minutes``."""
+    """Return how many rounds of about ``round_minutes`` fit in ``minutes``."""
     return max(1, round(minutes / round_minutes))
 
 
 def resume(folder: Path, run: Pretraining) -> int:
-    """Load the last round's state if there is one; returns how many rounds are done."""
+    """Load the last round's state if there is one; return how many rounds are done."""
     path = folder / "state.pt"
     if not path.exists():
         return 0
@@ -271,7 +271,7 @@ def resume(folder: Path, run: Pretraining) -> int:
 def save(
     folder: Path, run: Pretraining, tokenizer: Tokenizer, size: SmallSize, statistics: DatasetStatistics
 ) -> None:
-    """Write the checkpoint with its manifest, whole or not at all."""
+    """Write the checkpoint with its manifest, atomically."""
     unfinished = folder / "model.part"
     norm_stats = {ROBOT: statistics.to_json()}
     save_checkpoint(unfinished, run.model, tokenizer, size, norm_stats, dtype=torch.float32)
@@ -282,7 +282,7 @@ def save(
 
 
 def learning_rates(rounds: int) -> list[tuple[float, float]]:
-    """Return the rate factors at each round's start and end: level, then half a cosine to 2%."""
+    """Return the learning-rate factors at each round's start and end: constant, then half a cosine to 2%."""
     falling = max(1, round(0.7 * rounds))
     level = [(1.0, 1.0)] * (rounds - falling)
     values = 0.51 + 0.49 * np.cos(np.pi * np.arange(falling + 1) / falling)
@@ -296,20 +296,20 @@ def report(progress: Progress) -> None:
 
 
 def instructions(tasks: Iterable[Task]) -> set[str]:
-    """Return every instruction that the tasks may give."""
+    """Return every instruction that the tasks can produce."""
     goals = {Goal(task.verb, f"{colour} cube", task.destination) for task in tasks for colour in task.objects}
     return {phrasing for goal in goals for phrasing in goal.phrasings}
 
 
 class Frames:
-    """The frames that have been collected so far, in memory."""
+    """The frames collected so far, in memory."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._shards = folder, dict[str, FrameSet]()
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in what is new."""
+        """Load new frames."""
         for path in sorted(self._folder.glob("*[0-9].npz")):
             if path.stem not in self._shards:
                 frames = FrameSet.load(path)
@@ -320,7 +320,7 @@ class Frames:
         )
 
     def pools(self) -> list[tuple[FrameShards, float]]:
-        """Return the kinds of frames that there are, with their shares."""
+        """Return the available kinds of frames, with their shares."""
         kinds = (self.snapshots, self.demonstrations, self.own)
         return [(frames, share) for frames, share in zip(kinds, SHARES, strict=True) if len(frames)]
 
@@ -332,10 +332,10 @@ class Frames:
 
 
 def is_ambiguous(frames: FrameSet) -> np.ndarray:
-    """Return which frames (N,) call for standing still before the object is where it belongs.
+    """Return which frames (N,) demand standing still before the object is where it belongs.
 
-    The expert waits there, for its fingers to close or to open, and remembers which; in the same
-    image it moves on a moment later. A policy that learned to wait there would wait for ever.
+    The expert waits there for its fingers to close or open, and it remembers which. A moment later, with the
+    same image, it moves on. A policy that learned to wait there would wait forever.
     """
     rows = np.arange(len(frames))
     tool, item, destination = (frames.metres[rows, frames.asked[:, i]] for i in range(3))
@@ -355,7 +355,7 @@ def is_ambiguous(frames: FrameSet) -> np.ndarray:
 
 
 def read_or_compute_statistics(folder: Path, frames: FrameShards) -> DatasetStatistics:
-    """Return the statistics of the demonstrations: fixed once, so that bins keep their meaning."""
+    """Return the statistics of the demonstrations: computed once, so that bins keep their meaning."""
     path = folder / "statistics.json"
     if path.exists():
         return read_statistics(path)[ROBOT]
@@ -368,7 +368,7 @@ def read_or_compute_statistics(folder: Path, frames: FrameShards) -> DatasetStat
 
 
 def manifest(folder: Path, statistics: DatasetStatistics) -> Manifest:
-    """Return what the policy node checks the checkpoint against."""
+    """Return the manifest that the policy node checks the checkpoint against."""
     profile = load_profile(ROBOT)
     return Manifest(
         base_model=SMALL_BASE,

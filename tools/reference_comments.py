@@ -1,7 +1,7 @@
-"""The comments beside the fields of a dataclass and the members of an enumeration, as their documentation.
+"""Reads the comments beside dataclass fields and enumeration members as their documentation.
 
-A comment on a field's line belongs to it, and so do the comment lines right above it. In an
-enumeration the comment lines above open a group of members.
+A comment on a field's line belongs to that field; so do the comment lines directly above it. In an
+enumeration the comment lines above start a group of members.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import textwrap
 
 
 def field_comments(cls: type) -> dict[str, str]:
-    """Return field → comment, for the fields that have one."""
+    """Return field → comment for the fields that have one."""
     return {name: " ".join(filter(None, (above, beside))) for name, above, beside in _commented(cls)}
 
 

@@ -1,4 +1,4 @@
-"""How the reference pages write tables, types and values; used by ``write_reference.py``."""
+"""Formats tables, types and values for the reference pages; used by ``write_reference.py``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def cell(text: str) -> str:
-    """Return ``text`` so that a table takes it: one line, no bar of its own."""
+    """Return ``text`` as a table cell: one line, with bars escaped."""
     return " ".join(text.replace("|", "\\|").replace("``", "`").split())
 
 
@@ -32,7 +32,7 @@ def parts_of(hint: Any) -> list[type]:
 
 
 def constraints(hint: Any) -> Iterator[str]:
-    """Yield what the annotations inside ``hint`` allow."""
+    """Yield the constraints in the annotations inside ``hint``."""
     if typing.get_origin(hint) is typing.Literal:
         yield ", ".join(f"`{value}`" for value in typing.get_args(hint))
         return
@@ -49,7 +49,7 @@ def constraints(hint: Any) -> Iterator[str]:
 
 
 def plain_type(hint: Any) -> str:
-    """Return a type as a person who writes YAML says it."""
+    """Return a type in the words of somebody who writes YAML."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return plain_type(arguments[0])
@@ -69,12 +69,12 @@ def first_line(text: str | None) -> str:
 
 
 def type_name(annotation: Any) -> str:
-    """Return an annotation as it is written."""
+    """Return an annotation as written."""
     return annotation if isinstance(annotation, str) else annotation.__name__
 
 
 def shown(value: Any) -> str:
-    """Return a default as a table shows it; nothing for none."""
+    """Return a default as the table shows it; empty if there is none."""
     if value is None or value == "" or value == ():
         return "" if value is None else '""' if value == "" else "[]"
     if isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""Start every node without a robot, and print as JSON what it publishes, subscribes to, serves and reports.
+"""Start every node without a robot; print as JSON what it publishes, subscribes to, serves and reports.
 
-For ``write_reference.py``. One process, each node for itself, on a ROS domain that reaches no further
-than this machine. What is printed is what the nodes really created, not what a page says of them.
+Used by ``write_reference.py``. One process runs the nodes one after the other, in a ROS domain limited to
+this machine. The output is what the nodes really create.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from openvla_ros.ros.diagnostics import DiagnosticsPublisher
 from openvla_ros.values.health import LatencyHealth
 
 ROBOT = "sim_widowx"
-# Of rclpy itself, the same at every node.
+# Created by rclpy itself, the same for every node.
 OF_RCLPY = ("/rosout", "/parameter_events")
 SERVICES_OF_RCLPY = re.compile(
     r"/(describe_parameters|get_parameter.*|set_parameters.*|list_parameters|get_type_description|change_state"
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def nodes(folder: Path) -> dict[str, dict[str, str]]:
-    """Return each executable with the parameters with which it starts without any hardware."""
+    """Return each executable with parameters that let it start without hardware."""
     image = folder / "images"
     image.mkdir()
     import_module("PIL.Image").new("RGB", (640, 480)).save(image / "0.png")
@@ -67,7 +67,7 @@ def nodes(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def profile_with(folder: Path, name: str, part: str, kind: str) -> str:
-    """Return the path of a profile like ``ROBOT``'s whose ``part`` is of another kind."""
+    """Return the path of a copy of ``ROBOT``'s profile whose ``part`` has another kind."""
     data = yaml.safe_load(dump_profile(load_profile(ROBOT)))
     data[part]["kind"] = kind
     path = folder / f"{name}.yaml"
@@ -77,7 +77,7 @@ def profile_with(folder: Path, name: str, part: str, kind: str) -> str:
 
 @contextmanager
 def running(make: Callable[[], Node], parameters: dict[str, str]) -> Iterator[Node]:
-    """A node with these parameters, configured; it ends with the block."""
+    """A configured node with these parameters; it ends with the block."""
     arguments = [part for key, value in parameters.items() for part in ("-p", f'{key}:="{value}"')]
     rclpy.init(args=["--ros-args", "--log-level", "fatal", *arguments],
                signal_handler_options=SignalHandlerOptions.NO)  # fmt: skip
@@ -95,7 +95,7 @@ def running(make: Callable[[], Node], parameters: dict[str, str]) -> Iterator[No
 
 
 def looked_at(name: str, parameters: dict[str, str]) -> dict[str, Any]:
-    """Start the node's program and return what it shows."""
+    """Start the node's program; return its interface and diagnostics."""
     module = import_module(f"openvla_ros.nodes.{name}")
     (cls,) = (
         value for value in vars(module).values()
@@ -143,10 +143,10 @@ def action_ends(node: Node) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def health(node: Node) -> list[tuple[str, list[str]]]:
-    """Return the statuses that ``node`` publishes with the keys of their values."""
-    gc.unfreeze()  # the control loop keeps its objects out of the collector's lists
+    """Return the statuses that ``node`` publishes, with the keys of their values."""
+    gc.unfreeze()  # the control loop freezes objects out of the garbage collector
     for watch in [value for value in gc.get_objects() if isinstance(value, LatencyHealth)]:
-        watch.add(0.0)  # its percentiles are reported once something was measured
+        watch.add(0.0)  # percentiles are reported once something has been measured
     reporters = [value for value in vars(node).values() if isinstance(value, DiagnosticsPublisher)]
     found: dict[str, set[str]] = {}
     for reporter in reporters:
@@ -157,14 +157,14 @@ def health(node: Node) -> list[tuple[str, list[str]]]:
 
 
 def topic(name: str) -> str:
-    """Return a name as the code gives it: relative, with ``<camera>`` for the camera's name."""
+    """Return a topic name as in the code: relative, with ``<camera>`` for the camera's name."""
     cameras = "|".join(camera.name for camera in load_profile(ROBOT).cameras)
     absolute = name in ("/diagnostics", "/clock", "/tf", "/tf_static")
     return re.sub(rf"^camera/({cameras})/", "camera/<camera>/", name if absolute else name.lstrip("/"))
 
 
 def type_of(interface: Any) -> str:
-    """Return the name of an interface as ``ros2 interface show`` takes it."""
+    """Return an interface's name in the form that ``ros2 interface show`` accepts."""
     package, kind, *_ = interface.__module__.split(".")
     return f"{package}/{kind}/{interface.__name__}"
 
@@ -176,7 +176,7 @@ def quality(profile: Any) -> str:
 
 
 def unique(rows: Any) -> list[list[str]]:
-    """Return the different rows, sorted."""
+    """Return the distinct rows, sorted."""
     return [list(row) for row in sorted({tuple(row) for row in rows})]
 
 

@@ -1,7 +1,7 @@
-"""Make the virtual environment of a checkout: pinned versions, the package itself, the action's types.
+"""Create the virtual environment of a checkout: pinned versions, the package itself, the action's types.
 
-Runs on a bare Python with nothing installed. A second run ends at once unless one of the files that
-it read has changed. On a machine with ROS 2 installed use a colcon workspace instead (README).
+Runs on a bare Python with nothing installed. A second run ends at once unless one of its input files has
+changed. On a machine with ROS 2 installed, use a colcon workspace instead (README).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ OLDEST, NEWEST = (3, 10), (3, 13)
 
 
 class SetupError(Exception):
-    """Something that the person at the machine has to do first."""
+    """Something that the user has to do first."""
 
 
 def main() -> int:
-    """Set the environment up; return the exit code."""
+    """Set up the environment; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--force", action="store_true", help="install again even if nothing changed")
     arguments = parser.parse_args()
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def fingerprint() -> str:
-    """Return a hash of every file that decides what gets installed."""
+    """Return a hash of every file that determines what gets installed."""
     digest = hashlib.sha256(sys.version.encode())
     files = [CONSTRAINTS, PACKAGE / "setup.py", *sorted((ROOT / "tools").glob("*.py"))]
     files += sorted(path for path in INTERFACES.rglob("*") if path.is_file())
@@ -87,7 +87,7 @@ def check_machine() -> None:
 
 
 def create_environment() -> None:
-    """Create ``.venv`` if it is not there, with current build tools."""
+    """Create ``.venv`` with current build tools if it does not exist."""
     if not PYTHON.exists():
         say(f"creating .venv with Python {platform.python_version()}")
         run([sys.executable, "-m", "venv", str(VENV)])
@@ -97,7 +97,7 @@ def create_environment() -> None:
 def install_package() -> None:
     """Install the pinned versions and, editable, the package itself."""
     say("installing PyTorch, ROS 2, MuJoCo and the rest (a few minutes the first time)")
-    # PyTorch first and alone: asked for by another package it may come as another, larger build.
+    # PyTorch first and alone: as a dependency of another package it might come as a different, larger build.
     pin = next(line for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
     pip(pin)
     extras = "ros,sim,quantization,test"
@@ -117,7 +117,7 @@ def install_interfaces() -> None:
 
 
 def print_system_libraries() -> None:
-    """Say which optional system libraries are missing, and how to get them."""
+    """Print which optional system libraries are missing, and how to install them."""
     from ctypes.util import find_library
 
     if not find_library("OSMesa") and not find_library("EGL"):
@@ -133,7 +133,7 @@ def pip(*arguments: str) -> None:
 
 
 def run(command: list[str]) -> None:
-    """Run ``command``; its output goes to the terminal."""
+    """Run ``command`` with its output on the terminal."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     done = subprocess.run(command, check=False, env=environment)
     if done.returncode:
@@ -141,7 +141,7 @@ def run(command: list[str]) -> None:
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal what happens."""
+    """Print a progress message."""
     print(f"setup: {text}", flush=True)
 
 

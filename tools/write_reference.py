@@ -1,11 +1,11 @@
-"""Write docs/reference from the code: parameters, profile keys, verbs, verdicts, topics and diagnostics.
+"""Generate docs/reference from the code: parameters, profile keys, verbs, verdicts, topics and diagnostics.
 
 python tools/write_reference.py            # write the pages
 python tools/write_reference.py --check    # exit code 1 if a page differs from what the code says
 
-Nothing on those pages is written by hand, so that none can grow old. The pages of topics and
-diagnostics come from real nodes and need ROS 2: ``reference_nodes.py`` starts them in a process of
-its own. Names, defaults and meanings come from the dataclasses, comments and help texts themselves.
+Nothing on those pages is written by hand, so none goes out of date. The pages of topics and diagnostics come
+from real nodes and need ROS 2: ``reference_nodes.py`` starts the nodes in a separate process. Names, defaults
+and meanings come from the dataclasses, comments and help texts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
 NODES = ROOT / "ros2_ws" / "src" / "openvla_ros" / "openvla_ros" / "nodes"
 MADE = "<!-- Made by tools/write_reference.py from the code: change that, then run `make reference`. -->\n"
-# What the end of a key says of its unit.
+# The unit that a key's suffix implies.
 UNITS = {
     "_m_s": "m/s", "_hz": "Hz", "_s": "s", "_m": "m", "_rad": "rad", "_deg": "degrees", "_n": "N",
     "_nm": "N m", "_ns": "ns", "_ms": "ms", "_mb": "MB", "_share": "1", "_bytes": "bytes", "_px": "pixels",
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def static_pages() -> dict[str, str]:
-    """Return the pages that are read off the code without starting anything."""
+    """Return the pages that need only the code; nothing is started."""
     return {"profile.md": profile_page(), "commands.md": commands_page(), "verdicts.md": verdicts_page()}
 
 
@@ -91,7 +91,7 @@ def node_pages() -> dict[str, str]:
 
 
 def index(pages: typing.Iterable[str]) -> str:
-    """Return the page that names the others."""
+    """Return the index page."""
     about = {
         "commands.md": "every verb of `openvla` and the launch arguments, with their options",
         "diagnostics.md": "what each node says of itself on `/diagnostics`",
@@ -157,7 +157,7 @@ def profile_page() -> str:
 
 
 def profile_classes(cls: type, key: str) -> Iterator[tuple[str, type]]:
-    """Yield each part of the profile with the key under which it stands, depth first."""
+    """Yield each part of the profile with its key, depth first."""
     yield key, cls
     for name, hint in typing.get_type_hints(cls).items():
         for part in parts_of(hint):
@@ -165,7 +165,7 @@ def profile_classes(cls: type, key: str) -> Iterator[tuple[str, type]]:
 
 
 def profile_section(key: str, cls: type) -> str:
-    """Return the keys of one part."""
+    """Return the table of one part's keys."""
     comments, hints = field_comments(cls), typing.get_type_hints(cls, include_extras=True)
     rows = []
     for item in fields(cls):
@@ -181,13 +181,13 @@ def profile_section(key: str, cls: type) -> str:
 
 
 def type_and_range(hint: Any) -> tuple[str, str]:
-    """Return the type of a key in words, and what values it may have."""
+    """Return the type of a key in words, and its allowed values."""
     limits = [text for text in constraints(hint) if text]
     return plain_type(hint), ", ".join(dict.fromkeys(limits))
 
 
 def default_of(item: Any) -> str:
-    """Return a field's default as it would be written, or that there is none."""
+    """Return a field's default as it would be written, or *required*."""
     if item.default is MISSING and item.default_factory is MISSING:
         return "*required*"
     value = item.default if item.default is not MISSING else item.default_factory()
@@ -195,7 +195,7 @@ def default_of(item: Any) -> str:
 
 
 def unit_of(name: str) -> str:
-    """Return the unit that the end of ``name`` says."""
+    """Return the unit that the suffix of ``name`` implies."""
     return next((unit for end, unit in UNITS.items() if name.endswith(end)), "")
 
 
@@ -214,12 +214,12 @@ def commands_page() -> str:
 
 
 def verb_name(command: Any) -> str:
-    """Return the word that a person types for a registered command."""
+    """Return the verb that the user types for a registered command."""
     return command.name or command.callback.__name__.replace("_", "-")
 
 
 def verb_section(name: str, function: Any) -> str:
-    """Return one verb: what it does, its examples and its options."""
+    """Return the section of one verb: what it does, its examples and its options."""
     about, _, examples = inspect.cleandoc(command_help(function)).partition("\nExample")
     lines = [line.strip() for line in examples.partition(":")[2].splitlines() if line.strip()]
     shell = "".join(
@@ -246,7 +246,7 @@ def option_row(item: inspect.Parameter, hint: Any) -> tuple[str, ...]:
         hint = next(part for part in typing.get_args(hint) if hasattr(part, "__metadata__"))
     (info,) = (note for note in hint.__metadata__ if isinstance(note, typer.models.ParameterInfo))
     name = item.name.replace("_", "-")
-    # Inside Annotated, typer takes the first name for the default until it builds the command.
+    # Inside Annotated, typer treats the first name as the default until it builds the command.
     declared = [text for text in (info.default, *(info.param_decls or ())) if isinstance(text, str)]
     names = tuple(part for text in declared for part in text.split("/") if part.startswith("-"))
     if isinstance(info, typer.models.ArgumentInfo):
@@ -280,7 +280,7 @@ def verdicts_page() -> str:
     return "\n".join(parts)
 
 
-# What running nodes show
+# From running nodes
 
 
 def nodes_as_they_are() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Build file of the ament_python package; also what ``pip install`` reads on a machine without ROS."""
+"""Build file of the ament_python package; ``pip install`` uses it too, on a machine without ROS."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = "openvla_ros"
 HERE = Path(__file__).parent
-SHARED = ("launch", "config", "urdf", "checkpoints")  # folders that a user finds under share/openvla_ros
+SHARED = ("launch", "config", "urdf", "checkpoints")  # folders installed under share/openvla_ros
 
 NODES = (
     "simulation_node",
@@ -20,7 +20,7 @@ NODES = (
     "teleop_node",
 )
 
-# On a machine with ROS 2 installed these come from apt and the extra is not asked for.
+# Where ROS 2 is installed, these come from apt; the extra is for machines without it.
 ROS_WHEELS = [
     "ros-rclpy[fastrtps]",
     *(
@@ -44,7 +44,7 @@ ROS_WHEELS = [
 
 
 def version() -> str:
-    """Return the version of the package; it stands in its ``__init__``."""
+    """Return the version of the package, which is defined in its ``__init__``."""
     text = (HERE / PACKAGE / "__init__.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
     if found is None:
@@ -65,7 +65,7 @@ def shared_files() -> list[tuple[str, list[str]]]:
 setup(
     name=PACKAGE,
     version=version(),
-    description="OpenVLA on physical robots with ROS 2: see, be told, move, learn",
+    description="OpenVLA on ROS 2 robot arms: inference, safe control, recording, fine-tuning",
     license="Apache-2.0",
     maintainer="openvla_ros maintainers",
     maintainer_email="maintainers@example.com",

@@ -1,4 +1,4 @@
-"""Everything for one robot: cameras, policy, controller, and the simulation for a simulated one.
+"""Start everything for one robot: cameras, policy, controller, and the simulation if the robot is simulated.
 
 ros2 launch openvla_ros bringup.launch.py robot:=widowx policy:=openvla checkpoint:=/path/to/checkpoint
 """
@@ -23,7 +23,7 @@ from openvla_ros.bringup.supervisor import MAX_RESTARTS, restart_delay_s
 
 
 def node_action(spec: NodeSpec, graph: Graph, restarts: int = 0) -> Node:
-    """Return the launch action of one process of the graph, which was started ``restarts`` times before."""
+    """Return the launch action of one process of the graph that has been restarted ``restarts`` times."""
 
     def ended(event: ProcessExited, context: LaunchContext) -> list:
         if context.is_shutdown:
@@ -46,7 +46,7 @@ def node_action(spec: NodeSpec, graph: Graph, restarts: int = 0) -> Node:
 
 
 def start(context: LaunchContext) -> list:
-    """Return the actions for the arguments that were given."""
+    """Return the launch actions for the given arguments."""
     values = {name: LaunchConfiguration(name).perform(context) for name in LAUNCH_ARGUMENTS}
     graph = build_graph(options_from_arguments(values), os.environ)
     environment = [SetEnvironmentVariable(name, text) for name, text in graph.environment.items()]

@@ -36,6 +36,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group("ros" if ros else str(item.path)))
 
 
+@pytest.fixture(autouse=True)
+def ordinary_scheduling() -> Iterator[None]:
+    """Fail a test that leaves this process under a real-time policy: everything after it would starve."""
+    yield
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
 @pytest.fixture(scope="session")
 def ros_domain() -> Iterator[int]:
     """A ROS_DOMAIN_ID that no other test process on this machine uses, set in the environment."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Literal, get_args
 import av
 import numpy as np
 
+from openvla_ros.data.episodes.scheduling import kept_scheduling
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.integrity.checksums import verify
 from openvla_ros.integrity.damage import reading
@@ -65,7 +67,10 @@ class VideoWriter:
             self._open(image)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         frame.pts = self.count
-        self._container.mux(self._stream.encode(frame))
+        # The encoder opens, and starts its threads, with the first image.
+        with kept_scheduling() if self.count == 0 else nullcontext():
+            packets = self._stream.encode(frame)
+        self._container.mux(packets)
         self.count += 1
 
     def _open(self, image: Image) -> None:

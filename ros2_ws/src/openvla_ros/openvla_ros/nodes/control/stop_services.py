@@ -31,6 +31,9 @@ JOIN_S = 2.0
 
 Refused = Callable[[SafetyVerdict], None]
 
+# A publisher that the middleware does not name: rclpy up to Jazzy names none.
+UNKNOWN = b""
+
 
 class StopServices:
     """Serves hold and e_stop for ``core`` from ``start`` until ``close``.
@@ -105,7 +108,9 @@ class StopServices:
         """Stop as soon as any publisher says true for the first time; a repeated true changes nothing."""
         publisher = _publisher(info)
         if not message.data:
-            self.button.release(publisher, self._publishers())
+            alive = self._publishers()
+            if publisher != UNKNOWN or len(alive) < 2:  # else it may be another button's release
+                self.button.release(publisher, alive)
         elif self.button.press(publisher):
             self._lock.stop(lambda: self._core.e_stop(f"the topic {BUTTON_TOPIC}"))
 
@@ -148,4 +153,4 @@ def _plain_node(controller: GuardedNode) -> GuardedNode:
 def _publisher(info: Mapping[str, object]) -> bytes:
     """Return who sent a message; the same for all where the middleware does not say (up to Jazzy)."""
     gid = info.get("publisher_gid")
-    return bytes(gid["data"]) if isinstance(gid, dict) else b""
+    return bytes(gid["data"]) if isinstance(gid, dict) else UNKNOWN

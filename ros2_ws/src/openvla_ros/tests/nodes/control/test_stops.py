@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.shared_data import PACKAGE_SOURCE, REPOSITORY
@@ -30,6 +31,7 @@ from support.node_processes import Listener
 from openvla_ros.bringup.dds import dds_environment
 from openvla_ros.nodes.control.core_lock import CoreLock
 from openvla_ros.nodes.control.stop_button import StopButton
+from openvla_ros.nodes.control.stop_services import StopServices
 from openvla_ros.values.verdict import Reason, SafetyVerdict
 
 # Braking from 0.24 rad/s takes 120 ms of the second one. The way takes seven seconds if nobody stops it.
@@ -170,6 +172,28 @@ def test_what_a_stop_raises_is_raised_where_it_was_asked_for():
         lock.stop(fail)
     with lock:  # and the lock is free
         pass
+
+
+class Core:
+    """Counts emergency stops: what the button's callback needs of a controller's core."""
+
+    def __init__(self):
+        self.stops = 0
+
+    def e_stop(self, source):
+        self.stops += 1
+
+
+@pytest.mark.parametrize(("publishers", "pressed"), [(2, 1), (1, 0)])
+def test_where_ros_does_not_say_who_released_a_button_only_a_single_one_counts(publishers, pressed):
+    # rclpy up to Jazzy: the message's information has no publisher_gid.
+    services, core = object.__new__(StopServices), Core()
+    services.button, services._core = StopButton(), core
+    services._lock = SimpleNamespace(stop=lambda act: act())
+    services._publishers = lambda: {bytes([i]) for i in range(publishers)}
+    services._heard(Bool(data=True), {})
+    services._heard(Bool(data=False), {})
+    assert (core.stops, services.button.pressed) == (1, pressed)
 
 
 def test_letting_go_of_one_button_does_not_release_another():
