@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from openvla_ros.cli import recording
+from openvla_ros.cli import bag_import, recording
 from openvla_ros.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
     app.command()(convert)
     app.command()(episodes)
     app.command()(show)
+    bag_import.register(app)
     recording.register(app)
 
 

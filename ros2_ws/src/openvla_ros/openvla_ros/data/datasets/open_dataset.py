@@ -12,6 +12,7 @@ from openvla_ros.data.bags.bag_source import BagSource
 from openvla_ros.data.episodes.composed_deltas import ComposedSource
 from openvla_ros.data.episodes.episode_source import EpisodeSource
 from openvla_ros.data.episodes.guarded_source import GuardedSource
+from openvla_ros.data.foreign_bags.recording_files import is_recording
 from openvla_ros.data.formats.hdf5 import SUFFIXES, Hdf5Source
 from openvla_ros.data.formats.rlds_reader import RldsSource, find_dataset_folder
 from openvla_ros.data.lerobot.lerobot_reader import LerobotSource
@@ -48,6 +49,8 @@ def detect_format(path: Path) -> Format:
         return "bag"
     elif hdf5_files(path):
         return "hdf5"
+    if is_recording(path):
+        raise DatasetError(f"{path} is a recording of others; openvla import-bag makes episodes of it")
     raise DatasetError(f"{path}: unknown format; the formats are {_SIGNS}")
 
 
