@@ -103,7 +103,7 @@ class ArmController:
         verdict = self._admission.judge(received, source, self._state, now_ns)
         if not verdict.commands:
             return self.refuse(verdict)
-        if not self._executing.anchored:
+        if self._motion is None or not self._executing.anchored:
             self._motion = self._executing.anchor(self._motion, self._watch.robot)
         values, limited = self._chunk_checks.limit(received.values)
         moving = self._state is ControllerState.EXECUTING

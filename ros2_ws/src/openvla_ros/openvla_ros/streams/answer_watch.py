@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openvla_ros.values.time import seconds
+from openvla_ros.values.time import nanoseconds, seconds
 
 
 class AnswerWatch:
@@ -41,5 +41,5 @@ class AnswerWatch:
         since_ns = self._waiting_since_ns
         if since_ns is None or not self._strict:
             return None
-        silent_s = seconds(now_ns - since_ns)
-        return silent_s if silent_s > self.limit_s else None
+        silent_ns = now_ns - since_ns
+        return seconds(silent_ns) if silent_ns > nanoseconds(self.limit_s) else None

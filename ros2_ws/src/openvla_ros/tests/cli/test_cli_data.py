@@ -78,7 +78,7 @@ def test_show_writes_one_self_contained_page(source, tmp_path):
     ):
         assert needed in text
     assert 'src="http' not in text
-    with pytest.raises(DatasetError, match=r"no episode 9; there are 0 \.\. 2"):
+    with pytest.raises(DatasetError, match=r"no episode 9; choose 0 \.\. 2"):
         run("show", source, "--episode", 9)
 
 

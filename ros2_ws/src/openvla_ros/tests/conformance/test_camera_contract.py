@@ -185,7 +185,7 @@ BROKEN = {
     ),
     "bare array": (device(read=lambda s, t: s.image), r"read: .*returns a Frame or None; got: a ndarray"),
     "None from a device": (device(read=lambda s, t: None), r"read: .*None only at the end of a recording"),
-    "empty recording": (recording(read=lambda s, t: None), r"read: .*got: None at once"),
+    "empty recording": (recording(read=lambda s, t: None), r"read: .*got: None at the first call"),
     "monotonic clock": (
         device(read=lambda s, t: Frame(s.image, time.monotonic_ns())),
         r"read: .*nanoseconds since the epoch; got: a stamp \d+\.\d+ s before now",
@@ -205,7 +205,7 @@ BROKEN = {
     "lens of another size": (device(intrinsics=LENS), r"intrinsics: .*intrinsics for 640x480, images of 6x4"),
     "lens as a matrix": (device(intrinsics=np.eye(3)), r"intrinsics: .*or None; got: a ndarray"),
     "close twice": (ClosesOnce(), r"close: .*safe to call twice; got: the second call raised AttributeError"),
-    "opens once": (OpensOnce(), r"open: .*a device that is there; got: busy: the device was not"),
+    "opens once": (OpensOnce(), r"open: .*a device that is plugged in; got: busy: the device was not"),
     "goes on": (GoesOn(), r"open: .*goes to the beginning of a recording"),
 }  # fmt: skip
 

@@ -250,7 +250,7 @@ def test_a_server_that_hangs_is_given_up_after_the_time_of_one_answer_and_not_wa
 
 
 def test_addresses_that_are_wrong_or_silent_are_named():
-    with pytest.raises(InvalidValueError, match="such as ws://host:8765"):
+    with pytest.raises(InvalidValueError, match="something like ws://host:8765"):
         RemotePolicy("host:8765")
     with pytest.raises(PolicyError, match="cannot be reached"):
         RemotePolicy("ws://127.0.0.1:9")
@@ -300,9 +300,9 @@ class Exploit:
         (msgpack.packb({"stamp_ns": 1}), "cannot decode the observation: KeyError"),
         (
             msgpack.packb({"a": {"dtype": "object", "shape": [1], "bytes": b"12345678"}}),
-            "'object' is not read",
+            "cannot decode an array of 'object'",
         ),
-        (msgpack.packb({"a": {"dtype": "uint8", "shape": [2**40], "bytes": b""}}), "cannot be read"),
+        (msgpack.packb({"a": {"dtype": "uint8", "shape": [2**40], "bytes": b""}}), "cannot decode"),
     ],
 )
 def test_rubbish_is_answered_with_an_error_and_nothing_is_executed(served, capfd, data, message):

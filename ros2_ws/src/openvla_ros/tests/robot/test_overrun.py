@@ -268,3 +268,17 @@ def test_a_period_later_than_allowed_is_an_overrun_with_the_time_that_has_passed
     assert clock.tick(125 * MS) is Tick.PERIOD
     assert clock.tick(100 * MS) is Tick.BACK
     assert clock.tick(110 * MS) is Tick.PERIOD
+
+
+def test_a_chunk_is_executed_after_a_stall_and_a_clock_that_went_back():
+    profile = replace(WIDOWX, control=replace(WIDOWX.control, mode="blocking"))
+    bench = Bench(profile)
+    centre(bench)
+    bench.now_ns += 500 * MS  # the loop stalls, and the arm is not seen again before the clock goes back
+    assert bench.controller.tick(bench.now_ns).joint_positions is None
+    bench.now_ns //= 2
+    bench.tick()
+    before = bench.tool().position
+    assert bench.send(action(x=0.01)).reason is Reason.OK
+    bench.tick(150)
+    np.testing.assert_allclose(bench.tool().position - before, [0.01, 0, 0], atol=5e-4)

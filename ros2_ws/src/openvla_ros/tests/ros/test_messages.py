@@ -124,7 +124,7 @@ def test_joint_values_name_what_is_missing():
 def test_joint_values_refuse_a_joint_that_is_named_twice():
     state = messages.JointState(name=["a", "b", "b"], position=[1.0, 2.0, 3.0])
     np.testing.assert_array_equal(messages.joint_values(state, ["a"]), [1.0])
-    with pytest.raises(InvalidValueError, match=r"names \['b'\] twice"):
+    with pytest.raises(InvalidValueError, match=r"contains \['b'\] twice"):
         messages.joint_values(state, ["a", "b"])
 
 

@@ -335,7 +335,7 @@ def test_bad_requests_say_what_is_wrong(base, data, tmp_path):
         finetune(make_request(base, data, tmp_path / "a", replace(QUICK, targets=("nonsense",))), Notes())
     with pytest.raises(CheckpointError):
         finetune(make_request(tmp_path / "nowhere", data, tmp_path / "b"), Notes())
-    with pytest.raises(InvalidValueError, match="targets: only lora and qlora"):
+    with pytest.raises(InvalidValueError, match="targets: only for lora and qlora"):
         Recipe(method="full", targets=("q_proj",))
     with pytest.raises(InvalidValueError, match="clip_norm is 0"):
         replace(QUICK, clip_norm=0.0)

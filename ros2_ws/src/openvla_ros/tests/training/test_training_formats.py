@@ -77,7 +77,7 @@ def test_an_episode_with_a_broken_image_is_left_out_and_named(base, tmp_path):
     assert [span.id for span in store.spans] == ["episode_0000"]
     (skipped,) = store.skipped
     assert "episode 'episode_0001'" in skipped
-    assert "cut off" in skipped
+    assert "truncated" in skipped
 
 
 def test_data_of_another_action_space_is_refused_and_named(base, tmp_path):

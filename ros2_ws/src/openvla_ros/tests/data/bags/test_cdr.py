@@ -61,5 +61,5 @@ def test_images_are_decoded_from_where_they_lie():
 def test_damaged_messages_are_refused():
     whole = serialize_message(to_image(np.zeros((4, 4, 3), np.uint8), 1, "lens"))
     for length in range(len(whole)):
-        with pytest.raises(InvalidValueError, match=f"of {length} bytes is cut off"):
+        with pytest.raises(InvalidValueError, match=f"of {length} bytes is truncated"):
             from_serialised(cdr.IMAGE, whole[:length])

@@ -143,7 +143,7 @@ def test_impossible_lengths_of_shards_are_refused(written, tmp_path, lengths):
     splits = json.loads(info.read_text())["splits"]
     splits[0]["shardLengths"] = lengths
     edit(info, splits=splits)
-    refused(folder, r"shardLengths holds .*; it must be whole numbers")
+    refused(folder, r"shardLengths contains .*; it must be whole numbers")
 
 
 @pytest.mark.parametrize("count", [0, 10**12])

@@ -427,7 +427,7 @@ def test_a_broken_image_is_left_out_and_counted(profile, tmp_path):
     at, data = run.messages[topic][7]
     run.messages[topic][7] = (at, data[:-40] + bytes(40))
     (episode,), said = imported(write_run(tmp_path / "bag", run), profile, tmp_path)
-    assert "1 messages left out: an image: a JPEG of" in said
+    assert "1 messages left out: an image: a truncated JPEG of" in said
     assert len(episode) == 19
 
 
@@ -504,7 +504,7 @@ def test_the_profile_must_be_one_with_kinematics(tmp_path):
     joints = (*profile.arm.joints[:-1], "other")
     path = write_profile(tmp_path / "wrong.yaml", replace(profile, arm=replace(profile.arm, joints=joints)))
     bag = write_run(tmp_path / "bag", turning_run(1.0))
-    with pytest.raises(KinematicsError, match="the profile names"):
+    with pytest.raises(KinematicsError, match="the profile lists"):
         openvla("import-bag", bag, "--robot", path, "--preview")
 
 

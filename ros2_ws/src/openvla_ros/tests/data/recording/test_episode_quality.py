@@ -138,7 +138,7 @@ def test_idle_stretches():
             message.position[:] = 0.1
     report = watched(run)
     assert float(report.values["idle_s_longest"]) == pytest.approx(3.5, abs=0.15)
-    assert any("stood still for 3." in warning for warning in report.warnings)
+    assert any("did not move for 3." in warning for warning in report.warnings)
 
 
 def test_limits_are_counted_once_each_time():

@@ -344,7 +344,7 @@ def test_a_disk_that_is_really_full(small_disk):
     recording.stop("success")
     recording.start({})
     fill_until(recording, lambda: any("is full: stop" in text for _, text in alarms), 0.05, pause_s=0.1)
-    assert [level for level, text in alarms if "is full" in text] == ["warn", "error"]
+    assert [level for level, text in alarms if "full" in text] == ["warn", "error"]
     folder = recording.stop("success")
     with pytest.raises(DatasetError, match="MB free; recording needs at least 12 MB"):
         recording.start({})
@@ -529,7 +529,7 @@ def test_a_message_that_cannot_be_looked_at_or_stored_costs_no_other(tmp_path):
     assert stored == [number for number in range(count) if number % 5]
     assert recording.lost == {"/large": count - len(stored)}
     assert any("failed: seven" in text for text in alarms)
-    assert any("one of /large cannot be stored: five" in text for text in alarms)
+    assert any("a message on /large cannot be stored: five" in text for text in alarms)
 
 
 def test_messages_that_come_faster_than_they_can_be_stored_are_counted_and_told(tmp_path):

@@ -285,7 +285,7 @@ def test_parts_that_do_not_fit(oft, tmp_path):
         load_action_predictor(out, LoadOptions(unnorm_key=KEY))
     other = {"proprio_width": 7, "film": oft.kind != "film", "regression": True}
     (out / "oft.json").write_text(json.dumps(layout | other))
-    with pytest.raises(CheckpointError, match=r"oft_parts\.safetensors does not fit oft\.json: \d+ "):
+    with pytest.raises(CheckpointError, match=r"oft_parts\.safetensors does not match oft\.json: \d+ "):
         load_action_predictor(out, LoadOptions(unnorm_key=KEY))
 
 
