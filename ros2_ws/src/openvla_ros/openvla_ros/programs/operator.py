@@ -194,11 +194,15 @@ class _ByTopic:
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
         self._run: _Run | None = None
+        self._listens = False
         self._node = operator.client.node
+        self._node.create_subscription(String, "policy/instruction", self._policy_speaks, qos.LATCHED)
         self._node.create_subscription(JointTrajectory, "policy/action_chunk", self._chunk, qos.COMMAND)
 
     def missing(self) -> list[str]:
-        listens = self._node.count_publishers("policy/instruction")
+        # The topic is there a little before the policy listens: words that were given in between are too
+        # old for it. Its first word there says that it does.
+        listens = self._listens and self._node.count_publishers("policy/instruction")
         return [] if listens else ["a policy that listens to instruction"]
 
     def begin(self, run: _Run) -> None:
@@ -216,6 +220,9 @@ class _ByTopic:
 
     def cancel(self, run: _Run) -> None:
         self._operator.hold()
+
+    def _policy_speaks(self, _message: String) -> None:
+        self._listens = True
 
     def _chunk(self, _message: JointTrajectory) -> None:
         if self._run is not None:

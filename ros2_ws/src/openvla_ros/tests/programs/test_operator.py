@@ -106,7 +106,10 @@ def test_a_success_from_before_does_not_count_for_new_words(operator, policy):
     assert held(operator, policy)
 
 
-def test_what_is_missing_is_named(operator):
-    with pytest.raises(DeviceError, match="robot 'sim_widowx' is not up: missing joint states, images of"):
+def test_what_is_missing_is_named(operator, policy):
+    listener = "a policy that listens to instruction"
+    with pytest.raises(DeviceError, match=f"robot 'sim_widowx' is not up: missing {listener}, joint states"):
         operator.wait_until_ready(0.2)
     assert operator.missing()[-1] == "the controller"
+    policy.listening.publish(String(data=""))  # the topic alone is there before the policy listens
+    assert operator.client.wait(lambda: listener not in operator.missing(), DISCOVERY_S)
