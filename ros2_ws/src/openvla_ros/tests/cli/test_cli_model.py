@@ -47,7 +47,7 @@ def test_predict_among_action_tokens_alone():
 def test_predict_says_what_is_wrong(tmp_path):
     with pytest.raises(OpenVLARosError, match="give an unnorm_key"):
         openvla("predict", CHECKPOINT, IMAGE, "lift")
-    with pytest.raises(OpenVLARosError, match="not an image"):
+    with pytest.raises(OpenVLARosError, match="not a readable image"):
         openvla("predict", CHECKPOINT, tmp_path / "none.png", "lift", "--unnorm-key", "bridge_orig")
     with pytest.raises(OpenVLARosError, match="the instruction is empty"):
         openvla("predict", CHECKPOINT, IMAGE, " ", "--unnorm-key", "bridge_orig")

@@ -185,7 +185,7 @@ def test_the_base_of_a_fine_tune_comes_from_the_hub_at_its_revision(tmp_path, mo
     assert policy.infer(observation()).actions.shape == (1, 7)
     other = repository.with_name("models--owner--other")
     shutil.copytree(repository, other)
-    with pytest.raises(ManifestError, match="base_model is 'owner/name'; 'owner/other' was given"):
+    with pytest.raises(ManifestError, match="base_model is 'owner/name', but got 'owner/other'"):
         load_openvla_policy("owner/other", PROFILE, adapter=folder, options=LoadOptions(offline=True))
 
 
