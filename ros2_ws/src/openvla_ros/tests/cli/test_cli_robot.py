@@ -117,7 +117,7 @@ def test_a_recorded_bridge_episode_is_replayed_and_its_error_reported(cell, brid
 def test_replay_refuses_an_episode_that_is_not_there(bridge_folder: Path):
     done = openvla("replay", bridge_folder, "--episode", 1000)
     assert done.returncode == 1
-    assert "there is no 1000" in done.stderr
+    assert "no episode 1000" in done.stderr
 
 
 def test_the_report_finds_the_lag_and_the_error_of_a_motion_made_up_for_it(cell):
