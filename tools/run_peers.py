@@ -13,12 +13,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from peers import joint_trajectory_controller, urdf
+from peers import joint_trajectory_controller, lerobot, rosbags, urdf
 from peers.rows import PeerError, Row
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = {
     joint_trajectory_controller.NAME: joint_trajectory_controller.check,
+    lerobot.NAME: lerobot.check,
+    rosbags.NAME: rosbags.check,
     urdf.NAME: urdf.check,
 }
 
@@ -32,7 +34,7 @@ def main() -> int:
         metavar="PEER=FOLDER",
         action="append",
         default=[],
-        help="a clone or an environment at hand, not downloaded",
+        help="a clone, or an environment, at hand: nothing is downloaded",
     )
     arguments = parser.parse_args()
     sources: dict[str, Path] = {}

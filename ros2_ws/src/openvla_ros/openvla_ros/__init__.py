@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from openvla_ros.api import load_policy, open_dataset
     from openvla_ros.cameras.protocol import Camera
+    from openvla_ros.data.training.mixture import open_mixture
+    from openvla_ros.data.training.training_reader import TrainingReader
     from openvla_ros.drivers.command import ArmDriver
     from openvla_ros.errors import OpenVLARosError
     from openvla_ros.policy.protocol import Policy
@@ -33,9 +35,11 @@ __all__ = [
     "OpenVLARosError",
     "Policy",
     "RobotProfile",
+    "TrainingReader",
     "load_policy",
     "load_profile",
     "open_dataset",
+    "open_mixture",
 ]
 
 # The module of each name; imported on first use, so that ``import openvla_ros`` is cheap.
@@ -50,9 +54,11 @@ _MODULES = {
     "OpenVLARosError": "errors",
     "Policy": "policy.protocol",
     "RobotProfile": "profile",
+    "TrainingReader": "data.training.training_reader",
     "load_policy": "api",
     "load_profile": "profile",
     "open_dataset": "api",
+    "open_mixture": "data.training.mixture",
 }
 
 

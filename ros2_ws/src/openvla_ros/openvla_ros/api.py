@@ -112,6 +112,7 @@ def open_dataset(
     robot: str | Path | RobotProfile | None = None,
     split: str | None = None,
     convention: str | None = None,
+    rate_hz: float | None = None,
 ) -> EpisodeSource:
     """Return the dataset at ``path``; its format (bag, RLDS, LeRobot, HDF5) is detected.
 
@@ -123,6 +124,7 @@ def open_dataset(
             actions of a LeRobot dataset; in any other format, the first episode must have its action space.
         split: Only this split of an RLDS dataset, such as ``train``.
         convention: How to interpret an RLDS dataset's numbers, such as ``bridge_orig``.
+        rate_hz: Compose consecutive deltas into steps of this rate; the dataset's must be a multiple of it.
 
     Returns:
         A sequence of episodes: ``len(dataset)``, ``dataset[i]``. Actions are (T, D) in ``episode.space``
@@ -135,7 +137,7 @@ def open_dataset(
     """
     profile = None if robot is None else _profile(robot)
     space = None if profile is None else profile.space()
-    source = SourceRequest(Path(path).expanduser(), split=split, convention=convention, space=space).open()
+    source = SourceRequest(Path(path).expanduser(), split, convention, space, rate_hz).open()
     if profile is not None and len(source):
         lines = profile.space().differences(source[0].space)
         if lines:

@@ -32,7 +32,7 @@ def test_unknown_profile_lists_the_choices():
     [
         ("frame: base", "frame: world", "action_space.frame.*'base' or 'tool'.*'world'"),
         ("max_age_s: 0.5", "max_age_s: -1.0", "cameras.0.max_age_s.*greater than 0.*-1.0"),
-        ("physics_hz: 500.0", "fysics_hz: 500.0", "simulation.fysics_hz.*not known"),
+        ("physics_hz: 500.0", "fysics_hz: 500.0", "simulation.fysics_hz.*unknown key"),
         ("description:", "# description:", "description: this key is missing"),
         ("rotate_deg: 0", "rotate_deg: 45", "rotate_deg.*0, 90, 180 or 270.*45"),
     ],

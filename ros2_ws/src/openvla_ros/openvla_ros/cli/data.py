@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from openvla_ros.cli import recording
+from openvla_ros.cli import bag_import, recording
 from openvla_ros.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -27,6 +27,12 @@ ConventionOption = Annotated[
 ProfileOption = Annotated[
     str | None, typer.Option(help="Robot profile that defines the actions of a LeRobot dataset.")
 ]
+RateOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Compose consecutive deltas into steps of this many Hz, e.g. six of 30 Hz into one of 5."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON array.")]
 INCOMPLETE = 2  # exit code: some episodes could not be read
 
@@ -36,6 +42,7 @@ def register(app: typer.Typer) -> None:
     app.command()(convert)
     app.command()(episodes)
     app.command()(show)
+    bag_import.register(app)
     recording.register(app)
 
 
@@ -59,6 +66,7 @@ def convert(
     split: SplitOption = None,
     convention: ConventionOption = None,
     profile: ProfileOption = None,
+    rate: RateOption = None,
 ) -> None:
     """Convert a dataset. Rerun it to resume; damaged episodes are skipped and listed (exit code 2)."""
     from tqdm import tqdm
@@ -67,7 +75,7 @@ def convert(
     from openvla_ros.data.datasets.conversion import convert as run
 
     request = ConversionRequest(
-        source=_request(source, split, convention, profile),
+        source=_request(source, split, convention, profile, rate),
         destination=destination,
         target=to,
         actions=actions,
@@ -98,6 +106,7 @@ def episodes(
     split: SplitOption = None,
     convention: ConventionOption = None,
     profile: ProfileOption = None,
+    rate: RateOption = None,
 ) -> None:
     """List the episodes of a dataset: steps, instruction, outcome, rate, warnings.
 
@@ -106,7 +115,7 @@ def episodes(
     """
     from openvla_ros.data.datasets.listing import summarise, unfinished
 
-    request = _request(source, split, convention, profile)
+    request = _request(source, split, convention, profile, rate)
     lost = request.absent()
     found = list(summarise(request.open(partial=True)))
     whole = [entry for entry in found if entry.problem is None]
@@ -123,7 +132,7 @@ def episodes(
             typer.secho(f"cannot be read: episode {entry.index}: {entry.problem}", fg="red", err=as_json)
     for name in lost:
         typer.secho(f"missing: {source / name}", fg="red", err=as_json)
-    if lost or len(whole) < len(found):
+    if lost or not whole or len(whole) < len(found):
         raise typer.Exit(INCOMPLETE if whole else 1)
 
 
@@ -163,11 +172,12 @@ def show(
     split: SplitOption = None,
     convention: ConventionOption = None,
     profile: ProfileOption = None,
+    rate: RateOption = None,
 ) -> None:
     """Write one episode as an HTML page: images, plots, videos, provenance."""
     from openvla_ros.data.datasets.episode_page import episode_page
 
-    dataset = _request(source, split, convention, profile).open()
+    dataset = _request(source, split, convention, profile, rate).open()
     if not 0 <= episode < len(dataset):
         raise DatasetError(f"{source}: no episode {episode}; choose 0 .. {len(dataset) - 1}")
     chosen = dataset[episode]
@@ -175,9 +185,11 @@ def show(
     typer.echo(str(episode_page(chosen, video=video).write(path)))
 
 
-def _request(source: Path, split: str | None, convention: str | None, profile: str | None) -> SourceRequest:
+def _request(
+    source: Path, split: str | None, convention: str | None, profile: str | None, rate: float | None
+) -> SourceRequest:
     from openvla_ros.data.datasets.open_dataset import SourceRequest
     from openvla_ros.profile import load_profile
 
     space = None if profile is None else load_profile(profile).space()
-    return SourceRequest(source, split=split, convention=convention, space=space)
+    return SourceRequest(source, split=split, convention=convention, space=space, rate_hz=rate)

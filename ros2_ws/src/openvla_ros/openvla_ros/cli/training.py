@@ -87,6 +87,9 @@ def finetune(
     camera: Annotated[str | None, typer.Option(help="Camera to learn from; default: the first.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of RLDS datasets.")] = None,
     convention: Annotated[str | None, typer.Option(help="Convention of RLDS datasets.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Compose consecutive deltas into steps of this many Hz.")
+    ] = None,
     keep_statistics: Annotated[
         str | None,
         typer.Option(help="Keep the base's action statistics for this dataset key; default: the data's own."),
@@ -157,7 +160,7 @@ def finetune(
         weights = select_dtype(dtype, where) if method in ADAPTERS else torch.float32
         request = FinetuneRequest(
             base=base,
-            data=tuple(_weighted(text, split, convention, space) for text in data),
+            data=tuple(_weighted(text, split, convention, space, rate) for text in data),
             output=output,
             recipe=recipe,
             selection=selection,
@@ -175,7 +178,7 @@ def finetune(
 
 
 def _weighted(
-    text: str, split: str | None, convention: str | None, space: ActionSpace | None
+    text: str, split: str | None, convention: str | None, space: ActionSpace | None, rate: float | None
 ) -> WeightedData:
     """Return the dataset of ``PATH`` or ``PATH=WEIGHT``."""
     from openvla_ros.data.datasets.open_dataset import SourceRequest
@@ -190,7 +193,7 @@ def _weighted(
         raise InvalidValueError(f"{text}: the weight {number!r} is not a number") from error
     if not 0.0 < weight < math.inf:
         raise InvalidValueError(f"{text}: the weight must be a number above 0")
-    return WeightedData(SourceRequest(Path(path).expanduser(), split, convention, space), weight)
+    return WeightedData(SourceRequest(Path(path).expanduser(), split, convention, space, rate), weight)
 
 
 def acceptance(

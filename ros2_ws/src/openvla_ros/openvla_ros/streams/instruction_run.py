@@ -148,7 +148,6 @@ class InstructionRun:
         with self._lock:
             before, self._current = self._current, assignment
             self._begun_ns, self._looked_s = now.stamp_ns, now.steady_s
-            self._waits_for_new = ""
             self._absences.begin()
             self._effects.announce(assignment.instruction)
             if before is not None:
@@ -266,8 +265,6 @@ class InstructionRun:
             return
         for why in absences:
             self._give_up(current, why, now)
-        if current.ending is not None:
-            return
         if now.steady_s - self._looked_s > self._limits.look_s:
             self._say_why_not(current, now)
         ending = current.overdue(now.steady_s)

@@ -63,7 +63,9 @@ class FinetuneRequest:
         """Return the options for reading the datasets, except paths."""
         how = [[d.request.split, d.request.convention] for d in self.data]
         spaces = [None if d.request.space is None else vars(d.request.space) for d in self.data]
-        return json.dumps([how, spaces], default=np.ndarray.tolist)
+        rates = [d.request.rate_hz for d in self.data]
+        asked = [how, spaces, *([rates] if any(rates) else [])]
+        return json.dumps(asked, default=np.ndarray.tolist)
 
     def settings(self) -> dict[str, Any]:
         """Return the request in readable form, for the report and ``finetune.json``."""

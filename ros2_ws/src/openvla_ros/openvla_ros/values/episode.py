@@ -23,6 +23,7 @@ from openvla_ros.values.time import seconds
 
 Outcome = Literal["success", "failure", "unknown"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+_GAP = 1.5  # steps: what is further apart is not consecutive
 
 
 class ImageSequence(Protocol):
@@ -114,6 +115,11 @@ class Episode:
     def _check_ranges(self) -> None:
         if not 0.0 < self.rate_hz <= 1000.0:
             raise InvalidValueError(f"{self._name}: rate is {self.rate_hz} Hz; it must lie within 0 .. 1000")
+        if self.rate_hz != self.space.rate_hz:  # an adapter would learn deltas of one to move at the other
+            raise InvalidValueError(
+                f"{self._name}: steps at {self.rate_hz:g} Hz, but an action space for "
+                f"{self.space.rate_hz:g} Hz"
+            )
         if self.outcome not in OUTCOMES:
             raise InvalidValueError(f"{self._name}: outcome is {self.outcome!r}; choose from {OUTCOMES}")
         if self.gripper is not None and (self.gripper.min() < 0.0 or self.gripper.max() > 1.0):
@@ -194,8 +200,15 @@ class Episode:
         return np.concatenate([pose_deltas(self.poses, self.space), self.actions[:-1, 6:]], axis=1)
 
     def with_measured_actions(self) -> Episode:
-        """Return the episode with ``measured_deltas`` as its actions; one step shorter."""
-        return replace(self.slice(0, len(self) - 1), actions=self.measured_deltas())
+        """Return the episode with ``measured_deltas`` as its actions.
+
+        The last step is left out, and each step before a gap: what the arm did meanwhile is no single step.
+        Raises ``InvalidValueError`` if no step is left.
+        """
+        near = np.diff(self.stamps_ns) <= _GAP * 1e9 / self.rate_hz
+        if not near.any():
+            raise InvalidValueError(f"{self._name} has no two consecutive steps to take differences of")
+        return replace(self.take(np.flatnonzero(near)), actions=self.measured_deltas()[near])
 
     def with_cameras(self, cameras: Sequence[str]) -> Episode:
         """Return the episode with only these cameras; ``InvalidValueError`` lists the existing ones."""
@@ -205,20 +218,23 @@ class Episode:
 
     def slice(self, start: int, stop: int) -> Episode:
         """Return steps ``start`` .. ``stop`` (exclusive) as an episode; images stay lazy."""
-        keep = slice(start, stop)
+        return self.take(np.arange(len(self))[start:stop])
 
-        def cut(array: Float | None) -> Float | None:
-            return None if array is None else array[keep]
+    def take(self, steps: Int) -> Episode:
+        """Return ``steps`` (N,), indices in rising order, as an episode; images stay lazy."""
+
+        def chosen(array: Float | None) -> Float | None:
+            return None if array is None else array[steps]
 
         return replace(
             self,
-            stamps_ns=self.stamps_ns[keep],
-            images={camera: _Window(images, start, stop) for camera, images in self.images.items()},
-            actions=self.actions[keep],
-            joint_positions=cut(self.joint_positions),
-            poses=cut(self.poses),
-            gripper=cut(self.gripper),
-            intervention=self.intervention[keep],
+            stamps_ns=self.stamps_ns[steps],
+            images={camera: _Chosen(images, steps) for camera, images in self.images.items()},
+            actions=self.actions[steps],
+            joint_positions=chosen(self.joint_positions),
+            poses=chosen(self.poses),
+            gripper=chosen(self.gripper),
+            intervention=self.intervention[steps],
         )
 
 
@@ -241,20 +257,20 @@ def pose_deltas(poses: Float, space: ActionSpace) -> Float:
     return np.concatenate([move, angles], axis=1)
 
 
-class _Window:
-    """Part of an image sequence, without touching the rest."""
+class _Chosen:
+    """Some images of a sequence, without touching the rest."""
 
-    def __init__(self, images: ImageSequence, start: int, stop: int) -> None:
+    def __init__(self, images: ImageSequence, steps: Int) -> None:
         self._images = images
-        self._range = range(len(images))[start:stop]
+        self._steps = [int(step) for step in steps]
 
     def __len__(self) -> int:
-        return len(self._range)
+        return len(self._steps)
 
     def __getitem__(self, index: int) -> Image:
-        return self._images[self._range[index]]
+        return self._images[self._steps[index]]
 
     def encoded(self, index: int) -> bytes | None:
         """Return image ``index`` as stored, or None if the source has raw pixels."""
         encoded = getattr(self._images, "encoded", None)
-        return None if encoded is None else cast("bytes | None", encoded(self._range[index]))
+        return None if encoded is None else cast("bytes | None", encoded(self._steps[index]))

@@ -79,7 +79,7 @@ def test_children_stop_in_the_order_of_their_rank(supervise):
 def test_one_failing_process_brings_the_rest_down_with_its_code(supervise):
     supervisor, lines = supervise(spec("good"), spec("bad", "fail"))
     assert supervisor.run() == 3
-    assert ("bad", "ended with code 3; stopping the rest") in lines
+    assert ("bad", "exited with code 3; stopping the rest") in lines
     assert any(name == "good" and line.startswith("stopping") for name, line in lines)
 
 
@@ -90,7 +90,7 @@ def test_a_restartable_process_comes_back_after_sigkill(supervise):
     first = supervisor.pid("camera")
     os.kill(first, signal.SIGKILL)
     run_until(supervisor, lambda: lines.count(("camera", "up")) == 2)
-    assert ("camera", "ended with signal SIGKILL; restart 1") in lines
+    assert ("camera", "exited with signal SIGKILL; restart 1") in lines
     assert supervisor.pid("camera") != first
     supervisor.stop()
 
@@ -103,7 +103,7 @@ def test_what_was_killed_comes_back_and_what_cannot_work_does_not(supervise, beh
     if restarted:
         os.kill(supervisor.pid("policy"), signal.SIGKILL)
         run_until(supervisor, lambda: lines.count(("policy", "up")) == 2)
-    assert (("policy", "ended with signal SIGKILL; restart 1") in lines) == restarted
+    assert (("policy", "exited with signal SIGKILL; restart 1") in lines) == restarted
     supervisor.stop()
 
 

@@ -262,8 +262,8 @@ def test_addresses_that_are_wrong_or_silent_are_named():
     ("greeting", "message"),
     [
         ("hello", "is not a policy server"),
-        (wire.pack({"protocol": 99}), "speaks protocol 99"),
-        (wire.pack({"protocol": wire.PROTOCOL}), "its greeting lacks description, space"),
+        (wire.pack({"protocol": 99}), "uses protocol 99"),
+        (wire.pack({"protocol": wire.PROTOCOL}), "no description, space in its greeting"),
         (wire.pack({"error": "PolicyError", "message": "busy"}), "busy"),
     ],
 )
@@ -297,7 +297,7 @@ class Exploit:
         (b"", "cannot decode"),
         ("text", "expected a binary"),
         (msgpack.packb([1]), "expected a map"),
-        (msgpack.packb({"stamp_ns": 1}), "observation cannot be read: KeyError"),
+        (msgpack.packb({"stamp_ns": 1}), "cannot decode the observation: KeyError"),
         (
             msgpack.packb({"a": {"dtype": "object", "shape": [1], "bytes": b"12345678"}}),
             "'object' is not read",

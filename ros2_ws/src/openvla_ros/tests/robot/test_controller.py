@@ -163,7 +163,7 @@ HUGE = np.array([[0.08, 0, 0, 0, 0, 0, 1.0]])
         ({"values": np.zeros(7)}, Reason.WIDTH, "(7,)"),
         ({"frame_id": "camera"}, Reason.SPACE, "'camera'"),
         ({"names": ("a",) * 7}, Reason.SPACE, "'a'"),
-        ({"step_s": 0.5}, Reason.TIMING, "0.5 s; the robot takes 0.2 s"),
+        ({"step_s": 0.5}, Reason.TIMING, "0.5 s; the robot expects 0.2 s"),
         ({"step_s": float("nan")}, Reason.TIMING, "nan"),
         ({"stamp_ns": START_NS - 10**9}, Reason.STALE, "the limit is 0.6 s"),
         ({"stamp_ns": START_NS + 10**9}, Reason.FUTURE, "ahead of the controller's clock"),

@@ -245,7 +245,7 @@ def test_a_node_of_plain_services_is_guarded_too(ros_domain):
 def test_a_gripper_that_nobody_can_place_stays_where_it_is(names, positions):
     node = SimpleNamespace(_profile=load_profile("sim_widowx"), _opening=0.5)
     points = [JointTrajectoryPoint(positions=positions)] if positions else []
-    with pytest.raises(InvalidValueError, match="one finite position of 'left_finger' is wanted"):
+    with pytest.raises(InvalidValueError, match="expected one finite position of 'left_finger'"):
         SetpointNode._open(node, JointTrajectory(joint_names=names, points=points))
     assert node._opening == 0.5
     good = [JointTrajectoryPoint(positions=[0.037])]

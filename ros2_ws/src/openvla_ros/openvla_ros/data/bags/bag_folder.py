@@ -37,7 +37,10 @@ def mcap_in(path: Path) -> Path:
         return path
     files = sorted(path.glob("*.mcap"))
     if len(files) != 1:
-        raise DatasetError(f"{path} contains {len(files)} .mcap files; an episode has one")
+        raise DatasetError(
+            f"{path} contains {len(files)} .mcap files; an episode has one (openvla import-bag reads "
+            "recordings of others)"
+        )
     return files[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import openvla_ros
 from openvla_ros.data.bags.recording_folder import OUTCOME
@@ -16,6 +17,11 @@ EPISODE, PROFILE, TOPICS, QUALITY = (
     f"openvla_ros.{name}" for name in ("episode", "profile", "topics", "quality")
 )
 Records = Mapping[str, Mapping[str, str]]
+# Where an episode's actions come from: chunks that were executed, or, in a recording that has none, the
+# measured joint states.
+RecordedActions = Literal["commanded", "joint_states"]
+RECORDED_ACTIONS: tuple[RecordedActions, ...] = get_args(RecordedActions)
+_ORIGIN = "origin."  # before the keys of ``EpisodeMetadata.origin``
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class EpisodeMetadata:
     recovered: bool = False
     notes: Mapping[str, str] = field(default_factory=dict)  # the rest of the outcome record
     quality: Mapping[str, str] = field(default_factory=dict)
+    actions: RecordedActions = "commanded"
+    origin: Mapping[str, str] = field(default_factory=dict)  # of an imported one: where it was cut from
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -59,6 +67,8 @@ class EpisodeMetadata:
                 "robot": self.profile.name,
                 "software_version": self.software_version,
                 "started_ns": str(self.started_ns),
+                "actions": self.actions,
+                **{_ORIGIN + key: value for key, value in self.origin.items()},
             },
             PROFILE: {"yaml": dump_profile(self.profile)},
             TOPICS: dict(self.topics),
@@ -69,11 +79,17 @@ def parse_metadata(records: Records, source: str) -> EpisodeMetadata:
     """Return the metadata in ``records``; raises ``DatasetError`` if this package did not write them."""
     missing = [name for name in (EPISODE, PROFILE, TOPICS) if name not in records]
     if missing:
-        raise DatasetError(f"{source} was not recorded by openvla_ros: it lacks {', '.join(missing)}")
+        raise DatasetError(
+            f"{source} was not recorded by openvla_ros: it lacks {', '.join(missing)}; "
+            "openvla import-bag makes episodes of others' recordings"
+        )
     episode, outcome = records[EPISODE], dict(records.get(OUTCOME, {}))
     result = outcome.pop("outcome", "unknown")
     if result not in OUTCOMES:
         raise DatasetError(f"{source}: outcome is {result!r}; choose from {', '.join(OUTCOMES)}")
+    actions = episode.get("actions", "commanded")
+    if actions not in RECORDED_ACTIONS:
+        raise DatasetError(f"{source}: its actions are {actions!r}; known are {', '.join(RECORDED_ACTIONS)}")
     return EpisodeMetadata(
         profile=_profile(records[PROFILE], f"the profile inside {source}"),
         topics=dict(records[TOPICS]),
@@ -86,6 +102,8 @@ def parse_metadata(records: Records, source: str) -> EpisodeMetadata:
         recovered=outcome.pop("recovered", "false") == "true",
         notes=outcome,
         quality=dict(records.get(QUALITY, {})),
+        actions=actions,
+        origin={key.removeprefix(_ORIGIN): v for key, v in episode.items() if key.startswith(_ORIGIN)},
     )
 
 

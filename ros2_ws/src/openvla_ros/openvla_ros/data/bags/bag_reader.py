@@ -26,9 +26,11 @@ from openvla_ros.data.bags.resampling import (
     commanded_steps,
     executed,
     grid,
+    measured_steps,
     newest_before,
     target_steps,
 )
+from openvla_ros.data.episodes.frame_instructions import LEFT_OUT, most_frequent
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.profile import CameraProfile
 from openvla_ros.robot.authority import PERSON
@@ -120,19 +122,23 @@ class BagReader:
     def episode(self, actions: ActionSource = "commanded") -> Episode:
         """Return the whole recording as an ``Episode``.
 
-        ``commanded``: the actions of the chunks that were executed; ``target``: differences of the
-        controller's target poses at the action space's rate; ``measured``: differences of measured
-        poses. Steps without a fresh image of every camera and a fresh state are left out and
-        counted in the provenance. Raises ``DatasetError`` if no step is left.
+        ``commanded``: the actions of the chunks that were executed, or, where the recording was imported
+        without any, what ``from_joint_states`` computes; ``target``: differences of the controller's target
+        poses at the action space's rate; ``measured``: differences of measured poses. Steps without a fresh
+        image of every camera and a fresh state are left out and counted in the provenance. Raises
+        ``DatasetError`` if no step is left.
         """
+        gaps = 0
         match actions:
+            case "commanded" | "measured" if self.metadata.actions == "joint_states":
+                steps, gaps = self.from_joint_states()
             case "commanded" | "measured":
                 steps = self.commanded()
             case "target":
                 steps = self.targets()
             case _:
                 raise DatasetError(f"actions {actions!r}: choose from {', '.join(ACTION_SOURCES)}")
-        episode = self._episode(steps)
+        episode = self._episode(steps, gaps)
         return episode.with_measured_actions() if actions == "measured" else episode
 
     def chunks(self) -> list[RecordedChunk]:
@@ -187,10 +193,37 @@ class BagReader:
         person = np.array([policy and i >= 0 and taken[i].by_person for i in at])
         return target_steps(stamps, poses, openings, self.space, person)
 
-    def _episode(self, steps: Steps) -> Episode:
+    def from_joint_states(self) -> tuple[Steps, int]:
+        """Return steps at the action space's rate from measured joint states, and how many gaps took.
+
+        They begin where every camera and the joint states have begun. The gripper's command is its measured
+        opening at the end of the step. Raises ``DatasetError`` if there is no step.
+        """
+        roles = [f"camera/{camera.name}/image_raw" for camera in self.profile.cameras]
+        streams = [self.stream(role) for role in (*roles, "joint_states")]
+        if any(stream is None or not len(stream) for stream in streams):
+            raise DatasetError(f"{self.path} lacks images or joint states to compute actions from")
+        first = max(int(stream.stamps_ns[0]) for stream in streams if stream is not None)
+        arm = self._arm_stamps
+        stamps = grid(first, int(arm[-1]), self.space.rate_hz) if len(arm) else arm
+        if len(stamps) < 2:
+            raise DatasetError(f"{self.path} is shorter than one step of {self.space.step_s:g} s")
+        index = newest_before(arm, stamps)
+        age_ns = stamps - arm[np.maximum(index, 0)]
+        fresh = (index >= 0) & (age_ns <= self.profile.state.max_age_s * NS_PER_S)
+        positions, openings = self._states(stamps)
+        poses = [self._forward(q) for q in positions]
+        steps, gaps = measured_steps(stamps, poses, openings, fresh, self.space)
+        return steps, len(gaps)
+
+    def _episode(self, steps: Steps, gaps: int = 0) -> Episode:
+        if not len(steps):
+            raise DatasetError(f"{self.path}: the joint states have gaps in each of {gaps} steps")
         fresh, reasons = self._fresh(steps.stamps_ns)
         text, said = self._longest_instruction(steps, fresh)
-        left_out = len(steps) - int(fresh.sum())
+        left_out = len(steps) - int(fresh.sum()) + gaps
+        if gaps:
+            reasons = ", ".join(part for part in (reasons, f"gaps in joint_states: {gaps}") if part)
         steps = steps.keep(fresh & said)
         if not len(steps):
             raise DatasetError(f"{self.path}: no step has fresh images and state ({reasons})")
@@ -221,11 +254,14 @@ class BagReader:
             "software_version": m.software_version,
             "recovered": str(m.recovered).lower(),
             "quality_warnings": json.dumps(m.warnings, ensure_ascii=False),
+            **m.origin,
         }
+        if m.actions != "commanded":
+            values["actions_from"] = m.actions
         if left_out:
             values["steps_left_out"] = f"{left_out} ({reasons})"
         if other_instruction:
-            values["steps_of_other_instructions"] = str(other_instruction)
+            values[LEFT_OUT] = str(other_instruction)
         return values
 
     def _fresh(self, stamps: Int) -> tuple[Bool, str]:
@@ -237,8 +273,9 @@ class BagReader:
             stream = self.stream(role)
             if stream is None or not len(stream):
                 return np.zeros(len(stamps), bool), f"{role} is not in the recording"
-            index = newest_before(stream.stamps_ns, stamps)
-            good = (index >= 0) & (stamps - stream.stamps_ns[np.maximum(index, 0)] <= max_age_s * NS_PER_S)
+            there = self._arm_stamps if role == "joint_states" else stream.stamps_ns
+            index = newest_before(there, stamps)
+            good = (index >= 0) & (stamps - there[np.maximum(index, 0)] <= max_age_s * NS_PER_S)
             if not good.all():
                 reasons.append(f"{role}: {int((~good).sum())}")
             fresh &= good
@@ -246,10 +283,7 @@ class BagReader:
 
     def _longest_instruction(self, steps: Steps, fresh: Bool) -> tuple[str, Bool]:
         """Return the instruction of most steps, and the steps (T,) that it covers."""
-        texts = np.array([self.instruction(int(stamp)) or "" for stamp in steps.stamps_ns], dtype=object)
-        counts = {text: int((fresh & (texts == text)).sum()) for text in set(texts)}
-        best = max(sorted(counts), key=lambda text: counts[text])
-        return best, np.asarray(texts == best, bool)
+        return most_frequent([self.instruction(int(stamp)) or "" for stamp in steps.stamps_ns], fresh)
 
     def _states(self, stamps: Int) -> tuple[Float, Float]:
         """Return joint positions (T, J) and gripper openings (T,) at ``stamps``."""
@@ -282,6 +316,27 @@ class BagReader:
             if sample is not None:
                 return int(stream.stamps_ns[i]), sample
         raise problem
+
+    @cached_property
+    def _arm_stamps(self) -> Int:
+        """Return the stamps (N,) of the joint states that hold the arm's joints; others do not make it fresh.
+
+        Raises ``InvalidValueError`` with what is wrong with the newest one if none does.
+        """
+        stream = self.stream("joint_states")
+        count = len(stream) if stream is not None else 0
+        stamps = [
+            int(item.stamp_ns) for item in self.messages("joint_states") if self._holds_the_arm(item.value)
+        ]
+        if stream is not None and count and not stamps:
+            self._joint_sample(stream, count - 1)
+        return np.array(stamps, np.int64)
+
+    def _holds_the_arm(self, message: Any) -> bool:
+        try:
+            return arm_sample(self.profile, message.name, message.position) is not None
+        except InvalidValueError:
+            return False
 
     @cached_property
     def _forward(self) -> Callable[[Float], Pose]:

@@ -80,6 +80,14 @@ class Recordings:
         names = (_NAME.match(path.name) for path in self.root.iterdir())
         return 1 + max((int(m[1]) for m in names if m and m[2] != DISCARDED), default=-1)
 
+    @staticmethod
+    def number(folder: Path) -> int:
+        """Return the number in the name of an episode's folder, in whatever state."""
+        match = _NAME.match(folder.name)
+        if match is None:
+            raise DatasetError(f"{folder} is not the folder of an episode")
+        return int(match[1])
+
     def begin(self) -> Path:
         """Make the folder of the next episode, in state ``.recording``."""
         folder = self.root / f"episode_{self.next_number():06d}{RECORDING}"

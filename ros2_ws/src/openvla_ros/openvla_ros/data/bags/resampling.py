@@ -137,6 +137,21 @@ def target_steps(
     return Steps(stamps_ns[:-1], actions, person[:-1])
 
 
+def measured_steps(
+    stamps_ns: Int, poses: Sequence[Pose], openings: Float, fresh: Bool, space: ActionSpace
+) -> tuple[Steps, Int]:
+    """Return steps on a regular grid whose actions are what the arm did, and those left out (K,).
+
+    ``poses``, ``openings`` (measured, 0 closed .. 1 open) and ``fresh`` (whether that state was young enough)
+    are those at ``stamps_ns`` (T+1,). A step needs a fresh state at both ends: across a gap its
+    difference would be of another duration.
+    """
+    nobody = np.zeros(len(stamps_ns), bool)
+    steps = target_steps(stamps_ns, poses, openings, space, nobody)
+    whole = fresh[:-1] & fresh[1:]
+    return steps.keep(whole), steps.stamps_ns[~whole]
+
+
 def grid(first_ns: int, last_ns: int, rate_hz: float) -> Int:
     """Return the stamps (N,) from ``first_ns`` to at most ``last_ns``, ``rate_hz`` a second."""
     count = int(seconds(last_ns - first_ns) * rate_hz) + 1

@@ -25,7 +25,7 @@ from openvla_ros.data.datasets.open_dataset import SourceRequest
 from openvla_ros.data.episodes.episode_source import EpisodeSource
 from openvla_ros.data.episodes.layout import Layout
 from openvla_ros.data.episodes.observation_state import observation_state
-from openvla_ros.data.formats.lerobot_writer import Storage
+from openvla_ros.data.lerobot.lerobot_writer import Storage, check_storage
 from openvla_ros.errors import DatasetError, InvalidValueError, MissingDependencyError
 from openvla_ros.integrity.checksums import SUMS, write_sums
 from openvla_ros.integrity.damage import reading
@@ -221,6 +221,8 @@ def _options(request: ConversionRequest) -> ExportOptions:
         except (DatasetError, InvalidValueError) as error:
             reasons.append(str(error))
             continue
+        if request.target == "lerobot":
+            check_storage(layout, request.storage)
         robot = episode.provenance.get("robot", "")
         return ExportOptions(request.target, request.destination.name, layout, request.storage, robot)
     first = f"; the first: {reasons[0]}" if reasons else ""

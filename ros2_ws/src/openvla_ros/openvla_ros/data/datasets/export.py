@@ -17,7 +17,6 @@ from openvla_ros.data.bags.bag_export import write_episode
 from openvla_ros.data.episodes.atomic_move import place
 from openvla_ros.data.episodes.layout import Layout
 from openvla_ros.data.formats.hdf5 import Hdf5Writer
-from openvla_ros.data.formats.lerobot_writer import LerobotPart, Storage, merge_parts
 from openvla_ros.data.formats.rlds_writer import (
     VERSION,
     describe_features,
@@ -26,6 +25,7 @@ from openvla_ros.data.formats.rlds_writer import (
     write_description,
 )
 from openvla_ros.data.formats.tfrecord import write_record
+from openvla_ros.data.lerobot.lerobot_writer import LerobotPart, Storage, merge_parts
 from openvla_ros.values.episode import Episode
 
 Target = Literal["bag", "rlds", "lerobot", "hdf5"]

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from openvla_ros.data.bags.recording_folder import RECORDING
+from openvla_ros.data.episodes.composed_deltas import INCOMPLETE
 from openvla_ros.data.episodes.episode_source import EpisodeSource
+from openvla_ros.data.episodes.frame_instructions import LEFT_OUT
+from openvla_ros.data.lerobot.lerobot_reader import EDITED
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.values.episode import Episode
 from openvla_ros.values.time import seconds
@@ -71,6 +74,12 @@ def recorded_warnings(episode: Episode) -> Iterator[str]:
         yield "recovered: the recorder was killed before the end"
     if "steps_left_out" in origin:
         yield f"steps skipped: {origin['steps_left_out']}"
+    if LEFT_OUT in origin:
+        yield f"steps skipped (another instruction, or none): {origin[LEFT_OUT]}"
+    if INCOMPLETE in origin:
+        yield f"steps skipped (too few to compose one at the new rate): {origin[INCOMPLETE]}"
+    if EDITED in origin:
+        yield f"edited by another tool after the export: {origin[EDITED]}"
 
 
 def numeric_warnings(episode: Episode) -> Iterator[str]:

@@ -9,11 +9,13 @@ from typing import Literal, get_args
 from openvla_ros.data.bags.bag_export import ExportedBagSource, is_exported
 from openvla_ros.data.bags.bag_folder import bag_folders
 from openvla_ros.data.bags.bag_source import BagSource
+from openvla_ros.data.episodes.composed_deltas import ComposedSource
 from openvla_ros.data.episodes.episode_source import EpisodeSource
 from openvla_ros.data.episodes.guarded_source import GuardedSource
+from openvla_ros.data.foreign_bags.recording_files import is_recording
 from openvla_ros.data.formats.hdf5 import SUFFIXES, Hdf5Source
-from openvla_ros.data.formats.lerobot_reader import LerobotSource
 from openvla_ros.data.formats.rlds_reader import RldsSource, find_dataset_folder
+from openvla_ros.data.lerobot.lerobot_reader import LerobotSource
 from openvla_ros.errors import DatasetError
 from openvla_ros.integrity.checksums import absent
 from openvla_ros.integrity.damage import reading
@@ -47,6 +49,8 @@ def detect_format(path: Path) -> Format:
         return "bag"
     elif hdf5_files(path):
         return "hdf5"
+    if is_recording(path):
+        raise DatasetError(f"{path} is a recording of others; openvla import-bag makes episodes of it")
     raise DatasetError(f"{path}: unknown format; the formats are {_SIGNS}")
 
 
@@ -75,6 +79,7 @@ class SourceRequest:
     split: str | None = None  # of an RLDS dataset
     convention: str | None = None  # entry of the table of conventions for an RLDS dataset
     space: ActionSpace | None = None  # what the actions of a LeRobot dataset mean
+    rate_hz: float | None = None  # compose consecutive deltas into steps of this rate
 
     def open(self, *, partial: bool = False) -> EpisodeSource:
         """Return the dataset; raises ``DatasetError`` if it cannot be opened or an option does not fit.
@@ -85,7 +90,8 @@ class SourceRequest:
         if lost:
             raise DatasetError(f"{self.path}: these files are missing: {', '.join(lost)}")
         with reading(self.path):
-            return GuardedSource(self._open(detect_format(self.path)))
+            source = self._open(detect_format(self.path))
+            return GuardedSource(source if self.rate_hz is None else ComposedSource(source, self.rate_hz))
 
     def absent(self) -> list[str]:
         """Return the files that are listed in the dataset's ``SHA256SUMS`` but missing."""
@@ -100,6 +106,6 @@ class SourceRequest:
             case "hdf5":
                 return Hdf5Source(_hdf5_file(self.path))
             case "lerobot":
-                return LerobotSource(self.path, space=self.space)
+                return LerobotSource(self.path, space=self.space, any_rate=self.rate_hz is not None)
             case "bag":
                 return ExportedBagSource(self.path) if is_exported(self.path) else BagSource(self.path)

@@ -63,7 +63,7 @@ class JointCoupling:
         for name, low, high in zip(self.joints, lower, upper, strict=True):
             if low >= high:
                 raise KinematicsError(
-                    f"{self._source}: joint {name!r} and the joints that mimic it share no position: "
+                    f"{self._source}: joint {name!r} and those that mimic it have no position in common: "
                     f"{low} .. {high}"
                 )
         return lower, upper, velocity

@@ -2,7 +2,8 @@
 
 In this order: the chunk itself (``chunk``: width, space, timing, age, finiteness, bounds), where its
 targets and the joints would go (``motion``: workspace, tilt, self-collision, table), and the reported
-robot state (``state``: age, tracking, effort, wrench). Joint rates are limited in
+robot state (``state``: age, tracking, effort, wrench; ``robot_watch`` keeps
+the newest reports). Joint rates are limited in
 ``robot.motion.motion_limiter``. Knows nothing of messages, clocks or motion: values in, a verdict out.
 """
 

@@ -103,15 +103,15 @@ def test_episodes_says_with_its_exit_code_what_could_be_read(written, tmp_path):
 def test_a_lerobot_dataset_without_its_episodes_is_no_empty_one(written, tmp_path):
     folder = copy(written["lerobot"], tmp_path / "set")
     shutil.rmtree(folder / "meta" / "episodes")
-    refused(folder, r"meta/episodes describes 0 episodes \(none\); meta/info\.json announces 3")
+    refused(folder, r"meta/episodes lists 0 episodes \(none\); meta/info\.json says 3")
 
 
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"total_episodes": 10**12}, "describes 3 episodes"),
-        ({"total_episodes": 4}, "describes 3 episodes .*announces 4"),
-        ({"total_frames": 17}, "have 18 frames; meta/info.json announces 17"),
+        ({"total_episodes": 10**12}, "lists 3 episodes"),
+        ({"total_episodes": 4}, "lists 3 episodes .*says 4"),
+        ({"total_frames": 17}, "have 18 frames; meta/info.json says 17"),
         ({"total_episodes": True}, "total_episodes is True"),
         ({"total_frames": -18}, "total_frames is -18"),
     ],
@@ -130,7 +130,7 @@ def test_fewer_rows_and_shorter_videos_are_refused(written, tmp_path):
     folder = copy(written["lerobot"], tmp_path / "video")
     videos = sorted((folder / "videos").rglob("*.mp4"))
     shutil.copyfile(videos[1], videos[0])  # of one episode, where two are expected
-    refused(folder, r"file-000\.mp4: holds 6 images; the episode needs 12")
+    refused(folder, r"file-000\.mp4: contains 6 images; the episode needs 12")
 
 
 # -- RLDS
@@ -162,7 +162,7 @@ def test_a_shard_with_more_records_than_announced_is_refused(written, tmp_path):
     splits = json.loads(info.read_text())["splits"]
     splits[0]["shardLengths"] = ["1", "1"]
     edit(info, splits=splits)
-    refused(folder, "holds 2 records; dataset_info.json announces 1 episodes")
+    refused(folder, "contains 2 records; dataset_info.json says 1 episodes")
     next(folder.rglob("*00001-of-00002")).unlink()
     refused(folder, "these files are missing")
 
@@ -188,7 +188,7 @@ def test_an_hdf5_file_with_other_counts_is_refused(written, tmp_path):
     path = next(written["hdf5"].glob("*.hdf5"))
     for name, change, match in (
         ("total", lambda file: file["data"].attrs.modify("total", 19), "data/total is 19"),
-        ("deleted", lambda file: file["data"].pop("demo_1"), "its 2 demonstrations hold 12"),
+        ("deleted", lambda file: file["data"].pop("demo_1"), "its 2 demonstrations have 12"),
         ("samples", lambda file: file["data/demo_1"].attrs.modify("num_samples", 6.5), None),
     ):
         target = tmp_path / f"{name}.hdf5"
@@ -340,5 +340,5 @@ def test_an_index_of_another_size_is_refused(tmp_path):
     folder = shutil.copytree(reference, tmp_path / "checkpoint")
     path = folder / "model.safetensors.index.json"
     edit(path, metadata={"total_size": 17})
-    with pytest.raises(CheckpointError, match="total_size is 17; the shards hold"):
+    with pytest.raises(CheckpointError, match="total_size is 17; the shards contain"):
         stored_tensors(folder)

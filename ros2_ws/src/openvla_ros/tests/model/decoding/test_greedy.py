@@ -38,7 +38,7 @@ def make_end_win(model, embeddings):
 def test_early_end_of_sequence_names_the_step(fresh, case):
     embeddings = case.embeddings(fresh)
     make_end_win(fresh, embeddings)
-    with pytest.raises(ModelOutputError, match="ended its sequence at action token 0 of 7"):
+    with pytest.raises(ModelOutputError, match="ended the sequence at action token 0 of 7"):
         decode_greedily(fresh, embeddings, 7)
 
 

@@ -165,7 +165,7 @@ def test_a_followers_limits_narrow_its_leaders(tmp_path):
         ),
         (
             [joint("k", "revolute", "b", "c", '<mimic joint="j" offset="9"/>' + LIMIT)],
-            "'j' and the joints that mimic it share no position",
+            "'j' and those that mimic it have no position in common",
         ),
     ],
 )

@@ -1,0 +1,1 @@
+"""Any rosbag2 recording, whoever made it, cut into recorded episodes of this package."""
