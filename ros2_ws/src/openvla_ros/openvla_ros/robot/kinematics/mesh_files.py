@@ -44,7 +44,7 @@ def find_mesh(filename: str, urdf: Path) -> Path:
         raise KinematicsError(f"mesh {filename}: {scheme}:// is not supported; use package:// or a path")
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        looked = ", ".join(str(place) for place in places) or "no folder of that package"
+        looked = ", ".join(dict.fromkeys(map(str, places))) or "no folder of that package"
         raise KinematicsError(f"mesh {filename} does not exist (searched {looked})")
     return found
 

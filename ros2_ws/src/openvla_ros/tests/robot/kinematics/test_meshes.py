@@ -114,7 +114,7 @@ def test_a_mesh_is_found_where_ros_would_find_it(tmp_path, monkeypatch):
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "install"))
     assert find_mesh("package://my_arm/meshes/a b.stl", urdf) == installed / "a b.stl"
     with pytest.raises(
-        KinematicsError, match=r"mesh package://my_arm/no.stl does not exist \(looked at .*my_arm/no.stl"
+        KinematicsError, match=r"mesh package://my_arm/no.stl does not exist \(searched .*my_arm/no.stl"
     ):
         find_mesh("package://my_arm/no.stl", urdf)
     monkeypatch.delenv("AMENT_PREFIX_PATH")

@@ -146,7 +146,7 @@ def test_a_followers_limits_narrow_its_leaders(tmp_path):
         ([joint("k", "revolute", "b", "c", '<mimic joint="k"/>' + LIMIT)], "k mimic each other in a cycle"),
         (
             [joint("k", "revolute", "b", "c", '<mimic joint="no"/>' + LIMIT)],
-            "'k' mimics joint 'no', which is not",
+            "'k' mimics joint 'no', which does not exist",
         ),
         (
             [joint("f", "fixed", "a", "x"), joint("k", "revolute", "b", "c", '<mimic joint="f"/>' + LIMIT)],
