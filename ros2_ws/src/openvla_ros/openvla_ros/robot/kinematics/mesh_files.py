@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def find_mesh(filename: str, urdf: Path) -> Path:
         raise KinematicsError(f"mesh {filename}: {scheme}:// is not supported; use package:// or a path")
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        looked = ", ".join(str(place) for place in places) or "no folder of that package"
+        looked = ", ".join(dict.fromkeys(map(str, places))) or "no folder of that package"
         raise KinematicsError(f"mesh {filename} does not exist (searched {looked})")
     return found
 
@@ -149,10 +150,11 @@ def _read_collada(path: Path) -> Float:
     with needed_for(f"mesh {path.name}"):
         import collada
     try:
-        document = collada.Collada(str(path))
-        parts = [
-            _triangles(part) for shape in document.scene.objects("geometry") for part in shape.primitives()
-        ]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PendingDeprecationWarning)  # pycollada 0.9.3 uses numpy.matrix
+            document = collada.Collada(str(path))
+            shapes = document.scene.objects("geometry")
+            parts = [_triangles(part) for shape in shapes for part in shape.primitives()]
     except Exception as error:
         raise KinematicsError(f"mesh {path} cannot be read: {error}") from error
     return np.concatenate(parts or [np.zeros((0, 3, 3))]) * float(document.assetInfo.unitmeter or 1.0)
