@@ -97,7 +97,8 @@ def plan_import(request: ImportRequest, recording: Recording) -> ImportPlan:
             skipped.append(Skipped(cut, reason))
         else:
             episodes.append(episode)
-    notes = (*recording.notes, *_notes(streams, reading.unused(streams)))
+    unused = reading.unused(streams) if actions == "joint_states" else []
+    notes = (*recording.notes, *_notes(streams, unused))
     return ImportPlan(request, streams, first, last, actions, tuple(episodes), tuple(skipped), notes)
 
 
