@@ -29,7 +29,7 @@ from openvla_ros.data.datasets.conversion import ConversionRequest, convert
 from openvla_ros.data.datasets.export import Target
 from openvla_ros.data.datasets.open_dataset import SourceRequest
 from openvla_ros.data.episodes.encoded_images import ArrayFrames, EncodedFrames, decode_image, encoded_frame
-from openvla_ros.data.formats.lerobot_writer import Storage
+from openvla_ros.data.lerobot.lerobot_writer import Storage
 from openvla_ros.data.training.training_reader import TrainingReader
 from openvla_ros.preprocessing.image_encoding import encode_jpeg
 from openvla_ros.profile import load_profile

@@ -40,10 +40,10 @@ class MoveToPoint:
         return ActionChunk(action, observation.stamp_ns, self.space)
 
     def reset(self) -> None:
-        """Nothing is remembered from one instruction to the next."""
+        """Do nothing: no state is kept between instructions."""
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
 profile = openvla_ros.load_profile("sim_widowx")

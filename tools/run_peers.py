@@ -13,13 +13,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from peers import joint_trajectory_controller, rosbags
+from peers import joint_trajectory_controller, lerobot, rosbags, urdf
 from peers.rows import PeerError, Row
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = {
     joint_trajectory_controller.NAME: joint_trajectory_controller.check,
+    lerobot.NAME: lerobot.check,
     rosbags.NAME: rosbags.check,
+    urdf.NAME: urdf.check,
 }
 
 
@@ -28,7 +30,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=sorted(PEERS), action="append", help="this peer alone; repeatable")
     parser.add_argument(
-        "--source", metavar="PEER=FOLDER", action="append", default=[], help="a clone at hand, not downloaded"
+        "--source",
+        metavar="PEER=FOLDER",
+        action="append",
+        default=[],
+        help="a clone, or an environment, at hand: nothing is downloaded",
     )
     arguments = parser.parse_args()
     sources: dict[str, Path] = {}

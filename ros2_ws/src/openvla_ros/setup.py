@@ -109,6 +109,7 @@ setup(
         "realsense": ["pyrealsense2"],
         "quantization": ["bitsandbytes"],
         "ray": ["ray"],
+        "meshes": ["pycollada"],
         "test": [
             "pytest",
             "pytest-timeout",

@@ -31,7 +31,7 @@ def node_action(spec: NodeSpec, graph: Graph, restarts: int = 0) -> Node:
         if spec.restarts_after(event.returncode) and restarts < MAX_RESTARTS:
             again = node_action(spec, graph, restarts + 1)
             return [TimerAction(period=restart_delay_s(spec, restarts + 1), actions=[again])]
-        return [EmitEvent(event=Shutdown(reason=f"{spec.name} ended with code {event.returncode}"))]
+        return [EmitEvent(event=Shutdown(reason=f"{spec.name} exited with code {event.returncode}"))]
 
     return Node(
         package="openvla_ros",

@@ -1,7 +1,7 @@
 """OpenVLA on ROS 2 arms: inference, safe control, recording, fine-tuning, redeployment.
 
-A user's own script needs the names below; they are loaded when they are first used. ARCHITECTURE.md
-lists the folders of the package, each of which imports only from those above it.
+The names below are the ones a script needs; each is imported on first use. ARCHITECTURE.md lists the
+folders of the package, each of which imports only from those above it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from openvla_ros.api import load_policy, open_dataset
     from openvla_ros.cameras.protocol import Camera
+    from openvla_ros.data.training.mixture import open_mixture
+    from openvla_ros.data.training.training_reader import TrainingReader
     from openvla_ros.drivers.command import ArmDriver
     from openvla_ros.errors import OpenVLARosError
     from openvla_ros.policy.protocol import Policy
@@ -33,12 +35,14 @@ __all__ = [
     "OpenVLARosError",
     "Policy",
     "RobotProfile",
+    "TrainingReader",
     "load_policy",
     "load_profile",
     "open_dataset",
+    "open_mixture",
 ]
 
-# Where each name is; imported when it is first asked for, so that ``import openvla_ros`` costs nothing.
+# The module of each name; imported on first use, so that ``import openvla_ros`` is cheap.
 _MODULES = {
     "ActionChunk": "values.action",
     "ActionSpace": "values.action",
@@ -50,9 +54,11 @@ _MODULES = {
     "OpenVLARosError": "errors",
     "Policy": "policy.protocol",
     "RobotProfile": "profile",
+    "TrainingReader": "data.training.training_reader",
     "load_policy": "api",
     "load_profile": "profile",
     "open_dataset": "api",
+    "open_mixture": "data.training.mixture",
 }
 
 
@@ -68,5 +74,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names beside what has been imported."""
+    """List the public names as well as whatever has been imported."""
     return sorted({*globals(), *__all__})

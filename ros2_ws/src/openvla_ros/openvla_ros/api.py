@@ -1,7 +1,7 @@
-"""What a script of one's own begins with: a policy by its name, a dataset by its path.
+"""Entry points for your own scripts: load a policy by name, open a dataset by path.
 
-``openvla_ros`` offers these functions under its own name. They say in one call what the nodes and the
-program ``openvla`` build from parameters; all the work is in ``policy.factory`` and ``data.datasets``.
+Import them from ``openvla_ros`` directly. One call builds what the nodes and the ``openvla`` program
+build from parameters; the work is done in ``policy.factory`` and ``data.datasets``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.resources import SMALL_BASE, shipped_checkpoints
 from openvla_ros.values.scene import Scene
 
-# Which arguments each policy takes besides ``robot``.
+# The arguments of each policy, in addition to ``robot``.
 ARGUMENTS = {
     "openvla": (
         "adapter", "unnorm_key", "center_crop", "decoder", "quantization", "device", "dtype", "offline",
@@ -62,17 +62,17 @@ def load_policy(
         robot: A profile's name, the path of its YAML file, or the profile itself.
         adapter: Folder of a LoRA adapter on top of the checkpoint.
         unnorm_key: Which dataset's statistics apply, where the checkpoint has more than one.
-        center_crop: Whether the model was trained with random crops; a manifest says it by itself.
+        center_crop: Whether the model was trained with random crops; not needed if it has a manifest.
         decoder: ``fast``, ``steady`` or ``plain``; all give the same tokens.
         quantization: ``none``, or the inexact ``int8``, ``nf4``, ``int8wo``, ``int4wo``, ``fp8``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``auto``, ``bf16``, ``fp16`` or ``fp32``.
-        offline: Never reach for the hub.
+        offline: Never contact the hub.
         token_file: File with the token of a remote policy.
-        timeout_s: Seconds that one answer of a remote policy may take.
+        timeout_s: How long to wait for each reply from a remote policy, seconds.
         dataset: The dataset whose episode is replayed.
-        episode: Which of its episodes, from 0.
-        scene: Returns the simulator's ground truth, such as ``SimulatedRobot.scene``; for ``expert``.
+        episode: Index of the episode to replay, from 0.
+        scene: For ``expert``: returns the simulator's ground truth, such as ``SimulatedRobot.scene``.
 
     Returns:
         A policy whose chunks hold actions (T, D) in the robot's own action space
@@ -84,8 +84,8 @@ def load_policy(
             for another robot.
         StatisticsError: ``unnorm_key`` is missing or unknown; lists the choices.
         InvalidValueError: An argument has a wrong value, or does not belong to this policy.
-        PolicyError: The policy's actions mean something else than the robot's, or the server of a
-            remote one cannot be reached.
+        PolicyError: The policy's action space does not match the robot's, or a remote policy's server
+            cannot be reached.
     """
     profile = _profile(robot)
     kind = _kind(str(name))
@@ -112,6 +112,7 @@ def open_dataset(
     robot: str | Path | RobotProfile | None = None,
     split: str | None = None,
     convention: str | None = None,
+    rate_hz: float | None = None,
 ) -> EpisodeSource:
     """Return the dataset at ``path``; its format (bag, RLDS, LeRobot, HDF5) is detected.
 
@@ -119,28 +120,29 @@ def open_dataset(
 
     Args:
         path: Folder or file of the dataset.
-        robot: A profile (name, YAML file or value) whose actions these are. It says what the actions of a
-            LeRobot dataset mean, and the first episode of any other must have its action space.
+        robot: The profile (name, YAML file or value) of the robot that the actions are for. It defines the
+            actions of a LeRobot dataset; in any other format, the first episode must have its action space.
         split: Only this split of an RLDS dataset, such as ``train``.
-        convention: What the numbers of an RLDS dataset mean, such as ``bridge_orig``.
+        convention: How to interpret an RLDS dataset's numbers, such as ``bridge_orig``.
+        rate_hz: Compose consecutive deltas into steps of this rate; the dataset's must be a multiple of it.
 
     Returns:
-        A row of episodes: ``len(dataset)``, ``dataset[i]``. Actions are (T, D) in ``episode.space``
-        (metres, radians, gripper 0..1); images are decoded when they are looked at.
+        A sequence of episodes: ``len(dataset)``, ``dataset[i]``. Actions are (T, D) in ``episode.space``
+        (metres, radians, gripper 0..1); images are decoded on access.
 
     Raises:
-        DatasetError: There is no dataset of a known format, its first episode cannot be read, an option
-            does not fit the format, or the actions are not the robot's.
+        DatasetError: No dataset of a known format was found, its first episode cannot be read, an option
+            does not apply to the format, or the actions do not match the robot's.
         ProfileError: There is no such robot.
     """
     profile = None if robot is None else _profile(robot)
     space = None if profile is None else profile.space()
-    source = SourceRequest(Path(path).expanduser(), split=split, convention=convention, space=space).open()
+    source = SourceRequest(Path(path).expanduser(), split, convention, space, rate_hz).open()
     if profile is not None and len(source):
         lines = profile.space().differences(source[0].space)
         if lines:
             raise DatasetError(
-                f"{source.path}: its actions are not those of robot {profile.name}: " + "; ".join(lines)
+                f"{source.path}: its actions do not match robot {profile.name}: " + "; ".join(lines)
             )
     return source
 
@@ -150,27 +152,27 @@ def _profile(robot: str | Path | RobotProfile) -> RobotProfile:
 
 
 def _kind(name: str) -> str:
-    """Return which of ``policy.factory.POLICIES`` ``name`` asks for; raises ``CheckpointError`` for none."""
+    """Return the entry of ``policy.factory.POLICIES`` that ``name`` stands for, else ``CheckpointError``."""
     if name.startswith(("ws://", "wss://")):
         return "remote"
     if name in ("expert", "hold", "replay"):
         return name
     shipped = shipped_checkpoints()
-    # A hub id is owner/name; whether it exists is the hub's to say.
+    # A hub id is owner/name; only the hub knows whether it exists.
     if name in shipped or Path(name).exists() or "/" in name:
         return "openvla"
     raise CheckpointError(
-        f"no policy {name!r}: it is no folder here; choose one of the package's own checkpoints "
+        f"no policy {name!r}, and no such folder; choose one of the package's own checkpoints "
         f"({', '.join(sorted(shipped))}), a folder, a hub id (owner/name), the ws:// address of a policy "
         "server, 'expert', 'replay' or 'hold'"
     )
 
 
 def _check_arguments(kind: str, name: str, given: list[str]) -> None:
-    """Raise ``InvalidValueError`` for an argument that the policy would not look at."""
+    """Raise ``InvalidValueError`` for an argument that the policy would ignore."""
     for argument in given:
         if argument not in ARGUMENTS[kind]:
-            takes = ", ".join(ARGUMENTS[kind]) or "no argument besides robot"
+            takes = ", ".join(ARGUMENTS[kind]) or "only robot"
             raise InvalidValueError(f"{argument} is not an argument of policy {name!r}, which takes {takes}")
 
 

@@ -1,8 +1,8 @@
-"""Which installable package each imported module comes from, and what to say where one is missing.
+"""Which installable package each imported module comes from, and the error message if one is missing.
 
 ``package.xml``, ``setup.py`` and ``requirements.txt`` must agree with this table, and the table with
-every import of the package: ``tests/test_dependencies.py`` holds both. ROS packages are not listed:
-their import name is also the name of their package.
+every import of the package: ``tests/test_dependencies.py`` checks both. ROS packages are not listed:
+their import name is also their package name.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ SOURCES = {
     "PIL": Source("pillow", rosdep="python3-pil"),
     "av": Source("av"),
     "bitsandbytes": Source("bitsandbytes", extra="quantization"),
+    "collada": Source("pycollada", extra="meshes"),
     "cv2": Source("opencv-python-headless", rosdep="python3-opencv"),
     "h5py": Source("h5py", rosdep="python3-h5py"),
     "huggingface_hub": Source("huggingface_hub"),
@@ -88,9 +89,9 @@ def require(modules: Iterable[str], purpose: str) -> None:
 
 @contextmanager
 def needed_for(purpose: str) -> Iterator[None]:
-    """Turn a package that an import inside the block misses into ``MissingDependencyError``.
+    """Turn a failed import of a dependency inside the block into ``MissingDependencyError``.
 
-    A module of this package itself that does not exist stays what it is: a mistake of ours.
+    A missing module of this package itself is a bug, and is raised unchanged.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The programs, which take signals before they import anything that takes time.
+"""The programs: signal handlers first, then the slow imports.
 
 ``setup.py`` makes a console program of each function here; ``python -m openvla_ros.nodes NODE`` runs
 the nodes, too.
@@ -23,7 +23,7 @@ teleop_node = partial(start, "teleop_node")
 
 
 def openvla() -> None:
-    """Run ``openvla``; Ctrl-C while ``openvla up`` has not begun ends it in order, too."""
+    """Run ``openvla``; Ctrl-C before ``openvla up`` has begun also ends it cleanly."""
     if sys.argv[1:2] == ["up"]:
         end_at_once()
     from openvla_ros.cli.main import main

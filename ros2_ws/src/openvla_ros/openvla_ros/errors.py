@@ -1,9 +1,11 @@
-"""The exceptions of the package: one base, and one class for each thing a user can put right.
+"""The exceptions of the package: one base, and one class for each kind of problem that a user can fix.
 
 A message names the bad value, where it came from, and the valid choices.
 """
 
 from __future__ import annotations
+
+import re
 
 
 class OpenVLARosError(Exception):
@@ -23,7 +25,7 @@ class CheckpointError(OpenVLARosError):
 
 
 class ManifestError(CheckpointError):
-    """A checkpoint does not fit the robot that it was given to: names the line that differs."""
+    """A checkpoint does not match the robot: names the fields that differ."""
 
 
 class StatisticsError(OpenVLARosError, ValueError):
@@ -47,11 +49,11 @@ class DatasetError(OpenVLARosError):
 
 
 class ChecksumError(DatasetError, CheckpointError):
-    """A file of a dataset or a checkpoint is not the one that was written there."""
+    """A file of a dataset or a checkpoint was damaged or changed after it was written."""
 
 
 class TrainingError(OpenVLARosError):
-    """A training run cannot go on: its loss is no number, memory is short, or its folder is another run's."""
+    """A training run cannot continue: the loss is NaN, memory ran out, or the folder is another run's."""
 
 
 class DeviceError(OpenVLARosError):
@@ -59,12 +61,18 @@ class DeviceError(OpenVLARosError):
 
 
 class FatalNodeError(OpenVLARosError):
-    """A node cannot go on and ends its process: the one exception that a node's guard lets through."""
+    """A node cannot continue and ends its process: the one exception that a node's guard lets through."""
 
 
 class MissingDependencyError(OpenVLARosError):
-    """An optional package is needed for what was asked: names how to install it."""
+    """An optional package is needed: says how to install it."""
 
 
 class ConformanceError(OpenVLARosError):
-    """An implementation breaks its protocol: names what the contract says, what was got, and where."""
+    """An implementation violates its protocol: says what the contract is, what happened, and where."""
+
+
+def error_key(error: OpenVLARosError) -> str:
+    """Return the key under which an error of ours is counted: ``InvalidValueError`` → ``invalid_value``."""
+    words = re.findall("[A-Z][a-z]+", type(error).__name__.removesuffix("Error"))
+    return "_".join(words).lower()

@@ -1,8 +1,8 @@
-"""The checkpoint manifest: what a checkpoint was trained for, and whether a robot is that.
+"""The checkpoint manifest: what a checkpoint was trained for, and whether it matches a robot.
 
-``openvla_manifest.json`` lies beside the weights or the adapter. Training writes it; the policy node
-checks it against the robot's profile before it loads anything and refuses to run on a difference.
-Knows nothing of weights beyond their hash.
+``openvla_manifest.json`` is stored next to the weights or the adapter. Training writes it; the policy
+node checks it against the robot's profile before it loads anything, and refuses to run if they differ.
+Of the weights it knows only the hash.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ MANIFEST_NAME = "openvla_manifest.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MANIFEST_VERSION = 1
 
-# The bounds are left out: what a robot allows is its own affair and is enforced by its controller.
+# Without the bounds: those are the robot's own, and enforced by its controller.
 _MEANING = ("names", "units", "frame", "rotation", "gripper_open", "rate_hz")
 
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """Everything besides the weights that must agree between training and deployment."""
+    """Everything but the weights that must agree between training and deployment."""
 
-    base_model: str  # hub id or folder name of the model that was trained further
+    base_model: str  # hub id or folder name of the model that was fine-tuned
     base_revision: str | None  # commit of that hub repository; None for a local folder
-    adapter_sha256: str | None  # of the adapter's weights; None where the checkpoint is whole
-    dataset_key: str  # the unnorm_key under which the model's statistics stand
+    adapter_sha256: str | None  # of the adapter's weights; None for a full checkpoint
+    dataset_key: str  # the unnorm_key of the model's statistics
     statistics: DatasetStatistics
     action_space: ActionSpace
     prompt_style: PromptStyle
     image_transform: ImageTransform
     center_crop: bool  # whether inference cuts the middle 90% first (trained with random crops)
-    cameras: tuple[str, ...]  # names in the profile, in the order that the model sees them
+    cameras: tuple[str, ...]  # camera names in the profile, in the model's order
     robot: str  # name of the profile that the demonstrations came from
-    base_weights: str | None = None  # digest of the weights that an adapter was trained beside
+    base_weights: str | None = None  # digest of the base weights that an adapter was trained on
 
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
-            raise ManifestError(f"cameras {self.cameras} must be at least one name, each different")
+            raise ManifestError(f"cameras {self.cameras}: must be at least one name, without duplicates")
         if self.prompt_style not in PROMPT_STYLES:
             raise ManifestError(
                 f"prompt_style {self.prompt_style!r}; the choices are {', '.join(PROMPT_STYLES)}"
@@ -64,13 +64,13 @@ class Manifest:
 
     @property
     def rate_hz(self) -> float:
-        """Actions a second that the model was trained for."""
+        """Action rate that the model was trained for, Hz."""
         return self.action_space.rate_hz
 
     def differences(self, profile: RobotProfile) -> list[str]:
-        """Return one line for each field in which ``profile`` is another robot; empty if it fits.
+        """Return one line for each field in which ``profile`` differs; empty if it matches.
 
-        A robot may have cameras that the checkpoint does not look at, and bounds of its own.
+        The robot may have cameras that the checkpoint does not use, and different bounds.
         """
         space = profile.space()
         lines = [
@@ -84,16 +84,16 @@ class Manifest:
         return lines
 
     def check(self, profile: RobotProfile) -> None:
-        """Raise ``ManifestError`` with every line of ``differences`` unless the checkpoint fits."""
+        """Raise ``ManifestError`` with every line of ``differences`` unless the checkpoint matches."""
         lines = self.differences(profile)
         if lines:
             raise ManifestError(
-                f"this checkpoint (trained on {self.robot}) does not fit robot {profile.name}:\n"
+                f"this checkpoint (trained on {self.robot}) does not match robot {profile.name}:\n"
                 + "\n".join(f"  {line}" for line in lines)
             )
 
     def check_adapter(self, folder: str | Path) -> None:
-        """Raise ``ManifestError`` unless the adapter in ``folder`` is the one described here."""
+        """Raise ``ManifestError`` unless the adapter in ``folder`` is the one in this manifest."""
         path = Path(folder) / ADAPTER_WEIGHTS
         if self.adapter_sha256 is None:
             if path.exists():
@@ -131,7 +131,7 @@ class Manifest:
 
 
 def manifest_path(folder: str | Path) -> Path:
-    """Return where the manifest of the checkpoint or adapter in ``folder`` lies."""
+    """Return the path of the manifest of the checkpoint or adapter in ``folder``."""
     return Path(folder) / MANIFEST_NAME
 
 
@@ -147,7 +147,7 @@ def write_manifest(folder: str | Path, manifest: Manifest) -> Path:
 def read_manifest(folder: str | Path) -> Manifest:
     """Return the manifest of the checkpoint or adapter in ``folder``.
 
-    Raises ``ManifestError`` if there is none or it is wrong, naming the file, the key and the value.
+    Raises ``ManifestError`` if it is missing or invalid, naming the file, the key and the value.
     """
     path = manifest_path(folder)
     if path.is_file():

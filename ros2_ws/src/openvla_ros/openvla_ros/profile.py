@@ -1,8 +1,8 @@
 """The robot profile: the one description of a robot that every node, recording and checkpoint shares.
 
-A profile is a YAML file (``config/robots/*.yaml``). It holds what is true of the robot: cameras,
-joints, action space, limits, rates, and the topics that the robot's own software speaks. What an
-operator tunes while it runs are ROS parameters instead. This module knows nothing of ROS.
+A profile is a YAML file (``config/robots/*.yaml``) with the robot's properties: cameras, joints, action
+space, limits, rates, and the topics of the robot's own software. Settings that an operator tunes at
+runtime are ROS parameters instead. This module knows nothing of ROS.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from openvla_ros.errors import InvalidValueError, ProfileError
+from openvla_ros.integrity.placeholders import unfilled
 from openvla_ros.integrity.text_file import read_text
 from openvla_ros.integrity.validation import validation_lines
 from openvla_ros.resources import share_path
@@ -24,7 +25,7 @@ from openvla_ros.values.action import ActionSpace, Frame, RotationConvention
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Positive = Annotated[float, Field(gt=0)]
 Topic = Annotated[str, Field(pattern=r"^~?/?[A-Za-z_][A-Za-z0-9_/]*$")]
-# MoveIt Servo's incoming_command_timeout by default: without a command for so long it stops the arm.
+# The default of MoveIt Servo's incoming_command_timeout: without a command for this long it stops the arm.
 SERVO_TIMEOUT_S = 0.1
 # Which field of a camera's source each kind takes.
 SOURCE_FIELDS: dict[str, str | None] = {
@@ -59,26 +60,26 @@ class CameraSource:
 
 @dataclass(frozen=True, config=_STRICT)
 class CameraProfile:
-    """One camera: its stream, and how its image must be turned before the policy sees it."""
+    """One camera: its stream, and how to rotate its image for the policy."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    topic: Topic  # the stream as the camera's own driver names it
+    topic: Topic  # the driver's topic
     width: Annotated[int, Field(gt=0)]
     height: Annotated[int, Field(gt=0)]
     rate_hz: Positive
     max_age_s: Positive  # an older image stops the policy
     frame_id: str
     rotate_deg: Literal[0, 90, 180, 270] = 0  # clockwise
-    compressed: bool = False  # the topic carries sensor_msgs/CompressedImage
-    # Where the images come from; without it, as ``origin`` says.
+    compressed: bool = False  # the topic is sensor_msgs/CompressedImage
+    # Where the images come from; the default is in ``origin``.
     source: CameraSource | None = None
 
     @property
     def origin(self) -> CameraSource:
-        """Where the images come from.
+        """The image source.
 
-        A profile that does not say it means the topic's own driver, or USB camera 0 where the topic is
-        the one that this package's camera node publishes by itself: nobody else would.
+        The default is the topic's own driver, or USB camera 0 if the topic is the default one of this
+        package's camera node: nobody else publishes that.
         """
         if self.source is not None:
             return self.source
@@ -93,40 +94,40 @@ class ArmProfile:
     base_link: str
     tool_link: str
     joints: tuple[str, ...]
-    frame_prefix: str  # what tf puts before each link's name, "wx250s/" for Interbotix
-    neutral: tuple[float, ...]  # radians; where an instruction starts from
+    frame_prefix: str  # prefix of link names in tf, "wx250s/" for Interbotix
+    neutral: tuple[float, ...]  # radians; the pose where instructions start
     home: tuple[float, ...]
     park: tuple[float, ...]
     # Rotation (roll, pitch, yaw, radians) of the tool frame that counts as zero in recorded states:
     # BridgeData V2 measures angles from "tool straight down".
     state_rotation_offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    # The tool frame's axis that points out of the gripper; if it is not given, the one that points
-    # down at zero recorded rotation.
+    # The tool frame's axis that points out of the gripper; default: the one that points down at zero
+    # recorded rotation.
     tool_axis: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)
 class GripperProfile:
-    """The gripper's joint and the positions of its joint that count as open and closed."""
+    """The gripper's joint, and its open and closed positions."""
 
     joint: str
     open_m: float
     closed_m: float
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5  # an opening above it opens
-    hysteresis: Annotated[float, Field(ge=0, lt=0.5)] = 0.1  # by so much it must be passed to change
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5  # openings above it open the gripper
+    hysteresis: Annotated[float, Field(ge=0, lt=0.5)] = 0.1  # how far past the threshold before it switches
 
     def position_m(self, opening: float) -> float:
-        """Return the joint's position for an opening of 0 (closed) .. 1 (open)."""
+        """Return the joint position, metres, for an opening of 0 (closed) .. 1 (open)."""
         return self.closed_m + opening * (self.open_m - self.closed_m)
 
     def opening(self, position_m: float) -> float:
-        """Return the opening 0 (closed) .. 1 (open) at a position of the joint, clipped to that range."""
+        """Return the opening 0 (closed) .. 1 (open) for a joint position in metres, clipped to that range."""
         return min(1.0, max(0.0, (position_m - self.closed_m) / (self.open_m - self.closed_m)))
 
 
 @dataclass(frozen=True, config=_STRICT)
 class StateProfile:
-    """What the robot reports of itself."""
+    """The state that the robot reports."""
 
     joint_states_topic: Topic
     rate_hz: Positive
@@ -136,7 +137,7 @@ class StateProfile:
 
 @dataclass(frozen=True, config=_STRICT)
 class ActionProfile:
-    """The action space, as the profile's file spells it."""
+    """The action space, as written in the profile file."""
 
     names: tuple[str, ...]
     units: tuple[str, ...]
@@ -150,7 +151,7 @@ class ActionProfile:
 
 @dataclass(frozen=True, config=_STRICT)
 class LimitsProfile:
-    """What the controller never commands beyond; radians, metres, seconds."""
+    """The limits that the controller never exceeds; radians, metres, seconds."""
 
     joint_lower: tuple[float, ...]
     joint_upper: tuple[float, ...]
@@ -160,7 +161,7 @@ class LimitsProfile:
     workspace_lower: tuple[float, float, float]  # of the tool point in the base frame
     workspace_upper: tuple[float, float, float]
     tilt_rad: Positive  # largest angle between the tool axis and straight down
-    # Targets are kept within the box; the tool itself may pass it by this much while it follows them.
+    # Targets are clipped to the box; the tool itself may exceed it by this much while it follows them.
     workspace_tolerance_m: Positive = 0.01
     table_height_m: float | None = None  # no part of the arm may go below it
     table_clearance_m: Annotated[float, Field(ge=0)] = 0.0
@@ -177,68 +178,72 @@ class ControlProfile:
     rate_hz: Positive = 100.0
     mode: Literal["streaming", "blocking"] = "streaming"
     chunk_max_age_s: Positive = 0.6  # a chunk computed from an older observation is refused
-    hold_after_s: Positive = 0.5  # without a new chunk for so long, stop smoothly and hold
+    hold_after_s: Positive = 0.5  # without a new chunk for this long, stop smoothly and hold
     reanchor_error_m: Positive = 0.05  # commanded against measured tool point
     reanchor_error_rad: Positive = 0.35
-    leash_m: Positive = 0.03  # how far the commanded tool point may run ahead of what was solved
-    blend_s: Positive = 0.2  # over which one action's motion blends into the next
-    stretch_max: Annotated[float, Field(ge=1)] = 2.0  # a step may last so much longer for a slower policy
-    homing_share: Annotated[float, Field(gt=0, le=1)] = 0.3  # of the joint limits, on the way to a named pose
-    dead_man_s: Positive = 0.3  # without a chunk from the operator's hand for so long, stop
+    leash_m: Positive = 0.03  # how far the commanded tool point may run ahead of the solved joints
+    blend_s: Positive = 0.2  # time over which one action's motion blends into the next
+    stretch_max: Annotated[float, Field(ge=1)] = (
+        2.0  # how many times longer a step may last for a slow policy
+    )
+    homing_share: Annotated[float, Field(gt=0, le=1)] = (
+        0.3  # fraction of the joint limits used on the way to a named pose
+    )
+    dead_man_s: Positive = 0.3  # without a teleoperation chunk for this long, stop
 
 
 @dataclass(frozen=True, config=_STRICT)
 class ArmBackend:
-    """Which commands the arm's own software takes, and where."""
+    """The arm driver: the kind of its commands, and their topic."""
 
     kind: Literal["joint_trajectory", "forward_position", "interbotix", "cartesian_target", "servo_twist"]
     topic: Topic
-    # Points are sent so far ahead of their time, which hides the jitter of the controller and of the
-    # network. 0 sends them for "now", for a robot with another clock. Not for ``servo_twist``.
-    # A robot whose clock is ahead by more than this refuses the trajectories of an arm at rest, whose
-    # last point is then past, and stops in each of the others before they begin. One that is behind by
-    # more than a control period starts each trajectory from where the arm is measured to be.
+    # How far ahead of their time points are sent, to hide the jitter of the controller and the network.
+    # 0 sends them for "now", for a robot with another clock. Not for ``servo_twist``.
+    # A robot whose clock is ahead by more than this refuses the trajectories of an arm at rest, whose last
+    # point is then in the past, and stops in each of the others before they begin. One whose clock is
+    # behind by more than a control period starts each trajectory at the measured joints.
     # ``openvla check`` measures the difference.
     lookahead_s: Annotated[float, Field(ge=0, le=0.2)] = 0.03
     group: str = "arm"  # the joint group's name; only for ``interbotix``
-    recovery_action: Topic | None = None  # franka_msgs/action/ErrorRecovery, where the arm has it
+    recovery_action: Topic | None = None  # franka_msgs/action/ErrorRecovery, if the arm has it
 
     @property
     def brakes_by_itself(self) -> bool:
-        """Whether every command carries its own stop; otherwise the arm's software stops it its own way."""
+        """Whether every command contains its own stop; otherwise the arm's software stops in its own way."""
         return self.kind != "servo_twist"
 
     @property
     def takes_setpoints(self) -> bool:
-        """Whether the arm's software takes single setpoints, which the setpoint node plays to it."""
+        """Whether the arm's software takes single setpoints, from the setpoint node."""
         return self.kind in ("forward_position", "interbotix", "cartesian_target")
 
     @property
     def patience_s(self) -> float:
-        """How late a command may come before the robot's side goes on without it."""
+        """How late a command may be, seconds, before the robot's side continues without it."""
         return self.lookahead_s if self.brakes_by_itself else SERVO_TIMEOUT_S
 
 
 @dataclass(frozen=True, config=_STRICT)
 class GripperBackend:
-    """Which commands the gripper's own software takes, and where."""
+    """The gripper driver: the kind of its commands, and their topic."""
 
     kind: Literal["joint_trajectory", "gripper_command", "interbotix_pwm", "franka"]
-    topic: Topic  # for ``franka`` the folder that holds the actions grasp and move
+    topic: Topic  # for ``franka`` the namespace of the actions grasp and move
     speed_m_s: Positive = 0.1  # of the gripper's joint
-    force_n: Positive = 40.0  # the most force that a grasp may take
+    force_n: Positive = 40.0  # maximum grasping force
     pwm_limit: Positive = 350.0  # only for ``interbotix_pwm``, as bridge_data_robot drives it
     motor: str = "gripper"  # the motor's name; only for ``interbotix_pwm``
 
     @property
     def takes_setpoints(self) -> bool:
-        """Whether the setpoint node regulates the gripper."""
+        """Whether the setpoint node controls the gripper."""
         return self.kind == "interbotix_pwm"
 
 
 @dataclass(frozen=True, config=_STRICT)
 class SimulationProfile:
-    """What the simulated robot is; only in the profiles of simulations."""
+    """Properties of the simulated robot; only in simulation profiles."""
 
     robot: Literal["widowx", "franka"]
     task: str
@@ -248,7 +253,7 @@ class SimulationProfile:
 
 @dataclass(frozen=True, config=_STRICT)
 class RecordingProfile:
-    """What a demonstration records besides what the policy needs, and how images are stored."""
+    """Additional topics to record, and how to store images."""
 
     image_format: Literal["raw", "jpeg"] = "jpeg"
     jpeg_quality: Annotated[int, Field(ge=50, le=100)] = 95
@@ -278,10 +283,10 @@ class RobotProfile:
         if self.gripper.open_m == self.gripper.closed_m:
             raise ValueError(f"gripper.open_m and closed_m are both {self.gripper.open_m}; they must differ")
         if not self.cameras:
-            raise ValueError("cameras must name at least one camera")
+            raise ValueError("cameras must list at least one camera")
         names = [camera.name for camera in self.cameras]
         if len(set(names)) != len(names):
-            raise ValueError(f"camera names {names} must differ from each other")
+            raise ValueError(f"camera names {names} must be unique")
         for lower, upper in (
             (self.limits.joint_lower, self.limits.joint_upper),
             (self.limits.workspace_lower, self.limits.workspace_upper),
@@ -297,7 +302,7 @@ class RobotProfile:
         arm, limits = self.arm, self.limits
         joints = len(arm.joints)
         if not joints or len(set(arm.joints)) != joints:
-            raise ValueError(f"arm.joints {arm.joints} must name joints that differ from each other")
+            raise ValueError(f"arm.joints {arm.joints} must be unique")
         poses = ("neutral", "home", "park")
         keys = ("joint_lower", "joint_upper", "joint_velocity", "joint_acceleration", "joint_jerk")
         for part, names in ((arm, poses), (limits, keys)):
@@ -331,11 +336,11 @@ class RobotProfile:
 
     @property
     def takes_setpoints(self) -> bool:
-        """Whether the robot's software takes single setpoints: the setpoint node runs for it."""
+        """Whether the robot needs the setpoint node, because its software takes single setpoints."""
         return self.arm_backend.takes_setpoints or self.gripper_backend.takes_setpoints
 
     def camera(self, name: str) -> CameraProfile:
-        """Return the camera called ``name``; raises ``ProfileError`` listing the names there are."""
+        """Return the camera called ``name``; raises ``ProfileError`` listing the existing names."""
         for camera in self.cameras:
             if camera.name == name:
                 return camera
@@ -343,7 +348,7 @@ class RobotProfile:
         raise ProfileError(f"robot {self.name!r} has no camera {name!r}; its cameras: {known}")
 
     def action_frame_id(self) -> str:
-        """Return the tf frame along whose axes actions are given."""
+        """Return the tf frame whose axes the actions refer to."""
         link = self.arm.base_link if self.action_space.frame == "base" else self.arm.tool_link
         return self.arm.frame_prefix + link
 
@@ -352,7 +357,7 @@ _ADAPTER = TypeAdapter(RobotProfile)
 
 
 def available_profiles() -> list[str]:
-    """Return the names of the profiles that come with the package."""
+    """Return the names of the package's own profiles."""
     return sorted(path.stem for path in (share_path() / "config" / "robots").glob("*.yaml"))
 
 
@@ -379,7 +384,9 @@ def parse_profile(text: str, source: str) -> RobotProfile:
     except yaml.YAMLError as error:
         raise ProfileError(f"{source}: not valid YAML: {error}") from error
     if not isinstance(data, Mapping):
-        raise ProfileError(f"{source}: a profile is a mapping of keys; this is {type(data).__name__}")
+        raise ProfileError(f"{source}: a profile must be a mapping of keys; this is {type(data).__name__}")
+    if missing := unfilled(data):
+        raise ProfileError("\n".join(f"{source}: {line}" for line in missing))
     try:
         return _ADAPTER.validate_python(data)
     except ValidationError as error:
@@ -389,5 +396,5 @@ def parse_profile(text: str, source: str) -> RobotProfile:
 
 
 def dump_profile(profile: RobotProfile) -> str:
-    """Return ``profile`` as YAML that ``parse_profile`` reads back to an equal value."""
+    """Return ``profile`` as YAML; ``parse_profile`` is the inverse."""
     return yaml.safe_dump(_ADAPTER.dump_python(profile, mode="json"), sort_keys=False, allow_unicode=True)

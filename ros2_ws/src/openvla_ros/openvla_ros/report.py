@@ -1,7 +1,7 @@
-"""Report pages: one HTML file that a browser opens from disk, with tables, plots and videos inside.
+"""Report pages: self-contained HTML files with tables, plots and videos.
 
-Used by the demo, by ``openvla show``, by training and by evaluation. No server, no network, no
-script: everything that the page shows is in the file or in a video beside it.
+Used by the demo, ``openvla show``, training and evaluation. No server, no network, no script: everything is
+in the file itself or in a video file next to it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ pre { background: var(--soft); padding: .8rem; overflow-x: auto; border-radius: 
 
 
 class Page:
-    """A page that is put together from top to bottom and written once."""
+    """A page, built from top to bottom and written once."""
 
     def __init__(self, title: str, subtitle: str = "") -> None:
         self.title = title
@@ -50,7 +50,7 @@ class Page:
         self._parts.append(f"<p>{_text(text)}</p>")
 
     def preformatted(self, text: str) -> None:
-        """Add text whose line breaks and spaces matter: a command, a log."""
+        """Add preformatted text, such as a command or a log."""
         self._parts.append(f"<pre>{_text(text)}</pre>")
 
     def facts(self, facts: Mapping[str, str]) -> None:
@@ -68,7 +68,7 @@ class Page:
         self._parts.append(f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
     def figure(self, figure: Figure, caption: str = "") -> None:
-        """Add a matplotlib figure, drawn into the page."""
+        """Add a matplotlib figure, as inline SVG."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", bbox_inches="tight")
         self.image(buffer.getvalue(), "image/svg+xml", caption)
@@ -84,7 +84,7 @@ class Page:
         self._parts.append(_figure(f'<video controls loop muted src="{source}"></video>', caption))
 
     def videos(self, videos: Sequence[tuple[str, Path]], beside: Path) -> None:
-        """Add videos side by side: captions and files; ``beside`` is the folder that the page will lie in."""
+        """Add videos side by side: captions and files; ``beside`` is the folder of the page."""
         items = (
             _figure(
                 f'<video controls loop muted src="{_text(os.path.relpath(path, beside))}"></video>', caption
@@ -94,7 +94,7 @@ class Page:
         self._parts.append(f'<div class="row">{"".join(items)}</div>')
 
     def write(self, path: Path) -> Path:
-        """Write the page to ``path``, whole or not at all, and return it."""
+        """Write the page to ``path``, atomically, and return the path."""
         text = (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -1,4 +1,4 @@
-"""Where the package's shared files lie: profiles, robot descriptions, launch files, the small model.
+"""Locates the package's shared files: profiles, robot descriptions, launch files, the small model.
 
 A checkout and an editable install read them from the source tree; an installed package from
 ``share/openvla_ros`` of its prefix, as colcon and pip both lay it out.
@@ -16,7 +16,7 @@ SMALL_BASE = "small_base"  # the checkpoint that comes with the package; acts on
 
 
 def share_path() -> Path:
-    """Return the folder that holds ``config``, ``launch``, ``urdf`` and ``checkpoints``."""
+    """Return the folder with ``config``, ``launch``, ``urdf`` and ``checkpoints``."""
     package = Path(__file__).resolve().parent
     source = package.parent
     # .../<prefix>/lib/pythonX.Y/site-packages/openvla_ros under colcon and pip alike
@@ -25,10 +25,10 @@ def share_path() -> Path:
         if (candidate / "config" / "robots").is_dir():
             return candidate
     raise OpenVLARosError(
-        f"the shared files of {PACKAGE} were not found; looked in " + ", ".join(map(str, candidates))
+        f"cannot find the shared files of {PACKAGE}; searched " + ", ".join(map(str, candidates))
     )
 
 
 def shipped_checkpoints() -> dict[str, Path]:
-    """Return the checkpoints that come with the package: name → folder."""
+    """Return the package's own checkpoints: name → folder."""
     return {path.parent.name: path.parent for path in (share_path() / "checkpoints").glob("*/config.json")}

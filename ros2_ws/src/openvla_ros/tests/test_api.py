@@ -90,7 +90,7 @@ def test_the_expert_and_a_replay_are_loaded_by_their_names(tmp_path):
     [
         ({"name": "smal_base"}, CheckpointError, r"no policy 'smal_base'.*\(small_base\).*or 'hold'"),
         ({"name": "hold", "robot": "widowy"}, ProfileError, r"profile 'widowy'; the profiles are .*widowx"),
-        ({"name": "hold", "adapter": "runs/a"}, InvalidValueError, "adapter is not .*which takes no"),
+        ({"name": "hold", "adapter": "runs/a"}, InvalidValueError, "adapter is not .*which takes only robot"),
         ({"name": "small_base", "episode": 2}, InvalidValueError, "episode is not .*takes adapter, "),
         ({"name": "expert"}, InvalidValueError, "policy 'expert' needs scene="),
         ({"name": "replay"}, InvalidValueError, "policy 'replay' needs a dataset"),
@@ -119,7 +119,7 @@ def test_a_dataset_is_opened_and_held_against_the_robot(tmp_path):
     dataset = open_dataset(tmp_path / "bags", robot="widowx")
     assert (dataset.format, len(dataset)) == ("bag", 2)
     assert dataset[1].instruction == make_episode(1).instruction
-    with pytest.raises(DatasetError, match=r"not those of robot franka: .*rate_hz: 20\.0 here, 5\.0 there"):
+    with pytest.raises(DatasetError, match=r"do not match robot franka: .*rate_hz: 20\.0 here, 5\.0 there"):
         open_dataset(tmp_path / "bags", robot=faster("franka"))
 
 
@@ -127,7 +127,7 @@ def test_a_dataset_is_opened_and_held_against_the_robot(tmp_path):
     ("options", "kind", "words"),
     [
         ({"path": "nowhere"}, DatasetError, "nowhere does not exist"),
-        ({"path": "."}, DatasetError, "of no known format; the formats are bag: .*rlds: .*lerobot: .*hdf5: "),
+        ({"path": "."}, DatasetError, "unknown format; the formats are bag: .*rlds: .*lerobot: .*hdf5: "),
         (
             {"path": "bags", "split": "train"},
             DatasetError,

@@ -32,7 +32,7 @@ def test_unknown_profile_lists_the_choices():
     [
         ("frame: base", "frame: world", "action_space.frame.*'base' or 'tool'.*'world'"),
         ("max_age_s: 0.5", "max_age_s: -1.0", "cameras.0.max_age_s.*greater than 0.*-1.0"),
-        ("physics_hz: 500.0", "fysics_hz: 500.0", "simulation.fysics_hz.*not known"),
+        ("physics_hz: 500.0", "fysics_hz: 500.0", "simulation.fysics_hz.*unknown key"),
         ("description:", "# description:", "description: this key is missing"),
         ("rotate_deg: 0", "rotate_deg: 45", "rotate_deg.*0, 90, 180 or 270.*45"),
     ],
@@ -49,7 +49,7 @@ def test_errors_name_file_key_value_and_choices(old, new, expected):
     [
         ("  open_m: 0.037", "  open_m: 0.015", "open_m and closed_m are both 0.015"),
         ("  - -1.8\n", "  - -1.9\n", r"arm.park puts shoulder at -1.9; its limits are -1.86 .. 1.96"),
-        ("  - elbow\n", "  - waist\n", "arm.joints .* must name joints that differ"),
+        ("  - elbow\n", "  - waist\n", "arm.joints .* must be unique"),
         ("effort: null", "effort: [1.0]", "effort has 1 values for 6 joints"),
     ],
 )

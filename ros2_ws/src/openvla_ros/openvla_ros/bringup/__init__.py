@@ -1,1 +1,1 @@
-"""Which processes a robot needs, and what starts, supervises and connects them."""
+"""The processes that a robot needs: the graph, the supervisor, and the DDS settings between them."""

@@ -1,9 +1,9 @@
-"""What DDS needs so that camera images cross between processes: the environment of every process.
+"""DDS settings for camera images between processes, as environment variables of every process.
 
 Fast DDS gives a participant 512 KB of shared memory by default; one 640x480 image is 921,600
-bytes, so it is cut into UDP fragments and, best effort, almost always lost. The profile in
-``config/dds/fastdds.xml`` gives it room. Knows nothing of rclpy; launch files and ``openvla up``
-set the environment, the nodes check it at start.
+bytes, so it is split into UDP fragments and, best effort, almost always lost. The profile in
+``config/dds/fastdds.xml`` allots enough. No rclpy here: launch files and ``openvla up`` set the
+environment, the nodes check it at start.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from openvla_ros.resources import share_path
 
-# Fast DDS renamed its variable in version 3. Version 2 (Humble to Jazzy) knows the older name alone; with
-# version 3 (Kilted on) the older one works still, with a warning.
+# Fast DDS renamed its variable in version 3. Version 2 (Humble to Jazzy) only knows the old name; with
+# version 3 (since Kilted) the old one still works, with a warning.
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 READ_BY = {2: PROFILE_VARIABLES[1:], 3: PROFILE_VARIABLES}  # Fast DDS's major version → what it reads
 OLDER_RELEASES = ("humble", "iron", "jazzy")  # values of ROS_DISTRO
@@ -31,11 +31,11 @@ LARGEST_KEPT_BYTES, KEPT_BYTES = 32 << 20, 256 << 20
 
 
 def keep_image_memory() -> bool:
-    """Ask the C library to keep the memory of images instead of giving it back after each one.
+    """Tell the C library to keep image-sized memory instead of returning it to the kernel after each image.
 
-    By default glibc maps every block of an image's size afresh, and the kernel clears it page by
-    page; on a machine with costly page faults (virtual ones above all) that takes longer than
-    copying the image does. Return whether the C library knows the request: glibc does, musl does not.
+    By default glibc maps every block of that size afresh, and the kernel clears it page by page; where
+    page faults are expensive (above all on virtual machines) that takes longer than copying the image.
+    Returns whether the C library supports this: glibc does, musl does not.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
@@ -58,7 +58,7 @@ def expected_fast_dds(environment: Mapping[str, str]) -> int:
 def dds_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables to add to ``environment`` for a node's process.
 
-    A profile that the user chose already is left alone, but passed on under the name that is read.
+    A profile that the user has already chosen is kept, but passed on under the variable that is read.
     """
     if environment.get("FASTDDS_BUILTIN_TRANSPORTS"):
         return {}
@@ -72,9 +72,9 @@ def dds_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def transport_problem(environment: Mapping[str, str], rmw: str, fast_dds: int) -> str | None:
-    """Return why images would be lost under ``environment``, with the remedy; ``None`` if they are not.
+    """Return why images would be lost under ``environment``, with the remedy; ``None`` if they would not.
 
-    ``fast_dds`` is the major version in use.
+    ``fast_dds`` is the major version of Fast DDS in use.
     """
     if "fastrtps" not in rmw or environment.get("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT") != "DEFAULT":
         return None
@@ -87,11 +87,11 @@ def transport_problem(environment: Mapping[str, str], rmw: str, fast_dds: int) -
     if chosen is None:
         unread = next((name for name in PROFILE_VARIABLES if environment.get(name)), None)
         why = f"{unread} is not read by Fast DDS {fast_dds}, which then" if unread else "Fast DDS"
-        return f"{why} has 512 KB of shared memory: images over that are mostly lost; {remedy}"
+        return f"{why} has 512 KB of shared memory: larger images are mostly lost; {remedy}"
     path = Path(chosen)
     if not path.is_file():
         return f"the Fast DDS profile {chosen} does not exist; {remedy}"
     sizes = [int(n) for n in re.findall(rb"<segment_size>\s*(\d+)", path.read_bytes())]
     if sizes and max(sizes) < NEEDED_SEGMENT_BYTES:
-        return f"{chosen} gives {max(sizes)} bytes of shared memory, fewer than an image needs; {remedy}"
+        return f"{chosen} allots {max(sizes)} bytes of shared memory, too few for an image; {remedy}"
     return None

@@ -1,8 +1,8 @@
-"""The node graph, described once: which processes run for a robot, with which parameters and names.
+"""The node graph, defined once: which processes run for a robot, with which parameters and names.
 
 The launch files turn a ``Graph`` into launch actions, ``openvla up`` into supervised processes.
-Nodes use the same relative topic names on every robot; the remappings to what a robot's own
-software calls them come from its profile, here. Knows nothing of ROS.
+Nodes use the same relative topic names on every robot; the remappings to the names that a robot's
+driver uses come from its profile. Knows nothing of ROS.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from openvla_ros.policy.factory import DECODERS, POLICIES, QUANTIZATIONS
 from openvla_ros.profile import CameraProfile, RobotProfile, load_profile
 
 ParameterValue = str | int | float | bool
-# What happens when a process ends by itself: the rest is stopped, or it is started again, always or
-# only if a signal killed it (an exit code says that it cannot work as it was told to).
+# What happens when a process exits by itself: the rest is stopped, or it is restarted, always or only if a
+# signal killed it (an exit code means that it cannot run as configured).
 OnExit = Literal["shutdown", "restart", "restart_if_killed"]
 
 
@@ -31,11 +31,11 @@ class NodeSpec:
     executable: str  # the program's name, and the module's in ``openvla_ros.nodes``
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     remappings: Mapping[str, str] = field(default_factory=dict)
-    on_exit: OnExit = "shutdown"  # what happens to the rest when this process ends by itself
+    on_exit: OnExit = "shutdown"  # what happens when this process exits by itself
     stop_order: int = 0  # lower numbers are stopped first; the robot itself is stopped last
 
     def restarts_after(self, exit_code: int) -> bool:
-        """Return whether the process is started again after ``exit_code``; negative: killed by a signal."""
+        """Return whether to restart the process after ``exit_code``; negative: killed by a signal."""
         return self.on_exit == "restart" or (self.on_exit == "restart_if_killed" and exit_code < 0)
 
     @property
@@ -64,16 +64,16 @@ class Graph:
     environment: Mapping[str, str]  # what is added to each process's environment
 
     def node(self, name: str) -> NodeSpec:
-        """Return the node called ``name``; raises ``InvalidValueError`` listing the names there are."""
+        """Return the node called ``name``; raises ``InvalidValueError`` listing the existing names."""
         for node in self.nodes:
             if node.name == name:
                 return node
-        raise InvalidValueError(f"no node {name!r}; there are {', '.join(n.name for n in self.nodes)}")
+        raise InvalidValueError(f"no node {name!r}; choose one of {', '.join(n.name for n in self.nodes)}")
 
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """What the person who starts the robot chooses."""
+    """The options for starting a robot."""
 
     robot: str = "sim_widowx"
     namespace: str = ""
@@ -93,27 +93,27 @@ class GraphOptions:
 LAUNCH_ARGUMENTS = {
     "robot": ("sim_widowx", "robot profile: a name from config/robots or a YAML file"),
     "namespace": ("", "namespace of every node and topic, to run two robots on one machine"),
-    "policy": ("openvla", f"what decides: {', '.join(POLICIES)}"),
+    "policy": ("openvla", f"the policy: {', '.join(POLICIES)}"),
     "checkpoint": ("", "model folder or hub id, for policy openvla"),
-    "unnorm_key": ("", "dataset statistics to use where the checkpoint has more than one"),
+    "unnorm_key": ("", "dataset statistics to use, if the checkpoint has more than one set"),
     "adapter": ("", "LoRA adapter folder, for policy openvla"),
-    "decoder": ("", f"how policy openvla decodes, the same tokens: {', '.join(DECODERS)}"),
-    "quantization": ("", f"weights of fewer bits for policy openvla: {', '.join(QUANTIZATIONS)}"),
+    "decoder": ("", f"decoder of policy openvla; same tokens: {', '.join(DECODERS)}"),
+    "quantization": ("", f"quantised weights for policy openvla: {', '.join(QUANTIZATIONS)}"),
     "address": ("", "ws://host:port of openvla serve, for policy remote"),
-    "token_file": ("", "file that holds the server's token, for policy remote"),
+    "token_file": ("", "file with the server's token, for policy remote"),
     "cameras": (
         "true",
-        "start this package's node for the cameras whose source in the profile is a device; false: none",
+        "start a camera node for every camera whose source in the profile is a device; false: none",
     ),
     "record": ("false", "start the recorder"),
     "teleop": ("", "teleoperation device: keyboard, gamepad, spacemouse, leader"),
     "task": ("", "task of the simulation"),
-    "use_sim_time": ("false", "take the time from /clock"),
+    "use_sim_time": ("false", "use the time from /clock"),
 }
 
 
 def options_from_arguments(values: Mapping[str, str]) -> GraphOptions:
-    """Return the options for launch arguments given as text, every name of ``LAUNCH_ARGUMENTS`` present.
+    """Return the options for launch arguments given as text; ``values`` holds all ``LAUNCH_ARGUMENTS``.
 
     Raises ``InvalidValueError`` for a switch that is neither ``true`` nor ``false``.
     """
@@ -135,10 +135,10 @@ def options_from_arguments(values: Mapping[str, str]) -> GraphOptions:
 
 
 def build_graph(options: GraphOptions, environment: Mapping[str, str]) -> Graph:
-    """Return the processes for ``options``; ``environment`` is that of the process which starts them.
+    """Return the processes for ``options``; ``environment`` is that of the process that starts them.
 
-    Raises ``ProfileError`` for a robot and ``InvalidValueError`` for a policy that do not exist, and
-    ``MissingDependencyError`` for a package that one of the processes imports and that is not installed.
+    Raises ``ProfileError`` for an unknown robot, ``InvalidValueError`` for an unknown policy, and
+    ``MissingDependencyError`` if a package that one of the processes imports is not installed.
     """
     profile = load_profile(options.robot)
     if options.policy not in POLICIES:
@@ -158,12 +158,12 @@ def build_graph(options: GraphOptions, environment: Mapping[str, str]) -> Graph:
 
 
 def cameras_elsewhere(profile: RobotProfile, graph: Graph) -> list[str]:
-    """Return a line for each camera that no process of ``graph`` publishes: whose driver must run."""
+    """Return a line for each camera that no process of ``graph`` publishes: its own driver must run."""
     started = {node.name for node in graph.nodes}
     if profile.simulation is not None:
         return []
     return [
-        f"camera {camera.name}: {camera.topic} is its own driver's, which is started elsewhere"
+        f"camera {camera.name}: {camera.topic} comes from the camera's own driver; start that separately"
         for camera in profile.cameras
         if f"camera_{camera.name}" not in started
     ]
@@ -172,9 +172,9 @@ def cameras_elsewhere(profile: RobotProfile, graph: Graph) -> list[str]:
 def arguments_of_one_node(
     name: str, robot: str, namespace: str = "", use_sim_time: bool = False
 ) -> list[str]:
-    """Return the ROS arguments with which the node ``name`` alone joins a robot that is up already.
+    """Return the ROS arguments for starting the node ``name`` alone on a robot that is already up.
 
-    They hold the same names and parameters as in the graph of ``build_graph``.
+    Names and parameters are the same as in the graph of ``build_graph``.
     """
     options = GraphOptions(robot=robot, namespace=namespace, use_sim_time=use_sim_time)
     node = _node(load_profile(robot), options, name, {}, "shutdown", stop_order=0)
@@ -215,7 +215,7 @@ def _camera(profile: RobotProfile, options: GraphOptions, name: str, executable:
 
 
 def _setpoints(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
-    """Part of the robot's side: it outlives the controller, and nothing moves without it."""
+    """The setpoint node is on the robot's side: it outlives the controller, and nothing moves without it."""
     parameters: dict[str, ParameterValue] = {"robot": options.robot, "use_sim_time": options.use_sim_time}
     return NodeSpec("setpoints", "setpoint_node", parameters, _remappings(profile), stop_order=3)
 
@@ -246,13 +246,13 @@ def _node(
     on_exit: OnExit,
     stop_order: int,
 ) -> NodeSpec:
-    """Return the process of the node ``name`` with what all nodes share and its ``own`` parameters."""
+    """Return the process of the node ``name`` with the ``shared`` parameters and its ``own``."""
     shared: dict[str, ParameterValue] = {"robot": options.robot, "use_sim_time": options.use_sim_time}
     return NodeSpec(name, f"{name}_node", shared | own, _remappings(profile), on_exit, stop_order)
 
 
 def _remappings(profile: RobotProfile) -> dict[str, str]:
-    """Return canonical name → the robot's own, for the names that differ."""
+    """Return canonical name → name on this robot, for the names that differ."""
     pairs = {"joint_states": profile.state.joint_states_topic}
     for camera in profile.cameras:
         canonical = f"camera/{camera.name}/image_raw"

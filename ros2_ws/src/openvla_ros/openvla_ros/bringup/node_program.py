@@ -1,4 +1,4 @@
-"""A node as a program: it takes signals before it imports anything that takes time."""
+"""A node as a program: signal handlers first, then the slow imports."""
 
 from __future__ import annotations
 

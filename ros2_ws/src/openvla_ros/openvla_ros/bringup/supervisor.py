@@ -1,8 +1,8 @@
 """Runs a ``Graph`` as processes where ``ros2 launch`` is missing: logs, restarts, orderly stop.
 
-Every line of a child comes out with the child's name before it. A child that ends by itself
-brings the others down in order, the controller with its safe command before the robot, or is
-started again where the graph says so. Children die with this process, whatever happens to it.
+Every line of a child is printed with the child's name in front. If a child exits by itself, the
+others are stopped in order, the controller with its safe command before the robot, or the child is
+restarted where the graph says so. Children die with this process, whatever happens to it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from openvla_ros.bringup.graph import Graph, NodeSpec
 from openvla_ros.bringup.stop_signals import hold_back
 
 # How long a process may take to stop before it is killed; the controller needs the longest: it
-# brings the arm to rest within its acceleration limits first, and sees that delivered.
+# first brings the arm to rest within its acceleration limits, and waits until that is delivered.
 STOP_S = 10.0
 RESTART_DELAY_S = 1.0
-# A camera is missed at once. One that ends again and again is started ever more slowly.
+# A camera is needed at once. One that keeps exiting is restarted with growing delays.
 FIRST_RESTART_DELAY_S = 0.1
 MAX_RESTARTS = 20
-SETTLED_S = 10.0  # a process that has lived for so long has its restarts forgiven
+SETTLED_S = 10.0  # after running for this long, a process's restart count is reset
 PR_SET_PDEATHSIG = 1
 # The ROS wheels on PyPI re-execute Python once to set the library path and mark that they did;
 # a child must find both variables unset to do the same.
@@ -49,9 +49,9 @@ def child_environment(base: Mapping[str, str], extra: Mapping[str, str]) -> dict
 
 
 def restart_delay_s(spec: NodeSpec, restarts: int) -> float:
-    """Return how long to wait before a process is started again for the ``restarts``-th time (from 1).
+    """Return how long to wait, in seconds, before restart number ``restarts`` (from 1) of a process.
 
-    A policy or a controller comes back slowly enough that the other one notices that it was away.
+    Long enough that the policy notices that the controller was gone, and the other way round.
     """
     if spec.on_exit != "restart":
         return RESTART_DELAY_S
@@ -64,7 +64,7 @@ def die_with_parent() -> None:
 
 
 def prepare_child() -> None:
-    """Also hold stop signals back until the node's program takes them; called in the child before exec."""
+    """Also block stop signals until the node's program handles them; called in the child before exec."""
     hold_back()
     die_with_parent()
 
@@ -91,15 +91,15 @@ class Supervisor:
     _stop_requested: bool = field(default=False, init=False)
 
     def start(self) -> None:
-        """Start every process of the graph, in its order."""
+        """Start every process of the graph, in order."""
         for spec in self.graph.nodes:
             self._children[spec.name] = _Child(spec, self._spawn(spec))
 
     def run(self) -> int:
         """Start, forward logs until a signal or a failure, stop in order; return the exit code.
 
-        0 after a signal; otherwise the exit code of the process whose end brought the rest down
-        (1 if it ended with 0: a node that ends by itself has failed to go on).
+        0 after a signal; otherwise the exit code of the process whose exit stopped the rest (1 if that
+        was 0: a node should never exit by itself).
         """
         previous = {n: signal.signal(n, self._on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
         failed: _Child | None = None
@@ -117,12 +117,12 @@ class Supervisor:
         return failed.exit_code if failed.exit_code > 0 else 1
 
     def forward(self, timeout_s: float) -> None:
-        """Pass on the lines that children have written, waiting at most ``timeout_s`` for some."""
+        """Forward the lines that children have written, waiting at most ``timeout_s`` for one."""
         for key, _ in self._selector.select(timeout_s):
             self._drain(key)
 
     def check(self) -> _Child | None:
-        """Restart what may be restarted; return the child whose end must end the rest, if any."""
+        """Restart what may be restarted; return the child whose exit must stop the rest, if any."""
         now = time.monotonic()
         for child in self._children.values():
             if child.restart_at is not None:
@@ -140,9 +140,9 @@ class Supervisor:
             if child.spec.restarts_after(code) and child.restarts < MAX_RESTARTS:
                 child.restarts += 1
                 child.restart_at = now + restart_delay_s(child.spec, child.restarts)
-                self.report(name, f"ended with {describe_exit(code)}; restart {child.restarts}")
+                self.report(name, f"exited with {describe_exit(code)}; restart {child.restarts}")
                 continue
-            self.report(name, f"ended with {describe_exit(code)}; stopping the rest")
+            self.report(name, f"exited with {describe_exit(code)}; stopping the rest")
             return child
         return None
 
@@ -151,7 +151,7 @@ class Supervisor:
         return self._children[name].process.pid
 
     def stop(self) -> dict[str, int]:
-        """Stop the children in the graph's order, one rank after the other; return their exit codes."""
+        """Stop the children in the graph's stop order; return their exit codes."""
         for rank in sorted({child.spec.stop_order for child in self._children.values()}):
             group = [c for c in self._children.values() if c.spec.stop_order == rank]
             for child in group:
@@ -182,7 +182,7 @@ class Supervisor:
             stderr=subprocess.STDOUT,
             bufsize=0,
             env=child_environment(self.environment, self.graph.environment),
-            start_new_session=True,  # the terminal's Ctrl-C reaches the supervisor alone: it keeps the order
+            start_new_session=True,  # Ctrl-C reaches only the supervisor, which stops in order
             preexec_fn=prepare_child,
         )
         if process.stdout is not None:
@@ -193,7 +193,7 @@ class Supervisor:
         return process
 
     def _drain(self, key: selectors.SelectorKey) -> None:
-        """Report the whole lines that are there; keep an unfinished one for later."""
+        """Report the complete lines; keep an unfinished one for later."""
         name, pending, stream = key.data
         while True:
             try:

@@ -1,1 +1,1 @@
-"""Where images come from: devices and recordings behind one protocol; knows nothing of ROS."""
+"""Image sources: devices and recordings behind one protocol; knows nothing of ROS."""

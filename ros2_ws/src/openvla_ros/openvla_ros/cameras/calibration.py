@@ -1,4 +1,4 @@
-"""The lens calibration file of ROS's camera_calibration, for cameras that don't know their own."""
+"""Lens calibration files of ROS's camera_calibration, for cameras that don't report their own."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from openvla_ros.integrity.text_file import read_text
 
 
 def read_calibration(path: Path) -> Intrinsics:
-    """Return the lens described in a YAML file as camera_calibration writes it.
+    """Return the intrinsics from a YAML file in the format of camera_calibration.
 
-    Raises ``ProfileError`` naming the file and the key.
+    Args:
+        path: The file: image size in pixels, camera matrix (3, 3) in pixels, distortion model and
+            coefficients.
+
+    Raises:
+        ProfileError: The file cannot be read, or a key is missing or wrong; names the file and the key.
     """
     try:
         data = yaml.safe_load(read_text(path, ProfileError))
     except yaml.YAMLError as error:
-        raise ProfileError(f"{path}: the calibration cannot be read: {error}") from error
+        raise ProfileError(f"{path}: cannot read the calibration: {error}") from error
     try:
         return Intrinsics(
             width=int(_get(data, "image_width")),

@@ -1,7 +1,7 @@
-"""Chooses the camera for a source's name, in one visible place.
+"""Creates the camera for a source's name.
 
-Each source is imported when it is chosen: a camera that was killed must be back before it is missed, and
-the readers of datasets alone take a second to import.
+Each source is imported only when it is chosen: a camera node that was killed must be back before the
+policy's images go stale, and the dataset readers alone take a second to import.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ SOURCES = ("usb", "realsense", "video", "images", "episode")
 
 @dataclass(frozen=True)
 class CameraOptions:
-    """What the person who starts a camera chooses."""
+    """The options for starting a camera."""
 
     source: str  # one of SOURCES
     device: str = ""  # USB: device path or number; RealSense: serial number, empty for the only one
     path: str = ""  # recordings: a video file, a folder of images, a dataset
     pixel_format: str = ""  # USB: four-letter code such as MJPG, empty for the driver's own choice
-    depth: bool = True  # RealSense: give depth too
+    depth: bool = True  # RealSense: return depth too
     episode: int = 0  # which episode of the dataset
     episode_camera: str = ""  # which of its cameras, empty for the profile's name
 
 
 def chosen_source(profile: CameraProfile, source: str, device: str, path: str) -> tuple[str, str, str]:
-    """Return source, device and path: those that a person gives, and the profile's where they give none.
+    """Return source, device and path: as given, else from the profile.
 
     ``source`` is ``profile`` or one of SOURCES.
 
-    Raises ``InvalidValueError`` where the profile leaves the camera to its own driver and nobody says
-    otherwise: two publishers of one image would follow.
+    Raises ``InvalidValueError`` if the profile leaves the camera to its own driver and no source is
+    given: the image would have two publishers.
     """
     origin = profile.origin
     if source not in ("profile", origin.kind):
         return source, device, path
     if origin.kind == "topic":
         raise InvalidValueError(
-            f"camera {profile.name!r}: its own driver publishes {profile.topic}, as the profile has it; "
-            f"name a device in the profile's cameras.source, or with source:= one of {', '.join(SOURCES)}"
+            f"camera {profile.name!r}: according to the profile, its own driver publishes {profile.topic}; "
+            f"name a device in the profile's cameras.source, or set source:= to one of {', '.join(SOURCES)}"
         )
     return origin.kind, device or origin.device or origin.serial, path or origin.path
 
 
 def load_camera(options: CameraOptions, profile: CameraProfile) -> Camera:
-    """Return the camera that ``options`` ask for, not yet open; devices reconnect by themselves.
+    """Return the camera for ``options``, not yet open; devices reconnect by themselves.
 
-    Raises ``InvalidValueError`` for a source that does not exist, ``MissingDependencyError`` for
-    one whose library is not installed, ``DatasetError`` for an episode that cannot be read.
+    Raises ``InvalidValueError`` for an unknown source, ``MissingDependencyError`` if its library is not
+    installed, ``DatasetError`` for an episode that cannot be read.
     """
     match options.source:
         case "usb":
@@ -88,7 +88,7 @@ def _recording(options: CameraOptions, profile: CameraProfile) -> Camera:
     source = SourceRequest(_path(options)).open()
     if not 0 <= options.episode < len(source):
         raise InvalidValueError(
-            f"{source.path} has no episode {options.episode}; it has {len(source)}, from 0"
+            f"{source.path} has no episode {options.episode}; it has {len(source)}, numbered from 0"
         )
     return EpisodeCamera(source[options.episode], options.episode_camera or profile.name)
 

@@ -33,21 +33,21 @@ class VideoFileCamera:
 
     @property
     def playback_rate_hz(self) -> float:
-        """The file's own rate; it is known once the file is open."""
+        """The file's own rate, Hz; known once the file is open."""
         if self._rate_hz is None:
             raise DeviceError(f"{self.description}: it is not open")
         return self._rate_hz
 
     def open(self) -> None:
-        """Go to the first image; raises ``DeviceError`` if the file cannot be played."""
+        """Go to the first image; raises ``DeviceError`` if OpenCV cannot play the file."""
         self.close()
         if not self.path.is_file():
-            raise DeviceError(f"{self.description}: there is no such file")
+            raise DeviceError(f"{self.description}: no such file")
         self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         rate = self._capture.get(cv2.CAP_PROP_FPS) if self._capture.isOpened() else 0.0
         if not rate > 0.0:
             self.close()
-            raise DeviceError(f"{self.description}: it is not a video that OpenCV can play")
+            raise DeviceError(f"{self.description}: not a video that OpenCV can play")
         self._rate_hz = float(rate)
 
     def read(self, timeout_s: float) -> Frame | None:
@@ -83,7 +83,7 @@ class ImageFolderCamera:
         """Go to the first image; raises ``DeviceError`` if there is none."""
         found = [p for p in self.path.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
         if not found:
-            raise DeviceError(f"{self.description}: it holds no {', '.join(IMAGE_SUFFIXES)}")
+            raise DeviceError(f"{self.description}: contains no {', '.join(IMAGE_SUFFIXES)} files")
         self._files, self._next = sorted(found, key=_by_number), 0
 
     def read(self, timeout_s: float) -> Frame | None:
@@ -139,6 +139,6 @@ class EpisodeCamera:
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:
-    """Sort key under which image_2 comes before image_10."""
+    """Sort key that puts image_2 before image_10."""
     parts = re.split(r"(\d+)", path.name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

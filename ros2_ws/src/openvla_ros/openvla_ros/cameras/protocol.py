@@ -1,4 +1,4 @@
-"""The protocol that every source of images speaks, and the values that it gives."""
+"""The protocol of every image source, and the values it returns."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ class Frame:
     """One image."""
 
     rgb: Image  # (H, W, 3) uint8 RGB
-    stamp_ns: int | None  # when light fell on the sensor, ns since the epoch; None for recordings
-    depth: Depth | None = None  # (H, W) float32 metres on the colour image's grid, NaN: nothing measured
+    stamp_ns: int | None  # time of exposure, ns since the epoch; None for recordings
+    depth: Depth | None = None  # (H, W) float32 metres, aligned to the colour image; NaN: no measurement
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rgb", image_array("frame", self.rgb))
         if self.depth is not None:
             if self.depth.shape != self.rgb.shape[:2]:
                 raise InvalidValueError(
-                    f"depth of shape {self.depth.shape} is not aligned with colour of {self.rgb.shape}"
+                    f"depth of shape {self.depth.shape} is not aligned with colour of shape {self.rgb.shape}"
                 )
             object.__setattr__(self, "depth", read_only(self.depth))
 
 
 @dataclass(frozen=True, eq=False)
 class Intrinsics:
-    """A calibrated lens: pinhole and distortion, as sensor_msgs/CameraInfo has them."""
+    """A calibrated lens: pinhole and distortion, as in sensor_msgs/CameraInfo."""
 
     width: int
     height: int
@@ -45,34 +45,45 @@ class Intrinsics:
 
 @runtime_checkable
 class Camera(Protocol):
-    """A device or a recording that gives one image after another."""
+    """A device or a recording that returns one image after another."""
 
     @property
     def description(self) -> str:
-        """One line for people: what this is and where it is plugged in or stored."""
+        """One line for logs: what this is, and where it is plugged in or stored."""
         ...
 
     @property
     def playback_rate_hz(self) -> float | None:
-        """Images a second that a recording was made with; None for a device, which sets its own pace."""
+        """Rate at which a recording was made, Hz; None for a device, which sets its own."""
         ...
 
     @property
     def intrinsics(self) -> Intrinsics | None:
-        """The lens, where the source knows it. Asked after ``open``."""
+        """The lens calibration, if the source knows it. Valid after ``open``."""
         ...
 
     def open(self) -> None:
-        """Take the device, or go to the beginning of the recording; raises ``DeviceError``."""
+        """Open the device, or go to the beginning of the recording.
+
+        Raises:
+            DeviceError: The device is missing or busy, or the recording cannot be read.
+        """
         ...
 
     def read(self, timeout_s: float) -> Frame | None:
-        """Return the next image, or None at the end of a recording.
+        """Return the next image.
 
-        Raises ``DeviceError`` if the device gives none within ``timeout_s`` seconds.
+        Args:
+            timeout_s: How long to wait for an image, seconds.
+
+        Returns:
+            The image, uint8 (H, W, 3) RGB, with its stamp; None at the end of a recording.
+
+        Raises:
+            DeviceError: The device delivers no image within ``timeout_s``.
         """
         ...
 
     def close(self) -> None:
-        """Give the device back. Safe to call twice, and after a failed ``open``."""
+        """Release the device. Safe to call twice, and after a failed ``open``."""
         ...

@@ -15,7 +15,7 @@ NS_PER_MS = 1_000_000
 
 
 def import_realsense() -> Any:
-    """Return the module ``pyrealsense2``; raises ``MissingDependencyError`` with how to install it."""
+    """Return the module ``pyrealsense2``; ``MissingDependencyError`` says how to install it."""
     try:
         import pyrealsense2
     except ImportError as error:
@@ -27,7 +27,7 @@ def import_realsense() -> Any:
 
 
 class RealSenseCamera:
-    """A RealSense camera, the only one plugged in or the one with the given serial number."""
+    """A RealSense camera: the one with the given serial number, or else the only one plugged in."""
 
     playback_rate_hz: float | None = None
 
@@ -50,18 +50,18 @@ class RealSenseCamera:
 
     @property
     def description(self) -> str:
-        """The camera and what is asked of it."""
+        """The camera and the requested streams."""
         width, height = self.size
         with_depth = " with depth" if self.depth else ""
         return f"RealSense {self.serial or 'camera'}, {width}x{height} at {self.rate_hz:g} Hz{with_depth}"
 
     @property
     def intrinsics(self) -> Intrinsics | None:
-        """The colour lens as the camera's factory measured it."""
+        """The colour lens, from the factory calibration."""
         return self._intrinsics
 
     def open(self) -> None:
-        """Start the streams; raises ``DeviceError`` with the cameras that are plugged in."""
+        """Start the streams; ``DeviceError`` lists the cameras that are plugged in."""
         self.close()
         rs, (width, height), rate = self._rs, self.size, round(self.rate_hz)
         config = rs.config()
@@ -83,7 +83,7 @@ class RealSenseCamera:
         self._intrinsics = _intrinsics(profile.get_stream(rs.stream.color).as_video_stream_profile())
 
     def read(self, timeout_s: float) -> Frame:
-        """Return the next colour image with its depth; raises ``DeviceError`` if none comes in time."""
+        """Return the next colour image with its depth; raises ``DeviceError`` if none arrives in time."""
         if self._pipeline is None:
             raise DeviceError(f"{self.description}: it is not open")
         try:
@@ -94,7 +94,7 @@ class RealSenseCamera:
             frames = self._align.process(frames)
         colour = frames.get_color_frame()
         if not colour:
-            raise DeviceError(f"{self.description}: a set of frames came without colour")
+            raise DeviceError(f"{self.description}: received frames without colour")
         # The library reuses its buffers: copy.
         rgb = np.array(colour.get_data(), dtype=np.uint8)
         return Frame(rgb, self._stamp_ns(colour), self._depth(frames) if self.depth else None)
@@ -103,21 +103,21 @@ class RealSenseCamera:
         """Stop the streams."""
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
-            # A camera that was pulled out cannot be stopped any more: it is gone either way.
+            # A camera that was unplugged can no longer be stopped, nor does it need to be.
             with contextlib.suppress(RuntimeError):
                 pipeline.stop()
 
     def _depth(self, frames: Any) -> Any:
         frame = frames.get_depth_frame()
         if not frame:
-            raise DeviceError(f"{self.description}: a set of frames came without depth")
+            raise DeviceError(f"{self.description}: received frames without depth")
         counts = np.asarray(frame.get_data())
         metres = counts.astype(np.float32) * np.float32(self._metres_per_count)
         metres[counts == 0] = np.nan
         return metres
 
     def _stamp_ns(self, frame: Any) -> int:
-        """Return when the image was taken, if the camera's clock is tied to the computer's; else now."""
+        """Return when the image was taken, if the camera's clock is synchronised with ours; else now."""
         domains = self._rs.timestamp_domain
         if frame.get_frame_timestamp_domain() in (domains.global_time, domains.system_time):
             return round(float(frame.get_timestamp()) * NS_PER_MS)

@@ -1,8 +1,7 @@
-"""A camera that comes back after it was unplugged.
+"""A camera that reconnects after it was unplugged.
 
-Wraps any live camera. A camera that fails is closed and opened again after a delay that doubles
-up to a limit. The first ``open`` is not retried: a camera that was never there is a mistake to
-report at start.
+Wraps any live camera. A camera that fails is closed and reopened after a delay that doubles up to a
+limit. The first ``open`` is not retried: a camera that was never there is an error to report at start.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ State = Literal["closed", "open", "waiting"]
 
 
 class ReconnectingCamera:
-    """Gives the images of ``camera``; between failure and recovery ``read`` raises ``DeviceError``."""
+    """Returns the images of ``camera``; between failure and recovery ``read`` raises ``DeviceError``."""
 
     playback_rate_hz: float | None = None
 
@@ -40,7 +39,7 @@ class ReconnectingCamera:
 
     @property
     def description(self) -> str:
-        """What the wrapped camera is."""
+        """The wrapped camera's description."""
         return self._camera.description
 
     @property
@@ -49,12 +48,12 @@ class ReconnectingCamera:
         return self._camera.intrinsics
 
     def open(self) -> None:
-        """Open the camera; raises ``DeviceError`` if it is not there now."""
+        """Open the camera; raises ``DeviceError`` if that fails."""
         self._camera.open()
         self.state, self._delay_s = "open", self._first_delay_s
 
     def read(self, timeout_s: float) -> Frame | None:
-        """Return the next image; raises ``DeviceError`` while there is none, after at most the timeout."""
+        """Return the next image; raises ``DeviceError`` if there is none, after at most the timeout."""
         if self.state == "closed":
             raise DeviceError(f"{self.description}: it is not open")
         if self.state == "waiting":
@@ -77,7 +76,7 @@ class ReconnectingCamera:
         self._sleep(max(0.0, min(remaining, timeout_s)))
         if remaining > timeout_s:
             left = remaining - timeout_s
-            raise DeviceError(f"{self.newest_error}; it is tried again in {left:.1f} s")
+            raise DeviceError(f"{self.newest_error}; retrying in {left:.1f} s")
         try:
             self._camera.open()
         except DeviceError as error:

@@ -1,4 +1,4 @@
-"""A USB camera, or anything else that Linux shows as /dev/video*, through OpenCV."""
+"""A USB camera, or any other /dev/video* device, through OpenCV."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import cv2
 
 from openvla_ros.cameras.protocol import Frame, Intrinsics
 from openvla_ros.errors import DeviceError, InvalidValueError
+from openvla_ros.values.time import NS_PER_S, nanoseconds
 
 NS_PER_MS = 1_000_000
-# A driver's own stamp is believed if it lies at most so far back.
-LONGEST_TRANSFER_NS = 1_000_000_000
+# A driver's own stamp is trusted if it is at most this old.
+LONGEST_TRANSFER_NS = NS_PER_S
 
 
 class Capture(Protocol):
-    """What is used of ``cv2.VideoCapture``."""
+    """The part of ``cv2.VideoCapture`` that is used."""
 
     def isOpened(self) -> bool: ...  # noqa: N802, D102
     def set(self, key: int, value: float) -> bool: ...  # noqa: D102
@@ -33,17 +34,17 @@ def open_video4linux(device: str) -> Capture:
 
 
 def wait_video4linux(capture: Any, timeout_s: float) -> bool:
-    """Return whether an image arrived within ``timeout_s``; ``read`` alone would wait ten seconds."""
+    """Return whether an image arrived within ``timeout_s``; ``read`` on its own would wait ten seconds."""
     ready: Sequence[int]
     try:
-        found, ready = cv2.VideoCapture.waitAny([capture], timeoutNs=int(timeout_s * 1e9))
+        found, ready = cv2.VideoCapture.waitAny([capture], timeoutNs=nanoseconds(timeout_s))
     except cv2.error as error:  # the device is gone
         raise DeviceError(f"waiting for an image failed: {error.err}") from error
     return bool(found and len(ready))
 
 
 def video_devices() -> list[str]:
-    """Return the capture devices of this machine, by their stable names where they have one."""
+    """Return the capture devices of this machine, by stable name where they have one."""
     stable = Path("/dev/v4l/by-id")
     if stable.is_dir():
         return sorted(str(path) for path in stable.iterdir())
@@ -51,7 +52,7 @@ def video_devices() -> list[str]:
 
 
 class UsbCamera:
-    """A camera that OpenCV opens by its device path or number."""
+    """A camera opened with OpenCV, by device path or number."""
 
     playback_rate_hz: float | None = None
     intrinsics: Intrinsics | None = None
@@ -80,18 +81,18 @@ class UsbCamera:
 
     @property
     def description(self) -> str:
-        """The device and what is asked of it."""
+        """The device and the requested format."""
         width, height = self.size
         return f"USB camera {self.device}, {width}x{height} at {self.rate_hz:g} Hz"
 
     def open(self) -> None:
-        """Take the device; raises ``DeviceError`` if it is not there or gives another size."""
+        """Open the device; raises ``DeviceError`` if it is missing or delivers another image size."""
         self.close()
         self._capture = capture = self._open_capture(self.device)
         if not capture.isOpened():
             self.close()
             found = ", ".join(video_devices()) or "none"
-            raise DeviceError(f"{self.description}: it cannot be opened; devices of this machine: {found}")
+            raise DeviceError(f"{self.description}: cannot open it; devices on this machine: {found}")
         if self.pixel_format:
             capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*self.pixel_format))
         width, height = self.size
@@ -105,28 +106,28 @@ class UsbCamera:
         )
         if given != self.size:
             self.close()
-            raise DeviceError(f"{self.description}: the camera gives {given[0]}x{given[1]} instead")
+            raise DeviceError(f"{self.description}: the camera delivers {given[0]}x{given[1]} instead")
 
     def read(self, timeout_s: float) -> Frame:
-        """Return the next image; raises ``DeviceError`` if none comes in time."""
+        """Return the next image; raises ``DeviceError`` if none arrives in time."""
         if self._capture is None:
             raise DeviceError(f"{self.description}: it is not open")
         if not self._wait(self._capture, timeout_s):
             raise DeviceError(f"{self.description}: no image within {timeout_s:g} s")
         done, bgr = self._capture.read()
         if not done or bgr is None:
-            raise DeviceError(f"{self.description}: it stopped giving images")
+            raise DeviceError(f"{self.description}: reading the image failed; is it still plugged in?")
         return Frame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), self._stamp_ns(self._capture))
 
     def close(self) -> None:
-        """Give the device back."""
+        """Release the device."""
         if self._capture is not None:
             self._capture.release()
             self._capture = None
 
     @staticmethod
     def _stamp_ns(capture: Capture) -> int:
-        """Return when the image was taken: the driver's monotonic stamp where it gives one, else now."""
+        """Return when the image was taken: the driver's monotonic stamp if there is one, else now."""
         now = time.time_ns()
         age = time.monotonic_ns() - round(capture.get(cv2.CAP_PROP_POS_MSEC) * NS_PER_MS)
         return now - age if 0 <= age <= LONGEST_TRANSFER_NS else now

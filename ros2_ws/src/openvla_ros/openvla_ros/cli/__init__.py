@@ -1,1 +1,1 @@
-"""The program ``openvla``: one verb a command."""
+"""The program ``openvla``: one verb per command."""

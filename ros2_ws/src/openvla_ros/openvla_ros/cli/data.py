@@ -1,4 +1,4 @@
-"""Verbs of ``openvla`` that record, look at and convert demonstrations."""
+"""Verbs of ``openvla`` that record, inspect and convert demonstrations."""
 
 from __future__ import annotations
 
@@ -22,10 +22,16 @@ SourceArgument = Annotated[
 ]
 SplitOption = Annotated[str | None, typer.Option(help="Only this split of an RLDS dataset.")]
 ConventionOption = Annotated[
-    str | None, typer.Option(help="What the numbers of an RLDS dataset mean, e.g. bridge_orig or droid.")
+    str | None, typer.Option(help="How to read an RLDS dataset's numbers, e.g. bridge_orig or droid.")
 ]
 ProfileOption = Annotated[
-    str | None, typer.Option(help="Robot profile that says what the actions of a LeRobot dataset mean.")
+    str | None, typer.Option(help="Robot profile that defines the actions of a LeRobot dataset.")
+]
+RateOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Compose consecutive deltas into steps of this many Hz, e.g. six of 30 Hz into one of 5."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON array.")]
 INCOMPLETE = 2  # exit code: some episodes could not be read
@@ -42,32 +48,34 @@ def register(app: typer.Typer) -> None:
 
 def convert(
     source: SourceArgument,
-    destination: Annotated[Path, typer.Argument(help="New folder; its name becomes the dataset's.")],
+    destination: Annotated[Path, typer.Argument(help="New folder; the dataset is named after it.")],
     to: Annotated[Literal["bag", "rlds", "lerobot", "hdf5"], typer.Option(help="Format to write.")],
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes on this machine.")] = 1,
     backend: Annotated[
-        Literal["processes", "ray"], typer.Option(help="ray: on the cluster; the folders must be shared.")
+        Literal["processes", "ray"], typer.Option(help="ray: on a Ray cluster with shared folders.")
     ] = "processes",
     images: Annotated[
         Literal["av1", "h264", "image"],
-        typer.Option(help="Images of a LeRobot dataset: video (lossy), or as images (lossless)."),
+        typer.Option(help="How a LeRobot dataset stores images: av1 or h264 (lossy), or image (lossless)."),
     ] = "av1",
     actions: Annotated[
-        Literal["commanded", "measured"], typer.Option(help="What was commanded, or what the arm then did.")
+        Literal["commanded", "measured"],
+        typer.Option(help="Commanded actions, or the arm's measured motion."),
     ] = "commanded",
-    group_size: Annotated[int, typer.Option(min=1, help="Episodes of one task, shard or video file.")] = 16,
+    group_size: Annotated[int, typer.Option(min=1, help="Episodes per work unit, shard or video.")] = 16,
     split: SplitOption = None,
     convention: ConventionOption = None,
     profile: ProfileOption = None,
+    rate: RateOption = None,
 ) -> None:
-    """Convert a dataset. Interrupted, it goes on; damaged episodes are left out and named (exit code 2)."""
+    """Convert a dataset. Rerun it to resume; damaged episodes are skipped and listed (exit code 2)."""
     from tqdm import tqdm
 
     from openvla_ros.data.datasets.conversion import ConversionRequest
     from openvla_ros.data.datasets.conversion import convert as run
 
     request = ConversionRequest(
-        source=_request(source, split, convention, profile),
+        source=_request(source, split, convention, profile, rate),
         destination=destination,
         target=to,
         actions=actions,
@@ -87,7 +95,7 @@ def convert(
 def _tell(report: ConversionReport) -> None:
     typer.echo(f"{report.destination}: {report.episodes} episodes, {report.steps} steps, as {report.target}")
     for entry in report.skipped:
-        typer.secho(f"left out: episode {entry.index}: {entry.reason}", err=True, fg="yellow")
+        typer.secho(f"skipped: episode {entry.index}: {entry.reason}", err=True, fg="yellow")
     if report.skipped:
         raise typer.Exit(INCOMPLETE)
 
@@ -98,15 +106,16 @@ def episodes(
     split: SplitOption = None,
     convention: ConventionOption = None,
     profile: ProfileOption = None,
+    rate: RateOption = None,
 ) -> None:
     """List the episodes of a dataset: steps, instruction, outcome, rate, warnings.
 
-    Everything that carries a checksum is compared with it. Exit code 0: all was read; 2: some episodes
-    could not be read, or files of the dataset are missing; 1: none could.
+    Verifies every checksum in the dataset. Exit code 0: all episodes read; 2: some episodes could not be
+    read, or files are missing; 1: none could be read.
     """
     from openvla_ros.data.datasets.listing import summarise, unfinished
 
-    request = _request(source, split, convention, profile)
+    request = _request(source, split, convention, profile, rate)
     lost = request.absent()
     found = list(summarise(request.open(partial=True)))
     whole = [entry for entry in found if entry.problem is None]
@@ -116,14 +125,14 @@ def episodes(
         _print_table(whole)
         for name in unfinished(source):
             typer.secho(
-                f"unfinished: {name}; if nobody is recording it: openvla recover {source}", fg="yellow"
+                f"unfinished: {name}; unless it is being recorded, run: openvla recover {source}", fg="yellow"
             )
     for entry in found:
         if entry.problem is not None:
             typer.secho(f"cannot be read: episode {entry.index}: {entry.problem}", fg="red", err=as_json)
     for name in lost:
         typer.secho(f"missing: {source / name}", fg="red", err=as_json)
-    if lost or len(whole) < len(found):
+    if lost or not whole or len(whole) < len(found):
         raise typer.Exit(INCOMPLETE if whole else 1)
 
 
@@ -157,27 +166,30 @@ def _print_table(found: list[EpisodeSummary]) -> None:
 
 def show(
     source: SourceArgument,
-    episode: Annotated[int, typer.Option(help="Number of the episode in a dataset of several.")] = 0,
-    output: Annotated[Path | None, typer.Option(help="Page to write; default <episode>.html here.")] = None,
-    video: Annotated[bool, typer.Option(help="Put a video of every camera into the page.")] = True,
+    episode: Annotated[int, typer.Option(help="Episode number, from 0.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Page to write; default ./<episode>.html.")] = None,
+    video: Annotated[bool, typer.Option(help="Include a video of every camera.")] = True,
     split: SplitOption = None,
     convention: ConventionOption = None,
     profile: ProfileOption = None,
+    rate: RateOption = None,
 ) -> None:
-    """Write one episode as a page that a browser opens: images, plots, videos, origin."""
+    """Write one episode as an HTML page: images, plots, videos, provenance."""
     from openvla_ros.data.datasets.episode_page import episode_page
 
-    dataset = _request(source, split, convention, profile).open()
+    dataset = _request(source, split, convention, profile, rate).open()
     if not 0 <= episode < len(dataset):
-        raise DatasetError(f"{source}: there is no episode {episode}; there are 0 .. {len(dataset) - 1}")
+        raise DatasetError(f"{source}: no episode {episode}; choose 0 .. {len(dataset) - 1}")
     chosen = dataset[episode]
     path = output or Path(f"{chosen.id}.html")
     typer.echo(str(episode_page(chosen, video=video).write(path)))
 
 
-def _request(source: Path, split: str | None, convention: str | None, profile: str | None) -> SourceRequest:
+def _request(
+    source: Path, split: str | None, convention: str | None, profile: str | None, rate: float | None
+) -> SourceRequest:
     from openvla_ros.data.datasets.open_dataset import SourceRequest
     from openvla_ros.profile import load_profile
 
     space = None if profile is None else load_profile(profile).space()
-    return SourceRequest(source, split=split, convention=convention, space=space)
+    return SourceRequest(source, split=split, convention=convention, space=space, rate_hz=rate)

@@ -21,18 +21,18 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, hub id, or 'expert'.")],
-    task: Annotated[list[str] | None, typer.Option(help="Task of the simulation; may be repeated.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Simulation task; repeatable.")] = None,
     seeds: Annotated[
-        str, typer.Option(help="Scenes: a number, a range, or several: 100..199,500.")
+        str, typer.Option(help="Scene seeds: numbers and ranges, such as 100..199,500.")
     ] = "100..199",
     adapter: Annotated[Path | None, typer.Option(help="Folder of a LoRA adapter.")] = None,
     robot: Annotated[str, typer.Option(help="A simulated robot.")] = "sim_widowx",
     live: Annotated[
-        bool, typer.Option("--live", help="Through the real nodes, topics and clocks, in real time.")
+        bool, typer.Option("--live", help="Run through the real nodes, topics and clocks, in real time.")
     ] = False,
-    videos: Annotated[int, typer.Option(help="How many trials of each task to film; not with --live.")] = 0,
-    output: Annotated[Path | None, typer.Option(help="Folder for page, videos and logs.")] = None,
-    unnorm_key: Annotated[str | None, typer.Option(help="Dataset whose statistics apply.")] = None,
+    videos: Annotated[int, typer.Option(help="Trials to film per task; not with --live.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Folder for the report page, videos and logs.")] = None,
+    unnorm_key: Annotated[str | None, typer.Option(help="Dataset whose statistics to use.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -77,23 +77,23 @@ def evaluate(
 
 def compare(
     policies: Annotated[
-        list[str], typer.Argument(help="Adapter folders of the running policy node; 'base' is none.")
+        list[str], typer.Argument(help="Adapter folders for the running policy node; 'base': no adapter.")
     ],
-    trials: Annotated[int, typer.Option(help="Trials of each policy.")],
-    output: Annotated[Path, typer.Option(help="File of the verdicts; the same command goes on with it.")],
+    trials: Annotated[int, typer.Option(help="Trials per policy.")],
+    output: Annotated[Path, typer.Option(help="File for your verdicts; rerun the command to resume it.")],
     instruction: Annotated[
-        list[str] | None, typer.Option(help="What the robot is told, in turn; asked for without.")
+        list[str] | None, typer.Option(help="Instructions, used in turn; if none, you are asked each time.")
     ] = None,
     robot: Annotated[str, typer.Option(help="Robot profile.")] = "widowx",
-    time_limit: Annotated[float, typer.Option(help="Seconds for each trial.")] = 30.0,
+    time_limit: Annotated[float, typer.Option(help="Time limit of each trial, seconds.")] = 30.0,
     seed: Annotated[
-        int | None, typer.Option(help="Of the order, to repeat one; at random without.", show_default=False)
+        int | None, typer.Option(help="Seed of the trial order; random by default.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
-    """Compare policies on the running robot, blinded: shuffled, you judge, and learn which was which last.
+    """Compare policies on the running robot, blinded: in random order, named only after your last verdict.
 
-    After each trial press y for success or n for failure; Ctrl-C stops, the same command goes on.
+    After each trial press y for success or n for failure. Ctrl-C stops; rerun the command to resume.
 
     Example:
       openvla compare base runs/cups --trials 10 --output cups.jsonl --instruction "stack the cups"
@@ -105,12 +105,12 @@ def compare(
     comparison = BlindedComparison(output, names, trials, seed)
 
     def words(number: int) -> str:
-        typer.echo(f"\ntrial {number + 1} of {len(comparison.order)}: put everything in its place")
+        typer.echo(f"\ntrial {number + 1} of {len(comparison.order)}: reset the scene")
         if instruction:
             text = instruction[number // len(names) % len(instruction)]
             typer.confirm(f'ready for "{text}"?', default=True, abort=True)
             return text
-        return str(typer.prompt("what should the robot do"))
+        return str(typer.prompt("instruction"))
 
     def verdict(outcome: str) -> bool:
         typer.echo(f"ended: {outcome}. success? [y/n] ", nl=False)
@@ -133,24 +133,24 @@ def compare(
 
 def loop(
     base: Annotated[
-        str, typer.Option(help="Checkpoint to start from; default the small one of the package.")
+        str, typer.Option(help="Checkpoint to start from; default: the small one in the package.")
     ] = SMALL_BASE,
-    task: Annotated[str, typer.Option(help="A task that the base has not seen.")] = "lift_purple",
-    demonstrations: Annotated[int, typer.Option(help="How many the expert gives.")] = 40,
-    steps: Annotated[int, typer.Option(help="Optimizer steps of the fine-tuning.")] = 600,
-    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 32,
+    task: Annotated[str, typer.Option(help="A task that the base was not trained on.")] = "lift_purple",
+    demonstrations: Annotated[int, typer.Option(help="Number of expert demonstrations.")] = 40,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of fine-tuning.")] = 600,
+    batch_size: Annotated[int, typer.Option(help="Examples per step.")] = 32,
     corrections: Annotated[
-        int, typer.Option(help="Episodes of the new policy in which the expert takes over where need be.")
+        int, typer.Option(help="Episodes of the new policy in which the expert takes over when needed.")
     ] = 10,
     trials: Annotated[int, typer.Option(help="Fresh scenes before and after, in one process.")] = 100,
     live_trials: Annotated[int, typer.Option(help="Fresh scenes before and after, through the nodes.")] = 20,
     robot: Annotated[str, typer.Option(help="A simulated robot.")] = "sim_widowx",
-    output: Annotated[Path | None, typer.Option(help="Folder; default below runs.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Output folder; default: a new one in runs/.")] = None,
 ) -> None:
-    """Close the loop: demonstrations, fine-tuning, the adapter into the running robot, and what it brought.
+    """Close the loop: demonstrate, fine-tune, swap the adapter into the running robot, measure the gain.
 
-    The scripted expert stands in for the person; it sees where things are, the model does not. The last
-    line is one JSON object.
+    A scripted expert stands in for the demonstrator; it knows where things are, the model does not. The
+    last line of output is one JSON object.
     """
     from openvla_ros.programs.learning_loop import LearningLoop, LoopRequest
 

@@ -1,4 +1,4 @@
-"""Single key presses of a terminal, without waiting and without Return."""
+"""Single key presses from a terminal, without blocking and without Return."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def pressed_keys() -> Iterator[Callable[[], str]]:
-    """Return a function that gives the keys pressed since its last call; none where there is no terminal."""
+    """Return a function that returns the keys pressed since its last call; none without a terminal."""
     if not sys.stdin.isatty():
         yield lambda: ""
         return

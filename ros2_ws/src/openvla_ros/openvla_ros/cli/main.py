@@ -1,6 +1,6 @@
 """The program ``openvla``: a stop at once, or one of the other verbs.
 
-Nothing is imported before it is known which: the verbs take a second, and a stop must not wait for them.
+Nothing else is imported before that is decided: the verbs take a second, and a stop must not wait for them.
 """
 
 from __future__ import annotations

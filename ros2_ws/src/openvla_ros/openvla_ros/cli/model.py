@@ -25,19 +25,19 @@ DtypeOption = Annotated[
     Dtype | None, typer.Option(help="Type of the weights; default bf16 on CUDA, fp32 on a CPU.")
 ]
 QuantizeOption = Annotated[
-    Literal["int8", "nf4"] | None, typer.Option(help="Integer weights; some tokens then differ from bf16.")
+    Literal["int8", "nf4"] | None, typer.Option(help="Quantised weights; some tokens differ from bf16.")
 ]
 FasterOption = Annotated[
     Literal["int8", "nf4", "int8wo", "int4wo", "fp8"] | None,
     typer.Option(
-        help="Weights of fewer bits, some tokens then differ: int8, nf4 take less memory, others less time."
+        help="Quantised weights; some tokens differ. int8 and nf4 save memory, the others save time."
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-OfflineOption = Annotated[bool, typer.Option("--offline", help="Never reach for the hub.")]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Never contact the hub.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 StyleOption = Annotated[
-    PromptStyle | None, typer.Option(help="Prompt; default the one of the checkpoint's language model.")
+    PromptStyle | None, typer.Option(help="Prompt style; default: that of the checkpoint's language model.")
 ]
 
 
@@ -53,20 +53,20 @@ def register(app: typer.Typer) -> None:
 def predict(
     checkpoint: CheckpointArgument,
     image: ImageArgument,
-    instruction: Annotated[str, typer.Argument(help="What the robot is told.")],
-    unnorm_key: Annotated[str | None, typer.Option(help="Dataset whose statistics apply.")] = None,
+    instruction: Annotated[str, typer.Argument(help="Instruction, in words.")],
+    unnorm_key: Annotated[str | None, typer.Option(help="Dataset whose statistics to use.")] = None,
     center_crop: Annotated[
         bool, typer.Option("--center-crop", help="For models trained with random crops.")
     ] = False,
     only_action_tokens: Annotated[
-        bool, typer.Option("--only-action-tokens", help="Choose among action tokens alone.")
+        bool, typer.Option("--only-action-tokens", help="Decode action tokens only.")
     ] = False,
     adapter: Annotated[Path | None, typer.Option(help="Folder of a LoRA adapter.")] = None,
     extra_image: Annotated[
-        list[Path] | None, typer.Option(help="One more image, for models that take several; repeatable.")
+        list[Path] | None, typer.Option(help="Additional image, for models that take several; repeatable.")
     ] = None,
     proprio: Annotated[
-        str | None, typer.Option(help="Robot state, numbers between commas, for models that take it.")
+        str | None, typer.Option(help="Robot state as comma-separated numbers, for models that take it.")
     ] = None,
     prompt_style: StyleOption = None,
     dtype: DtypeOption = None,
@@ -104,14 +104,14 @@ def ask(
     image: ImageArgument,
     question: Annotated[str, typer.Argument(help="A question about the image.")],
     checkpoint: Annotated[str, typer.Option(help="Checkpoint folder, or a hub id (owner/name).")],
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the answer, tokens.")] = 128,
     prompt_style: StyleOption = None,
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
     device: DeviceOption = "auto",
     offline: OfflineOption = False,
 ) -> None:
-    """Ask the model about an image, in words."""
+    """Ask the model a question about an image."""
     rgb = read_image(image)
     from openvla_ros.model.inference.options import LoadOptions
     from openvla_ros.model.inference.vision_language import load_vision_language, select_device, select_dtype
@@ -132,7 +132,7 @@ def inspect(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint or adapter folder, or a cached hub id.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a folder holds, without loading its weights."""
+    """Describe a checkpoint or adapter folder, without loading its weights."""
     from openvla_ros.model.checkpoints.safetensors import resolve
     from openvla_ros.model.inference.inspection import describe
 
@@ -146,7 +146,7 @@ def merge(
     out: Annotated[Path, typer.Argument(help="New folder for the merged checkpoint.")],
     offline: OfflineOption = False,
 ) -> None:
-    """Add a LoRA adapter to its base's weights and write a checkpoint."""
+    """Merge a LoRA adapter into its base's weights and write a checkpoint."""
     from openvla_ros.model.checkpoints.merge import merge_adapter
     from openvla_ros.model.checkpoints.safetensors import resolve
 
@@ -158,17 +158,17 @@ def convert_checkpoint(
     source: Annotated[Path, typer.Argument(help="Prismatic run folder, or OpenVLA-OFT checkpoint.")],
     out: Annotated[Path, typer.Argument(help="New folder for the converted checkpoint.")],
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Folder with a tokenizer.json, for Prismatic checkpoints.")
+        Path | None, typer.Option(help="Folder with tokenizer.json, for Prismatic checkpoints.")
     ] = None,
     platform: Annotated[
         Literal["libero", "bridge", "aloha"] | None,
-        typer.Option(help="What an OpenVLA-OFT checkpoint was trained for."),
+        typer.Option(help="The platform that an OpenVLA-OFT checkpoint was trained for."),
     ] = None,
     images: Annotated[
-        int | None, typer.Option(min=1, help="Images that an OpenVLA-OFT checkpoint takes.")
+        int | None, typer.Option(min=1, help="Number of images that an OpenVLA-OFT checkpoint takes.")
     ] = None,
 ) -> None:
-    """Rewrite a checkpoint that is a pickle as safetensors; the pickle is read without running it."""
+    """Convert a pickled checkpoint to safetensors; the pickle's code is never executed."""
     from openvla_ros.model.conversion.checkpoint_conversion import convert_checkpoint as convert
 
     kind = convert(source, out, tokenizer=tokenizer, platform=platform, images=images)
@@ -179,7 +179,7 @@ def _read_numbers(text: str) -> Float:
     try:
         return np.array([float(part) for part in text.split(",")])
     except ValueError as error:
-        raise InvalidValueError(f"--proprio {text!r} must be numbers between commas") from error
+        raise InvalidValueError(f"--proprio {text!r} must be comma-separated numbers") from error
 
 
 def _as_json(prediction: Prediction) -> dict[str, object]:
@@ -197,7 +197,7 @@ def _as_text(prediction: Prediction) -> str:
 
 
 def _lines(value: Mapping[str, object], indent: str = "") -> Iterator[str]:
-    """Yield nested JSON values one to a line; what is absent or empty is left out."""
+    """Yield nested JSON values one per line, without the absent or empty ones."""
     for key, item in value.items():
         if isinstance(item, Mapping) and item:
             yield f"{indent}{key}:"

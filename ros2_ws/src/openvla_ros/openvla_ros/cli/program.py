@@ -1,4 +1,4 @@
-"""The verbs of ``openvla``, collected; an expected error is one clear line."""
+"""The ``openvla`` command line: all verbs, and expected errors as one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from openvla_ros.errors import OpenVLARosError
 
 app = typer.Typer(
     name="openvla",
-    help="OpenVLA on physical robots: see, be told, move; record, learn, and put it back.",
+    help="OpenVLA on ROS 2 arms: inference, safe control, recording, fine-tuning, redeployment.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -32,7 +32,7 @@ def _root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Keep the verbs as sub-commands even while there is only one."""
+    """Make typer treat every verb as a sub-command."""
 
 
 for _module in (run, model, robot, data, training, evaluation, serve):
@@ -40,7 +40,7 @@ for _module in (run, model, robot, data, training, evaluation, serve):
 
 
 def run_program() -> None:
-    """Run the verb on the command line; an expected error is one line on stderr and exit code 1."""
+    """Run the verb on the command line; an expected error prints one line on stderr and exits with 1."""
     try:
         app()
     except OpenVLARosError as error:

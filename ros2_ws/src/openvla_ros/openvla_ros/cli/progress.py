@@ -1,4 +1,4 @@
-"""How far a training run is, for whoever waits for it in a terminal or reads its log."""
+"""Progress of a training run: a bar in a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOG_EVERY_S = 20.0
 
 
 class ProgressBar:
-    """A bar with the time left on a terminal; now and then a line elsewhere."""
+    """A progress bar with the time left in a terminal; occasional lines elsewhere."""
 
     def __init__(self, hidden: bool = False) -> None:
         self._hidden = hidden
@@ -26,11 +26,11 @@ class ProgressBar:
         self._first = 0
 
     def reading(self, done: int, total: int) -> None:
-        """Show how much of the data has been read."""
+        """Show how many episodes have been read."""
         self._show("reading episodes", done, total, "")
 
     def stepped(self, step: int, total: int, result: StepResult) -> None:
-        """Show how far the training is."""
+        """Show the training step and its scores."""
         now_s = time.monotonic()
         if self._began_s is None:
             self._began_s, self._first = now_s, step
@@ -42,7 +42,7 @@ class ProgressBar:
         self._show("training", step, total, values)
 
     def validated(self, step: int, scores: Scores) -> None:
-        """Print what the held-out episodes say."""
+        """Print the scores on the held-out episodes."""
         self.note(
             f"step {step}: held out: loss {scores.loss:.3f}, accuracy {scores.accuracy:.3f}, "
             f"distance {scores.l1:.4f}"

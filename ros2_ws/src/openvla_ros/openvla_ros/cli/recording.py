@@ -1,4 +1,4 @@
-"""Verbs of ``openvla`` with which a person teaches: teleoperate, record, recover."""
+"""Verbs of ``openvla`` for demonstrating: teleoperate, record, recover."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from openvla_ros.errors import DatasetError, MissingDependencyError
 
 RobotOption = Annotated[str, typer.Option(help="Robot profile: a name or a YAML file.")]
 NamespaceOption = Annotated[str, typer.Option(help="Namespace of the robot's nodes.")]
-SimTimeOption = Annotated[bool, typer.Option("--use-sim-time", help="Take the time from /clock.")]
+SimTimeOption = Annotated[bool, typer.Option("--use-sim-time", help="Use the time from /clock.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -28,21 +28,21 @@ def register(app: typer.Typer) -> None:
 def record(
     task: Annotated[str, typer.Option(help="The instruction that is demonstrated.")],
     robot: RobotOption = "sim_widowx",
-    episodes: Annotated[int, typer.Option(min=1, help="How many demonstrations.")] = 50,
+    episodes: Annotated[int, typer.Option(min=1, help="Number of demonstrations.")] = 50,
     pause: Annotated[
-        float, typer.Option(min=0, help="Seconds to reset the scene in; 0: until Enter is pressed.")
+        float, typer.Option(min=0, help="Seconds to reset the scene; 0: wait for Enter.")
     ] = 10.0,
     folder: Annotated[
-        str, typer.Option(help="Where episodes go; default ~/openvla_recordings/<robot>.")
+        str, typer.Option(help="Where to store episodes; default ~/openvla_recordings/<robot>.")
     ] = "",
-    operator: Annotated[str, typer.Option(help="Who demonstrates; default the user's name.")] = "",
-    speak: Annotated[bool, typer.Option(help="Say prompts aloud, or ring the bell.")] = True,
+    operator: Annotated[str, typer.Option(help="Who demonstrates; default: the login name.")] = "",
+    speak: Annotated[bool, typer.Option(help="Speak prompts, or ring the terminal bell.")] = True,
     namespace: NamespaceOption = "",
     use_sim_time: SimTimeOption = False,
 ) -> None:
-    """Record a batch of demonstrations, with keys for success, failure, discard and record again.
+    """Record a batch of demonstrations, with keys for success, failure, discard and re-record.
 
-    The robot, its cameras and the teleoperation run elsewhere (openvla up, openvla teleop).
+    Start the robot, its cameras and teleoperation separately (openvla up, openvla teleop).
 
     Example:
       openvla record --robot widowx --episodes 50 --task "put the carrot on the plate"
@@ -52,7 +52,7 @@ def record(
     except ImportError as error:
         raise _without_ros(error) from error
     if not task.strip():
-        raise DatasetError("the task is empty; say in words what is demonstrated")
+        raise DatasetError("the task is empty; describe in words what is demonstrated")
     options = record_session.BatchOptions(
         robot=robot,
         task=task.strip(),
@@ -71,7 +71,7 @@ def record(
 def recover(
     folder: Annotated[Path, typer.Argument(help="Folder of recordings.")],
 ) -> None:
-    """Finish the episodes that a recorder which was killed left unfinished."""
+    """Recover the unfinished episodes of a recorder that was killed."""
     from openvla_ros.data.bags.recording_folder import Recordings
 
     if not folder.is_dir():
@@ -93,15 +93,15 @@ def teleop(
     robot: RobotOption = "sim_widowx",
     path: Annotated[
         str,
-        typer.Option(help="Device file of a gamepad or SpaceMouse, or auto; default: topics joy, spacenav."),
+        typer.Option(help="Device file of a gamepad or SpaceMouse, or auto; default: topic joy or spacenav."),
     ] = "",
-    leader_robot: Annotated[str, typer.Option(help="Profile of the leader arm; default: the robot's.")] = "",
+    leader_robot: Annotated[str, typer.Option(help="Leader arm's profile; default: the robot's.")] = "",
     namespace: NamespaceOption = "",
     use_sim_time: SimTimeOption = False,
 ) -> None:
-    """Move the robot by hand, through the same controller and limits as a policy.
+    """Teleoperate the robot, through the same controller and limits as a policy.
 
-    Taking the dead man's switch takes the arm from the policy; only the key that gives it back does.
+    Pressing the dead man's switch takes the arm from the policy; only the key for it hands it back.
 
     Examples:
       openvla teleop --robot widowx --device gamepad

@@ -1,4 +1,4 @@
-"""Verbs of ``openvla`` that check, replay on and move the robot."""
+"""Verbs of ``openvla`` that check the robot, replay episodes on it and move it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.profile import load_profile
 
 Namespace = Annotated[str, typer.Option(help="namespace of the robot's nodes")]
-SimTime = Annotated[bool, typer.Option("--use-sim-time", help="take the time from /clock")]
+SimTime = Annotated[bool, typer.Option("--use-sim-time", help="use the time from /clock")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 Robot = Annotated[str, typer.Option(help="robot profile: a name from config/robots or a YAML file")]
 COLOURS = {"ok": "green", "not checked": "blue", "warn": "yellow", "error": "red"}
@@ -28,22 +28,23 @@ STARTS = ("here", "neutral", "episode")
 # Verb → (service of the controller, what it does).
 VERBS = {
     "home": ("home", "Move the arm to its home pose."),
-    "neutral": ("neutral", "Move the arm to where instructions start from."),
-    "park": ("park", "Move the arm to where it can be switched off."),
-    "hold": ("hold", "Stop smoothly and stay; nothing goes on until the arm is given to an owner."),
+    "neutral": ("neutral", "Move the arm to its neutral pose, where instructions start."),
+    "park": ("park", "Move the arm to its parking pose, where it can be switched off."),
+    "hold": ("hold", "Stop smoothly and hold; nothing moves until the arm is given to an owner."),
     "reset-estop": (
         "reset_e_stop",
-        "Clear the emergency stop; the arm stays held until it is given to an owner.",
+        "Clear the emergency stop; the arm keeps holding until it is given to an owner.",
     ),
     "give-to-policy": ("give_to_policy", "Let the policy move the arm."),
     "give-to-teleop": ("give_to_teleop", "Let the teleoperator move the arm."),
-    "recover-arm": ("recover", "Ask the arm to recover from a reflex or an error, where it can."),
+    "recover-arm": ("recover", "Ask the arm to recover from a reflex or an error, if it supports that."),
 }
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs to ``app``."""
     app.command()(check)
+    app.command("new-robot")(new_robot)
     app.command()(replay)
     app.command()(estop)
     for verb, (service, text) in VERBS.items():
@@ -57,21 +58,21 @@ def check(
     use_sim_time: SimTime = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hold a profile against the running robot before anything moves, and say what to fix.
+    """Check a profile against the running robot before anything moves, and say what to fix.
 
-    Exit code 0: nothing is wrong; 2: something is.
+    Exit code 0: no errors; 2: errors.
 
     Examples:
       openvla check widowx
 
       openvla check my_robot.yaml --seconds 10 --json
     """
-    from openvla_ros.discovery.client import Session
+    from openvla_ros.discovery.client import RobotClient
     from openvla_ros.programs.check import check_profile
 
     profile = load_profile(robot)
-    with Session("profile_check", namespace, use_sim_time) as session:
-        findings = check_profile(profile, session, seconds)
+    with RobotClient("profile_check", namespace, use_sim_time) as client:
+        findings = check_profile(profile, client, seconds)
     if as_json:
         typer.echo(json.dumps({"robot": profile.name, "findings": [asdict(f) for f in findings]}))
     else:
@@ -83,10 +84,50 @@ def check(
         raise typer.Exit(2)
 
 
+def new_robot(
+    urdf: Annotated[str, typer.Argument(help="URDF file, or the name of one that comes with the package")],
+    output: Annotated[Path, typer.Option(help="the profile to write, a .yaml file that does not exist yet")],
+    base: Annotated[
+        str | None, typer.Option(help="link that the arm stands on; without it the URDF's root")
+    ] = None,
+    tool: Annotated[
+        str | None, typer.Option(help="link that is the tool point; needed where the arm has several ends")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a first profile of a robot from its URDF, and name what a person must fill in.
+
+    Joint limits come from the URDF, the reachable box and a neutral pose from random poses of a fixed
+    seed. Topics, cameras, the gripper and accelerations are left open: the profile is refused until
+    they are filled in.
+
+    Examples:
+      openvla new-robot my_arm.urdf --output my_arm.yaml
+
+      openvla new-robot my_arm.urdf --base base_link --tool tool0 --output my_arm.yaml
+    """
+    from openvla_ros.robot.first_profile import first_profile
+
+    profile = first_profile(urdf, base, tool)
+    profile.write(output)
+    missing = profile.open_keys
+    if as_json:
+        typer.echo(
+            json.dumps({"profile": str(output), "fill_in": missing, "not_checked": profile.blind_spots})
+        )
+        return
+    typer.echo(f"{output}: {len(profile.joints)} joints from {profile.base_link} to {profile.tool_link}")
+    for link, why in profile.blind_spots.items():
+        typer.echo(f"{link} is not checked for collisions with the arm or the table: {why}")
+    typer.echo(f"{len(missing)} values to fill in:")
+    for line in missing:
+        typer.echo(f"  {line}")
+
+
 def replay(
     source: Annotated[Path, typer.Argument(help="recording or dataset: bag, RLDS, LeRobot, HDF5")],
     robot: Robot = "sim_widowx",
-    episode: Annotated[int, typer.Option(help="which episode of it")] = 0,
+    episode: Annotated[int, typer.Option(help="episode number, from 0")] = 0,
     start: Annotated[
         str, typer.Option(help="where to start: here, neutral, or the episode's pose")
     ] = "neutral",
@@ -96,7 +137,7 @@ def replay(
     use_sim_time: SimTime = False,
     as_json: AsJson = False,
 ) -> None:
-    """Play an episode's actions on the running robot, and report how the arm followed.
+    """Play an episode's actions on the running robot, and report how well the arm tracked them.
 
     The controller must be running (openvla up with --policy hold). The space bar is the emergency
     stop. Exit code 0: played to the end without a refusal; 2: anything else.
@@ -106,7 +147,7 @@ def replay(
 
       openvla replay runs/2026-01-31 --robot widowx --start episode --json
     """
-    from openvla_ros.discovery.client import Session
+    from openvla_ros.discovery.client import RobotClient
     from openvla_ros.programs.replay_on_robot import Replay, Start
 
     if start not in STARTS:
@@ -114,11 +155,11 @@ def replay(
     profile = load_profile(robot)
     episodes = SourceRequest(source, split, convention, profile.space()).open()
     if not 0 <= episode < len(episodes):
-        raise DatasetError(f"{source} has episodes 0 .. {len(episodes) - 1}; there is no {episode}")
+        raise DatasetError(f"{source}: no episode {episode}; choose 0 .. {len(episodes) - 1}")
     console = Console(highlight=False, quiet=as_json)
-    with Session("replay", namespace, use_sim_time) as session, pressed_keys() as keys:
+    with RobotClient("replay", namespace, use_sim_time) as client, pressed_keys() as keys:
         console.print("space bar: emergency stop")
-        result = Replay(profile, episodes[episode], session).run(cast(Start, start), _latched(keys))
+        result = Replay(profile, episodes[episode], client).run(cast(Start, start), _latched(keys))
     if as_json:
         typer.echo(json.dumps(asdict(result)))
     else:
@@ -144,7 +185,7 @@ def estop(
 ) -> None:
     """Stop the arm at once; it stays stopped until openvla reset-estop.
 
-    With --keyboard this terminal becomes an emergency stop: any key stops, q ends the program.
+    With --keyboard this terminal becomes an emergency stop: any key stops the arm, q quits.
 
     Examples:
       openvla estop
@@ -163,8 +204,8 @@ def estop(
 
 
 def _waits_for_a_key(keys: Callable[[], str]) -> bool:
-    """Wait for a key; return whether it was another than q."""
-    typer.echo("any key: EMERGENCY STOP   q: end")
+    """Wait for a key; return whether it was a key other than q."""
+    typer.echo("any key: EMERGENCY STOP   q: quit")
     while not (pressed := keys()):
         time.sleep(KEY_POLL_S)
     return pressed != "q"
@@ -174,10 +215,10 @@ def _asking(service: str) -> Callable[..., None]:
     """Return the command that calls one service of the controller."""
 
     def command(namespace: Namespace = "") -> None:
-        from openvla_ros.discovery.client import Session
+        from openvla_ros.discovery.client import RobotClient
 
-        with Session(f"ask_{service}", namespace) as session:
-            typer.echo(session.ask_controller(service))
+        with RobotClient(f"ask_{service}", namespace) as client:
+            typer.echo(client.order(f"controller/{service}"))
 
     return command
 

@@ -50,10 +50,10 @@ def up(
     task: Annotated[str, typer.Option(help=LAUNCH_ARGUMENTS["task"][1])] = "",
     use_sim_time: Annotated[bool, typer.Option(help=LAUNCH_ARGUMENTS["use_sim_time"][1])] = False,
 ) -> None:
-    """Start the nodes of a robot and supervise them, as ros2 launch does where it is installed.
+    """Start a robot's nodes and supervise them; does what ros2 launch does, without it.
 
-    Exit code 0: ended by Ctrl-C; 1: not started (its nodes are in this ROS domain already, a choice is
-    wrong), or the exit code of the node whose end ended the rest.
+    Exit code 0: stopped with Ctrl-C; 1: not started (these nodes are already running in this ROS domain, or
+    an option is wrong); otherwise the exit code of the node that failed.
 
     Examples:
       openvla up --robot sim_widowx --policy expert --task lift
@@ -95,7 +95,7 @@ def up(
 
 
 def share() -> None:
-    """Print the folder that holds config, launch and urdf.
+    """Print the folder with config, launch and urdf.
 
     Example:
       export FASTDDS_DEFAULT_PROFILES_FILE=$(openvla share)/config/dds/fastdds.xml
@@ -107,12 +107,12 @@ def tell(
     instruction: Annotated[str, typer.Argument(help='in words, such as "put the red cube on the plate"')],
     robot: Annotated[str, typer.Option(help=LAUNCH_ARGUMENTS["robot"][1])] = "sim_widowx",
     namespace: Annotated[str, typer.Option(help=LAUNCH_ARGUMENTS["namespace"][1])] = "",
-    time_limit: Annotated[float, typer.Option(help="seconds until the robot gives up")] = 60.0,
+    time_limit: Annotated[float, typer.Option(help="time limit, seconds")] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    """Tell a running robot what to do, and watch it; Ctrl-C makes it stop.
+    """Tell a running robot what to do, and follow its progress; Ctrl-C stops it.
 
-    Exit code 0: succeeded or the time was over; 2: anything else.
+    Exit code 0: succeeded, or the time limit was reached; 2: anything else.
 
     Examples:
       openvla tell "lift the red cube"
@@ -136,17 +136,17 @@ def tell(
 def demo(
     robot: Annotated[str, typer.Option(help="a simulated robot: sim_widowx or sim_franka")] = "sim_widowx",
     policy: Annotated[
-        str, typer.Option(help="openvla or expert; default openvla where the small model fits the robot")
+        str, typer.Option(help="openvla or expert; default: openvla if the small model fits the robot")
     ] = "",
     checkpoint: Annotated[
-        str, typer.Option(help="model folder or hub id; default the small model of the package")
+        str, typer.Option(help="model folder or hub id; default: the small model in the package")
     ] = "",
-    task: Annotated[list[str] | None, typer.Option(help="task of the simulation; may be repeated")] = None,
-    time_limit: Annotated[float, typer.Option(help="seconds for each instruction")] = 30.0,
-    output: Annotated[Path | None, typer.Option(help="folder for video, page and logs")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="simulation task; repeatable")] = None,
+    time_limit: Annotated[float, typer.Option(help="time limit of each instruction, seconds")] = 30.0,
+    output: Annotated[Path | None, typer.Option(help="folder for video, report page and logs")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    """Show the whole live loop in simulation: an arm is told what to do in words, and does it.
+    """Run the whole live loop in simulation: the arm is told in words what to do, and does it.
 
     Examples:
       openvla demo
@@ -172,11 +172,11 @@ def demo(
 
 
 def _demo_policy(robot: str, policy: str, checkpoint: str, console: Console) -> tuple[str, dict[str, str]]:
-    """Return who acts in the demo, and its parameters; says so where nobody was asked for."""
+    """Return the demo's policy and its parameters; prints which one if the user did not choose."""
     if not policy and not checkpoint:
         small = shipped_checkpoints().get(SMALL_BASE)
         if small is not None and read_manifest(small).robot == robot:
             return "openvla", {"checkpoint": SMALL_BASE}
-        console.print(f"the small model of the package is not for {robot}: the scripted expert acts instead")
+        console.print(f"the small model was not trained for {robot}: using the scripted expert instead")
         return "expert", {}
     return policy or "openvla", {"checkpoint": checkpoint} if checkpoint else {}

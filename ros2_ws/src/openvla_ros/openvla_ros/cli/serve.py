@@ -24,19 +24,23 @@ def serve(
     checkpoint: Annotated[str, typer.Argument(help="Model folder or hub id.")] = "",
     robot: Annotated[str, typer.Option(help="Robot profile: a name or a YAML file.")] = "widowx",
     policy: Annotated[str, typer.Option(help="openvla, or hold to try the connection.")] = "openvla",
-    unnorm_key: Annotated[str, typer.Option(help="Dataset whose statistics apply.")] = "",
+    unnorm_key: Annotated[str, typer.Option(help="Dataset whose statistics to use.")] = "",
     adapter: Annotated[str, typer.Option(help="LoRA adapter folder.")] = "",
-    center_crop: Annotated[bool, typer.Option("--center-crop", help="If trained with crops.")] = False,
+    center_crop: Annotated[
+        bool, typer.Option("--center-crop", help="For models trained with crops.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")] = "auto",
-    decoder: Annotated[str, typer.Option(help="fast, steady or plain; the same tokens.")] = "fast",
+    decoder: Annotated[str, typer.Option(help="fast, steady or plain; same tokens.")] = "fast",
     quantization: Annotated[
-        str, typer.Option(help="none, int8, nf4, int8wo, int4wo or fp8; some tokens then differ.")
+        str, typer.Option(help="none, int8, nf4, int8wo, int4wo or fp8; some tokens differ.")
     ] = "none",
-    offline: Annotated[bool, typer.Option("--offline", help="Never reach for the hub.")] = False,
-    host: Annotated[str, typer.Option(help="Address; a public one needs a token.")] = "127.0.0.1",
+    offline: Annotated[bool, typer.Option("--offline", help="Never contact the hub.")] = False,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; a public one needs a token.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any.")] = 8765,
-    token_file: Annotated[str, typer.Option(help="File that holds the token that a robot must know.")] = "",
+    token_file: Annotated[str, typer.Option(help="File with the token that a robot must present.")] = "",
 ) -> None:
     """Serve a policy over a websocket, to one robot at a time.
 

@@ -1,7 +1,7 @@
 """``openvla estop`` and ``openvla hold``, without the imports of the other verbs.
 
-Somebody waits for these two: they are looked for in the arguments before the rest of the program is
-imported. Anything unusual on the line (``--help``, ``--keyboard``, a mistake) is left to the program.
+These two are urgent, so the arguments are checked for them before the rest of the program is imported.
+Anything else on the command line (``--help``, ``--keyboard``, a mistake) is left to the program.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ SERVICES = {"estop": "e_stop", "hold": "hold"}
 
 
 def plain_stop(arguments: Sequence[str]) -> tuple[str, str] | None:
-    """Return the service and the namespace that the line asks for, or None if it is not a plain stop."""
+    """Return the service and the namespace from the command line, or None if it is not a plain stop."""
     match list(arguments):
         case [verb] if verb in SERVICES:
             return SERVICES[verb], ""
@@ -25,7 +25,7 @@ def plain_stop(arguments: Sequence[str]) -> tuple[str, str] | None:
 
 
 def stop_now(service: str, namespace: str) -> int:
-    """Stop the arm; say what the controller answered and return the exit code."""
+    """Stop the arm; print the controller's answer and return the exit code."""
     from openvla_ros.errors import OpenVLARosError
     from openvla_ros.programs.quick_stop import QuickStop
 

@@ -1,4 +1,4 @@
-"""Verbs of ``openvla`` that fine-tune a model and look at what it was trained on."""
+"""Verbs of ``openvla`` that fine-tune a model and measure its decoder on recorded data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def finetune(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder of the run; the same command resumes it.")],
-    method: Annotated[Method, typer.Option(help="What is trained.")] = Recipe.method,
+    method: Annotated[Method, typer.Option(help="Which weights to train.")] = Recipe.method,
     rank: Annotated[int, typer.Option(help="Rank of the LoRA factors.")] = Recipe.rank,
     alpha: Annotated[float | None, typer.Option(help="LoRA alpha; default min(rank, 16).")] = Recipe.alpha,
     dropout: Annotated[float, typer.Option(help="LoRA dropout.")] = Recipe.dropout,
@@ -44,64 +44,69 @@ def finetune(
         str | None, typer.Option(help="Layers to adapt, by name or last part, comma-separated; default all.")
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = Recipe.steps,
-    batch_size: Annotated[int, typer.Option(help="Examples a step, over all processes.")] = Recipe.batch_size,
+    batch_size: Annotated[int, typer.Option(help="Examples per step, all processes.")] = Recipe.batch_size,
     micro_batch: Annotated[
-        int | None, typer.Option(help="Examples at once in one process: less memory, same result.")
+        int | None, typer.Option(help="Examples at once per process: less memory, same result.")
     ] = Recipe.micro_batch,
     learning_rate: Annotated[
         float | None, typer.Option(help="Default 5e-4 for lora and qlora, 2e-5 otherwise.")
     ] = Recipe.learning_rate,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = Recipe.weight_decay,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.")] = Recipe.weight_decay,
     warmup_steps: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = Recipe.warmup_steps,
     clip_norm: Annotated[
-        float | None, typer.Option(help="Largest gradient norm; default unlimited.")
+        float | None, typer.Option(help="Gradient clipping norm; default: no clipping.")
     ] = Recipe.clip_norm,
     augment: Annotated[
-        bool, typer.Option(help="Random crops and colours; deployment then crops in the middle.")
+        bool, typer.Option(help="Random crops and colour jitter; deployment then center-crops.")
     ] = Recipe.augment,
     intervention_weight: Annotated[
-        float, typer.Option(help="How often a correction is seen for a step that is none.")
+        float, typer.Option(help="Sampling weight of correction steps relative to other steps.")
     ] = Recipe.intervention_weight,
     policy_steps: Annotated[
-        bool, typer.Option(help="Learn the policy's own steps too where a person took over.")
+        bool, typer.Option(help="In episodes with corrections, learn the policy's own steps too.")
     ] = Selection.keep_policy_steps,
     failures: Annotated[bool, typer.Option(help="Learn from failed episodes too.")] = Selection.keep_failures,
     idle_m: Annotated[
-        float, typer.Option(help="Leave out steps that move less, in metres.")
+        float, typer.Option(help="Skip steps that move less than this, metres,")
     ] = Selection.idle_m,
-    idle_rad: Annotated[float, typer.Option(help="... and turn less, in radians.")] = Selection.idle_rad,
+    idle_rad: Annotated[
+        float, typer.Option(help="... and turn less than this, radians.")
+    ] = Selection.idle_rad,
     questions: Annotated[
         list[Path] | None,
-        typer.Option(help="Questions and answers about images (JSON lines) to train on beside actions."),
+        typer.Option(help="Questions and answers about images (JSON lines) to train on alongside actions."),
     ] = None,
     words_share: Annotated[
-        float, typer.Option(help="Share of every batch that is questions.")
+        float, typer.Option(help="Fraction of each batch that is questions.")
     ] = Recipe.words_share,
     validation_share: Annotated[
-        float, typer.Option(help="Share of the episodes that is held out.")
+        float, typer.Option(help="Fraction of episodes to hold out.")
     ] = Selection.validation_share,
     validate_every: Annotated[int, typer.Option(help="Steps.")] = Recipe.validate_every,
     save_every: Annotated[int, typer.Option(help="Steps.")] = Recipe.save_every,
-    camera: Annotated[str | None, typer.Option(help="Camera to learn from; default the first.")] = None,
+    camera: Annotated[str | None, typer.Option(help="Camera to learn from; default: the first.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of RLDS datasets.")] = None,
     convention: Annotated[str | None, typer.Option(help="Convention of RLDS datasets.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Compose consecutive deltas into steps of this many Hz.")
+    ] = None,
     keep_statistics: Annotated[
         str | None,
-        typer.Option(help="Dataset key of the base whose action statistics stay; default: the data's own."),
+        typer.Option(help="Keep the base's action statistics for this dataset key; default: the data's own."),
     ] = None,
-    dataset_key: Annotated[str, typer.Option(help="Name under which new statistics stand.")] = DATASET_KEY,
+    dataset_key: Annotated[str, typer.Option(help="Dataset key of the new statistics.")] = DATASET_KEY,
     robot: Annotated[
         str | None,
-        typer.Option(help="Robot profile, where the data does not say; what LeRobot actions mean."),
+        typer.Option(help="Robot profile, if the data has none; defines the actions of LeRobot datasets."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of data order, augmentation and initial factors.")] = Recipe.seed,
+    seed: Annotated[int, typer.Option(help="Seed of data order, augmentation and LoRA.")] = Recipe.seed,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[
-        Dtype | None, typer.Option(help="Type of frozen weights; default bf16 on CUDA, fp32 on a CPU.")
+        Dtype | None, typer.Option(help="Data type of frozen weights; default bf16 on CUDA, fp32 on CPU.")
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never reach for the hub.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never contact the hub.")] = False,
 ) -> None:
-    """Train a model further on demonstrations; with torchrun, in many processes.
+    """Fine-tune a model on demonstrations; with torchrun, in several processes.
 
     Examples:
       openvla finetune openvla/openvla-7b ~/recordings --output runs/cups
@@ -155,7 +160,7 @@ def finetune(
         weights = select_dtype(dtype, where) if method in ADAPTERS else torch.float32
         request = FinetuneRequest(
             base=base,
-            data=tuple(_weighted(text, split, convention, space) for text in data),
+            data=tuple(_weighted(text, split, convention, space, rate) for text in data),
             output=output,
             recipe=recipe,
             selection=selection,
@@ -169,11 +174,11 @@ def finetune(
         )
         run(request, ProgressBar(hidden=not processes.is_first), processes)
     if processes.is_first:
-        typer.echo(f"{output}: trained; report: {output / 'report.html'}")
+        typer.echo(f"{output}: training finished; report: {output / 'report.html'}")
 
 
 def _weighted(
-    text: str, split: str | None, convention: str | None, space: ActionSpace | None
+    text: str, split: str | None, convention: str | None, space: ActionSpace | None, rate: float | None
 ) -> WeightedData:
     """Return the dataset of ``PATH`` or ``PATH=WEIGHT``."""
     from openvla_ros.data.datasets.open_dataset import SourceRequest
@@ -185,17 +190,17 @@ def _weighted(
     try:
         weight = float(number)
     except ValueError as error:
-        raise InvalidValueError(f"{text}: the weight {number!r} is no number") from error
+        raise InvalidValueError(f"{text}: the weight {number!r} is not a number") from error
     if not 0.0 < weight < math.inf:
         raise InvalidValueError(f"{text}: the weight must be a number above 0")
-    return WeightedData(SourceRequest(Path(path).expanduser(), split, convention, space), weight)
+    return WeightedData(SourceRequest(Path(path).expanduser(), split, convention, space, rate), weight)
 
 
 def acceptance(
     dataset: Annotated[Path, typer.Argument(help="recordings, RLDS, LeRobot or HDF5")],
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    """Measure how often the fast decoder's guesses would be right on recorded actions.
+    """Measure how often the fast decoder's guesses would be accepted on recorded actions.
 
     Example:
       openvla acceptance recordings/lift
@@ -210,7 +215,7 @@ def acceptance(
     source = SourceRequest(dataset).open()
     episodes = [source[index] for index in range(len(source))]
     if not episodes:
-        raise DatasetError(f"{dataset} holds no episodes")
+        raise DatasetError(f"{dataset} has no episodes")
     accumulator = StatisticsAccumulator(episodes[0].space.width)
     for episode in episodes:
         accumulator.add(episode.actions)
@@ -225,7 +230,7 @@ def acceptance(
         return
     names = episodes[0].space.names[:-1]
     typer.echo(
-        f"{found[0].actions} actions; share of tokens guessed right, and tokens before the first wrong one"
+        f"{found[0].actions} actions; fraction of tokens guessed right, and tokens before the first wrong one"
     )
     typer.echo(f"{'guess':14}" + "".join(f"{name:>8}" for name in names) + f"{'prefix':>8}")
     for q in found:

@@ -1,6 +1,6 @@
-"""Checks that one's own policy, camera or arm driver keeps the contract of its protocol.
+"""Conformance checks for your own policy, camera or arm driver.
 
-Each function returns nothing, or raises a ``ConformanceError`` for the first thing that is wrong.
+Each function returns nothing, or raises ``ConformanceError`` for the first violation of the protocol.
 """
 
 from openvla_ros.conformance.arm_driver_contract import check_arm_driver

@@ -1,7 +1,7 @@
-"""Whether an arm's driver keeps the contract of ``openvla_ros.drivers.command.ArmDriver``.
+"""Conformance check for arm drivers (``openvla_ros.drivers.command.ArmDriver``).
 
-Knows nothing of ROS: how the driver's node is spun is passed in. What arrives at the robot is not
-looked at: that is the robot's side to say.
+Knows nothing of ROS: how to spin the driver's node is passed in. What arrives at the robot is not
+checked.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from openvla_ros.conformance.contract import Contract, timed
 from openvla_ros.drivers.command import ArmCommand, ArmDriver
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.values.arrays import Float
+from openvla_ros.values.time import seconds
 
 MEMBERS = {"missing": True, "connect": True, "send": True, "delivered": True}
-BLOCKING_S = 0.5  # a call that takes longer has waited for something
+BLOCKING_S = 0.5  # a call that takes longer has blocked
 RETRY_S = 0.1  # between two calls of ``connect``
 
 
@@ -30,21 +31,21 @@ def check_arm_driver(
     wait: Callable[[float], object] = time.sleep,
     timeout_s: float = 20.0,
 ) -> None:
-    """Put ``driver`` through its contract on a robot, or a stand-in for one, that is running.
+    """Check ``driver`` against its protocol, on a running robot or a stand-in for one.
 
-    The commands are sent at their own pace, and MOVE THE ARM: begin and end at rest, within its limits.
+    The commands are sent at their own rate, and MOVE THE ARM: begin and end at rest, within its limits.
 
     Args:
-        driver: What is checked.
+        driver: The driver to check.
         commands: At least 2, evenly spaced by ``period_s``; joints in radians, (J,) each.
-        wait: Lets the given seconds pass, and whatever the driver needs meanwhile happen:
-            ``lambda s: executor.spin_once(s)`` and the like. Plain sleep by default.
-        timeout_s: Seconds that connecting and delivering may each take.
+        wait: Called with seconds; waits that long while the driver's node is served, such as
+            ``lambda s: executor.spin_once(s)``. By default just sleeps.
+        timeout_s: How long connecting and delivering may each take, seconds.
 
     Raises:
-        ConformanceError: The first thing that is wrong: what the contract says, what was got, and where
+        ConformanceError: The first violation: what the contract says, what happened instead, and where
             the contract is written.
-        InvalidValueError: There are fewer than 2 commands, or they are not evenly spaced.
+        InvalidValueError: Fewer than 2 commands, or they are not evenly spaced.
     """
     _check_commands(commands)
     contract = Contract(ArmDriver, type(driver).__name__)
@@ -53,9 +54,9 @@ def check_arm_driver(
     _connect(contract, driver, wait, timeout_s)
     _send_all(contract, driver, commands, wait)
     told, took_s = timed(lambda: contract.call("delivered", lambda: driver.delivered(timeout_s)))
-    says = "it returns whether the robot has what was sent last"
+    says = "it returns whether the robot has received the last command"
     contract.require(isinstance(told, bool), "delivered", says, repr(told))
-    contract.require(told, "delivered", says, f"False after {timeout_s:g} s, from a robot that is running")
+    contract.require(told, "delivered", says, f"False after {timeout_s:g} s, with a running robot")
     contract.require(
         took_s <= timeout_s + BLOCKING_S, "delivered", "it waits no longer than timeout_s",
         f"{took_s:.2f} s for a timeout of {timeout_s:g} s",
@@ -64,17 +65,17 @@ def check_arm_driver(
 
 def _check_commands(commands: Sequence[ArmCommand]) -> None:
     if len(commands) < 2:
-        raise InvalidValueError(f"{len(commands)} commands tell no pace; give at least 2")
+        raise InvalidValueError(f"{len(commands)} commands do not define a rate; give at least 2")
     for last, command in pairwise(commands):
-        step_s = (command.stamp_ns - last.stamp_ns) * 1e-9
+        step_s = seconds(command.stamp_ns - last.stamp_ns)
         if abs(step_s - last.period_s) > 1e-3 * last.period_s:
             raise InvalidValueError(
-                f"a command follows {step_s:g} s after one whose period is {last.period_s:g} s"
+                f"a command comes {step_s:g} s after one whose period is {last.period_s:g} s"
             )
 
 
 def _answer(contract: Contract, member: str, ask: Callable[[], str | None]) -> str | None:
-    """Return what is missing; it is text or None, said at once."""
+    """Return what is missing; the driver must answer at once, with text or None."""
     answer, took_s = timed(lambda: contract.call(member, ask))
     contract.require(
         answer is None or (isinstance(answer, str) and bool(answer.strip())),
@@ -95,9 +96,7 @@ def _connect(
         )  # fmt: skip
         wait(RETRY_S)
     still = _answer(contract, "missing", driver.missing)
-    contract.require(
-        still is None, "missing", "it returns None where connect says that nothing is missing", repr(still)
-    )
+    contract.require(still is None, "missing", "it returns None once connect has returned None", repr(still))
 
 
 def _send_all(
@@ -109,13 +108,13 @@ def _send_all(
         told, seconds = timed(partial(contract.call, "send", partial(driver.send, command)))
         contract.require(told is None, "send", "it returns nothing", repr(told))
         unchanged = all(map(np.array_equal, before, _arrays(command)))
-        contract.require(unchanged, "send", "a command stays as it was given", "its arrays were written to")
+        contract.require(unchanged, "send", "it does not modify the command", "its arrays were written to")
         took.append(seconds)
         wait(max(0.0, command.period_s - seconds))
-    # The faster half: what else the machine does is not the driver's fault.
+    # The median: other load on the machine is not the driver's fault.
     typical_s, period_s = float(np.median(took)), commands[0].period_s
     contract.require(
-        typical_s <= period_s, "send", "it is called at the control rate, so it takes less than a period",
+        typical_s <= period_s, "send", "it is called at the control rate, so it must take less than a period",
         f"{1e3 * typical_s:.1f} ms (median) for a period of {1e3 * period_s:g} ms",
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Whether a source of images keeps the contract of ``openvla_ros.cameras.protocol.Camera``."""
+"""Conformance check for cameras (``openvla_ros.cameras.protocol.Camera``)."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from openvla_ros.cameras.protocol import Camera, Frame, Intrinsics
 from openvla_ros.conformance.contract import Contract, timed
 from openvla_ros.errors import DeviceError, InvalidValueError
 from openvla_ros.values.arrays import Image
+from openvla_ros.values.time import seconds
 
 MEMBERS = {
     "description": False, "playback_rate_hz": False, "intrinsics": False,
     "open": True, "read": True, "close": True,
 }  # fmt: skip
-LATE_S = 0.5  # by which an image may come after its timeout: a busy machine
-OLDEST_S = 10.0  # a stamp further back is of another clock than the computer's
+LATE_S = 0.5  # tolerance of the timeout, for a busy machine
+OLDEST_S = 10.0  # an older stamp is from another clock than the computer's
 AHEAD_S = 0.05
 
 
 def check_camera(camera: Camera, images: int = 3, timeout_s: float = 5.0) -> None:
-    """Put ``camera`` through its contract; it is closed afterwards.
+    """Check ``camera`` against its protocol, and close it.
 
-    It is opened, gives ``images`` (fewer if a recording ends before), is closed twice, opened again and
-    gives one more.
+    Opens it, reads ``images`` images (fewer if a recording ends first), closes it twice, opens it again and
+    reads one more.
 
     Args:
-        camera: What is checked, not open; a device must be plugged in.
-        images: How many to look at, at least 2.
-        timeout_s: Seconds that each may take.
+        camera: The camera to check, not open; a device must be plugged in.
+        images: Number of images to read, at least 2.
+        timeout_s: How long each image may take, seconds.
 
     Raises:
-        ConformanceError: The first thing that is wrong: what the contract says, what was got, and where
+        ConformanceError: The first violation: what the contract says, what happened instead, and where
             the contract is written.
-        InvalidValueError: Fewer than 2 images were asked for.
+        InvalidValueError: ``images`` is less than 2.
     """
     if images < 2:
-        raise InvalidValueError(f"{images} images cannot be compared; give at least 2")
+        raise InvalidValueError(f"images is {images}; at least 2 are needed to compare them")
     contract = Contract(Camera, type(camera).__name__)
     contract.check_members(camera, MEMBERS)
     contract.check_text("description", lambda: camera.description)
@@ -48,13 +49,13 @@ def check_camera(camera: Camera, images: int = 3, timeout_s: float = 5.0) -> Non
     contract.check_close(camera.close)
     _open(contract, camera)
     again = _read(contract, camera, timeout_s, recording)
-    contract.require(again is not None, "open", "a closed camera can be opened again", "no image after that")
+    contract.require(again is not None, "open", "a closed camera can be reopened", "no image after reopening")
     if recording and again is not None:
         contract.require(
             bool(np.array_equal(again.rgb, first)),
             "open",
             "it goes to the beginning of a recording",
-            "another image first than the first time",
+            "a different first image than the first time",
         )
     contract.check_close(camera.close)
 
@@ -63,7 +64,7 @@ def _open(contract: Contract, camera: Camera) -> None:
     try:
         contract.call("open", camera.open, (DeviceError,))
     except DeviceError as error:
-        raise contract.broken("open", "it takes a device that is there", str(error)) from error
+        raise contract.broken("open", "it opens a device that is plugged in", str(error)) from error
 
 
 def _is_recording(contract: Contract, camera: Camera) -> bool:
@@ -74,14 +75,14 @@ def _is_recording(contract: Contract, camera: Camera) -> bool:
     contract.require(
         is_rate,
         "playback_rate_hz",
-        "it is a recording's images a second, or None for a device",
+        "it is a recording's rate in Hz, or None for a device",
         repr(rate_hz),
     )
     return rate_hz is not None
 
 
 def _images(contract: Contract, camera: Camera, count: int, timeout_s: float, recording: bool) -> Image:
-    """Return a copy of the first image, after ``count`` of them have been held against each other."""
+    """Return a copy of the first image, after comparing ``count`` of them with each other."""
     first: Image | None = None
     last: Frame | None = None
     for _ in range(count):
@@ -94,7 +95,9 @@ def _images(contract: Contract, camera: Camera, count: int, timeout_s: float, re
         last = frame
         first = frame.rgb.copy() if first is None else first
     if first is None:
-        raise contract.broken("read", "it returns the next image", "None at once: a recording without images")
+        raise contract.broken(
+            "read", "it returns the next image", "None at the first call: an empty recording"
+        )
     return first
 
 
@@ -128,25 +131,25 @@ def _check_stamp(contract: Contract, frame: Frame, recording: bool) -> None:
     if recording:
         contract.require(stamp is None, "read", "a recording's images have no stamp", f"stamp_ns={stamp}")
         return
-    says = "stamp_ns says when light fell on the sensor, in nanoseconds since the epoch"
+    says = "stamp_ns is when the image was exposed, in nanoseconds since the epoch"
     if stamp is None:
         raise contract.broken("read", says, "stamp_ns=None from a device")
-    age_s = (time.time_ns() - stamp) * 1e-9
+    age_s = seconds(time.time_ns() - stamp)
     contract.require(-AHEAD_S <= age_s <= OLDEST_S, "read", says, f"a stamp {age_s:.3f} s before now")
 
 
 def _check_pair(contract: Contract, last: Frame, before: Image, frame: Frame) -> None:
-    """Hold an image against the one before it; ``before`` is what that one showed when it was given."""
+    """Compare an image with the previous one; ``before`` is a copy of that one's pixels as returned."""
     contract.require(
         bool(np.array_equal(last.rgb, before)),
         "read",
-        "an image stays as it was given",
-        "the next read changed it: the buffer is used again, copy it",
+        "an image never changes after it was returned",
+        "the next read changed it: the buffer is reused, copy it",
     )
     contract.require(
         frame.rgb.shape == last.rgb.shape,
         "read",
-        "all images have one size",
+        "all images have the same size",
         f"{frame.rgb.shape} after {last.rgb.shape}",
     )
     if frame.stamp_ns is not None and last.stamp_ns is not None:
@@ -169,6 +172,6 @@ def _check_intrinsics(contract: Contract, camera: Camera, image: Image) -> None:
     contract.require(
         (lens.width, lens.height) == (width, height),
         "intrinsics",
-        "it describes the images that are given",
-        f"a lens of {lens.width}x{lens.height} for images of {width}x{height}",
+        "it matches the images that are returned",
+        f"intrinsics for {lens.width}x{lens.height}, images of {width}x{height}",
     )

@@ -1,4 +1,4 @@
-"""How a broken contract is told: what it says, what was got instead, and where it is written."""
+"""Reports a violated contract: what it says, what happened instead, and where it is written."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Contract:
-    """One implementation beside the protocol that it should keep."""
+    """An implementation, and the protocol that it must satisfy."""
 
     protocol: type  # where the contract is written
     implementation: str  # the class that is checked
 
     def require(self, holds: bool, member: str, says: str, got: str) -> None:
-        """Raise ``ConformanceError`` unless ``holds``; ``says`` goes on from "the contract says that"."""
+        """Raise ``ConformanceError`` unless ``holds``; ``says`` completes "the contract says that"."""
         if not holds:
             raise self.broken(member, says, got)
 
@@ -32,20 +32,20 @@ class Contract:
         )
 
     def check_members(self, subject: object, attributes: Mapping[str, bool]) -> None:
-        """Require every attribute: name → whether it is a method. Properties are not evaluated."""
+        """Require every attribute (name → whether it is a method). Properties are not evaluated."""
         for name, is_method in attributes.items():
             there = hasattr(type(subject), name) or name in getattr(subject, "__dict__", {})
             kind = "method" if is_method else "attribute"
             self.require(there, name, f"there is the {kind} {name!r}", f"no {name!r}")
             if is_method:
                 self.require(
-                    callable(getattr(subject, name)), name, f"{name!r} is a method", "something uncallable"
+                    callable(getattr(subject, name)), name, f"{name!r} is a method", "something not callable"
                 )
 
     def call(
         self, member: str, action: Callable[[], T], allowed: tuple[type[OpenVLARosError], ...] = ()
     ) -> T:
-        """Return what ``action`` returns; any error of a type that is not ``allowed`` breaks the contract."""
+        """Return the result of ``action``; errors of types that are not ``allowed`` violate the contract."""
         try:
             return action()
         except allowed:
@@ -56,13 +56,13 @@ class Contract:
             raise self.broken(member, says, f"{type(error).__name__}: {error}") from error
 
     def check_text(self, member: str, read: Callable[[], Any]) -> None:
-        """Require one line of text for people."""
+        """Require one non-empty line of text."""
         text = self.call(member, read)
         is_line = isinstance(text, str) and bool(text.strip()) and "\n" not in text
-        self.require(is_line, member, "it is one line of text for people", repr(text))
+        self.require(is_line, member, "it is one line of readable text", repr(text))
 
     def check_close(self, close: Callable[[], object]) -> None:
-        """Require that what is closed can be closed again."""
+        """Require that ``close`` can be called twice."""
         self.call("close", close)
         try:
             close()
@@ -73,7 +73,7 @@ class Contract:
 
 
 def timed(action: Callable[[], T]) -> tuple[T, float]:
-    """Return what ``action`` returns, and the seconds that it took."""
+    """Return the result of ``action`` and how long it took, seconds."""
     started = time.monotonic()
     value = action()
     return value, time.monotonic() - started

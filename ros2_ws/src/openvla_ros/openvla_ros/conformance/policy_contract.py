@@ -1,4 +1,4 @@
-"""Whether a policy keeps the contract of ``openvla_ros.policy.protocol.Policy``."""
+"""Conformance check for policies (``openvla_ros.policy.protocol.Policy``)."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ UNKNOWN_CAMERA = "conformance_no_such_camera"
 
 
 def check_policy(policy: Policy, observation: Observation) -> None:
-    """Put ``policy`` through its contract; it is closed afterwards.
+    """Check ``policy`` against its protocol, and close it.
 
-    It acts three times on ``observation``, is reset in between, and is then shown observations that lack
-    the camera's name or the robot's state, which it may refuse with ``PolicyError`` and nothing else.
+    Calls it three times on ``observation`` with a reset in between, then on observations that lack the
+    camera's name or the robot's state. Those it may refuse, but only with ``PolicyError``.
 
     Args:
-        policy: What is checked; nothing but the protocol is used.
+        policy: The policy to check; only the protocol is used.
         observation: One that the policy can act on: its cameras by name, uint8 (H, W, 3), an instruction
-            that it knows, and the state that it needs.
+            that it understands, and the state that it needs.
 
     Raises:
-        ConformanceError: The first thing that is wrong: what the contract says, what was got, and where
+        ConformanceError: The first violation: what the contract says, what happened instead, and where
             the contract is written.
     """
     contract = Contract(Policy, type(policy).__name__)
@@ -44,7 +44,7 @@ def check_policy(policy: Policy, observation: Observation) -> None:
     )
     _check_optional(policy, observation)
     _acts(contract, policy, observation, space)
-    _acts(contract, policy, observation, space)  # from whatever the first call left behind
+    _acts(contract, policy, observation, space)  # clears the state of the first call
     _acts(contract, policy, observation, space, reset_first=True)
     lines = space.differences(contract.call("space", lambda: policy.space))
     contract.require(not lines, "space", "it stays the same", "; ".join(lines))
@@ -59,7 +59,7 @@ def _acts(
     space: ActionSpace,
     reset_first: bool = False,
 ) -> None:
-    """Let the policy act on an observation that it can act on; a policy that is over is reset."""
+    """Run the policy on an observation that it can act on; if it refuses, reset it and try once more."""
     if reset_first:
         contract.call("reset", policy.reset)
     try:
@@ -70,7 +70,7 @@ def _acts(
             return
         raise contract.broken(
             "infer",
-            "it returns the actions for an observation that has what it needs, after a reset too",
+            "it returns actions for an observation that has everything it needs, after a reset too",
             f"{type(error).__name__}: {error}",
         ) from error
     _check_chunk(contract, chunk, observation, space)
@@ -98,7 +98,7 @@ def _check_chunk(
         require(
             False,
             f"actions lie within the space's bounds ({space.lower[i]:g} .. {space.upper[i]:g} "
-            f"{space.units[i]} for {space.names[i]}); a tenth beyond, the controller refuses",
+            f"{space.units[i]} for {space.names[i]}); the controller refuses them a tenth beyond",
             f"{space.names[i]} of step {step} is {chunk.actions[step, i]:g}",
         )
     if chunk.probability is not None:
@@ -111,7 +111,7 @@ def _check_chunk(
 
 
 def _refuses(contract: Contract, policy: Policy, observation: Observation, space: ActionSpace) -> None:
-    """Show what lacks something: a policy that needs it says so in ``PolicyError``, any other acts."""
+    """Try incomplete observations: the policy either acts or raises ``PolicyError``."""
     image = next(iter(observation.images.values()))
     lacking = {
         "its cameras": replace(observation, images={UNKNOWN_CAMERA: image}),
@@ -129,7 +129,7 @@ def _refuses(contract: Contract, policy: Policy, observation: Observation, space
 
 
 def _check_optional(policy: Policy, observation: Observation) -> None:
-    """Check what a policy may do besides, where it does it."""
+    """Check the optional methods, where the policy has them."""
     name = type(policy).__name__
     if isinstance(policy, Preparing):
         contract, prepare = Contract(Preparing, name), policy.prepare

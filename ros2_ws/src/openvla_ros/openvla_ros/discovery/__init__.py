@@ -1,1 +1,1 @@
-"""Who else is in the ROS domain: endpoints, rivals, streams that must have one publisher, a client."""
+"""Other nodes in the ROS domain: endpoints, rivals, streams that must have one publisher, a client."""

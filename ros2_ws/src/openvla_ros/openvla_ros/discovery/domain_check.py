@@ -1,20 +1,20 @@
-"""Whether a robot's nodes are in this ROS domain already: a second set of them is not started."""
+"""Checks whether a robot's nodes already run in this ROS domain: a second set is not started."""
 
 from __future__ import annotations
 
 import os
 
 from openvla_ros.bringup.graph import Graph
-from openvla_ros.discovery.client import Session
+from openvla_ros.discovery.client import RobotClient
 from openvla_ros.discovery.endpoints import full_name, listed
 from openvla_ros.discovery.rival_watch import VERDICT
 from openvla_ros.errors import DeviceError
 
-# Within this, what is there is heard on one machine and in one network, a busy machine included.
+# Existing nodes are discovered within this time, on one machine or network, even on a busy machine.
 LISTEN_S = 3.0
 # Names follow topics: once a topic of the robot is there, its publisher's name comes within this.
 NAMES_S = 5.0
-# From the first name that is heard to the others.
+# From the first discovered name to the others.
 SETTLE_S = 0.7
 
 
@@ -25,13 +25,13 @@ def names_of(graph: Graph) -> set[str]:
 
 
 def refuse_if_there(graph: Graph, listen_s: float = LISTEN_S) -> None:
-    """Listen for a moment; raises ``DeviceError`` naming the nodes of ``graph`` that are there already.
+    """Listen for a moment; raises ``DeviceError`` naming the nodes of ``graph`` that already run.
 
-    What was killed a moment ago is not counted: DDS does not tell it to whoever listens only now.
+    A node that was killed a moment ago does not count: DDS does not announce it to new participants.
     """
     wanted, namespace = names_of(graph), f"/{graph.namespace}".rstrip("/")
-    with Session(f"domain_check_{os.getpid()}") as session:
-        node, there = session.node, list[str]()
+    with RobotClient(f"domain_check_{os.getpid()}") as client:
+        node, there = client.node, list[str]()
 
         def named() -> bool:
             found = node.get_node_names_and_namespaces()
@@ -41,12 +41,12 @@ def refuse_if_there(graph: Graph, listen_s: float = LISTEN_S) -> None:
         def heard() -> bool:
             return named() or node.count_publishers(f"{namespace}/{VERDICT}") > 0
 
-        if session.spin_until(heard, listen_s) and session.spin_until(named, NAMES_S):
-            session.spin_until(lambda: False, SETTLE_S)
+        if client.wait(heard, listen_s) and client.wait(named, NAMES_S):
+            client.listen(SETTLE_S)
             named()
     if there:
         domain = os.environ.get("ROS_DOMAIN_ID", "0")
         raise DeviceError(
-            f"{listed(there)}: already in ROS domain {domain}, and two of them would command one robot. Stop "
-            "what runs there, or set another ROS_DOMAIN_ID, or give another --namespace to another robot"
+            f"{listed(there)}: already running in ROS domain {domain}, and two would command one robot. Stop "
+            "them, set another ROS_DOMAIN_ID, or, for a second robot, choose another --namespace"
         )

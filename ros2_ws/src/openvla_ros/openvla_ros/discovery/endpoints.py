@@ -1,8 +1,8 @@
-"""Who publishes and subscribes what, by name, as DDS has it: for topics that must have one publisher.
+"""Publishers and subscribers by name, as DDS reports them: for topics that must have one publisher.
 
-DDS goes on listing a process that was killed for as long as its lease runs (``LEASE_S``), but only to
-those who knew it alive: whoever starts later does not hear of it. So two nodes of one name are two living
-ones where the looker came last or is one of them, and may be a dead one and its successor elsewhere.
+DDS keeps listing a killed process until its lease expires (``LEASE_S``), but only to participants that
+knew it alive; those that start later never see it. So two nodes of one name are both alive if the
+observer started last or is one of them; otherwise they may be a dead one and its successor.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rclpy.qos import QoSCompatibility, qos_check_compatible
 
 # How long DDS may list a process that was killed: 20 s by default in Fast DDS, 10 s in Cyclone DDS.
 LEASE_S = 20.0
-# What rmw calls the node of an endpoint that it has heard of before the node itself.
+# rmw's name for the node of an endpoint that was discovered before its node.
 UNKNOWN = "_NODE_NAME_UNKNOWN_"
 
 
@@ -26,7 +26,7 @@ class Endpoint:
     """One publisher or subscription of a topic."""
 
     node: str  # with its namespace
-    gid: bytes  # what tells it from every other endpoint
+    gid: bytes  # identifies the endpoint
 
 
 def full_name(namespace: str, name: str) -> str:
@@ -35,13 +35,13 @@ def full_name(namespace: str, name: str) -> str:
 
 
 def publishers(node: Node, topic: str) -> list[Endpoint]:
-    """Return who publishes ``topic``, as ``node`` would name it, itself included."""
+    """Return the publishers of ``topic``, a name relative to ``node``; ``node`` itself included."""
     infos = node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
     return [Endpoint(full_name(i.node_namespace, i.node_name), bytes(i.endpoint_gid)) for i in infos]
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names in words, each once, with how often it comes: ``/policy (2 of them), /replay``."""
+    """Return the names as text, each once, with its count: ``/policy (2 of them), /replay``."""
     counts = sorted(Counter(names).items())
     return ", ".join(name if count == 1 else f"{name} ({count} of them)" for name, count in counts)
 
@@ -53,9 +53,9 @@ def twins(node: Node) -> list[str]:
 
 
 def mismatches(node: Node, topic: str) -> list[str]:
-    """Return, in words, which publishers and subscribers of ``topic`` DDS keeps apart for their QoS.
+    """Describe which publishers and subscribers of ``topic`` do not match because of their QoS.
 
-    A node that subscribes twice, latched and not, hears every publisher: one match of a pair is enough.
+    A node that subscribes twice, latched and volatile, receives from every publisher: one match is enough.
     """
     name = node.resolve_topic_name(topic)
     pairs: dict[tuple[str, str], list[str]] = {}
@@ -66,22 +66,22 @@ def mismatches(node: Node, topic: str) -> list[str]:
             pair = tuple(full_name(i.node_namespace, i.node_name) for i in (offer, request))
             pairs.setdefault((pair[0], pair[1]), []).append(_refused(offer, request))
     return [
-        f"{publisher} and {subscriber} do not match on {name}: {reasons[0]}"
+        f"the QoS of {publisher} and {subscriber} on {name} do not match: {reasons[0]}"
         for (publisher, subscriber), reasons in sorted(pairs.items())
         if all(reasons)
     ]
 
 
 def _refused(offer: Any, request: Any) -> str:
-    """Return why a publisher's QoS does not satisfy a subscription's, or an empty text."""
+    """Return why a publisher's QoS does not satisfy a subscription's, or an empty string."""
     compatible, reason = qos_check_compatible(offer.qos_profile, request.qos_profile)
     return (reason or "incompatible QoS") if compatible == QoSCompatibility.ERROR else ""
 
 
 def rivals(endpoints: Sequence[Endpoint], expected: str, own: bool) -> list[str]:
-    """Return the names of those who publish beside ``expected``; ``own`` if that is the looker itself.
+    """Return the names of publishers other than ``expected``; ``own`` if the observer is ``expected``.
 
-    A second one of the looker's own name is a rival; of two others of one name, one may be dead.
+    A second one with the observer's own name is a rival; of two others with one name, one may be dead.
     """
     names = [endpoint.node for endpoint in endpoints if UNKNOWN not in endpoint.node or own]
     others = [name for name in names if name != expected]

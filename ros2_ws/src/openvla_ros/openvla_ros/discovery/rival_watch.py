@@ -1,8 +1,8 @@
-"""Looks for whoever else commands the same arm, for the nodes that command it.
+"""Detects other publishers that command the same arm, for the nodes that command it.
 
-Two controllers, or a program that publishes to the arm's driver beside ours, would pull one arm two ways.
-Neither can tell which of them a person wants, so both of ours stop and stay silent while the other is
-there. A process that was killed and started again does not see its predecessor (``endpoints.py``).
+Two controllers, or another program that publishes to the arm's driver, would pull one arm two ways.
+Neither can know which one is wanted, so ours stops and publishes nothing while another one is there. A
+process that was killed and restarted does not see its predecessor (``endpoints.py``).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from openvla_ros.drivers.factory import ARM_SETPOINTS, GRIPPER_SETPOINTS
 from openvla_ros.profile import RobotProfile
 
 PERIOD_S = 0.2
-# Who is there is heard within about this time on one machine and in a quiet network; until then nothing
-# is taken up.
+# Discovery takes about this long on one machine and in a quiet network; until then nothing is
+# accepted.
 LOOK_S = 1.0
 VERDICT = "controller/verdict"
 
 
 def command_topics(node: Node, profile: RobotProfile, controller: str = "") -> dict[str, str]:
-    """Return the topics on which the arm and its gripper are commanded → the node that may.
+    """Return the topics that command the arm and its gripper → the node that may publish on each.
 
-    ``controller`` is that node's full name, by default the graph's. A second controller is known by its
-    verdicts, whatever it commands.
+    ``controller`` is that node's full name, by default the graph's. A second controller is recognised by
+    its verdicts, whatever it commands.
     """
     setpoints = full_name(node.get_namespace(), "setpoints")
     controller = controller or full_name(node.get_namespace(), "controller")
@@ -44,19 +44,19 @@ def command_topics(node: Node, profile: RobotProfile, controller: str = "") -> d
 
 
 class RivalWatch:
-    """Calls ``changed`` with who else is there, in words, or None once nobody is; looks for ever."""
+    """Calls ``changed`` with a description of the rivals, or None once there are none."""
 
     def __init__(self, node: Node, topics: Mapping[str, str], changed: Callable[[str | None], None]) -> None:
         """``topics`` are those that must have one publisher → the full name of the node that may."""
         self._node, self._topics, self._changed = node, dict(topics), changed
         self._since_s = time.monotonic()
-        self._told: str | None = ""  # neither somebody nor nobody: not looked yet
+        self._told: str | None = ""  # not checked yet
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(PERIOD_S, self._look, clock=steady)
 
     @property
     def found(self) -> str | None:
-        """Who else is there, in words."""
+        """A description of the current rivals."""
         return self._told or None
 
     def _look(self) -> None:
@@ -76,9 +76,9 @@ class RivalWatch:
 
     @staticmethod
     def _described(others: list[str], own: str) -> list[str]:
-        """DDS tells of an endpoint before it tells of its node: the arm stops at once, the name follows."""
+        """DDS announces an endpoint before its node's name: the arm stops at once, the name follows."""
         named = {own: f"another {own}"}
         return [
-            "a node whose name is not known yet" if UNKNOWN in name else named.get(name, name)
+            "a node whose name is not yet known" if UNKNOWN in name else named.get(name, name)
             for name in others
         ]

@@ -1,7 +1,7 @@
-"""Watches, while a node runs, that streams which must have one publisher have one, and says who has two.
+"""Checks at runtime that streams that must have one publisher have only one, and reports the others.
 
-Of two publishers of one name one may be a process that was killed and goes on being listed; they count once
-both have been listed for longer than that can last. Publishers of different names count at once.
+Of two publishers with one name, one may be a killed process that is still listed; they count once both
+have been listed for longer than a lease. Publishers with different names count at once.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ PERIOD_S = 1.0
 
 
 def camera_topics(profile: RobotProfile) -> list[str]:
-    """Return the image topics by the names that the nodes have for them; a launch remaps them."""
+    """Return the image topics by the nodes' names for them, before remapping."""
     return [f"camera/{camera.name}/image_raw" for camera in profile.cameras]
 
 
 class SoleWatch:
-    """The publishers of some topics, looked at once a second; and other nodes of this node's name."""
+    """Checks once a second the publishers of some topics, and for other nodes with this node's name."""
 
     def __init__(self, node: Node, topics: Iterable[str]) -> None:
         self._node, self._topics = node, tuple(topics)
@@ -35,10 +35,10 @@ class SoleWatch:
         self._timer = node.create_timer(PERIOD_S, self._look, clock=steady)
 
     def health(self) -> Health:
-        """Return what there are two of."""
+        """Return the health: an error for every duplicate."""
         if self._problems:
             return Health("one publisher a stream", "error", "; ".join(self._problems), {})
-        return Health("one publisher a stream", "ok", "nothing is there twice", {})
+        return Health("one publisher a stream", "ok", "no duplicates", {})
 
     def _look(self) -> None:
         found = tuple(self._found(time.monotonic()))
@@ -50,7 +50,7 @@ class SoleWatch:
     def _found(self, now_s: float) -> Iterable[str]:
         own = self._node.get_fully_qualified_name()
         if own in twins(self._node):
-            yield f"another node is called {own}, too"
+            yield f"another node is also called {own}"
         listed_now: dict[bytes, float] = {}
         for topic in self._topics:
             endpoints = publishers(self._node, topic)
@@ -59,12 +59,12 @@ class SoleWatch:
             alive = self._alive(endpoints, listed_now, now_s)
             if len(alive) > 1:
                 name = self._node.resolve_topic_name(topic)
-                yield f"{listed(alive)} publish {name}; it must have one publisher"
+                yield f"{listed(alive)} publish {name}; only one may"
         self._since_s = listed_now
 
     @staticmethod
     def _alive(endpoints: list[Endpoint], since_s: dict[bytes, float], now_s: float) -> list[str]:
-        """Return the names of those that are alive for certain, and of one of each name."""
+        """Return one publisher per name, plus those that are certainly alive."""
         known = [e for e in endpoints if UNKNOWN not in e.node]
         old = [e.node for e in known if now_s - since_s[e.gid] > LEASE_S + 2 * PERIOD_S]
         return old + sorted({e.node for e in known} - set(old))

@@ -1,4 +1,4 @@
-"""The newest goal wins: one action client that sends goals without waiting, and reports refusals."""
+"""An action client that sends goals without waiting (the newest wins) and reports refusals."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rclpy.task import Future
 class ActionGoal:
     """Sends goals to one action server; a newer goal replaces the one in progress.
 
-    A goal asked for while the server has not answered the last one waits, and only the newest
-    waits. ``problem`` holds what the server said of the last goal that it refused or aborted.
+    A goal sent before the server has answered the last one is queued; only the newest is kept.
+    ``problem`` is the server's message about the last goal if it was refused or aborted.
     """
 
     def __init__(self, node: Node, action_type: Any, name: str) -> None:
@@ -26,7 +26,7 @@ class ActionGoal:
         self.problem: str | None = None
 
     def is_there(self) -> bool:
-        """Return whether the server is."""
+        """Return whether the server is available."""
         return bool(self._client.server_is_ready())
 
     def send(self, goal: Any) -> None:
@@ -35,13 +35,13 @@ class ActionGoal:
         self._advance()
 
     def cancel(self) -> None:
-        """Ask the server to end the goal in progress."""
+        """Cancel the goal in progress."""
         self._next = None
         if self._handle is not None:
             self._handle.cancel_goal_async()
 
     def destroy(self) -> None:
-        """Give the client back."""
+        """Destroy the client."""
         self._client.destroy()
 
     def _advance(self) -> None:

@@ -1,8 +1,8 @@
 """Streams tool poses to a Cartesian impedance controller (crisp_controllers' ``target_pose``).
 
-It has no time limit: it pulls the arm to the last pose, through its own filter and damping. So the
-setpoint node feeds it, which brakes when the controller is gone. It obeys nobody while two nodes
-publish ``target_pose``; that the setpoint node outlives the controller keeps it to one.
+It has no timeout: it pulls the arm to the last pose, through its own filter and damping. So the setpoint
+node feeds it, which brakes when the controller is gone. It ignores every publisher while two nodes
+publish ``target_pose``; because the setpoint node outlives the controller, there is only ever one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from openvla_ros.ros.qos import COMMAND
 
 
 class CartesianTargetArm:
-    """One pose a period, of the tool link in the base link."""
+    """Publishes the pose of the tool link in the base link, once per control period."""
 
     def __init__(self, node: Node, profile: RobotProfile, backend: ArmBackend) -> None:
         self._node, self._frame_id = node, profile.arm.frame_prefix + profile.arm.base_link

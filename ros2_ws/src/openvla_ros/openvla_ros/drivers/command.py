@@ -1,4 +1,4 @@
-"""What adapters take: one sample of the commanded motion, and one opening of the gripper."""
+"""The protocols of drivers, and their commands: a sample of the arm's motion, a gripper opening."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from openvla_ros.values.geometry import Pose
 
 @dataclass(frozen=True, eq=False)
 class ArmCommand:
-    """Where the arm shall be one period from now; the motion lies within the profile's limits."""
+    """Where the arm should be one period from now, within the profile's limits."""
 
     stamp_ns: int  # ROS clock, nanoseconds; evenly spaced from command to command
     period_s: float  # until the next command is due
@@ -28,7 +28,7 @@ class ArmCommand:
 
 @dataclass(frozen=True)
 class GripperCommand:
-    """How far the gripper shall open, beside how far it is open now."""
+    """The commanded gripper opening, and the measured one."""
 
     stamp_ns: int  # ROS clock, nanoseconds
     opening: float  # 0 closed .. 1 open
@@ -36,14 +36,14 @@ class GripperCommand:
 
 
 class ArmDriver(Protocol):
-    """Speaks to the arm's own software."""
+    """Sends commands to the arm's own software."""
 
     def missing(self) -> str | None:
-        """Return what the robot does not offer at this moment, or ``None``. Asks it for nothing."""
+        """Return what is missing on the robot's side right now, or ``None``. Sends nothing."""
         ...
 
     def connect(self) -> str | None:
-        """Bring the connection up as far as possible now; return what is still missing, or ``None``.
+        """Establish the connection as far as possible; return what is still missing, or ``None``.
 
         Never blocks. Called about once a second on the executor's thread, before and while running.
         """
@@ -54,15 +54,15 @@ class ArmDriver(Protocol):
         ...
 
     def delivered(self, timeout_s: float) -> bool:
-        """Wait until the robot has what was sent last; return whether it says so within ``timeout_s``.
+        """Wait until the robot has received the last command; return whether it has within ``timeout_s``.
 
-        Called once, after the last command: a process that ends takes with it what has not arrived.
+        Called once, after the last command: when a process ends, whatever has not arrived is lost.
         """
         ...
 
 
 class GripperDriver(Protocol):
-    """Speaks to the gripper's own software."""
+    """Sends commands to the gripper's own software."""
 
     def missing(self) -> str | None:
         """As ``ArmDriver.missing``."""
@@ -75,6 +75,6 @@ class GripperDriver(Protocol):
     def send(self, command: GripperCommand) -> None:
         """Send one command. Called 50 times a second on the executor's thread.
 
-        An adapter leaves out what changes nothing.
+        Drivers skip commands that change nothing.
         """
         ...

@@ -1,7 +1,7 @@
-"""Which adapter a profile asks for: the one place that knows all of them.
+"""Creates the drivers for a profile; the only module that knows all of them.
 
-The controller speaks to a driver that takes single setpoints through the setpoint node, in
-trajectories that each end at rest; the driver's own adapter is that node's.
+For a robot that takes single setpoints, the controller sends trajectories that end at rest to the
+setpoint node, and that node uses the robot's driver.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from openvla_ros.drivers.joint_trajectory import JointTrajectoryArm, JointTrajec
 from openvla_ros.drivers.servo_twist import ServoTwistArm
 from openvla_ros.profile import RobotProfile
 
-# What the setpoint node takes, relative to the robot's namespace.
+# The setpoint node's topics, relative to the robot's namespace.
 ARM_SETPOINTS, GRIPPER_SETPOINTS = "controller/arm_trajectory", "controller/gripper_trajectory"
 
 
 def make_arm(node: Node, profile: RobotProfile) -> ArmDriver:
-    """Return what the controller moves the profile's arm with; raises as ``make_arm_driver``."""
+    """Return the controller's driver for the profile's arm; raises as ``make_arm_driver``."""
     if profile.arm_backend.takes_setpoints:
         return JointTrajectoryArm(node, profile, ARM_SETPOINTS, "setpoint node")
     return make_arm_driver(node, profile)
 
 
 def make_gripper(node: Node, profile: RobotProfile) -> GripperDriver:
-    """Return what the controller moves the profile's gripper with; raises as ``make_arm_driver``."""
+    """Return the controller's driver for the profile's gripper; raises as ``make_arm_driver``."""
     if profile.gripper_backend.takes_setpoints:
         return JointTrajectoryGripper(node, profile, GRIPPER_SETPOINTS, "setpoint node")
     return make_gripper_driver(node, profile)
 
 
 def make_arm_driver(node: Node, profile: RobotProfile) -> ArmDriver:
-    """Return the adapter that speaks to the arm's own software.
+    """Return the driver for the arm's own software.
 
-    Raises ``MissingDependencyError`` if the messages that it speaks are not installed.
+    Raises ``MissingDependencyError`` if its message packages are not installed.
     """
     backend = profile.arm_backend
     match backend.kind:
@@ -56,7 +56,7 @@ def make_arm_driver(node: Node, profile: RobotProfile) -> ArmDriver:
 
 
 def make_gripper_driver(node: Node, profile: RobotProfile) -> GripperDriver:
-    """Return the adapter that speaks to the gripper's own software; raises as ``make_arm_driver``."""
+    """Return the driver for the gripper's own software; raises as ``make_arm_driver``."""
     backend = profile.gripper_backend
     match backend.kind:
         case "joint_trajectory":
@@ -70,6 +70,6 @@ def make_gripper_driver(node: Node, profile: RobotProfile) -> GripperDriver:
 
 
 def make_recovery(node: Node, profile: RobotProfile) -> FrankaRecovery | None:
-    """Return what takes the arm out of an error state, for arms that have such a thing."""
+    """Return the error recovery of arms that have one, else ``None``."""
     action = profile.arm_backend.recovery_action
     return FrankaRecovery(node, action) if action is not None else None

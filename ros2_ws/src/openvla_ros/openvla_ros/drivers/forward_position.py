@@ -1,7 +1,7 @@
 """Streams positions to a ros2_control forward command controller (``JointGroupPositionController``).
 
-Such a controller has no time limit: it writes its last command to the joints for as long as it is
-active, and stops them dead there. So the setpoint node feeds it, which brakes when the controller is gone.
+Such a controller has no timeout: it keeps writing its last command to the joints, which stops them
+abruptly there. So the setpoint node feeds it, which brakes when our controller is gone.
 """
 
 from __future__ import annotations

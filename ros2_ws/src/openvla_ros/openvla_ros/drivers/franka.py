@@ -1,7 +1,7 @@
 """Franka's own actions: grasp and move of the hand, and recovery of the arm from a reflex.
 
-``move`` only positions the fingers; to hold something with a force it takes ``grasp``. So an
-opening above the profile's threshold is a ``move`` to that width, one below it a ``grasp``.
+``move`` only positions the fingers; holding something with a force needs ``grasp``. So an opening above
+the profile's threshold becomes a ``move`` to that width, one below it a ``grasp``.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from openvla_ros.drivers.command import GripperCommand
 from openvla_ros.drivers.optional_messages import interface
 from openvla_ros.profile import GripperBackend, RobotProfile
 
-CHANGE = 0.02  # a change of opening that is worth a new goal
+CHANGE = 0.02  # minimum change of opening for a new goal
 
 
 class FrankaGripper:
     """``grasp`` to close and ``move`` to open; a goal for each change."""
 
     def __init__(self, node: Node, profile: RobotProfile, backend: GripperBackend) -> None:
-        what = "the gripper back end 'franka'"
+        what = "gripper_backend 'franka'"
         self._grasp_type = interface("franka_msgs/action/Grasp", what)
         self._move_type = interface("franka_msgs/action/Move", what)
         self._gripper, self._backend = profile.gripper, backend
@@ -30,14 +30,14 @@ class FrankaGripper:
         self._sent: float | None = None
 
     def missing(self) -> str | None:
-        """Return ``None`` if both actions are there."""
+        """Return ``None`` if both actions are available."""
         for action in (self._grasp, self._move):
             if not action.is_there():
                 return f"no action server at {action.name}: is franka_gripper running?"
         return None
 
     def connect(self) -> str | None:
-        """Return ``None`` once both actions are there and the last goal was not refused."""
+        """Return ``None`` once both actions are available and the last goal was not refused."""
         return self.missing() or self._grasp.problem or self._move.problem
 
     def send(self, command: GripperCommand) -> None:
@@ -61,19 +61,19 @@ class FrankaGripper:
 
 
 class FrankaRecovery:
-    """``error_recovery``: takes the arm out of a reflex or an error, when a person asks for it."""
+    """``error_recovery``: gets the arm out of a reflex or an error, on a person's request."""
 
     def __init__(self, node: Node, action: str) -> None:
-        self._type = interface("franka_msgs/action/ErrorRecovery", "the Franka error recovery")
+        self._type = interface("franka_msgs/action/ErrorRecovery", "Franka error recovery")
         self._action = ActionGoal(node, self._type, node.resolve_service_name(action))
 
     @property
     def problem(self) -> str | None:
-        """What the robot said of the last recovery that failed."""
+        """The robot's message about the last recovery, if it failed."""
         return self._action.problem
 
     def recover(self) -> str | None:
-        """Ask for recovery; return why it cannot be asked for, or ``None``."""
+        """Request recovery; return why that is impossible, or ``None``."""
         if not self._action.is_there():
             return f"no action server at {self._action.name}: is franka_ros2 running?"
         self._action.send(self._type.Goal())

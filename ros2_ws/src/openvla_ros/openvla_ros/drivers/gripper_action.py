@@ -1,7 +1,7 @@
 """Grippers behind ``control_msgs``' actions: ``GripperCommand`` or ``ParallelGripperCommand``.
 
-Both are called ``gripper_cmd`` by ros2_control's gripper controllers of different age; which one
-this robot runs is read from the running server's type.
+Older and newer gripper controllers of ros2_control both call it ``gripper_cmd``; the running server's
+type shows which one this robot has.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from openvla_ros.drivers.optional_messages import interface
 from openvla_ros.profile import GripperBackend, RobotProfile
 
 TYPES = ("control_msgs/action/GripperCommand", "control_msgs/action/ParallelGripperCommand")
-# A change of opening that is worth a new goal: each goal preempts the last one.
+# Minimum change of opening for a new goal: each goal preempts the last one.
 CHANGE = 0.02
-WHAT = "the gripper back end 'gripper_command'"
+WHAT = "gripper_backend 'gripper_command'"
 
 
 class GripperAction:
@@ -35,7 +35,7 @@ class GripperAction:
         self._sent: float | None = None
 
     def missing(self) -> str | None:
-        """Return ``None`` if there is a server of a type that can be spoken to."""
+        """Return ``None`` if there is a server of a supported type."""
         offered = self._offered()
         if any(name in TYPES for name in offered):
             return None
@@ -50,7 +50,7 @@ class GripperAction:
                 return self.missing()
             self._use(known[0])
         if self._action is None or not self._action.is_there():
-            return f"{self._name} is not answering"
+            return f"{self._name} does not answer"
         return self._action.problem
 
     def send(self, command: GripperCommand) -> None:

@@ -1,9 +1,9 @@
 """Streams to Interbotix's xs_sdk: joint groups by position, the gripper by PWM.
 
-The group's motors must be in position mode without a time profile, as the driver's ``modes.yaml``
-for BridgeData V2 has it. The driver has no time limit: the motors stop dead at their last position,
-and the gripper presses on with its last PWM. (Its ``commands/joint_trajectory`` refuses a trajectory
-while one is played, so nothing can be streamed there.) So the setpoint node feeds both.
+The group's motors must be in position mode without a time profile, as in the driver's ``modes.yaml``
+for BridgeData V2. The driver has no timeout: the motors stop abruptly at their last position, and the
+gripper keeps pressing with its last PWM. (Its ``commands/joint_trajectory`` refuses a trajectory while
+another one is playing, so it cannot be used for streaming.) So the setpoint node feeds both.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from openvla_ros.drivers.command import ArmCommand, GripperCommand
 from openvla_ros.drivers.optional_messages import interface
 from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
 from openvla_ros.profile import ArmBackend, GripperBackend, RobotProfile
-from openvla_ros.ros.messages import NS_PER_S
 from openvla_ros.ros.qos import COMMAND
+from openvla_ros.values.time import nanoseconds
 
 # bridge_data_robot's gripper law: full PWM from 1/300 m of error on, 50 times a second.
 PWM_GAIN_PER_M = 300.0
@@ -34,7 +34,7 @@ class InterbotixArm:
     """One ``JointGroupCommand`` a period."""
 
     def __init__(self, node: Node, backend: ArmBackend) -> None:
-        self._type = interface("interbotix_xs_msgs/msg/JointGroupCommand", "the arm back end 'interbotix'")
+        self._type = interface("interbotix_xs_msgs/msg/JointGroupCommand", "arm_backend 'interbotix'")
         self._node, self._group = node, backend.group
         self._publisher = node.create_publisher(self._type, backend.topic, COMMAND)
 
@@ -58,7 +58,7 @@ class InterbotixGripper:
 
     def __init__(self, node: Node, profile: RobotProfile, backend: GripperBackend) -> None:
         self._type = interface(
-            "interbotix_xs_msgs/msg/JointSingleCommand", "the gripper back end 'interbotix_pwm'"
+            "interbotix_xs_msgs/msg/JointSingleCommand", "gripper_backend 'interbotix_pwm'"
         )
         self._node, self._gripper, self._backend = node, profile.gripper, backend
         self._publisher = node.create_publisher(self._type, backend.topic, COMMAND)
@@ -68,17 +68,17 @@ class InterbotixGripper:
     def missing(self) -> str | None:
         """Return ``None`` once the driver subscribes and reports the finger."""
         if self._unmeasured:
-            return f"joint states lack {self._gripper.joint!r}, which the gripper's PWM is computed from"
+            return f"joint states lack {self._gripper.joint!r}, which is needed to compute the gripper's PWM"
         return missing_subscriber(self._node, self._publisher, "Interbotix driver (xs_sdk)")
 
     connect = missing
 
     def send(self, command: GripperCommand) -> None:
-        """Publish the PWM of bridge_data_robot's law, at its rate."""
+        """Publish the PWM of bridge_data_robot's control law, at its rate."""
         self._unmeasured = command.measured_m is None
         if command.measured_m is None or command.stamp_ns < self._next_ns:
             return
-        self._next_ns = command.stamp_ns + int(PWM_PERIOD_S * NS_PER_S)
+        self._next_ns = command.stamp_ns + nanoseconds(PWM_PERIOD_S)
         target_m = self._gripper.position_m(command.opening)
         pwm = gripper_pwm(target_m, command.measured_m, self._backend.pwm_limit)
         self._publisher.publish(self._type(name=self._backend.motor, cmd=pwm))

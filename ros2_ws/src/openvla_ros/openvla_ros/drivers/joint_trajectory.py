@@ -1,8 +1,8 @@
 """Streams to a ros2_control joint trajectory controller, or the setpoint node, for arm and gripper.
 
-Every message of the arm carries the motion under way, the next sample and then a stop within the
-limits. The controller on the robot replaces a trajectory by the next message; if there is no next
-message, because this process was killed or the network is gone, the robot brakes by itself and rests.
+Every arm message contains the current motion, the next sample and then a stop within the limits. The
+controller on the robot replaces its trajectory with the next message; if none arrives, because this
+process was killed or the network is down, the robot brakes to rest by itself.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from openvla_ros.drivers.trajectory_settings import Settings, SettingsQuery
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.motion.motion_limiter import MotionLimits
 from openvla_ros.robot.motion.streamed_trajectory import TrajectoryStream
-from openvla_ros.ros.messages import NS_PER_S, to_joint_trajectory
+from openvla_ros.ros.messages import to_joint_trajectory
 from openvla_ros.ros.qos import COMMAND
+from openvla_ros.values.time import NS_PER_S
 
 CONTROLLER = "joint trajectory controller"
 
 
 class JointTrajectoryArm:
-    """One message a period: where the arm is, where it shall be a moment ahead, and a stop from there.
+    """One message per period: where the arm is, where it should be a moment later, and a stop from there.
 
-    The points carry absolute times, spaced as evenly as the samples of the motion. What arrives
-    late, or two at once, still says when to be where: the arm does not speed up to make up for it.
+    The points have absolute times, spaced as evenly as the samples of the motion. So a message that arrives
+    late, or together with the next, does not make the arm speed up.
     """
 
     def __init__(self, node: Node, profile: RobotProfile, topic: str, taker: str = CONTROLLER) -> None:
@@ -71,9 +72,9 @@ class JointTrajectoryArm:
 class JointTrajectoryGripper:
     """A trajectory of one point: the gripper's joint at the wanted position.
 
-    A repeat is due at once: with time to move, it would start at the measured opening, and a gripper
-    that holds something would let go of it and squeeze again. Only where the controller was gone in
-    between does the command come with the time that the way takes.
+    A repeated command is due at once: with time to move, it would start at the measured opening, and a
+    gripper that holds something would let go and squeeze again. Only after the controller was away does
+    the command include the time that the motion takes.
     """
 
     # Repeated, so that a gripper controller that missed the command takes it up.
@@ -82,7 +83,7 @@ class JointTrajectoryGripper:
     def __init__(
         self, node: Node, profile: RobotProfile, topic: str, taker: str = "gripper trajectory controller"
     ) -> None:
-        """``taker`` says in messages who should subscribe to ``topic``."""
+        """``taker`` names the expected subscriber of ``topic`` in messages."""
         self._node, self._gripper, self._taker = node, profile.gripper, taker
         self._speed_m_s = profile.gripper_backend.speed_m_s
         self._publisher = node.create_publisher(JointTrajectory, topic, COMMAND)
@@ -94,7 +95,7 @@ class JointTrajectoryGripper:
         return missing_subscriber(self._node, self._publisher, self._taker)
 
     def connect(self) -> str | None:
-        """As ``missing``; a controller that comes back is told again where to be."""
+        """As ``missing``; a controller that reconnects gets the last command again."""
         missing = self.missing()
         if missing is not None:
             self._last = None

@@ -10,16 +10,16 @@ from openvla_ros.errors import MissingDependencyError
 
 # Where a package comes from when apt is not the usual way.
 ALSO = {
-    "interbotix_xs_msgs": "; it is also part of the workspace that Interbotix's installer builds",
-    "franka_msgs": "; it is also part of franka_ros2's workspace",
+    "interbotix_xs_msgs": "; it is also in the workspace that Interbotix's installer builds",
+    "franka_msgs": "; it is also in the franka_ros2 workspace",
 }
 
 
 def interface(name: str, needed_for: str) -> Any:
     """Return the class of an interface such as ``control_msgs/action/GripperCommand``.
 
-    Raises ``MissingDependencyError`` naming the apt package if its package is not installed, and
-    the package's own name if this version of it lacks the interface.
+    Raises ``MissingDependencyError`` with the apt package if it is not installed, or if the installed
+    version lacks the interface.
     """
     package, kind, type_name = name.split("/")
     try:

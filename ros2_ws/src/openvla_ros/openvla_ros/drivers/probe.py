@@ -1,6 +1,6 @@
-"""Lets an adapter look at a robot's software without offering it commands.
+"""Lets a driver inspect a robot's software without publishing commands.
 
-A publisher on the arm's command topic is a second commander to everybody who looks, used or not.
+A publisher on the arm's command topic counts as a second controller, even if it never publishes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 
 
 class _Unpublished:
-    """Stands for a publisher that is not created; counts who would subscribe to it."""
+    """Stands in for a publisher that is not created; counts its would-be subscribers."""
 
     def __init__(self, node: Node, kind: type, topic: str, profile: QoSProfile) -> None:
         self._node, self._profile = node, profile
@@ -20,7 +20,7 @@ class _Unpublished:
         self.topic_name = node.resolve_topic_name(topic)
 
     def get_subscription_count(self) -> int:
-        """Return how many subscriptions match the type and the quality of service."""
+        """Return how many subscriptions match the type and the QoS."""
         return sum(
             info.topic_type == self._type
             and qos_check_compatible(_bare(self._profile), _bare(info.qos_profile))[0]
@@ -44,10 +44,10 @@ class _LookingNode:
         return getattr(self._node, name)
 
     def create_publisher(self, kind: type, topic: str, profile: QoSProfile) -> _Unpublished:
-        """Return what counts the subscribers of ``topic``."""
+        """Return the stand-in, which counts the subscribers of ``topic``."""
         return _Unpublished(self._node, kind, topic, profile)
 
 
 def looking(node: Node) -> Node:
-    """Return ``node`` for adapters that are asked ``missing()`` and nothing else."""
+    """Return ``node`` wrapped for drivers of which only ``missing()`` is called."""
     return cast(Node, _LookingNode(node))

@@ -20,7 +20,7 @@ class Call:
 
 
 class ServiceSequence:
-    """Makes each call once the one before it succeeded; ``progress`` says where it stands."""
+    """Makes each call once the previous one has succeeded; poll ``progress``."""
 
     def __init__(self, node: Node, calls: Sequence[Call]) -> None:
         self._node, self._waiting = node, list(calls)
@@ -29,7 +29,7 @@ class ServiceSequence:
         self._problem: str | None = None
 
     def progress(self) -> str | None:
-        """Go on as far as possible now; return what is still missing, or ``None`` when all succeeded."""
+        """Continue as far as possible now; return what is still missing, or ``None`` when all succeeded."""
         if self._future is not None and self._future.done():
             self._finish(self._future)
         if not self._waiting:
@@ -39,7 +39,7 @@ class ServiceSequence:
             self._client = self._node.create_client(call.type, call.service)
         if self._future is None:
             if not self._client.service_is_ready():
-                return f"the service {call.service} is not there"
+                return f"the service {call.service} is not available"
             self._future = self._client.call_async(call.request)
         return self._problem or f"{call.service} has not answered yet"
 

@@ -1,8 +1,8 @@
-"""Streams tool velocities to MoveIt Servo, after starting it by the services of its generation.
+"""Streams tool velocities to MoveIt Servo, after starting it with the services of its version.
 
-Servo stops the arm when no command came for ``incoming_command_timeout`` (0.1 s by default), so a
-twist goes out every control period while the arm is active; if this process is killed, Servo stops
-the arm. Servo must be configured for ``speed_units`` (m/s, rad/s) and the profile's base frame.
+Servo stops the arm if no command arrives for ``incoming_command_timeout`` (0.1 s by default), so a twist
+is sent every control period while the arm is active; if this process is killed, Servo stops the arm.
+Servo must be configured for ``speed_units`` (m/s, rad/s) and the profile's base frame.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from openvla_ros.values.arrays import Float
 
 
 class ServoTwistArm:
-    """One twist a period while active; nothing while the arm rests where it should."""
+    """One twist per period while active; nothing while the arm rests where it should."""
 
     def __init__(self, node: Node, profile: RobotProfile, backend: ArmBackend) -> None:
         self._node, self._frame_id = node, profile.arm.frame_prefix + profile.arm.base_link
@@ -56,7 +56,7 @@ class ServoTwistArm:
         return self._start.progress()
 
     def send(self, command: ArmCommand) -> None:
-        """Publish the commanded velocity plus the correction; one zero when the arm comes to rest."""
+        """Publish the commanded velocity plus the correction; one zero twist when the arm comes to rest."""
         twist = self._stream.next(command.stamp_ns, command.motion, command.pose, command.measured)
         if twist is not None:
             self._publish(twist, command.stamp_ns)
@@ -72,12 +72,12 @@ class ServoTwistArm:
         self._publisher.publish(message)
 
     def _calls(self) -> list[Call]:
-        """Return what starts the Servo that is running: Humble's generation, or Jazzy's and later."""
+        """Return the calls that start the running Servo: Humble's version, or Jazzy's and later."""
         services = dict(self._node.get_service_names_and_types())
         if f"{self._folder}/start_servo" in services:
             return [Call(f"{self._folder}/start_servo", Trigger, Trigger.Request())]
         if f"{self._folder}/switch_command_type" in services:
-            command_type = interface("moveit_msgs/srv/ServoCommandType", "the arm back end 'servo_twist'")
+            command_type = interface("moveit_msgs/srv/ServoCommandType", "arm_backend 'servo_twist'")
             twist = command_type.Request(command_type=command_type.Request.TWIST)
             return [
                 Call(f"{self._folder}/switch_command_type", command_type, twist),

@@ -1,4 +1,4 @@
-"""Whether anybody listens to what an adapter publishes, and whether it has arrived."""
+"""Whether a driver's publisher has subscribers, and whether they have received its messages."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def missing_subscriber(node: Node, publisher: Publisher, what: str) -> str | Non
     topic = publisher.topic_name
     types = sorted({info.topic_type for info in node.get_subscriptions_info_by_topic(topic)})
     if types:
-        return f"{topic} is taken as {', '.join(types)}, which does not match: check the back end's kind"
+        return f"{topic} is subscribed as {', '.join(types)}, which does not match: check the driver's kind"
     return f"no {what} subscribes to {topic}: is the robot's driver running?"
 
 
 def acknowledged(publisher: Publisher, timeout_s: float) -> bool:
-    """Wait until every subscriber has what was published; return whether that was within ``timeout_s``.
+    """Wait until every subscriber has received everything; return whether it has within ``timeout_s``.
 
-    What a subscriber missed is sent again only for as long as its publisher exists. Nobody
-    acknowledges a best-effort subscription: it counts as served, and so does having no subscriber.
-    A middleware that knows of no acknowledgements has none to show.
+    A missed message is resent only as long as its publisher exists. Best-effort subscriptions do not
+    acknowledge and count as served, and so does having no subscriber or a middleware without
+    acknowledgements.
     """
     try:
         return bool(publisher.wait_for_all_acked(Duration(seconds=timeout_s)))

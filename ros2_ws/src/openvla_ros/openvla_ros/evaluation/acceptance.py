@@ -1,4 +1,4 @@
-"""How often a guessed action would have been right: what the fast decoder gains on recorded actions.
+"""How often the fast decoder's guesses would have been right on recorded actions.
 
 Recorded actions become tokens through the codec; each is compared with the guess that the decoder
 would have made for it. A guess helps up to its first wrong token. Knows nothing of models: it
@@ -25,7 +25,7 @@ GUESSES: tuple[Guess, ...] = get_args(Guess)
 
 @dataclass(frozen=True, eq=False)
 class GuessQuality:
-    """How good one way of guessing is. The last dimension never needs a guess: it ends the action."""
+    """The quality of one way of guessing. The last dimension never needs a guess: it ends the action."""
 
     guess: Guess
     actions: int
@@ -49,7 +49,7 @@ def measure_guesses(
     tokens = [codec.encode(normalise(actions, statistics)) for actions in episodes]
     tokens = [rows for rows in tokens if len(rows) > 1]
     if not tokens:
-        raise DatasetError("no episode has two actions in a row: nothing can be guessed")
+        raise DatasetError("no episode has two consecutive actions, so there is nothing to guess")
     frequent = _most_frequent(np.concatenate(tokens))
     return [_quality(guess, tokens, frequent, codec) for guess in GUESSES]
 

@@ -1,7 +1,7 @@
-"""Comparing policies on a real robot without knowing which one acts: a shuffled order, and a tally.
+"""Blinded comparison of policies on a real robot: a shuffled order, and a tally.
 
-A person resets the scene, watches, and says how it went. Every block of trials holds each policy
-once in random order, so that light, wear and the person's mood touch all of them alike.
+A person resets the scene, watches, and judges. Every block of trials contains each policy once, in
+random order, so that light, wear and the person's mood affect all of them alike.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ class BlindedTrial:
 
 
 def blinded_order(policies: Sequence[str], trials: int, seed: int) -> list[str]:
-    """Return which policy acts in each of ``trials`` trials a policy, block by block.
+    """Return the policy of each trial, with ``trials`` trials per policy, block by block.
 
     Raises ``InvalidValueError`` for fewer than two different policies.
     """
     if len(policies) < 2 or len(set(policies)) != len(policies):
-        raise InvalidValueError(f"a comparison needs at least two different policies; given {list(policies)}")
+        raise InvalidValueError(f"a comparison needs at least two different policies; got {list(policies)}")
     random = np.random.default_rng(seed)
     return [policies[i] for _ in range(trials) for i in random.permutation(len(policies))]
 
 
 class BlindedComparison:
-    """The verdicts so far, on disk after each one: a comparison can be interrupted and gone on with.
+    """The verdicts so far, saved after each one, so that a comparison can be interrupted and resumed.
 
     The file's first line is the seed of the order, each other line one verdict.
     """
@@ -59,13 +59,13 @@ class BlindedComparison:
         if path.is_file():
             known, self.verdicts = _read(path)
         if seed is not None and known is not None and seed != known:
-            raise DatasetError(f"{path} holds a comparison with seed {known}; asked for is {seed}")
+            raise DatasetError(f"{path} contains a comparison with seed {known}, not {seed}")
         chosen = secrets.randbelow(1 << 31) if seed is None else seed
         self.seed = chosen if known is None else known
         self.order = blinded_order(policies, trials, self.seed)
         said = [verdict.policy for verdict in self.verdicts]
         if said != self.order[: len(said)]:
-            raise DatasetError(f"{path} holds a comparison of other policies")
+            raise DatasetError(f"{path} contains a comparison of other policies")
 
     @property
     def next_policy(self) -> str | None:
@@ -74,7 +74,7 @@ class BlindedComparison:
         return self.order[done] if done < len(self.order) else None
 
     def add(self, instruction: str, success: bool) -> None:
-        """Note how the trial went, on disk before returning."""
+        """Save the verdict on the trial; it is on disk when this returns."""
         policy = self.next_policy
         if policy is None:
             raise InvalidValueError("all trials of this comparison are done")
@@ -104,4 +104,4 @@ def _read(path: Path) -> tuple[int | None, list[BlindedTrial]]:
         seed = int(records.pop(0)["seed"]) if set(records[0]) == {"seed"} else UNNAMED_SEED
         return seed, [BlindedTrial(**record) for record in records]
     except (OSError, ValueError, TypeError) as error:
-        raise DatasetError(f"{path} holds no comparison: {error}") from error
+        raise DatasetError(f"{path} contains no comparison: {error}") from error

@@ -1,4 +1,4 @@
-"""Success of a policy that acts in simulation, in one process: the fast way to measure it."""
+"""Measures a policy's success in simulation, in one process: the fast way."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run_trials(
 ) -> Iterator[Trial]:
     """Yield one trial of the robot's task for each seed; the first ``filmed`` go to ``videos`` as MP4.
 
-    A trial in which the model gives no action counts as failed.
+    A trial in which the model outputs no valid action counts as failed.
     """
     for index, seed in enumerate(seeds):
         robot.reset(seed)

@@ -1,4 +1,4 @@
-"""One evaluation as a person asks for it: a checkpoint, tasks, seeds."""
+"""One evaluation: a checkpoint, tasks, seeds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXPERT = "expert"
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What is measured."""
+    """What to evaluate."""
 
     checkpoint: str  # folder or hub id, or "expert"
     adapter: Path | None
@@ -33,7 +33,7 @@ class EvaluationRequest:
     device: str = "auto"
 
     def policy_options(self) -> PolicyOptions:
-        """Return the request as the policy loader takes it."""
+        """Return the request as options for the policy factory."""
         if self.checkpoint == EXPERT:
             return PolicyOptions(EXPERT)
         return PolicyOptions(
@@ -46,7 +46,7 @@ class EvaluationRequest:
 
 
 class _CurrentScene:
-    """The ground truth of whichever robot acts at present; only the expert asks."""
+    """The ground truth of the robot that is currently simulated; only the expert uses it."""
 
     def __init__(self) -> None:
         self.robot: SimulatedRobot | None = None
@@ -61,7 +61,7 @@ class _CurrentScene:
 def loaded_policy(
     request: EvaluationRequest, profile: RobotProfile
 ) -> Iterator[tuple[Policy, _CurrentScene]]:
-    """Load the policy, with the place where its scene is to be put; close it at the end."""
+    """Load the policy, and the holder for its scene; close it at the end."""
     scene = _CurrentScene()
     policy = load_policy(request.policy_options(), profile, scene)
     try:

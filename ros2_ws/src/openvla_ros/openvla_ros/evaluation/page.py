@@ -1,4 +1,4 @@
-"""The page that shows evaluations side by side: rates with intervals, trials, videos."""
+"""Report page of evaluations side by side: rates with intervals, trials, videos."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def rate_figure(rates: Mapping[str, SuccessRate]) -> Figure:
 def add_videos(page: Page, evaluations: Mapping[str, tuple[Evaluation, Path]], beside: Path) -> None:
     """Add the videos of the filmed trials: those of one scene side by side, a row for each scene.
 
-    ``evaluations`` is name → the evaluation and the folder that it was filmed into; ``beside`` is where
-    the page will lie. Of one evaluation alone all videos stand in one row.
+    ``evaluations`` is name → the evaluation and its folder of videos; ``beside`` is the page's folder. For
+    a single evaluation, all videos are in one row.
     """
     scenes: dict[tuple[str, int], list[tuple[str, Path]]] = {}
     for name, (evaluation, folder) in evaluations.items():

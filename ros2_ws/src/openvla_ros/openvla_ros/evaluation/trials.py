@@ -1,4 +1,4 @@
-"""What an evaluation consists of: trials with their seeds and outcomes, and the seeds' notation."""
+"""Trials of an evaluation, with seeds and outcomes, and the notation of seeds."""
 
 from __future__ import annotations
 
@@ -78,5 +78,5 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 def check_different(seeds: Sequence[int], text: str) -> Sequence[int]:
     """Return ``seeds``; raises ``InvalidValueError`` if one comes twice, which would count it double."""
     if len(set(seeds)) != len(seeds):
-        raise InvalidValueError(f"seeds {text!r} name one seed twice")
+        raise InvalidValueError(f"seeds {text!r} contain a seed twice")
     return seeds

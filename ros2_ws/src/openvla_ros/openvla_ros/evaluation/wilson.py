@@ -1,4 +1,4 @@
-"""How sure one can be of a success rate: the Wilson score interval.
+"""Confidence interval of a success rate: the Wilson score interval.
 
 E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
 Unlike the normal approximation it stays within 0 .. 1 and holds near both ends.

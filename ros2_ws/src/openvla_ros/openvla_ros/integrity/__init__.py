@@ -1,1 +1,1 @@
-"""Files held against what they say of themselves: checksums, sizes, keys, and one border for damage."""
+"""File integrity: checksums, sizes, keys, and one place that turns damage into clear errors."""

@@ -1,12 +1,12 @@
-"""SHA-256 of files, compared with what stands beside them before they are used.
+"""SHA-256 of files, verified before they are used.
 
-Two places are looked at. ``SHA256SUMS`` in the file's folder or in one above it, in the format of
-``sha256sum``, is written with everything that this package writes in several files; ``sha256sum -c
+The expected digest comes from one of two places. ``SHA256SUMS`` in the file's folder or a parent, in
+the format of ``sha256sum``, is written with every multi-file output of this package; ``sha256sum -c
 SHA256SUMS`` checks it too. In the cache of the Hugging Face hub a file is a link to a blob that is named
-by its content. A file that neither place knows is not verified, and that is said once.
+by its content. A file in neither is not verified, and that is logged once.
 
-What was verified is remembered for as long as the process runs, by inode, size and times of change.
-Nothing is remembered on disk: a stamp there would outlive the bits that it vouches for.
+Verified files are remembered for the life of the process, by inode, size and change times. Nothing is
+cached on disk: such a record would outlive the bits that it vouches for.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from openvla_ros.errors import ChecksumError
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
 _SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
-_LEVELS = 6  # folders above a file in which its SHA256SUMS may lie: LeRobot's videos lie four deep
+_LEVELS = 6  # parent folders to search for SHA256SUMS: LeRobot's videos are four levels deep
 _BLOCK = 1 << 20  # bytes
 _THREADS = min(4, os.cpu_count() or 1)
-# A file may change twice within one tick of the clock of its times, so fresh ones are not remembered.
+# A file may change twice within the resolution of its timestamps, so recent ones are not remembered.
 _SETTLED_NS = 2_000_000_000
 
 _LOG = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def _read_sums(path: Path, _: Identity) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ChecksumError(f"{path} cannot be read: {error}") from error
+        raise ChecksumError(f"cannot read {path}: {error}") from error
     found: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         match = _LINE.fullmatch(line)
@@ -72,20 +72,20 @@ def _read_sums(path: Path, _: Identity) -> dict[str, str]:
             found[match[2].removeprefix("./")] = match[1]
         elif line or number < len(lines):
             raise ChecksumError(
-                f"{path}:{number}: {line[:80]!r} is no line of sha256sum: digest, two spaces, path"
+                f"{path}:{number}: {line[:80]!r} is not a line of sha256sum: digest, two spaces, path"
             )
     if not found or lines[-1]:
-        raise ChecksumError(f"{path} was cut off")
+        raise ChecksumError(f"{path} is truncated")
     return found
 
 
 def absent(folder: Path) -> list[str]:
-    """Return the files that ``folder``/SHA256SUMS lists and that are not there."""
+    """Return the files that ``folder``/SHA256SUMS lists but that are missing."""
     return [name for name in read_sums(folder) if not (folder / name).is_file()]
 
 
 def check_present(folder: Path) -> None:
-    """Raise ``ChecksumError`` naming the files that ``folder``/SHA256SUMS lists and that are not there."""
+    """Raise ``ChecksumError`` naming the files that ``folder``/SHA256SUMS lists but that are missing."""
     lost = absent(folder)
     if lost:
         raise ChecksumError(f"{folder}: {SUMS} lists files that are missing: {', '.join(lost)}")
@@ -97,7 +97,7 @@ def sha256(path: Path) -> str:
 
 
 def verify(path: Path) -> bool:
-    """Compare a file with its checksum; return whether there is one. Raises ``ChecksumError``."""
+    """Verify a file's checksum; return whether it has one. Raises ``ChecksumError``."""
     expected = expected_digest(path)
     if expected is None:
         return False
@@ -110,8 +110,8 @@ def verify(path: Path) -> bool:
         found = _digest(path, hashlib.sha1(f"blob {identity[2]}\0".encode(), usedforsecurity=False))
     if found != expected:
         raise ChecksumError(
-            f"{path} is damaged or was changed: its checksum is {found[:12]}..., that of the file that was "
-            f"written {expected[:12]}...; if the change is wanted, bring {SUMS} up to date or remove it"
+            f"{path} was damaged or changed: its checksum is {found[:12]}..., expected "
+            f"{expected[:12]}...; if the change is intended, update {SUMS} or remove it"
         )
     if _settled(path):
         _verified[identity] = expected
@@ -146,7 +146,7 @@ def _hub_digest(path: Path) -> str | None:
 
 @lru_cache(maxsize=256)
 def say_unverified(origin: str, what: str) -> None:
-    """Log, once in a process, that ``what`` of ``origin`` carries no checksum."""
+    """Log, once per process, that ``origin`` is not verified because of ``what``."""
     _LOG.warning("%s: %s; not verified", origin, what)
 
 

@@ -1,4 +1,4 @@
-"""The border between files and libraries that raise anything on damaged bytes."""
+"""Turns whatever libraries raise on damaged bytes into one of our errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openvla_ros.errors import DatasetError, InvalidValueError, MissingDependenc
 
 @contextmanager
 def reading(origin: object, error_type: type[OpenVLARosError] = DatasetError) -> Iterator[None]:
-    """Turn whatever damaged data makes a library raise into an ``error_type`` that names ``origin``."""
+    """Turn whatever a library raises on damaged data into an ``error_type`` that names ``origin``."""
     try:
         yield
     except (error_type, InvalidValueError, MissingDependencyError):

@@ -1,6 +1,6 @@
-"""How many pixels a compressed image says it has, from its first bytes alone.
+"""The size of a compressed image according to its header.
 
-A few kilobytes can announce gigabytes of pixels; decoders allocate what is announced.
+A few kilobytes can claim gigabytes of pixels, and decoders allocate what the header claims.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of a JPEG that st
 
 
 def check_image_size(data: bytes | memoryview, origin: str) -> None:
-    """Raise ``InvalidValueError`` if a PNG or JPEG announces no pixels, or more than ``MOST_PIXELS``."""
+    """Raise ``InvalidValueError`` if a PNG or JPEG claims no pixels, or more than ``MOST_PIXELS``."""
     size = image_size(data)
     if size is None:
         return
     height, width = size
     if not 0 < height * width <= MOST_PIXELS:
         raise InvalidValueError(
-            f"{origin}: an image of {width} x {height} pixels; at most {MOST_PIXELS} can be read here"
+            f"{origin}: an image of {width} x {height} pixels; the limit is {MOST_PIXELS} pixels"
         )
 
 
 def image_size(data: bytes | memoryview) -> tuple[int, int] | None:
-    """Return height and width of a PNG or JPEG; None if its first bytes do not tell."""
+    """Return height and width of a PNG or JPEG; None if its header does not contain them."""
     if bytes(data[:8]) == _PNG and len(data) >= 24:
         return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
     return _jpeg_size(data) if bytes(data[:2]) == _JPEG else None

@@ -1,4 +1,4 @@
-"""Text that a user hands in: read as UTF-8, or refused with the file, the line and the byte."""
+"""Users' text files: read as UTF-8, or refused with the file, the line and the byte."""
 
 from __future__ import annotations
 

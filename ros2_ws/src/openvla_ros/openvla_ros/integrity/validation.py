@@ -1,4 +1,4 @@
-"""What is wrong with a file that a person wrote, key by key: one wording for every file that is validated."""
+"""Messages for invalid keys in users' files: one wording for every validated file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import ValidationError
 
 
 def validation_lines(error: ValidationError, whole: str) -> list[str]:
-    """Return one line for each wrong key: its dotted name, what is wrong, and the value that it has.
+    """Return one line for each invalid key: its dotted name, what is wrong, and its value.
 
     Args:
-        error: What pydantic found.
-        whole: What to call the file's top level where no single key is at fault, such as "profile".
+        error: The error from pydantic.
+        whole: Name of the file's top level, used if no single key is at fault, such as "profile".
     """
     return [
         f"{'.'.join(map(str, item['loc'])) or whole}: {_explain(item)}"
@@ -26,7 +26,7 @@ def _explain(item: Mapping[str, Any]) -> str:
         case "missing":
             return "this key is missing"
         case "unexpected_keyword_argument" | "extra_forbidden":
-            return "this key is not known here"
+            return "unknown key"
         case "value_error":
             return str(item["ctx"]["error"])
         case _:

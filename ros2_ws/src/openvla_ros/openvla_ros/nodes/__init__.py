@@ -1,1 +1,1 @@
-"""The ROS 2 nodes, one executable a file: declare, convert, call the core, publish."""
+"""The ROS 2 nodes, one executable per file: declare, convert, call the core, publish."""

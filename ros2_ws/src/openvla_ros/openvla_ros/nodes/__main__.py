@@ -1,4 +1,4 @@
-"""``python -m openvla_ros.nodes NODE --ros-args ...``: a node that a signal ends in order from the start."""
+"""``python -m openvla_ros.nodes NODE --ros-args ...``: runs a node, with signal handling from the start."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """One camera as a ROS 2 node: a device, or a recording played at its rate.
 
 Publishes ``camera/<name>/image_raw`` and ``camera/<name>/camera_info`` of the profile's camera,
-and depth aligned to the colour image where the device has it. A thread waits for the device; the
+and aligned depth if the device has it. A thread waits for the device; the
 executor only serves parameters, transitions and diagnostics.
 """
 
@@ -31,15 +31,16 @@ from openvla_ros.ros.image_publisher import ImagePublisher
 from openvla_ros.ros.messages import from_stamp
 from openvla_ros.ros.parameters import declare, parameter, watch
 from openvla_ros.values.health import Health, Level, StreamHealth
+from openvla_ros.values.time import seconds
 
-# A device counts as gone after so many periods without an image, and at least so many seconds.
+# A device counts as gone after this many periods without an image, and at least this many seconds.
 SILENT_PERIODS, SILENT_S = 10, 1.0
 # How long the capture thread may take to notice that it should end.
 POLL_S = 0.25
 # From the first matched subscriber to the first image: the other side's matching takes as long.
 SETTLE_S = 0.5
-# So far may the images of a recording lag behind the clock, which is less than the age that any profile
-# allows. A player that cannot keep up then plays more slowly: its stamps do not grow ever older.
+# How far a recording's images may lag behind the clock, less than the age limit of any profile. A player
+# that cannot keep up then plays more slowly, so that its stamps do not get older and older.
 LAG_NS = 250_000_000
 # In lock step: how long a policy may take over one image.
 ANSWER_S = 60.0
@@ -47,33 +48,31 @@ ANSWER_S = 60.0
 
 @dataclass(frozen=True)
 class CameraParameters:
-    """What an operator sets; the image's size, rate and frame come from the profile."""
+    """The node's parameters; the image's size, rate and frame come from the profile."""
 
     robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
     camera: str = parameter("primary", "which camera of the profile", read_only=True)
-    source: str = parameter(
-        "profile", "where the images come from", read_only=True, choices=("profile", *SOURCES)
-    )
+    source: str = parameter("profile", "image source", read_only=True, choices=("profile", *SOURCES))
     device: str = parameter("", "USB: device path or number; RealSense: serial number", read_only=True)
     path: str = parameter("", "video file, folder of images, or dataset to play", read_only=True)
     pixel_format: str = parameter("", "USB: four-letter pixel format, such as MJPG", read_only=True)
-    depth: bool = parameter(True, "RealSense: publish depth aligned to the colour", read_only=True)
-    episode: int = parameter(0, "which episode of the dataset", read_only=True, low=0, high=10_000_000)
+    depth: bool = parameter(True, "RealSense: publish depth aligned to colour", read_only=True)
+    episode: int = parameter(0, "episode of the dataset, from 0", read_only=True, low=0, high=10_000_000)
     episode_camera: str = parameter(
-        "", "which of the episode's cameras; empty: the same name", read_only=True
+        "", "camera of the episode; empty: the one with the same name", read_only=True
     )
-    calibration: str = parameter("", "lens calibration, as camera_calibration writes it", read_only=True)
+    calibration: str = parameter("", "lens calibration file from camera_calibration", read_only=True)
     playback_rate_hz: float = parameter(
-        0.0, "recordings: images a second; 0: the recording's own", low=0.0, high=1000.0
+        0.0, "recordings: playback rate, Hz; 0: the recording's own", low=0.0, high=1000.0
     )
-    loop: bool = parameter(False, "recordings: begin again at the end")
+    loop: bool = parameter(False, "recordings: restart at the end")
     wait_for_subscribers: int = parameter(
-        0, "recordings: play once so many subscribe", read_only=True, low=0, high=100
+        0, "recordings: wait for this many subscribers before playing", read_only=True, low=0, high=100
     )
     lock_step: bool = parameter(
-        False, "recordings: show no image before the policy has answered the last one", read_only=True
+        False, "recordings: wait for the policy's answer before publishing the next image", read_only=True
     )
-    jpeg_quality: int = parameter(95, "quality where the profile's camera is compressed", low=50, high=100)
+    jpeg_quality: int = parameter(95, "JPEG quality, if the profile's camera is compressed", low=50, high=100)
     autostart: bool = parameter(True, "configure and activate at start", read_only=True)
 
 
@@ -100,7 +99,13 @@ class CameraNode(GuardedLifecycleNode):
         try:
             source, device, path = chosen_source(self._profile, p.source, p.device, p.path)
             options = CameraOptions(
-                source, device, path, p.pixel_format, p.depth, p.episode, p.episode_camera
+                source=source,
+                device=device,
+                path=path,
+                pixel_format=p.pixel_format,
+                depth=p.depth,
+                episode=p.episode,
+                episode_camera=p.episode_camera,
             )
             self._camera = load_camera(options, self._profile)
             self._calibration = read_calibration(Path(p.calibration)) if p.calibration else None
@@ -121,7 +126,7 @@ class CameraNode(GuardedLifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Open the source and start to publish."""
+        """Open the source and start publishing."""
         assert self._camera is not None
         try:
             self._camera.open()
@@ -135,12 +140,12 @@ class CameraNode(GuardedLifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop to publish and give the source back."""
+        """Stop publishing and close the camera."""
         self._end_thread()
         return TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Forget the source and the publishers."""
+        """Destroy the source and the publishers."""
         self._camera = None
         if self._settings.lock_step:
             self.destroy_subscription(self._answers)
@@ -149,7 +154,7 @@ class CameraNode(GuardedLifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def stop(self) -> None:
-        """End the thread and give the source back."""
+        """Stop the thread and close the camera."""
         self._end_thread()
 
     def _end_thread(self) -> None:
@@ -166,7 +171,7 @@ class CameraNode(GuardedLifecycleNode):
         self._settings = parameters
 
     def _capture(self, camera: Camera) -> None:
-        """Publish what a device gives until told to stop; the thread of a live camera."""
+        """Publish a device's images until stopped; the thread of a live camera."""
         silence_s = max(SILENT_S, SILENT_PERIODS / self._profile.rate_hz)
         while not self._stopping.is_set():
             try:
@@ -196,7 +201,7 @@ class CameraNode(GuardedLifecycleNode):
                     self.get_logger().info(self._state.message)
                     return
                 stamp_ns = playback.next_stamp_ns()
-                self._stopping.wait(max(0, stamp_ns - self._now_ns()) * 1e-9)
+                self._stopping.wait(seconds(max(0, stamp_ns - self._now_ns())))
                 self._report("ok", camera.description)
                 self._publish(frame, stamp_ns)
                 if self._settings.lock_step:
@@ -208,7 +213,7 @@ class CameraNode(GuardedLifecycleNode):
             self.get_logger().error(str(error))
 
     def _wait_for_subscribers(self) -> bool:
-        """Wait as long as the parameter asks; return whether to go on."""
+        """Wait for the subscribers that the parameter asks for; return whether to continue."""
         wanted = self._settings.wait_for_subscribers
         while self._images.get_subscription_count() < wanted:
             self._report("warn", f"waiting for {wanted} subscribers")
@@ -217,12 +222,12 @@ class CameraNode(GuardedLifecycleNode):
         return not (wanted and self._stopping.wait(SETTLE_S))
 
     def _wait_for_answer(self, stamp_ns: int) -> None:
-        """Wait until a chunk computed from the image stamped so has been seen; warn if none comes."""
+        """Wait for the chunk computed from the image with this stamp; warn if none arrives."""
         with self._answered:
             if not self._answered.wait_for(
                 lambda: self._answer_ns >= stamp_ns or self._stopping.is_set(), ANSWER_S
             ):
-                self.get_logger().warning(f"no action chunk for an image within {ANSWER_S:g} s: going on")
+                self.get_logger().warning(f"no action chunk for an image within {ANSWER_S:g} s: continuing")
 
     def _answer(self, message: JointTrajectory) -> None:
         with self._answered:
@@ -251,7 +256,7 @@ class CameraNode(GuardedLifecycleNode):
         if level == "error" and self._state.level != "error":
             self.get_logger().warning(message)
         elif level == "ok" and self._state.level == "error":
-            self.get_logger().info(f"it is back: {message}")
+            self.get_logger().info(f"camera is back: {message}")
         self._state = Health("source", level, message, values)
 
     def _collect_health(self) -> list[Health]:

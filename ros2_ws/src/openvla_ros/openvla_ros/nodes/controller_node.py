@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped, WrenchStamped
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
@@ -27,11 +26,13 @@ from openvla_ros.drivers.factory import make_arm, make_gripper, make_recovery
 from openvla_ros.errors import FatalNodeError
 from openvla_ros.nodes.control.chunk_sources import ChunkSources
 from openvla_ros.nodes.control.control_loop import ControlLoop
+from openvla_ros.nodes.control.controller_health import ControllerHealth
 from openvla_ros.nodes.control.core_lock import CoreLock
+from openvla_ros.nodes.control.driver_links import DriverLinks
 from openvla_ros.nodes.control.stop_services import StopServices
+from openvla_ros.nodes.control.verdict_publisher import VerdictPublisher
 from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.robot.authority import Owner
-from openvla_ros.robot.command_age import CommandAge
 from openvla_ros.robot.controller import ArmController
 from openvla_ros.robot.motion.motion_limiter import JointMotion
 from openvla_ros.robot.output import ControllerOutput
@@ -49,23 +50,18 @@ from openvla_ros.ros.messages import (
     to_received_chunk,
 )
 from openvla_ros.ros.parameters import declare, parameter
-from openvla_ros.ros.verdict_messages import ORDINARY, VerdictReport, state_report, to_verdict_message
 from openvla_ros.values.arrays import Float
-from openvla_ros.values.health import Health, Level, StreamHealth
+from openvla_ros.values.health import Health
 from openvla_ros.values.verdict import Reason, SafetyVerdict
 
 GRIPPER_PERIOD_S = 0.02  # bridge_data_robot drives its gripper 50 times a second
 REPORT_PERIOD_S = 0.02  # poses, and changes of the verdict
-VERDICT_PERIOD_S = 0.5  # an unchanged verdict is repeated so often
-REFUSAL_PERIOD_S = 0.1  # the same refusal is published so often at most
 CONNECT_PERIOD_S = 0.5
 # How long the last stop may take: the slowest joint from full speed, with a wide margin.
 STOP_S = 3.0
 # How long the robot's side may take to acknowledge the last command. Fast DDS asks for acknowledgements
 # only every 3 s (its heartbeat period by default): what was sent just after one is acknowledged then.
 DELIVERY_S = 4.0
-# How long the robot's side may take to start beside this process before its absence is worth a warning.
-CONNECT_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -86,27 +82,23 @@ class ControllerNode(GuardedNode):
         settings = declare(self, ControllerParameters)
         self._profile = _with_mode(load_profile(settings.robot), settings.mode)
         self._core = ArmController(self._profile)
+        for link, why in self._core.blind_spots.items():
+            self.get_logger().warning(
+                f"{link} is not checked for collisions with the arm or the table: {why}"
+            )
         # Of the core, and of what the control thread reads. What raises while it is held, holds the arm.
         self._lock = CoreLock(lambda error: self._core.hold(f"callback failed: {describe(error)}"))
         self._arm = make_arm(self, self._profile)
         self._gripper = make_gripper(self, self._profile)
         self._recovery = make_recovery(self, self._profile)
-        self._problems: dict[str, str | None] = {"arm": "not looked for yet", "gripper": "not looked for yet"}
-        self._said: dict[str, str | None] = {}  # what the log says of each part
-        self._started_s = time.monotonic()
+        self._links = DriverLinks(self, self._profile, self._arm, self._gripper)
         self._output = self._core.tick(self._now_ns())
         self._measured: Float | None = None  # (J,) rad
         self._finger_m: float | None = None
         self._senders: dict[Owner, ChunkSources] = {}
         self._hears_chunks = False  # once it is known whether somebody else commands the arm
-        self._reported: tuple[VerdictReport, int] | None = None
-        self._refused: tuple[Reason, int] | None = None
-        self._streams = self._make_streams()
-        limit_s = self._profile.control.chunk_max_age_s
-        self._ages: dict[Owner, CommandAge] = {
-            "policy": CommandAge("camera to command", limit_s),
-            "teleoperation": CommandAge("hand to command", limit_s),
-        }
+        self._space = self._profile.space()
+        self._health = ControllerHealth(self._profile)
         self._make_interface()
         simulated = bool(self.get_parameter("use_sim_time").value)
         self._loop = ControlLoop(self._core.period_s, self._tick, self.get_clock(), simulated, self._rests)
@@ -133,7 +125,7 @@ class ControllerNode(GuardedNode):
             self._output = self._core.tick(now_ns)
             self._send(self._output)
         self._send(self._output)
-        self._publish_verdict(self._output)
+        self._verdicts.publish(self._output)
         if not self._arm.delivered(DELIVERY_S):
             self.get_logger().warning(
                 f"the robot did not acknowledge the last command within {DELIVERY_S:.0f} s"
@@ -149,7 +141,7 @@ class ControllerNode(GuardedNode):
         if not set(self._profile.arm.joints) & set(message.name):
             return  # another driver's: the gripper's, a mobile base's
         positions, velocities, effort = self._arm_values(message)
-        self._streams["joint states"].received(stamp_ns, now_ns)
+        self._health.joint_states.received(stamp_ns, now_ns)
         with self._lock:
             verdict = self._core.observe(positions, velocities, effort, stamp_ns, now_ns)
             if verdict.commands:
@@ -174,12 +166,12 @@ class ControllerNode(GuardedNode):
 
     def _chunk(self, source: Owner, message: JointTrajectory, info: Mapping[str, Any]) -> None:
         now_ns = self._now_ns()
-        self._streams[f"chunks of {source}"].received(from_stamp(message.header.stamp), now_ns)
+        self._health.chunks[source].received(from_stamp(message.header.stamp), now_ns)
         rival = self._senders[source].judge(info)
         if rival is not None:
             self._report_refusal(rival, source, from_stamp(message.header.stamp))
             return
-        chunk = to_received_chunk(message, self._core_space)
+        chunk = to_received_chunk(message, self._space)
         with self._lock:
             verdict = self._core.accept(chunk, source, now_ns)
         self._report_refusal(verdict, source, chunk.stamp_ns)
@@ -240,9 +232,7 @@ class ControllerNode(GuardedNode):
         assert output.tool is not None
         motion = JointMotion(positions, velocities, accelerations)
         self._arm.send(ArmCommand(output.stamp_ns, self._core.period_s, motion, output.tool, measured))
-        sent_ns = self._now_ns()
-        for owner, age in self._ages.items():
-            age.sent(output.observation_ns if owner == output.owner else None, sent_ns)
+        self._health.sent(output, self._now_ns())
 
     def _rests(self) -> bool:
         return self._output.at_rest
@@ -253,19 +243,6 @@ class ControllerNode(GuardedNode):
         opening = self._output.gripper_opening
         if opening is not None:
             self._gripper.send(GripperCommand(self._now_ns(), opening, self._finger_m))
-
-    def _connect(self) -> None:
-        for part, adapter in (("arm", self._arm), ("gripper", self._gripper)):
-            self._problems[part] = problem = adapter.connect()
-            starting = part not in self._said and time.monotonic() - self._started_s < CONNECT_S
-            if problem != self._said.get(part, "") and not (problem and starting):
-                self._said[part] = problem
-                text = f"{part}: {problem or 'connected'}"
-                # One call site a severity: rclpy refuses the same line with another.
-                if problem:
-                    self.get_logger().warning(text)
-                else:
-                    self.get_logger().info(text)
 
     def _report(self) -> None:
         for part, failure in (
@@ -284,62 +261,20 @@ class ControllerNode(GuardedNode):
         if measured is not None:
             pose = self._core.chain.forward(measured)
             self._current_pose.publish(to_pose(pose, output.stamp_ns, frame))
-        reported = self._reported
-        if (
-            reported is None
-            or reported[0] != state_report(output)
-            or self._is_past(reported[1], VERDICT_PERIOD_S)
-        ):
-            self._publish_verdict(output)
-
-    def _publish_verdict(self, output: ControllerOutput) -> None:
-        report = state_report(output)
-        self._reported = (report, self._now_ns())
-        self._verdict.publish(to_verdict_message(report))
+        self._verdicts.report(output)
 
     def _report_refusal(
         self, verdict: SafetyVerdict, source: str = "", chunk_stamp_ns: int | None = None
     ) -> None:
-        """Publish a refusal, unless the same reason was published a moment ago.
-
-        Those of chunks follow each other more closely: a recording must tell which were executed.
-        """
-        if verdict.commands:
-            return
-        same = self._refused is not None and self._refused[0] is verdict.reason
-        period_s = REFUSAL_PERIOD_S if chunk_stamp_ns is None else REPORT_PERIOD_S
-        if self._refused is not None and same and not self._is_past(self._refused[1], period_s):
-            return
-        self._refused = (verdict.reason, self._now_ns())
-        output = self._output
-        report = VerdictReport(
-            "refusal", verdict, str(output.state), output.owner, output.settled, source, chunk_stamp_ns
-        )
-        self._verdict.publish(to_verdict_message(report))
+        self._verdicts.refuse(verdict, self._output, source, chunk_stamp_ns)
 
     # What it is made of
-
-    def _is_past(self, since_ns: int, period_s: float) -> bool:
-        """Whether ``period_s`` have passed, or the clock was set back."""
-        return not 0 <= self._now_ns() - since_ns < period_s * NS_PER_S
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)
 
-    def _make_streams(self) -> dict[str, StreamHealth]:
-        state, control = self._profile.state, self._profile.control
-        rate_hz = self._profile.action_space.rate_hz
-        self._core_space = self._profile.space()
-        return {
-            "joint states": StreamHealth("joint states", state.rate_hz, state.max_age_s),
-            **{
-                f"chunks of {owner}": StreamHealth(f"chunks of {owner}", rate_hz, control.hold_after_s)
-                for owner in ("policy", "teleoperation")
-            },
-        }
-
     def _make_interface(self) -> None:
-        self._verdict = self.create_publisher(DiagnosticStatus, "controller/verdict", qos.VERDICT)
+        self._verdicts = VerdictPublisher(self)
         self._target_pose = self.create_publisher(PoseStamped, "controller/target_pose", qos.STREAM_OUT)
         self._current_pose = self.create_publisher(PoseStamped, "controller/current_pose", qos.STREAM_OUT)
         self.create_subscription(
@@ -353,7 +288,7 @@ class ControllerNode(GuardedNode):
         self._make_services()
         self.create_timer(GRIPPER_PERIOD_S, self._drive_gripper)
         self.create_timer(REPORT_PERIOD_S, self._report)
-        self.create_timer(CONNECT_PERIOD_S, self._connect)
+        self.create_timer(CONNECT_PERIOD_S, self._links.connect)
         self._diagnostics = DiagnosticsPublisher(self, self._healths)
 
     def _heed_rivals(self, rivals: str | None) -> None:
@@ -393,24 +328,13 @@ class ControllerNode(GuardedNode):
             self.create_service(Trigger, f"controller/{name}", self._serve(act, grant))
 
     def _healths(self) -> list[Health]:
-        now_ns = self._now_ns()
-        healths = [self._streams["joint states"].health(now_ns), self._loop.health(), self._safety()]
-        healths += [age.health() for age in self._ages.values()]
-        for part, problem in self._problems.items():
-            kind = getattr(self._profile, f"{part}_backend").kind
-            level: Level = "error" if problem else "ok"
-            healths.append(Health(f"{part} back end", level, problem or "connected", {"kind": kind}))
-        return healths
-
-    def _safety(self) -> Health:
-        output = self._output
-        verdict = output.verdict
-        level: Level = "ok" if verdict.reason in ORDINARY else "warn" if verdict.commands else "error"
-        values = {"state": str(output.state), "owner": output.owner, "reason": str(verdict.reason)}
-        values |= {f"count/{reason}": str(count) for reason, count in sorted(output.counters.items())}
-        for owner in ("policy", "teleoperation"):
-            values[f"chunks of {owner}"] = str(self._streams[f"chunks of {owner}"].received_count)
-        return Health("safety", level, str(verdict), values)
+        return [
+            self._health.joint_states.health(self._now_ns()),
+            self._loop.health(),
+            self._health.safety(self._output),
+            *self._health.ages(),
+            *self._links.healths(),
+        ]
 
 
 def _same_place(one: ControllerOutput, other: ControllerOutput) -> bool:

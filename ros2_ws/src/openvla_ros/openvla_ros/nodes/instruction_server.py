@@ -1,7 +1,7 @@
-"""The ``execute_instruction`` action: a goal becomes an ``Assignment``, its ending becomes the result.
+"""The ``execute_instruction`` action: a goal becomes an ``Assignment``, its outcome the result.
 
-Needs the package ``openvla_interfaces``; where it is not built, ``import_action`` says so and the
-latched instruction topic does the same.
+Needs the package ``openvla_interfaces``; if it is not built, ``import_action`` says so, and the latched
+instruction topic can be used instead.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from rclpy.task import Future
 
 from openvla_ros.errors import MissingDependencyError
 from openvla_ros.ros.messages import LARGEST_INSTRUCTION_BYTES, from_duration, to_duration
-from openvla_ros.streams.instruction_run import Assignment, Ending, Outcome, StepReport
+from openvla_ros.streams.assignment import Assignment, Ending, Outcome, StepReport
 
 NAME = "execute_instruction"
 
 
 def import_action() -> Any:
-    """Return the action's type; raises ``MissingDependencyError`` where it is not built."""
+    """Return the action's type; raises ``MissingDependencyError`` if it is not built."""
     try:
         from openvla_interfaces.action import ExecuteInstruction
     except ImportError as error:
         raise MissingDependencyError(
             f"the action {NAME} needs the package openvla_interfaces, which is not installed ({error}); "
-            "the topic 'instruction' does the same without feedback and result. To have the action, build "
-            "ros2_ws/src/openvla_interfaces with colcon, or run 'make setup' where a C++ compiler is"
+            "the topic 'instruction' does the same, without feedback and result. To get the action, build "
+            "ros2_ws/src/openvla_interfaces with colcon, or run 'make setup' with a C++ compiler installed"
         ) from error
     return ExecuteInstruction
 
@@ -37,7 +37,7 @@ def import_action() -> Any:
 class InstructionServer:
     """Serves the action on the node's executor; never blocks it.
 
-    ``begin`` gets each new assignment; ``end`` is asked to end one that the client cancelled.
+    ``begin`` is called with each new assignment, ``end`` to end one that the client cancelled.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class InstructionServer:
         end: Callable[[Assignment, Outcome, str], None],
         limits: Callable[[], tuple[float, float]],
     ) -> None:
-        """``limits`` gives the time limit of a goal that has none, and the give-up time, in seconds."""
+        """``limits`` returns the default time limit and the give-up time, seconds."""
         self._node, self._begin, self._end, self._limits = node, begin, end, limits
         self._action = import_action()
         self._assignments: dict[bytes, Assignment] = {}

@@ -1,8 +1,8 @@
-"""The recorder as a ROS 2 node: every topic of the profile, raw, into one bag an episode.
+"""The recorder as a ROS 2 node: every topic of the profile, raw, into one bag per episode.
 
-The executor's thread only hands serialised messages on; a thread of ``EpisodeRecorder`` writes
-them. Services ``~/start``, ``~/stop_success``, ``~/stop_failure``, ``~/discard`` and
-``~/rerecord`` drive it; the instruction is the one on the ``instruction`` topic.
+The executor's thread only passes serialised messages on; a thread of ``EpisodeRecorder`` writes them.
+It is controlled by the services ``~/start``, ``~/stop_success``, ``~/stop_failure``, ``~/discard`` and
+``~/rerecord``; the instruction comes from the ``instruction`` topic.
 """
 
 from __future__ import annotations
@@ -42,23 +42,24 @@ from openvla_ros.ros.messages import LARGEST_INSTRUCTION_BYTES
 from openvla_ros.ros.parameters import declare, parameter
 from openvla_ros.values.episode import Outcome
 from openvla_ros.values.health import Health, Level
+from openvla_ros.values.time import NS_PER_S
 
-REFRESH_S = 0.25  # how soon a topic whose publisher appears is recorded
+REFRESH_S = 0.25  # how soon a new publisher's topic is recorded
 WARN_S = 1.0
-# A stream that was silent for so long counts as missing when an episode is to begin.
+# A stream that was silent for this long counts as missing when an episode starts.
 FRESH_S = 2.0
 
 
 @dataclass(frozen=True)
 class RecorderParameters:
-    """What an operator sets; topics and image format come from the profile."""
+    """The node's parameters; topics and image format come from the profile."""
 
     robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
-    folder: str = parameter("", "where episodes go; empty: ~/openvla_recordings/<robot>", read_only=True)
-    operator: str = parameter("", "who demonstrates; empty: the user's name", read_only=True)
-    reserve_mb: int = parameter(
-        256, "disk space that is never used, MB", read_only=True, low=1, high=1_000_000
+    folder: str = parameter(
+        "", "where to store episodes; empty: ~/openvla_recordings/<robot>", read_only=True
     )
+    operator: str = parameter("", "who demonstrates; empty: the login name", read_only=True)
+    reserve_mb: int = parameter(256, "disk space to keep free, MB", read_only=True, low=1, high=1_000_000)
 
 
 class RecorderNode(GuardedNode):
@@ -102,7 +103,7 @@ class RecorderNode(GuardedNode):
         self._sole = SoleWatch(self, camera_topics(self.profile))
         self._diagnostics = DiagnosticsPublisher(self, self._healths)
 
-    # What an operator can ask for; each raises DatasetError with the reason if it cannot be done
+    # The operator's requests; each raises DatasetError with the reason if it fails
 
     @property
     def recording(self) -> bool:
@@ -110,13 +111,13 @@ class RecorderNode(GuardedNode):
         return self._recorder.recording
 
     def missing(self) -> list[str]:
-        """Return what an episode would lack if it began now; empty when ready."""
+        """Return what an episode started now would lack; empty when ready."""
         now_ns = self._now_ns()
         needed = [f"camera/{camera.name}/image_raw" for camera in self.profile.cameras] + ["joint_states"]
         silent = [
             f"{role} ({self._names[role]})"
             for role in needed
-            if not 0 <= now_ns - self._heard_ns.get(role, -(1 << 62)) < FRESH_S * 1e9
+            if not 0 <= now_ns - self._heard_ns.get(role, -(1 << 62)) < FRESH_S * NS_PER_S
         ]
         if not self.instruction:
             silent.append("an instruction (publish it on the topic instruction)")
@@ -124,7 +125,7 @@ class RecorderNode(GuardedNode):
 
     def _check_ready(self) -> None:
         if missing := self.missing():
-            raise DatasetError(f"there is nothing to record: missing {', '.join(missing)}")
+            raise DatasetError(f"not ready to record: missing {', '.join(missing)}")
 
     def begin(self) -> Path:
         """Start an episode; return its folder."""
@@ -145,7 +146,7 @@ class RecorderNode(GuardedNode):
         return folder
 
     def finish(self, outcome: Outcome) -> Path:
-        """Finish the episode in progress with all that has come until now; return its folder."""
+        """Finish the episode in progress with everything received so far; return its folder."""
         self._sources.take_waiting()
         self._newest = self._recorder.stop(outcome, self._notes)
         self.get_logger().info("; ".join((f"{self._newest.name}: {outcome}", *self._report().warnings)))
@@ -157,9 +158,9 @@ class RecorderNode(GuardedNode):
         self.get_logger().info("discarded")
 
     def rerecord(self) -> Path:
-        """Delete the episode in progress, or the one that was finished last, and start it again.
+        """Delete the episode in progress, or the last finished one, and start a new one.
 
-        Nothing is deleted if it could not be started.
+        Nothing is deleted if the new one could not be started.
         """
         self._check_ready()
         if self._recorder.recording:
@@ -168,19 +169,19 @@ class RecorderNode(GuardedNode):
             self.recordings.discard(self._newest)
             self._newest = None
         else:
-            raise DatasetError("there is no episode of this session to record again")
+            raise DatasetError("no episode of this session to re-record")
         return self.begin()
 
     def health(self) -> Health:
-        """Return how recording is going."""
+        """Return the health of the recording."""
         return self._recorder.health()
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what is wrong with the episode in progress."""
+        """Return the quality problems of the episode in progress."""
         return self._report().warnings if self.recording else ()
 
     def stop(self) -> None:
-        """Finish an episode in progress with outcome ``unknown``, and let go of the folder."""
+        """Finish an episode in progress with outcome ``unknown``, and unlock the folder."""
         if self._recorder.recording:
             try:
                 self.finish("unknown")
@@ -233,7 +234,7 @@ class RecorderNode(GuardedNode):
         return {QUALITY: self._report().record()}
 
     def _report(self) -> QualityReport:
-        """Return the quality of the episode, with every message that was sent and is not in it."""
+        """Return the quality of the episode, including the count of messages that were sent but lost."""
         report = self._monitor.report() if self._monitor else QualityReport(())
         undelivered = self._sources.lost.copy() - self._lost_before
         unstored = Counter({self._roles[name]: count for name, count in self._recorder.lost.items()})
@@ -250,10 +251,10 @@ class RecorderNode(GuardedNode):
         if self._monitor is not None:
             self._monitor.see(self._roles[topic], data, received_ns)
 
-    # What is said about it
+    # Reporting
 
     def _alarm(self, level: Level, text: str) -> None:
-        # One call site a severity: rclpy refuses the same line with another.
+        # One call site per severity: rclpy does not allow changing it.
         if level == "error":
             self.get_logger().error(text)
         else:
@@ -270,7 +271,7 @@ class RecorderNode(GuardedNode):
         healths = [self._recorder.health(), self._sole.health()]
         if self._monitor is not None and self.recording:
             report = self._report()
-            text = "; ".join(report.warnings) or "nothing to object to"
+            text = "; ".join(report.warnings) or "no warnings"
             healths.append(Health("quality", "warn" if report.warnings else "ok", text, dict(report.values)))
         return healths
 

@@ -1,8 +1,8 @@
-"""Which topics a recording of a robot holds, and subscriptions to them that fit whoever publishes.
+"""The topics that a recording contains, and subscriptions with QoS that matches their publishers.
 
-A recorder must not force its own quality of service on others: each subscription is made once a
-publisher is there, as reliable and as latched as every publisher of that topic offers. Every message
-that was sent and did not arrive is counted.
+A recorder must not impose its own QoS: each subscription is created once there is a publisher, as reliable
+and as latched as all publishers of that topic offer. Every message that was sent but did not arrive is
+counted.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Arrived = Callable[["RecordedStream", bytes, int], None]  # stream, serialised m
 
 @dataclass(frozen=True)
 class RecordedStream:
-    """One topic to record: the role that it plays, its name, and its type (``None``: whatever it has)."""
+    """One topic to record: its role, its name, and its type (``None``: any)."""
 
     role: str
     topic: str
@@ -50,7 +50,7 @@ class RecordedStream:
 
 
 def recorded_streams(profile: RobotProfile) -> list[RecordedStream]:
-    """Return every topic of ``profile``; the names are canonical, to be remapped at launch."""
+    """Return every topic of ``profile``, by canonical name (remapped at launch)."""
     streams = []
     for camera in profile.cameras:
         folder = f"camera/{camera.name}"
@@ -82,12 +82,12 @@ def recorded_streams(profile: RobotProfile) -> list[RecordedStream]:
 
 
 class StreamSubscriptions:
-    """Keeps a raw subscription to every stream that somebody publishes.
+    """Keeps a raw subscription to every stream that has a publisher.
 
-    ``found`` is called when a stream is subscribed, with its type and what its publishers offer;
-    ``arrived`` with every message. Both on the executor's thread. ``lost`` counts by role the
-    messages that were sent and did not arrive: by their numbers, or, where the middleware does not
-    give them (Humble, Cyclone DDS), by its own reports, which miss what overflows its queues.
+    ``found`` is called when a stream is subscribed, with its type and its publishers' QoS; ``arrived`` with
+    every message. Both on the executor's thread. ``lost`` counts by role the messages that were sent but
+    did not arrive: by sequence number, or, if the middleware does not provide them (Humble, Cyclone DDS),
+    by its own reports, which miss queue overflows.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class StreamSubscriptions:
         return {role: resolve(stream.topic) for role, stream in self._streams.items()}
 
     def refresh(self) -> None:
-        """Look who publishes now, and subscribe anew where what they offer asks for it."""
+        """Check the current publishers, and resubscribe where their QoS requires it."""
         for role, stream in list(self._streams.items()):
             name = self._node.resolve_topic_name(stream.topic)
             publishers = self._node.get_publishers_info_by_topic(name)
@@ -125,7 +125,7 @@ class StreamSubscriptions:
                 self._take_note(replace(stream, type=kind, offers=offers))
 
     def take_waiting(self) -> None:
-        """Hand on every message that has arrived and waits for the executor; on its thread."""
+        """Process every message that has arrived and is queued for the executor; call this on its thread."""
         for role, subscription in self._subscriptions.items():
             for _ in range(DEPTH):
                 with subscription.handle:
@@ -135,7 +135,7 @@ class StreamSubscriptions:
                 self._take(role, *taken)
 
     def _take_note(self, stream: RecordedStream) -> None:
-        """Subscribe to ``stream`` unless the subscription that there is fits it as well."""
+        """Subscribe to ``stream`` unless the existing subscription already matches."""
         before = self._streams[stream.role]
         self._streams[stream.role] = stream
         self._found(stream)
@@ -145,7 +145,7 @@ class StreamSubscriptions:
                 return
             self._node.destroy_subscription(self._subscriptions.pop(stream.role))
         callback: Callable[..., None] = partial(self._take, stream.role)
-        if not hasattr(Subscription, "CallbackType"):  # before Iron, callbacks are told nothing besides
+        if not hasattr(Subscription, "CallbackType"):  # before Iron, callbacks get no message info
             callback = partial(self._take, stream.role, info={})
         self._subscriptions[stream.role] = self._node.create_subscription(
             stream.type,
@@ -198,7 +198,7 @@ def _offer(profile: QoSProfile) -> QualityOfService:
 
 
 def _asked(stream: RecordedStream) -> QoSProfile:
-    """Return the strongest quality of service that every publisher of ``stream`` offers."""
+    """Return the strongest QoS that every publisher of ``stream`` offers."""
     reliable = all(offer.reliability == "reliable" for offer in stream.offers)
     latched = all(offer.durability == "transient_local" for offer in stream.offers)
     return QoSProfile(

@@ -1,13 +1,13 @@
-"""The setpoints as a ROS 2 node: what stands between the controller and a driver without trajectories.
+"""The setpoint node, between the controller and a driver that does not take trajectories.
 
 A forward command controller, Interbotix's driver and a Cartesian impedance controller hold their last
-setpoint. So the controller speaks to this node as it would to a joint trajectory controller, each
-message with its own stop, and this node plays the messages to the driver: where the controller was
-killed or suspended, the arm brakes within its limits and rests. A gripper that is driven by PWM is
-regulated here for the same reason: its driver would press on with the last PWM for ever.
+setpoint. So the controller sends this node the same messages as a joint trajectory controller, each with
+its own stop, and this node plays them to the driver: if the controller is killed or suspended, the arm
+brakes to rest within its limits. A gripper driven by PWM is controlled here for the same reason: its
+driver would keep pressing with the last PWM forever.
 
-The checks are the controller's. The limits of the joints are kept here once more, for what comes late or
-not at all: each setpoint is one period within them from the last one that was sent.
+The safety checks are in the controller. The joint limits are enforced here once more, for messages that
+arrive late or not at all: each setpoint is reachable within them, in one period, from the last one sent.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ from openvla_ros.ros import process, qos
 from openvla_ros.ros.diagnostics import DiagnosticsPublisher
 from openvla_ros.ros.fault import describe
 from openvla_ros.ros.guard import GuardedNode
-from openvla_ros.ros.messages import NS_PER_S, from_duration, from_stamp, joint_position, joint_values
+from openvla_ros.ros.messages import from_duration, from_stamp, joint_position, joint_values
 from openvla_ros.ros.parameters import declare, parameter
 from openvla_ros.values.health import Health, ReasonCounter, StreamHealth
+from openvla_ros.values.time import NS_PER_S
 
 GRIPPER_PERIOD_S = 0.02  # bridge_data_robot drives its gripper 50 times a second
 CONNECT_PERIOD_S = 0.5
-# A setpoint that is not sent within this time after it was due is another's: the driver holds the last one.
+# A setpoint that is this late is not sent: the driver holds the last one.
 STALE_S = 0.02
 # The longest that a stop is played when this node is stopped itself.
 STOP_S = 3.0
@@ -47,7 +48,7 @@ STOP_S = 3.0
 
 @dataclass(frozen=True)
 class SetpointParameters:
-    """What an operator sets; rates and topics come from the profile."""
+    """The node's parameters; rates and topics come from the profile."""
 
     robot: str = parameter("widowx", "robot profile: a name or a YAML file", read_only=True)
 
@@ -95,15 +96,15 @@ class SetpointNode(GuardedNode):
         self._diagnostics = DiagnosticsPublisher(self, self._healths)
 
     def stop(self) -> None:
-        """Play what is being played to its end, at rest; then end the thread.
+        """Play the current trajectory to its end, at rest; then stop the thread.
 
-        The controller may be stopped in the same moment: what it sent last ends in a stop.
+        The controller may be stopped at the same moment: its last message ends in a stop.
         """
         with self._guard:
             remaining_s = self._player.remaining_s(self._seconds(self._now_ns()))
         time.sleep(min(remaining_s, STOP_S))
         if not self._loop.stop():
-            self.get_logger().error("the control thread did not end")
+            self.get_logger().error("the control thread did not stop")
 
     def _follow(self, message: JointTrajectory) -> None:
         now_ns, stamp_ns = self._now_ns(), from_stamp(message.header.stamp)
@@ -124,10 +125,10 @@ class SetpointNode(GuardedNode):
     def _heed_rivals(self, rivals: str | None) -> None:
         if rivals is not None:
             self._opening = None
-            self.get_logger().error(f"once it rests, nothing is sent: {rivals}")
+            self.get_logger().error(f"sending nothing once the arm is at rest: {rivals}")
 
     def _tick(self) -> None:
-        """Send the driver what is due now. On the control thread."""
+        """Send the driver the setpoint that is due now. Runs on the control thread."""
         now_ns = self._now_ns()
         with self._guard:
             seconds = self._seconds(now_ns)
@@ -138,7 +139,9 @@ class SetpointNode(GuardedNode):
         if setpoint is None:
             return
         pose = self._chain.forward(setpoint)
-        if self._now_ns() - now_ns > STALE_S * NS_PER_S:  # it stood still right here: the driver has not
+        if (
+            self._now_ns() - now_ns > STALE_S * NS_PER_S
+        ):  # this thread stalled right here, but the driver did not
             with self._guard:
                 setpoint = self._player.withdraw()
             pose = self._chain.forward(setpoint)
@@ -150,7 +153,7 @@ class SetpointNode(GuardedNode):
         if list(message.joint_names) != [joint] or len(last) != 1 or not math.isfinite(last[0]):
             raise InvalidValueError(
                 f"the gripper's trajectory ends at {last} for {message.joint_names}; "
-                f"one finite position of {joint!r} is wanted"
+                f"expected one finite position of {joint!r}"
             )
         self._opening = self._profile.gripper.opening(float(last[0]))
 

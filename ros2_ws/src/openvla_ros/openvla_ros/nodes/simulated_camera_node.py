@@ -1,8 +1,8 @@
-"""One camera of the simulation in a process of its own: draws what the physics publishes.
+"""One camera of the simulation, in its own process: renders the published simulation state.
 
-Keeps a second copy of the MuJoCo scene, puts it where ``simulation/coordinates`` says, and publishes
-the image with that moment's stamp. So drawing never holds up the physics, and a camera can fail
-by itself, as a real one does.
+Keeps a second copy of the MuJoCo scene, sets it to ``simulation/coordinates``, and publishes the image
+with that message's stamp. So rendering never delays the physics, and a camera can fail on its own, like
+a real one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from openvla_ros.errors import InvalidValueError, ProfileError
+from openvla_ros.nodes.simulation.simulation_topics import COORDINATES_PERIOD_S
 from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.ros import process, qos
 from openvla_ros.ros.diagnostics import DiagnosticsPublisher
@@ -26,20 +27,19 @@ from openvla_ros.sim.tasks import find_task
 from openvla_ros.sim.world import SimulatedRobot
 from openvla_ros.streams.throttle import Pacer
 from openvla_ros.values.health import Health, LatencyHealth, ReasonCounter, StreamHealth
-
-COORDINATES_PERIOD_S = 0.02  # how often the simulation publishes what there is to draw
+from openvla_ros.values.time import seconds
 
 
 @dataclass(frozen=True)
 class SimulatedCameraParameters:
-    """Which camera of which robot."""
+    """The node's parameters: the camera and its robot."""
 
     robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
     camera: str = parameter("primary", "camera of the profile", read_only=True)
 
 
 class SimulatedCameraNode(GuardedNode):
-    """Draws one camera on a worker thread; the newest moment wins."""
+    """Renders one camera on a worker thread; only the newest state is rendered."""
 
     def __init__(self) -> None:
         super().__init__("camera")
@@ -59,9 +59,9 @@ class SimulatedCameraNode(GuardedNode):
         self._diagnostics = DiagnosticsPublisher(self, self._collect_health)
 
     def stop(self) -> None:
-        """End the drawing and give the renderer back."""
+        """Stop rendering and close the renderer."""
         if not self._worker.stop():
-            self.get_logger().error("the image in progress did not end in time")
+            self.get_logger().error("rendering of the current image did not finish in time")
 
     def _moment(self, message: JointState) -> None:
         stamp_ns = from_stamp(message.header.stamp)
@@ -81,7 +81,7 @@ class SimulatedCameraNode(GuardedNode):
         lens = robot.intrinsics(camera.name)
         self._images.publish(to_image(robot.render(camera.name), stamp_ns, camera.frame_id))
         self._infos.publish(to_camera_info(lens, camera.width, camera.height, stamp_ns, camera.frame_id))
-        self._drawing.add((self.get_clock().now().nanoseconds - stamp_ns) * 1e-9)
+        self._drawing.add(seconds(self.get_clock().now().nanoseconds - stamp_ns))
 
     def _scene_of(self, task: str) -> SimulatedRobot:
         if self._robot is None or self._robot.task.name != task:

@@ -13,43 +13,34 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
-from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image, JointState
-from std_msgs.msg import Bool, Header, String
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
-from visualization_msgs.msg import MarkerArray
 
 from openvla_ros.errors import FatalNodeError, InvalidValueError
-from openvla_ros.nodes.simulated_camera_node import COORDINATES_PERIOD_S, simulated_profile
-from openvla_ros.nodes.simulated_frames import RATE_HZ as FRAME_RATE_HZ
-from openvla_ros.nodes.simulated_frames import FramePublisher
-from openvla_ros.profile import CameraProfile
+from openvla_ros.nodes.simulated_camera_node import simulated_profile
+from openvla_ros.nodes.simulation.simulation_time import SimulationTime
+from openvla_ros.nodes.simulation.simulation_topics import DueTimes, SimulationTopics
 from openvla_ros.robot.motion.joint_path import Waypoint
 from openvla_ros.robot.motion.joint_trajectory_controller import RELEASES, JointTrajectoryController, Release
 from openvla_ros.robot.motion.motion_limiter import MotionLimits
 from openvla_ros.ros import process, qos
 from openvla_ros.ros.diagnostics import DiagnosticsPublisher
 from openvla_ros.ros.guard import GuardedNode
-from openvla_ros.ros.image_messages import to_camera_info
 from openvla_ros.ros.messages import (
     LARGEST_INSTRUCTION_BYTES,
-    NS_PER_S,
     from_duration,
     from_stamp,
-    to_image,
-    to_stamp,
 )
 from openvla_ros.ros.parameters import declare, parameter, watch
-from openvla_ros.ros.scene_messages import to_markers
-from openvla_ros.sim.real_time_clock import LARGEST_DEBT_S, LockStep, RealTimePacer
+from openvla_ros.sim.real_time_clock import LockStep, RealTimePacer
 from openvla_ros.sim.simulated_driver import SimulatedDriver
 from openvla_ros.sim.tasks import find_task
 from openvla_ros.sim.video import VideoWriter
@@ -57,10 +48,7 @@ from openvla_ros.sim.world import OVERVIEW_SIZE, SimulatedRobot
 from openvla_ros.values.goal import parse_goal
 from openvla_ros.values.health import Health, LatencyHealth, ReasonCounter
 
-SCENE_RATE_HZ = 20.0  # of the ground truth and the success flag
 VIDEO_RATE_HZ = 20.0
-# The clock starts here: a time of 0 means "no clock yet" in ROS.
-FIRST_STAMP_NS = NS_PER_S
 # Ticks that simulated time may be ahead of the arm's commands in lock step: a lost clock or two.
 LOCK_STEP_TICKS = 3
 LARGEST_TRAJECTORY_BYTES = 256 << 10  # a planner's: 1500 points of 7 joints
@@ -107,7 +95,6 @@ class SimulationNode(GuardedNode):
         self._settings = declare(self, SimulationParameters)
         self._profile = simulated_profile(self._settings.robot)
         self._lock_step = self._make_lock_step()
-        self._cameras = self._profile.cameras if self._settings.draw_cameras else ()
         self._next_seed = self._first_seed()
         self._robot = SimulatedRobot(self._profile, find_task(self._task_name()), self._take_seed())
         watch(self, SimulationParameters, self._settings_changed)
@@ -122,11 +109,12 @@ class SimulationNode(GuardedNode):
         self._refusals = ReasonCounter("commands")
         self._tick_times = LatencyHealth("physics tick", 1.0 / self._profile.state.rate_hz)
         self._pacer = RealTimePacer()
-        self._elapsed_s = 0.0  # simulated, since the node started
-        self._tick_ns = self._now_ns()  # the stamp of that moment, but for the jitter of this thread
+        self._period_s = 1.0 / self._profile.state.rate_hz  # simulated, of one tick
+        self._time = SimulationTime(self, self._period_s, self._settings.publish_clock)
         self._reported = (0.0, time.monotonic())
         self._guard = threading.Lock()  # over all of the above
-        self._create_publishers()
+        cameras = self._profile.cameras if self._settings.draw_cameras else ()
+        self._topics = SimulationTopics(self, self._profile, cameras)
         self._create_subscriptions()
         self._diagnostics = DiagnosticsPublisher(self, self._collect_health)
         self._stopping = threading.Event()
@@ -140,26 +128,6 @@ class SimulationNode(GuardedNode):
         self._thread.join()
 
     # -- set-up
-
-    def _create_publishers(self) -> None:
-        self._states = self.create_publisher(JointState, "joint_states", qos.STREAM_OUT)
-        self._frames = FramePublisher(self, self._profile)
-        self._scenes = self.create_publisher(MarkerArray, "simulation/scene", qos.STREAM_OUT)
-        self._moments = self.create_publisher(JointState, "simulation/coordinates", qos.STREAM_OUT)
-        self._successes = self.create_publisher(Bool, "task/success", qos.STREAM_OUT)
-        self._clocks = (
-            self.create_publisher(Clock, "/clock", qos.STREAM_OUT) if self._settings.publish_clock else None
-        )
-        self._images, self._infos = (
-            {
-                camera.name: self.create_publisher(kind, f"camera/{camera.name}/{topic}", offer)
-                for camera in self._cameras
-            }
-            for kind, topic, offer in (
-                (Image, "image_raw", qos.IMAGE_OUT),
-                (CameraInfo, "camera_info", qos.STREAM_OUT),
-            )
-        )
 
     def _create_subscriptions(self) -> None:
         for topic, part in (("arm_controller", self._arm), ("gripper_controller", self._gripper)):
@@ -221,7 +189,7 @@ class SimulationNode(GuardedNode):
         stamp_ns, points = from_stamp(message.header.stamp), message.points
         with self._guard:
             if self._lock_step is not None and part is self._arm:
-                self._lock_step.commanded(self._elapsed_s)
+                self._lock_step.commanded(self._time.elapsed_s)
             try:
                 part.receive(
                     list(message.joint_names),
@@ -229,8 +197,8 @@ class SimulationNode(GuardedNode):
                     [list(point.positions) for point in points],
                     [list(point.velocities) for point in points],
                     [list(point.accelerations) for point in points],
-                    self._elapsed_s + (stamp_ns - self._tick_ns) / NS_PER_S if stamp_ns else None,
-                    self._elapsed_s,
+                    self._time.seconds_of(stamp_ns) if stamp_ns else None,
+                    self._time.elapsed_s,
                 )
             except (InvalidValueError, ValueError) as error:
                 self._refusals.add("refused", str(error))
@@ -268,18 +236,17 @@ class SimulationNode(GuardedNode):
     # -- the physics, on its own thread
 
     def _run(self) -> None:
-        due = dict.fromkeys(("frames", "scene", "video", "coordinates", *self._images), 0.0)
-        video = self._open_video()
+        due, video = DueTimes(), self._open_video()
         try:
             while not self._stopping.is_set():
                 started = time.monotonic()
                 with self._guard:
                     self._tick(due, video)
                     self._tick_times.add(time.monotonic() - started)
-                    period_s = 1.0 / self._profile.state.rate_hz / self._settings.real_time_factor
+                    period_s = self._period_s / self._settings.real_time_factor
                 self._pacer.wait(period_s)
                 if self._lock_step is not None:
-                    self._lock_step.wait(self._elapsed_s)
+                    self._lock_step.wait(self._time.elapsed_s)
         finally:
             if video is not None:
                 video.close()
@@ -291,90 +258,24 @@ class SimulationNode(GuardedNode):
             return None
         return VideoWriter(self._settings.record_video, *OVERVIEW_SIZE, VIDEO_RATE_HZ)
 
-    def _tick(self, due: dict[str, float], video: VideoWriter | None) -> None:
+    def _tick(self, due: DueTimes, video: VideoWriter | None) -> None:
         while self._retired:
             self._retired.pop().close()
-        period_s = 1.0 / self._profile.state.rate_hz
-        self._elapsed_s += period_s
-        self._tick_ns = self._stamp_of_tick(period_s)
-        self._robot.command_joints(self._arm.sample(self._elapsed_s, self._measured()))
+        self._time.advance(self._settings.real_time_factor)
+        elapsed_s = self._time.elapsed_s
+        self._robot.command_joints(self._arm.sample(elapsed_s, self._measured()))
         finger_m, finger_m_s, _ = self._robot.gripper_joint
-        finger = Waypoint(self._elapsed_s, np.array([finger_m]), np.array([finger_m_s]))
-        self._robot.command_gripper_joint(float(self._gripper.update(self._elapsed_s, finger).position[0]))
-        self._robot.step(period_s)
-        now_ns = self._now_ns()
-        if self._clocks is not None:
-            self._clocks.publish(Clock(clock=to_stamp(now_ns)))
-        self._publish_state(now_ns)
-        self._when_due(due, "frames", FRAME_RATE_HZ, partial(self._frames.publish, self._robot, now_ns))
-        self._when_due(due, "scene", SCENE_RATE_HZ, partial(self._publish_scene, now_ns))
-        if not self._cameras:
-            self._when_due(
-                due, "coordinates", 1.0 / COORDINATES_PERIOD_S, partial(self._publish_moment, now_ns)
-            )
-        for camera in self._cameras:
-            self._when_due(due, camera.name, camera.rate_hz, partial(self._publish_image, camera, now_ns))
+        finger = Waypoint(elapsed_s, np.array([finger_m]), np.array([finger_m_s]))
+        self._robot.command_gripper_joint(float(self._gripper.update(elapsed_s, finger).position[0]))
+        self._robot.step(self._period_s)
+        now_ns = self._time.now_ns()
+        self._time.publish(now_ns)
+        self._topics.publish(self._robot, elapsed_s, now_ns)
         if video is not None:
-            self._when_due(due, "video", VIDEO_RATE_HZ, partial(self._write_frame, video))
+            due.when_due("video", VIDEO_RATE_HZ, elapsed_s, partial(self._write_frame, video))
 
     def _measured(self) -> Waypoint:
-        return Waypoint(self._elapsed_s, self._robot.joint_positions, self._robot.joint_velocities)
-
-    def _stamp_of_tick(self, period_s: float) -> int:
-        """Return what the clock said when this tick was due: stamps must not jitter as this thread does.
-
-        A clock that is published here is the simulation's own and knows no jitter.
-        """
-        now_ns = self._now_ns()
-        if self._settings.publish_clock:
-            return now_ns
-        period_ns = round(period_s / self._settings.real_time_factor * NS_PER_S)
-        due_ns = self._tick_ns + period_ns
-        late_ns = now_ns - due_ns
-        if abs(late_ns) > LARGEST_DEBT_S * NS_PER_S:  # the pacer has given that up
-            return now_ns
-        if abs(late_ns) > period_ns / 2:
-            return due_ns + (1 if late_ns > 0 else -1) * period_ns // 20
-        return due_ns
-
-    def _when_due(self, due: dict[str, float], name: str, rate_hz: float, act: Callable[[], None]) -> None:
-        if self._elapsed_s >= due[name] - 1e-9:
-            due[name] += 1.0 / rate_hz
-            act()
-
-    def _now_ns(self) -> int:
-        if self._settings.publish_clock:
-            return FIRST_STAMP_NS + round(self._elapsed_s * NS_PER_S)
-        now: int = self.get_clock().now().nanoseconds
-        return now
-
-    def _publish_state(self, now_ns: int) -> None:
-        message = JointState(header=Header(stamp=to_stamp(now_ns)))
-        position, velocity, effort = self._robot.gripper_joint
-        message.name = [*self._profile.arm.joints, self._profile.gripper.joint]
-        message.position = [*self._robot.joint_positions.tolist(), position]
-        message.velocity = [*self._robot.joint_velocities.tolist(), velocity]
-        message.effort = [*self._robot.joint_efforts.tolist(), effort]
-        self._states.publish(message)
-
-    def _publish_scene(self, now_ns: int) -> None:
-        arm = self._profile.arm
-        self._scenes.publish(to_markers(self._robot.scene(), now_ns, arm.frame_prefix + arm.base_link))
-        self._successes.publish(Bool(data=self._robot.success))
-
-    def _publish_moment(self, now_ns: int) -> None:
-        """Publish all coordinates; the frame id names what they belong to, as task/seed."""
-        layout = f"{self._robot.task.name}/{self._robot.layout.seed}"
-        message = JointState(header=Header(stamp=to_stamp(now_ns), frame_id=layout))
-        message.position = self._robot.coordinates.tolist()
-        self._moments.publish(message)
-
-    def _publish_image(self, camera: CameraProfile, now_ns: int) -> None:
-        image = self._robot.render(camera.name)
-        self._images[camera.name].publish(to_image(image, now_ns, camera.frame_id))
-        lens = self._robot.intrinsics(camera.name)
-        info = to_camera_info(lens, camera.width, camera.height, now_ns, camera.frame_id)
-        self._infos[camera.name].publish(info)
+        return Waypoint(self._time.elapsed_s, self._robot.joint_positions, self._robot.joint_velocities)
 
     def _write_frame(self, video: VideoWriter) -> None:
         done = "  [done]" if self._robot.success else ""
@@ -391,8 +292,8 @@ class SimulationNode(GuardedNode):
 
     def _speed_health(self) -> Health:
         (simulated_before, before), now = self._reported, time.monotonic()
-        self._reported = (self._elapsed_s, now)
-        factor = (self._elapsed_s - simulated_before) / max(now - before, 1e-6)
+        self._reported = (self._time.elapsed_s, now)
+        factor = (self._time.elapsed_s - simulated_before) / max(now - before, 1e-6)
         wanted = self._settings.real_time_factor
         values: dict[str, Any] = {
             "real_time_factor": f"{factor:.3f}",

@@ -1,8 +1,8 @@
-"""Teleoperation as a ROS 2 node: a person's hand to action chunks of the robot's own action space.
+"""Teleoperation as a ROS 2 node: a person's input to action chunks in the robot's action space.
 
-Taking the dead man's switch takes the arm from the policy (``controller/give_to_teleop``) and starts
-from the target that is in force, with the gripper as it was commanded: nothing jumps. Letting go
-stops the arm; only a deliberate press gives it back to the policy.
+Pressing the dead man's switch takes the arm from the policy (``controller/give_to_teleop``) and starts
+from the current target, with the gripper as last commanded: nothing jumps. Releasing it stops the arm;
+only a deliberate key press hands the arm back to the policy.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from openvla_ros.values.health import Health
 DEVICES = ("keyboard", "gamepad", "spacemouse", "leader")
 # Devices that are read from a topic → that topic, and what publishes it.
 DRIVERS = {
-    "gamepad": ("joy", "joy's joy_node, or read the device itself (path auto)"),
-    "spacemouse": ("spacenav/twist", "spacenav's spacenav_node, or read the device itself (path auto)"),
+    "gamepad": ("joy", "joy's joy_node, or read the device directly (path auto)"),
+    "spacemouse": ("spacenav/twist", "spacenav's spacenav_node, or read the device directly (path auto)"),
     "leader": ("leader/joint_states", "the leader arm's driver"),
 }
 POLL_S, WARN_S = 0.02, 2.0
-# A target pose older than this is not in force: the controller publishes it only while it executes.
+# An older target pose is no longer current: the controller publishes it only while it executes.
 TARGET_S = 0.2
 SERVICES: dict[Event, str] = {
     "give_back": "controller/give_to_policy",
@@ -67,10 +67,10 @@ START = "recorder/start"
 
 @dataclass(frozen=True)
 class TeleopParameters:
-    """What an operator sets."""
+    """The node's parameters."""
 
     robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
-    device: str = parameter("keyboard", "what a person moves", read_only=True, choices=DEVICES)
+    device: str = parameter("keyboard", "the input device", read_only=True, choices=DEVICES)
     path: str = parameter(
         "", "device file of a gamepad or SpaceMouse, or auto; empty: the topics joy, spacenav", read_only=True
     )
@@ -78,7 +78,7 @@ class TeleopParameters:
 
 
 class TeleopNode(GuardedNode):
-    """Turns one device into action chunks."""
+    """Turns one device's input into action chunks."""
 
     def __init__(self, **overrides: str) -> None:
         super().__init__("teleop")
@@ -105,7 +105,7 @@ class TeleopNode(GuardedNode):
         self._diagnostics = DiagnosticsPublisher(self, lambda: [self._health()])
 
     def stop(self) -> None:
-        """Give the device back; the controller stops the arm by itself once no chunk comes."""
+        """Release the device; without chunks, the controller stops the arm by itself."""
         self._device.close()
 
     def _open(self) -> Device:
@@ -154,7 +154,7 @@ class TeleopNode(GuardedNode):
             self._publish(command, now_s)
 
     def _take(self) -> None:
-        """Take the arm, and go on with the gripper as it was commanded."""
+        """Take the arm, and keep the gripper as last commanded."""
         if self._owner == PERSON or self._asked:
             return
         closed = self._commanded if self._commanded is not None else self._opening
@@ -166,9 +166,9 @@ class TeleopNode(GuardedNode):
         response = future.result()
         if response is not None and response.success:
             self._owner = PERSON
-            self.get_logger().info("you have the arm")
+            self.get_logger().info("you have control of the arm")
         elif response is not None:
-            self.get_logger().error(f"the arm was not given: {response.message}")
+            self.get_logger().error(f"control was refused: {response.message}")
 
     def _publish(self, command: TeleopCommand, now_s: float) -> None:
         tool = self._tool(now_s)
@@ -190,7 +190,7 @@ class TeleopNode(GuardedNode):
         return self._leader.action(command.held, joints[0], joints[1], tool)
 
     def _tool(self, now_s: float) -> Pose | None:
-        """Return the commanded tool pose, or the measured one while nothing is commanded."""
+        """Return the commanded tool pose, or the measured one if nothing is commanded."""
         if self._target is not None and now_s - self._target[1] < TARGET_S:
             return self._target[0]
         return self._measured
@@ -209,7 +209,7 @@ class TeleopNode(GuardedNode):
         if response is None:
             return
         text = f"{event}: {response.message or 'done'}"
-        # One call site a severity: rclpy refuses the same line with another.
+        # One call site per severity: rclpy does not allow changing it.
         if not response.success:
             self.get_logger().error(text)
             return
@@ -223,10 +223,10 @@ class TeleopNode(GuardedNode):
                 self._recording = True
 
     def _call(self, name: str, done: object) -> bool:
-        """Ask a service without waiting; return whether it is there."""
+        """Call a service without waiting; return whether it is available."""
         client = self._services_asked[name]
         if not client.service_is_ready():
-            self.get_logger().error(f"{name} is not there", throttle_duration_sec=1.0)
+            self.get_logger().error(f"service {name} is not available", throttle_duration_sec=1.0)
             return False
         client.call_async(Trigger.Request()).add_done_callback(done)
         return True
@@ -256,7 +256,7 @@ class TeleopNode(GuardedNode):
             self._commanded = self._space.opening(command)
 
     def _silent_device(self) -> str:
-        """Return who must be started for the device to be heard; empty if somebody publishes it."""
+        """Return which driver to start if nobody publishes the device's topic; else an empty string."""
         topic, driver = DRIVERS.get(self._settings.device, ("", ""))
         if not topic or self._settings.path or self.count_publishers(topic):
             return ""

@@ -1,6 +1,6 @@
-"""Teleoperation devices that other nodes publish: ``joy``, ``spacenav``, a leader arm's joint states.
+"""Teleoperation devices read from topics: ``joy``, ``spacenav``, a leader arm's joint states.
 
-A topic that falls silent is a hand that is off.
+A silent topic counts as a released switch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class JoyTopic:
         self._subscription = node.create_subscription(Joy, "joy", self._take, qos.NEWEST_IN)
 
     def read(self, now_s: float) -> TeleopCommand:
-        """Return what is asked for now."""
+        """Return the current command."""
         if self._message is None:
             return TeleopCommand.released()
         command = self._map.command(self._message.axes, self._message.buttons)
@@ -44,7 +44,7 @@ class JoyTopic:
         return TeleopCommand.released(command.events) if silent else command
 
     def close(self) -> None:
-        """Nothing to give back: the node owns the subscription."""
+        """Do nothing: the node owns the subscription."""
 
     def _take(self, message: Joy) -> None:
         self._message, self._heard_s = message, time.monotonic()
@@ -65,13 +65,13 @@ class SpacenavTopic:
         ]
 
     def read(self, now_s: float) -> TeleopCommand:
-        """Return what is asked for now."""
+        """Return the current command."""
         if now_s - self._heard_s > SILENT_S:
             self._motion, self._rotation = np.zeros(3), np.zeros(3)
         return self._map.command(self._motion, self._rotation, self._buttons)
 
     def close(self) -> None:
-        """Nothing to give back: the node owns the subscriptions."""
+        """Do nothing: the node owns the subscriptions."""
 
     def _twist(self, message: Twist) -> None:
         v, w = message.linear, message.angular
@@ -116,7 +116,7 @@ class LeaderTopic:
         return self._joints
 
     def close(self) -> None:
-        """Nothing to give back: the node owns the subscriptions."""
+        """Do nothing: the node owns the subscriptions."""
 
     def _state(self, message: JointState) -> None:
         sample = arm_sample(self._profile, message.name, message.position)

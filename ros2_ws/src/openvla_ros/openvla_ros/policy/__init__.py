@@ -1,1 +1,1 @@
-"""What decides: observation in, action chunk out, behind one small protocol."""
+"""Policies: observation in, action chunk out, behind one small protocol."""

@@ -1,9 +1,9 @@
-"""A policy that solves the simulated tasks by rules, from ground truth instead of images.
+"""A scripted policy that solves the simulated tasks from ground truth instead of images.
 
-It stands in for the person at the teleoperation device: it makes demonstrations, and shows that a
-task can be solved through the same actions that a learned policy has. It acts on the state alone,
-without timed waits, so that the same image always calls for the same action; all that it
-remembers is how far open the gripper was a step ago, to notice that the fingers have stopped.
+It stands in for a person at the teleoperation device: it records demonstrations, and shows that a task
+can be solved with the actions of a learned policy. It acts on the state alone, without timed waits, so
+that the same image always has the same action; it only remembers the gripper opening of the previous
+step, to notice that the fingers have stopped.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Intent:
 
 
 class ScriptedExpert:
-    """Implements ``Policy`` for every goal that ``openvla_ros.goal`` understands."""
+    """Implements ``Policy`` for every goal that ``openvla_ros.values.goal`` understands."""
 
     def __init__(
         self, space: ActionSpace, scene_source: Callable[[], Scene], tool_down: Float | None = None
@@ -78,7 +78,7 @@ class ScriptedExpert:
         """
         if space.width != 7 or space.frame != "base":
             raise InvalidValueError(
-                f"the scripted expert acts with 7 numbers in the base frame; this space has {space.width} "
+                f"the scripted expert needs 7 dimensions in the base frame; this space has {space.width} "
                 f"in the {space.frame} frame"
             )
         self._space = space
@@ -100,7 +100,7 @@ class ScriptedExpert:
 
     @property
     def description(self) -> str:
-        """One line for people."""
+        """One line of text."""
         return "scripted expert: rules on the simulator's ground truth, no model"
 
     def reset(self) -> None:
@@ -110,16 +110,16 @@ class ScriptedExpert:
         self._push_start: Float | None = None
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to release."""
 
     def infer(self, observation: Observation) -> ActionChunk:
-        """Return one action towards the goal of the observation's instruction.
+        """Return one action, toward the goal of the observation's instruction.
 
-        Raises ``PolicyError`` if the words are not understood, name no object of the scene, or the
-        observation lacks the pose or the gripper's opening.
+        Raises ``PolicyError`` if the instruction is not understood or names no object in the scene, or the
+        observation lacks the pose or the gripper opening.
         """
         if observation.pose is None or observation.gripper is None:
-            raise PolicyError("the scripted expert needs the end-effector pose and the gripper's opening")
+            raise PolicyError("the scripted expert needs the end-effector pose and the gripper opening")
         try:
             goal, scene = parse_goal(observation.instruction), self._scene_source()
             intent = self._decide(goal, scene, observation.pose, observation.gripper)
@@ -164,7 +164,7 @@ class ScriptedExpert:
                 return self._grasp(item, tool, opening)
 
     def _holds(self, item: SceneObject, tool: Float, opening: float) -> bool:
-        """Return whether the fingers were closing, have stopped, and the object is between them."""
+        """Return whether the fingers were closing and have stopped with the object between them."""
         if not self._closing or self._last_opening is None:
             return False
         stopped = abs(opening - self._last_opening) < STOPPED
@@ -223,6 +223,6 @@ def _at_height(tool: Float, height_m: float) -> Float:
 
 
 def _funnel(tool: Float, goal: Float) -> Float:
-    """Return the next point on the way down to ``goal``: above it while the tool is still beside it."""
+    """Return the next waypoint toward ``goal``: above it until the tool is over it, then down."""
     aside = float(np.linalg.norm(tool[:2] - goal[:2]))
     return _above(goal, min(APPROACH_ABOVE_M, FUNNEL_SLOPE * max(0.0, aside - ALIGNED_M)))

@@ -1,4 +1,4 @@
-"""Chooses the policy for its name, in one visible place, and checks that it fits the robot."""
+"""Creates the policy for a name, and checks that it matches the robot."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ QUANTIZATIONS = ("none", "int8", "nf4", "int8wo", "int4wo", "fp8")
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """What the person who starts a policy chooses; each policy reads what concerns it."""
+    """The options for starting a policy; each policy reads those that concern it."""
 
     policy: str  # one of POLICIES
     checkpoint: str = ""  # openvla: model folder or hub id
-    unnorm_key: str = ""  # openvla: dataset statistics, where the checkpoint has more than one
+    unnorm_key: str = ""  # openvla: dataset statistics to use, if the checkpoint has more than one
     device: str = "auto"  # openvla: auto, cpu, cuda or cuda:N
     dtype: str = "auto"  # openvla: auto, bf16, fp16, fp32
     center_crop: bool = False  # openvla: for models trained with random crops
-    offline: bool = False  # openvla: never reach for the hub
+    offline: bool = False  # openvla: never contact the hub
     dataset: str = ""  # replay: the dataset
-    episode: int = 0  # replay: which of its episodes
+    episode: int = 0  # replay: episode number, from 0
     adapter: str = ""  # openvla: folder of a LoRA adapter on top of the checkpoint
     address: str = ""  # remote: ws://host:port of ``openvla serve``
-    token_file: str = ""  # remote: file that holds the server's token
-    timeout_s: float = 5.0  # remote: how long one answer may take
+    token_file: str = ""  # remote: file with the server's token
+    timeout_s: float = 5.0  # remote: timeout of one answer, seconds
     decoder: str = "fast"  # openvla: fast, steady or plain; the same tokens
     quantization: str = "none"  # openvla: one of QUANTIZATIONS; with any other than none some tokens differ
 
 
 def load_policy(options: PolicyOptions, profile: RobotProfile, scene: Callable[[], Scene]) -> Policy:
-    """Return the policy that ``options`` ask for; ``scene`` gives simulator ground truth to the expert.
+    """Return the policy for ``options``; ``scene`` provides the expert's ground truth.
 
-    Raises ``InvalidValueError`` for a policy that does not exist, ``PolicyError`` if its actions
-    mean something else than this robot's, ``MissingDependencyError`` for a package that it imports and
-    that is not installed, and whatever its own loading raises.
+    Raises ``InvalidValueError`` for an unknown policy, ``PolicyError`` if its action space does not match
+    the robot's, ``MissingDependencyError`` if a package that it imports is not installed, and whatever
+    loading it raises.
     """
     with needed_for(f"policy {options.policy!r}"):
         policy = _choose(options, profile, scene)
     lines = profile.space().differences(policy.space)
     if lines:
         policy.close()
-        raise PolicyError(f"{policy.description} does not fit robot {profile.name}: " + "; ".join(lines))
+        raise PolicyError(f"{policy.description} does not match robot {profile.name}: " + "; ".join(lines))
     return policy
 
 
@@ -85,7 +85,7 @@ def _openvla(options: PolicyOptions, profile: RobotProfile) -> Policy:
     from openvla_ros.policy.openvla_policy import PolicyChoices, load_openvla_policy
 
     device = select_device(options.device)
-    # What is not asked for, the checkpoint's manifest decides.
+    # The checkpoint's manifest decides what is not set.
     choices = PolicyChoices(options.unnorm_key or None, options.center_crop or None)
     return load_openvla_policy(
         options.checkpoint,
@@ -113,7 +113,7 @@ def _remote(options: PolicyOptions) -> Policy:
 
 
 def read_token(path: str) -> str:
-    """Return the token in the file ``path``, or no token for no path; raises ``InvalidValueError``."""
+    """Return the token in the file ``path``, or none if ``path`` is empty; raises ``InvalidValueError``."""
     if not path:
         return ""
     token = read_text(Path(path).expanduser(), InvalidValueError).strip()
@@ -130,6 +130,6 @@ def _replay(options: PolicyOptions, profile: RobotProfile) -> Policy:
     source = SourceRequest(Path(options.dataset).expanduser()).open()
     if not 0 <= options.episode < len(source):
         raise InvalidValueError(
-            f"{source.path} has no episode {options.episode}; it has {len(source)}, from 0"
+            f"{source.path} has no episode {options.episode}; it has {len(source)}, numbered from 0"
         )
     return ReplayPolicy(source[options.episode], profile.space())

@@ -1,4 +1,4 @@
-"""A policy that stays where it is: for tests, for benchmarks, and to try the path without a model."""
+"""A policy that never moves: for tests, benchmarks, and trying out the pipeline without a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from openvla_ros.values.observation import Observation
 
 
 class HoldPolicy:
-    """Commands no motion, and leaves the gripper as the observation says it is (open if it doesn't)."""
+    """Commands no motion, and keeps the gripper as observed (open if the observation lacks it)."""
 
     description = "hold: commands no motion"
 
@@ -29,7 +29,7 @@ class HoldPolicy:
         return ActionChunk(action, observation.stamp_ns, self._space)
 
     def reset(self) -> None:
-        """Nothing is carried from one instruction to the next."""
+        """Do nothing: no state is kept between instructions."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to release."""

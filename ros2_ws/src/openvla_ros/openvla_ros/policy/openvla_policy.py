@@ -1,7 +1,7 @@
-"""The OpenVLA policy: an observation to a chunk of actions, through one loaded checkpoint.
+"""The OpenVLA policy: observation to action chunk, with one loaded checkpoint.
 
-Chooses the images and the state that the model looks at and gives its numbers the robot's action
-space. Everything about the network is in ``model``.
+Selects the images and the state for the model, and returns its output in the robot's action space.
+Everything about the network is in ``model``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from openvla_ros.values.action import ActionChunk, ActionSpace
 from openvla_ros.values.arrays import Float, Image
 from openvla_ros.values.observation import Observation
 
-# The words of the warm-up: about as many tokens as what people tell robots.
+# The instruction of the warm-up: about as many tokens as a typical instruction.
 WARM_UP_INSTRUCTION = "put the red block on the plate"
 _WARM_UP_SIZE = 224, 224  # of its image, rows and columns
 
@@ -59,15 +59,15 @@ class OpenVLAPolicy:
     ) -> None:
         """Bind ``predictor`` to a robot's ``space`` and to its ``cameras``, in the model's order.
 
-        ``state`` reads the proprioception off an observation, for models that take it. Raises
-        ``StatisticsError`` if the model's actions are not as wide as the space, and ``PolicyError``
-        if it takes another number of images or a state that is not given.
+        ``state`` extracts the proprioception from an observation, for models that take it. Raises
+        ``StatisticsError`` if the width of the model's actions differs from the space, and ``PolicyError``
+        if the number of cameras is wrong or the model needs a ``state``.
         """
         predictor.statistics.check_space(space, description)
         if len(cameras) != predictor.image_count:
             raise PolicyError(
                 f"{description} takes {predictor.image_count} images; "
-                f"{len(cameras)} cameras were given: {', '.join(cameras) or 'none'}"
+                f"got {len(cameras)} cameras: {', '.join(cameras) or 'none'}"
             )
         if predictor.proprio_width is not None and state is None:
             raise PolicyError(f"{description} takes proprioception of width {predictor.proprio_width}")
@@ -84,12 +84,12 @@ class OpenVLAPolicy:
 
     @property
     def description(self) -> str:
-        """One line for people: which checkpoint this is."""
+        """One line of text: the checkpoint, and the adapter if any."""
         return self._description
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """The cameras that the model looks at, in its order."""
+        """The model's cameras, in its order."""
         return self._cameras
 
     @property
@@ -113,7 +113,7 @@ class OpenVLAPolicy:
         )
 
     def report(self) -> dict[str, str]:
-        """Return how the decoder runs, and how well the fast one's guesses were; nothing for plain ones."""
+        """Return how the decoder runs, and the fast one's acceptance rates; empty for the plain one."""
         decoder = getattr(self._predictor, "decoder", None)
         found = {}
         if isinstance(decoder, StagedDecoder):
@@ -124,15 +124,15 @@ class OpenVLAPolicy:
         return found
 
     def prepare(self, instruction: str) -> bool:
-        """Lay out what prompts as long as this one need; tell whether stages were recorded for it."""
+        """Prepare (on CUDA: capture) the stages for this instruction; True if something was captured."""
         return self.predictor.prepare(instruction)
 
     def warm_up(self) -> None:
-        """Act once on a black image, so that what is made on first use is there; forget the action."""
+        """Run once on a black image, so that everything is initialised; discard the action."""
         predictor = self.predictor
         image = np.zeros((*_WARM_UP_SIZE, 3), dtype=np.uint8)
         width = predictor.proprio_width
-        # A black image may well be nothing to act on: what comes out does not matter.
+        # The model may not output an action for a black image; the result does not matter.
         with suppress(ModelOutputError):
             predictor.predict(
                 [image] * predictor.image_count,
@@ -142,10 +142,10 @@ class OpenVLAPolicy:
         predictor.forget()
 
     def reset(self) -> None:
-        """Nothing is carried from one instruction to the next."""
+        """Do nothing: no state is kept between instructions."""
 
     def close(self) -> None:
-        """Let go of the weights. Safe to call twice."""
+        """Free the weights. Safe to call twice."""
         self._predictor = None
 
     def _images(self, observation: Observation) -> list[Image]:
@@ -160,10 +160,10 @@ class OpenVLAPolicy:
 
 @dataclass(frozen=True)
 class PolicyChoices:
-    """How a checkpoint is used; ``None`` leaves it to the checkpoint's manifest or, without one, the default.
+    """How a checkpoint is used; ``None``: as in its manifest or, without one, the default.
 
-    The defaults are the checkpoint's only dataset, no center crop, the profile's first cameras and the
-    prompt of the checkpoint's language model.
+    The defaults are the checkpoint's only dataset, no center crop, the profile's first cameras and the prompt
+    style of the checkpoint's language model.
     """
 
     unnorm_key: str | None = None
@@ -181,12 +181,12 @@ def load_openvla_policy(
     choices: PolicyChoices | None = None,
     options: LoadOptions = DEFAULTS,
 ) -> OpenVLAPolicy:
-    """Return the policy of a local folder or hub id, and of a LoRA adapter on top, for one robot.
+    """Load the policy for one robot from a local folder or hub id, optionally with a LoRA adapter.
 
-    ``options`` say how the weights are loaded; how they are used is in ``choices``. If there is a
-    manifest beside the adapter or the checkpoint it is checked before any weights are read. Raises
-    ``ManifestError`` naming every line that differs, ``CheckpointError`` and ``StatisticsError``, and
-    ``PolicyError`` with what would fit where memory is short.
+    ``options`` define how the weights are loaded, ``choices`` how they are used. The manifest of the adapter
+    or the checkpoint, if any, is checked before any weights are read. Raises ``ManifestError`` naming every
+    difference, ``CheckpointError`` and ``StatisticsError``, and ``PolicyError`` with advice if memory is
+    short.
     """
     folder, choices, statistics = _stated(
         checkpoint, adapter, profile, choices or PolicyChoices(), offline=options.offline
@@ -239,22 +239,22 @@ def swap_adapter(
 ) -> OpenVLAPolicy:
     """Return a policy on the weights of ``policy`` with another adapter, or none; ``policy`` stays usable.
 
-    ``checkpoint`` is the base that ``policy`` was loaded from. The adapter's manifest must be there and
-    fit the robot, its weights must fit the network and see the image. Nobody may use ``policy``
-    meanwhile. Raises ``ManifestError``, ``CheckpointError``, ``StatisticsError``,
-    and ``PolicyError``; the network is as it was then.
+    ``checkpoint`` is the base that ``policy`` was loaded from. The adapter needs a manifest that matches the
+    robot; its weights must match the network and use the image. ``policy`` must not be used in the meantime.
+    Raises ``ManifestError``, ``CheckpointError``, ``StatisticsError`` and ``PolicyError``; the network is
+    then unchanged.
     """
     predictor = policy.predictor
     if not isinstance(predictor, OpenVLAPredictor):
-        raise PolicyError(f"{policy.description}: only a plain OpenVLA model takes adapters")
+        raise PolicyError(f"{policy.description}: only a plain OpenVLA model supports adapters")
     if adapter is not None and not manifest_path(adapter).is_file():
-        raise ManifestError(f"{adapter} has no {manifest_path(adapter).name}: nothing says that it fits")
+        raise ManifestError(f"{adapter} has no {manifest_path(adapter).name}, so it cannot be checked")
     model = predictor.model
     asked_for = PolicyChoices(unnorm_key, center_crop)
     folder, choices, statistics = _stated(checkpoint, adapter, profile, asked_for, offline=offline)
     asked, there = choices.prompt_style, model.prompt_style
     if asked not in (None, there):
-        raise ManifestError(f"{adapter}: prompt_style is {asked!r}; the loaded model's is {there!r}")
+        raise ManifestError(f"{adapter}: prompt_style is {asked!r}, but the loaded model's is {there!r}")
     if statistics is None:
         statistics = read_checkpoint_statistics(folder, model.network.config)
     _, dataset = select_statistics(statistics, choices.unnorm_key)
@@ -276,24 +276,24 @@ def swap_adapter(
         unload_adapter(policy, name)
         if isinstance(error, OpenVLARosError):
             raise
-        raise PolicyError(f"{adapter}: no memory is left to run the model with it") from error
+        raise PolicyError(f"{adapter}: not enough memory to run the model with it") from error
 
 
 def unload_adapter(policy: OpenVLAPolicy, name: str | None) -> None:
-    """Forget an adapter beside the network of ``policy`` unless ``policy`` itself uses it."""
+    """Unload an adapter from the network of ``policy`` unless ``policy`` itself uses it."""
     predictor = policy.predictor
     if isinstance(predictor, OpenVLAPredictor) and name is not None and name != predictor.adapter:
         predictor.model.adapters.remove(name)
 
 
 def _load_adapter(adapters: AdapterSet, folder: Path) -> str:
-    """Load the adapter beside the network unless the same weights are there; return its name."""
+    """Load the adapter unless the same weights are already loaded; return its name."""
     name = f"{folder}@{sha256_of_adapter(folder)[:12]}"
     if name not in adapters.names:
         try:
             adapters.add(name, read_adapter(folder))
         except torch.OutOfMemoryError as error:
-            raise PolicyError(f"{folder}: there is no memory left for it beside the loaded model") from error
+            raise PolicyError(f"{folder}: not enough memory for it next to the loaded model") from error
     return name
 
 
@@ -305,7 +305,7 @@ def _stated(
     *,
     offline: bool,
 ) -> tuple[Path, PolicyChoices, dict[str, DatasetStatistics] | None]:
-    """Return the base's folder, and choices and statistics by the manifest where there is one."""
+    """Return the base's folder, and the choices and statistics, from the manifest if there is one."""
     manifest = None if adapter is None else _manifest_beside(Path(adapter))
     revision = None if manifest is None else manifest.base_revision
     folder = resolve(checkpoint, offline=offline, revision=revision)
@@ -328,24 +328,23 @@ def _manifest_beside(folder: Path) -> Manifest | None:
 def _check_base(manifest: Manifest, checkpoint: str | Path, folder: Path, described: Path) -> None:
     """Raise ``ManifestError`` unless ``folder`` is what the manifest was written for.
 
-    A folder of one's own may hold any copy of a hub model: the weights tell, where the manifest has
-    their digest.
+    A local folder may be a copy of a hub model: the weights' digest decides, if the manifest has it.
     """
     origin = manifest_path(described)
     on_hub = manifest.base_revision is not None and not Path(checkpoint).is_dir()
     if manifest.adapter_sha256 is not None and on_hub and str(checkpoint) != manifest.base_model:
-        raise ManifestError(f"{origin}: base_model is {manifest.base_model!r}; {checkpoint!r} was given")
+        raise ManifestError(f"{origin}: base_model is {manifest.base_model!r}, but got {checkpoint!r}")
     if manifest.base_weights not in (None, digest_of_weights(folder)):
         raise ManifestError(
-            f"{origin}: the adapter was trained beside other weights than those of {checkpoint} "
+            f"{origin}: the adapter was trained on other weights than those of {checkpoint} "
             f"(its base_model is {manifest.base_model!r})"
         )
     if manifest.image_transform != read_transform(folder):
-        raise ManifestError(f"{origin}: image_transform is not that of {folder / 'preprocessor_config.json'}")
+        raise ManifestError(f"{origin}: image_transform differs from {folder / 'preprocessor_config.json'}")
 
 
 def _agreed(choices: PolicyChoices, manifest: Manifest, origin: str) -> PolicyChoices:
-    """Return the manifest's choices; raises ``ManifestError`` if others were asked for."""
+    """Return the manifest's choices; raises ``ManifestError`` if ``choices`` differ."""
     stated: dict[str, Any] = {
         "unnorm_key": manifest.dataset_key,
         "center_crop": manifest.center_crop,
@@ -354,5 +353,5 @@ def _agreed(choices: PolicyChoices, manifest: Manifest, origin: str) -> PolicyCh
     }
     for name, value in stated.items():
         if getattr(choices, name) not in (None, value):
-            raise ManifestError(f"{origin}: {name} is {value!r}; {getattr(choices, name)!r} was asked for")
+            raise ManifestError(f"{origin}: {name} is {value!r}, not {getattr(choices, name)!r} as requested")
     return replace(choices, **stated)

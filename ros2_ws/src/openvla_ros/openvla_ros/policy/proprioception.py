@@ -18,23 +18,23 @@ STATE_LAYOUTS: tuple[StateLayout, ...] = get_args(StateLayout)
 
 
 def state_reader(layout: StateLayout, profile: RobotProfile) -> Callable[[Observation], Float]:
-    """Return the function that reads a state vector off an observation.
+    """Return the function that extracts a state vector from an observation.
 
-    ``pose_gripper`` is x, y, z in metres, roll, pitch, yaw in radians and the gripper's opening, as
-    in BridgeData V2 (angles from the profile's zero orientation); ``joints_gripper`` is the joint
-    angles in radians and the opening. The function raises ``PolicyError`` where a part is missing.
+    ``pose_gripper`` is x, y, z in metres, roll, pitch, yaw in radians and the gripper opening, as in
+    BridgeData V2 (angles from the profile's zero orientation); ``joints_gripper`` is the joint angles in
+    radians and the opening. The function raises ``PolicyError`` if a part is missing.
     """
     zero = transform_euler_to_matrix(profile.arm.state_rotation_offset)
 
     def pose_gripper(observation: Observation) -> Float:
         if observation.pose is None or observation.gripper is None:
-            raise PolicyError("the model needs the end effector's pose and the gripper; one is missing")
+            raise PolicyError("the model needs the end-effector pose and the gripper opening; one is missing")
         angles = transform_matrix_to_euler(observation.pose.rotation @ zero.T)
         return np.concatenate([observation.pose.position, angles, [observation.gripper]])
 
     def joints_gripper(observation: Observation) -> Float:
         if observation.joint_positions is None or observation.gripper is None:
-            raise PolicyError("the model needs the joint positions and the gripper; one is missing")
+            raise PolicyError("the model needs the joint positions and the gripper opening; one is missing")
         return np.concatenate([observation.joint_positions, [observation.gripper]])
 
     match layout:

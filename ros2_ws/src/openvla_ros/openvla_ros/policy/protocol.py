@@ -1,4 +1,4 @@
-"""The protocol that every policy speaks: a local model, a remote one, a replay, a scripted expert."""
+"""The protocol of every policy: a local model, a remote one, a replay, a scripted expert."""
 
 from __future__ import annotations
 
@@ -20,38 +20,45 @@ class Policy(Protocol):
 
     @property
     def description(self) -> str:
-        """One line for people: what this policy is and where its weights come from."""
+        """One line for logs: what this policy is, and where its weights come from."""
         ...
 
     def infer(self, observation: Observation) -> ActionChunk:
-        """Return the actions for ``observation``.
+        """Return the actions for ``observation``; never makes one up.
 
-        Raises ``PolicyError`` if the observation lacks what the policy needs and
-        ``ModelOutputError`` if no valid action came out; never returns a made-up action.
+        Args:
+            observation: Images uint8 (H, W, 3) by camera name, the instruction, and the robot's state.
+
+        Returns:
+            Actions (T, D) in ``space``, with the stamp of the observation.
+
+        Raises:
+            PolicyError: The observation lacks something that the policy needs.
+            ModelOutputError: The model's output is not a valid action.
         """
         ...
 
     def reset(self) -> None:
-        """Forget everything that belongs to the instruction that just ended."""
+        """Forget the state of the instruction that just ended."""
         ...
 
     def close(self) -> None:
-        """Give back devices, files and connections. Safe to call twice."""
+        """Release devices, files and connections. Safe to call twice."""
         ...
 
 
 @runtime_checkable
 class Preparing(Protocol):
-    """What a policy may do besides: take what an instruction needs out of its first inference."""
+    """Optional: warm up for an instruction before its first inference."""
 
     def prepare(self, instruction: str) -> bool:
-        """Make ready for ``instruction``; tell whether that took so long that images have aged."""
+        """Prepare for ``instruction``; return True if that took long enough for images to go stale."""
         ...
 
 
 @runtime_checkable
 class Reporting(Protocol):
-    """What a policy may do besides: tell what it has measured of itself."""
+    """Optional: report the policy's own measurements."""
 
     def report(self) -> Mapping[str, str]:
         """Return names and values for ``/diagnostics``."""

@@ -14,11 +14,11 @@ from openvla_ros.values.action import ActionChunk, ActionSpace
 from openvla_ros.values.observation import Observation
 
 CONNECT_S = 10.0
-CLOSE_S = 0.5  # how long a server may take to take leave; one that hangs does not
+CLOSE_S = 0.5  # timeout of the closing handshake, for a server that hangs
 
 
 class RemotePolicy:
-    """Asks a policy server; a lost connection is a refused step, and made again for the next one."""
+    """A client of a policy server; a lost connection fails one step, and is reestablished for the next."""
 
     def __init__(self, address: str, token: str = "", timeout_s: float = 5.0) -> None:
         """Connect to ``address`` (ws://host:port or wss://); raises ``PolicyError`` if that fails."""
@@ -28,18 +28,18 @@ class RemotePolicy:
         self._connection: ClientConnection | None = None
         self._open = ExitStack()  # holds the connection
         greeting = self._connect()
-        self._connect_s = min(CONNECT_S, timeout_s)  # connecting anew is part of one answer
+        self._connect_s = min(CONNECT_S, timeout_s)  # reconnecting counts toward the timeout of the answer
         self._space = wire.space_from_message(greeting["space"])
         self._remote_description = str(greeting["description"])
 
     @property
     def space(self) -> ActionSpace:
-        """The meaning of the actions, as the server states it."""
+        """The action space, as reported by the server."""
         return self._space
 
     @property
     def description(self) -> str:
-        """The server, and what it runs."""
+        """The server and its policy."""
         return f"{self._remote_description} at {self._address}"
 
     def infer(self, observation: Observation) -> ActionChunk:
@@ -48,7 +48,7 @@ class RemotePolicy:
         return wire.chunk_from_message(answer, self._space)
 
     def reset(self) -> None:
-        """Let the server forget the instruction that just ended."""
+        """Make the server forget the instruction that just ended."""
         self._ask({"reset": True})
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ class RemotePolicy:
             self._connection.send(wire.pack(message))
             answer = wire.unpack(self._connection.recv(self._timeout_s))
         except TimeoutError as error:
-            # A late answer must not be taken for that of the next question.
+            # A late answer must not be mistaken for that of the next request.
             self._drop()
             raise PolicyError(f"{self._address} did not answer within {self._timeout_s:g} s") from error
         except (WebSocketException, OSError) as error:
@@ -75,7 +75,7 @@ class RemotePolicy:
         return _raised(answer)
 
     def _connect(self) -> wire.Message:
-        """Connect, and return the server's greeting; nothing stays open if that fails."""
+        """Connect and return the server's greeting; on failure nothing stays open."""
         self._connection = self._dial()
         try:
             return self._greet(self._connection)
@@ -87,15 +87,17 @@ class RemotePolicy:
         try:
             greeting = _raised(wire.unpack(connection.recv(self._connect_s)))
         except InvalidValueError as error:
-            raise PolicyError(f"{self._address} is no policy server: {error}") from error
+            raise PolicyError(f"{self._address} is not a policy server: {error}") from error
         except (WebSocketException, OSError) as error:
-            raise PolicyError(f"{self._address} does not greet: {error}") from error
+            raise PolicyError(f"handshake with {self._address} failed: {error}") from error
         if greeting.get("protocol") != wire.PROTOCOL:
             raise PolicyError(
-                f"{self._address} speaks protocol {greeting.get('protocol')!r}; this side {wire.PROTOCOL}"
+                f"{self._address} uses protocol {greeting.get('protocol')!r}; this client {wire.PROTOCOL}"
             )
         if missing := [key for key in ("description", "space") if key not in greeting]:
-            raise PolicyError(f"{self._address} is no policy server: its greeting lacks {', '.join(missing)}")
+            raise PolicyError(
+                f"{self._address} is not a policy server: no {', '.join(missing)} in its greeting"
+            )
         return greeting
 
     def _dial(self) -> ClientConnection:
@@ -108,11 +110,11 @@ class RemotePolicy:
             return self._open.enter_context(dial)
         except (InvalidURI, ValueError) as error:
             raise InvalidValueError(
-                f"address {self._address!r}: {error}; such as ws://host:8765 is wanted"
+                f"address {self._address!r}: {error}; expected something like ws://host:8765"
             ) from error
         except InvalidHandshake as error:
             raise PolicyError(
-                f"{self._address} refuses the connection: {error}; is the token right?"
+                f"{self._address} refused the connection: {error}; is the token right?"
             ) from error
         except (WebSocketException, OSError) as error:
             raise PolicyError(f"{self._address} cannot be reached: {error}") from error
@@ -121,7 +123,7 @@ class RemotePolicy:
         lines = self._space.differences(wire.space_from_message(greeting["space"]))
         if lines:
             self._drop()
-            raise PolicyError(f"{self._address} now serves other actions: " + "; ".join(lines))
+            raise PolicyError(f"{self._address} now serves a different action space: " + "; ".join(lines))
 
     def _drop(self) -> None:
         self._connection = None
@@ -129,8 +131,8 @@ class RemotePolicy:
 
 
 def _raised(answer: wire.Message) -> wire.Message:
-    """Return ``answer``, or raise the error that it tells."""
+    """Return ``answer``, or raise the error in it."""
     if "error" in answer:
         kind = ModelOutputError if answer["error"] == "ModelOutputError" else PolicyError
-        raise kind(f"the policy server says: {answer.get('message')}")
+        raise kind(f"policy server: {answer.get('message')}")
     return answer

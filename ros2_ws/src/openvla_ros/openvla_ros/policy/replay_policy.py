@@ -1,4 +1,4 @@
-"""A policy that plays the actions of a recorded episode, one a step: the first check of a new robot."""
+"""A policy that replays the actions of a recorded episode step by step: the first test of a new robot."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from openvla_ros.values.observation import Observation
 
 
 class ReplayPolicy:
-    """Gives the episode's actions in order, from the first after every reset, then refuses."""
+    """Returns the episode's actions in order, from the first after every reset; then ``PolicyError``."""
 
     def __init__(self, episode: Episode, space: ActionSpace) -> None:
-        """Bind the episode to a robot's ``space``; raises ``InvalidValueError`` if it is another."""
+        """Bind the episode to a robot's ``space``; raises ``InvalidValueError`` if they differ."""
         lines = space.differences(episode.space)
         if lines:
             raise InvalidValueError(
@@ -27,7 +27,7 @@ class ReplayPolicy:
 
     @property
     def description(self) -> str:
-        """Which episode this is."""
+        """The episode."""
         return f"replay of episode {self._episode.id!r}, {len(self._episode.actions)} steps"
 
     def infer(self, observation: Observation) -> ActionChunk:
@@ -43,4 +43,4 @@ class ReplayPolicy:
         self._next = 0
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to release."""

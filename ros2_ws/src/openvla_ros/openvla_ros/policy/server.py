@@ -1,6 +1,6 @@
 """Serves one policy to one robot at a time over a websocket: the machine with the GPU.
 
-Each message is checked like any other input; a client must know the token. Nothing that a client
+Each message is validated like any other input; a client must present the token. Nothing that a client
 sends is executed.
 """
 
@@ -23,9 +23,9 @@ from openvla_ros.policy.protocol import Policy
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Several raw 1280x720 images; larger messages are refused before they are read.
 LARGEST_MESSAGE = 64 << 20
-# A robot that does not answer a ping in this time is gone: its link may have died without a word.
+# A robot that does not answer a ping within this time is gone: its link may have died silently.
 PING_S = 1.0
-# How long the next robot waits for the answer to a robot that is gone to be thrown away.
+# How long the next robot waits for a lost robot's inference to finish.
 HANDOVER_S = 5.0
 
 
@@ -33,23 +33,23 @@ class PolicyServer:
     """A websocket server around ``policy``; ``serve_forever`` runs it until ``close``."""
 
     def __init__(self, policy: Policy, host: str, port: int, token: str = "") -> None:
-        """Bind; raises ``InvalidValueError`` for an address that others reach without a token."""
+        """Bind; raises ``InvalidValueError`` for a publicly reachable address without a token."""
         if not token and host not in LOOPBACK:
-            raise InvalidValueError(f"{host} can be reached from other machines: serving there needs a token")
+            raise InvalidValueError(f"{host} is reachable from other machines: serving there needs a token")
         self._policy, self._token = policy, token
         self._busy = threading.Lock()
-        self._robot: ServerConnection | None = None  # the one that is served
+        self._robot: ServerConnection | None = None  # the robot being served
         try:
             self._server: Server = serve(
                 self._serve, host, port, process_request=self._admit, compression=None,
                 max_size=LARGEST_MESSAGE, close_timeout=PING_S,
             )  # fmt: skip
         except OSError as error:
-            raise InvalidValueError(f"{host}:{port} cannot be served: {error}") from error
+            raise InvalidValueError(f"cannot listen on {host}:{port}: {error}") from error
 
     @property
     def port(self) -> int:
-        """The port in use; chosen by the system if 0 was asked for."""
+        """The port in use; chosen by the system if 0 was given."""
         return int(self._server.socket.getsockname()[1])
 
     def serve_forever(self) -> None:
@@ -83,7 +83,7 @@ class PolicyServer:
             self._busy.release()
 
     def _take_over(self) -> bool:
-        """Return whether the next robot may be served: nobody else is, or whoever is does not answer."""
+        """Return whether the next robot may be served: none is connected, or the connected one is gone."""
         if self._busy.acquire(blocking=False):
             return True
         before = self._robot
@@ -107,7 +107,7 @@ class PolicyServer:
 
 
 def _is_gone(connection: ServerConnection) -> bool:
-    """Return whether the other side of ``connection`` is gone; what was left of it is cut then."""
+    """Return whether the other side of ``connection`` is gone; if so, the connection is closed."""
     try:
         if connection.ping().wait(PING_S):
             return False

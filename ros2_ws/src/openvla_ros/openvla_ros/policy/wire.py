@@ -1,7 +1,7 @@
-"""Observations and chunks as bytes, for a policy on another machine: msgpack, never pickle.
+"""Serialisation of observations and chunks for remote policies: msgpack, never pickle.
 
-Arrays travel as their element type, shape and bytes; only the types listed here are read, and what
-is read passes the same constructors as any other value. Every encode has its decode beside it.
+Arrays are sent as dtype, shape and bytes; only the dtypes listed here are accepted, and everything read
+goes through the usual validating constructors. Each encoder is next to its decoder.
 """
 
 from __future__ import annotations
@@ -18,33 +18,32 @@ from openvla_ros.errors import InvalidValueError
 from openvla_ros.values.action import ActionChunk, ActionSpace, Frame, RotationConvention
 from openvla_ros.values.geometry import Pose
 from openvla_ros.values.observation import Observation
+from openvla_ros.values.time import NS_PER_S
 
 PROTOCOL = 1
-# What reading a foreign value may raise: wrong keys, types, shapes, and numbers that fit nowhere.
+# What decoding untrusted data may raise: wrong keys, types, shapes, and out-of-range numbers.
 UNFIT = (KeyError, TypeError, ValueError, OverflowError, AttributeError)
 # Stamps of ROS: seconds are an int32.
-FIRST_NS, LAST_NS = -(2**31) * 1_000_000_000, 2**31 * 1_000_000_000 - 1
+FIRST_NS, LAST_NS = -(2**31) * NS_PER_S, 2**31 * NS_PER_S - 1
 DTYPES = {"uint8": np.uint8, "float64": np.float64}
 Message = dict[str, Any]
 
 
 def pack(message: Mapping[str, Any]) -> bytes:
-    """Return a message of plain values and arrays as bytes."""
+    """Serialise a message of plain values and arrays."""
     return bytes(msgpack.packb(message, default=_array_to_map))
 
 
 def unpack(data: bytes | str) -> Message:
     """Return the message in ``data``; raises ``InvalidValueError`` if it is not one."""
     if isinstance(data, str):
-        raise InvalidValueError(f"a message of a policy server is binary; this one is text: {data[:80]!r}")
+        raise InvalidValueError(f"expected a binary message, got text: {data[:80]!r}")
     try:
         message = msgpack.unpackb(data, object_hook=_map_to_array)
     except (*UNFIT, msgpack.exceptions.UnpackException) as error:
-        raise InvalidValueError(f"a message of {len(data)} bytes cannot be read: {error}") from error
+        raise InvalidValueError(f"cannot decode a message of {len(data)} bytes: {error}") from error
     if not isinstance(message, dict):
-        raise InvalidValueError(
-            f"a message of a policy server is a map; this one is {type(message).__name__}"
-        )
+        raise InvalidValueError(f"expected a map as message, got {type(message).__name__}")
     return message
 
 
@@ -74,11 +73,11 @@ def observation_from_message(message: Message) -> Observation:
             gripper=None if message["gripper"] is None else _number("gripper", message["gripper"]),
         )
     except UNFIT as error:
-        raise InvalidValueError(f"an observation cannot be read: {error!r}") from error
+        raise InvalidValueError(f"cannot decode the observation: {error!r}") from error
 
 
 def chunk_to_message(chunk: ActionChunk) -> Message:
-    """Return ``chunk`` as plain values and arrays; its space is told once, at the beginning."""
+    """Return ``chunk`` as plain values and arrays; its space is sent once, in the greeting."""
     return {
         "actions": chunk.actions,
         "stamp_ns": chunk.observation_stamp_ns,
@@ -98,11 +97,11 @@ def chunk_from_message(message: Message, space: ActionSpace) -> ActionChunk:
             entropy=message["entropy"],
         )
     except UNFIT as error:
-        raise InvalidValueError(f"an action chunk cannot be read: {error!r}") from error
+        raise InvalidValueError(f"cannot decode the action chunk: {error!r}") from error
 
 
 def space_to_message(space: ActionSpace) -> Message:
-    """Return the meaning of actions as plain values and arrays."""
+    """Return an action space as plain values and arrays."""
     return {
         "names": list(space.names), "units": list(space.units), "frame": space.frame,
         "rotation": space.rotation, "gripper_open": space.gripper_open, "lower": space.lower,
@@ -111,7 +110,7 @@ def space_to_message(space: ActionSpace) -> Message:
 
 
 def space_from_message(message: Message) -> ActionSpace:
-    """Return the meaning of actions in ``message``; raises ``InvalidValueError`` on anything else."""
+    """Return the action space in ``message``; raises ``InvalidValueError`` on anything else."""
     try:
         fields = {
             key: tuple(_text(f"a word of {key}", word) for word in message[key]) for key in ("names", "units")
@@ -121,11 +120,11 @@ def space_from_message(message: Message) -> ActionSpace:
                 raise InvalidValueError(f"{key} is {message[key]!r}; it must be one of {', '.join(choices)}")
         return ActionSpace(**{**message, **fields})
     except UNFIT as error:
-        raise InvalidValueError(f"an action space cannot be read: {error!r}") from error
+        raise InvalidValueError(f"cannot decode the action space: {error!r}") from error
 
 
 def _stamp(value: Any) -> int:
-    """Return a stamp, nanoseconds; raises ``InvalidValueError`` unless it is one that ROS can hold."""
+    """Return a stamp, nanoseconds; raises ``InvalidValueError`` if it is outside ROS's range."""
     if not isinstance(value, int) or isinstance(value, bool) or not FIRST_NS <= value <= LAST_NS:
         raise InvalidValueError(
             f"stamp_ns is {_shown(value)}; it must be whole nanoseconds within {FIRST_NS} .. {LAST_NS}"
@@ -146,14 +145,14 @@ def _text(name: str, value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a foreign value as an error quotes it: not longer than a line."""
+    """Return an untrusted value for an error message, shortened to one line."""
     return repr(value)[:80]
 
 
 def _array_to_map(value: Any) -> Message:
     if not isinstance(value, np.ndarray) or value.dtype.name not in DTYPES:
         kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise InvalidValueError(f"{kind} does not travel; arrays of {', '.join(DTYPES)} do")
+        raise InvalidValueError(f"cannot serialise {kind}; supported dtypes: {', '.join(DTYPES)}")
     little = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
     data = little.data.cast("B") if little.size else b""
     return {"dtype": value.dtype.name, "shape": list(value.shape), "bytes": data}
@@ -164,7 +163,7 @@ def _map_to_array(value: Message) -> Message | NDArray[Any]:
         return value
     if value["dtype"] not in DTYPES:
         raise InvalidValueError(
-            f"an array of {value['dtype']!r} is not read; those of {', '.join(DTYPES)} are"
+            f"cannot decode an array of {value['dtype']!r}; supported dtypes: {', '.join(DTYPES)}"
         )
     dtype = np.dtype(DTYPES[value["dtype"]]).newbyteorder("<")
     return np.frombuffer(value["bytes"], dtype).reshape(value["shape"])

@@ -1,1 +1,1 @@
-"""What training and deployment must share bit for bit: image transform, tokens, statistics, prompt."""
+"""Everything that training and deployment share bit for bit: image transform, tokens, statistics, prompt."""

@@ -57,8 +57,8 @@ class ActionCodec:
     def encode(self, normalised: ArrayLike) -> Int:
         """Return the token ids (...,) of normalised actions (...,), clipped to -1 .. 1.
 
-        Floats of any width are compared with the float64 edges as they are. Raises
-        ``InvalidValueError`` for a value that is not finite, which would pass as the last bin.
+        Floats of any width are compared with the float64 edges without conversion. Raises
+        ``InvalidValueError`` for non-finite values, which would otherwise become the last bin.
         """
         values = np.asarray(normalised)
         if not np.issubdtype(values.dtype, np.floating):
@@ -84,16 +84,16 @@ def normalise(
     *,
     constant_to_zero: bool = True,
 ) -> NDArray[np.float32]:
-    """Return actions (..., D) scaled to -1 .. 1 as training does, in its float32.
+    """Return actions (..., D) scaled to -1 .. 1, in float32, as for training.
 
-    Dimensions outside the mask stay as they are; those whose minimum is their maximum become 0
+    Dimensions outside the mask are unchanged; those whose minimum equals their maximum become 0
     (``constant_to_zero``; OpenVLA-OFT does not do that to proprioception). Raises
-    ``InvalidValueError`` for a wrong width or a value that is not finite, and ``StatisticsError``
-    where the statistics lack the minimum and maximum.
+    ``InvalidValueError`` for a wrong width or a non-finite value, and ``StatisticsError`` if the
+    statistics lack the minimum and maximum.
     """
     values = _checked(actions, statistics, "action").astype(np.float32)
     if (constant_to_zero or bounds == "extremes") and not statistics.has_extremes:
-        raise StatisticsError("the statistics lack min and max, which normalising needs")
+        raise StatisticsError("the statistics lack min and max, which are needed for normalisation")
     low, high = _bounds(statistics, bounds)
     scaled = np.float32(2.0) * (values - low.astype(np.float32)) / (high - low + EPSILON).astype(np.float32)
     out = np.where(statistics.mask, np.clip(scaled - np.float32(1.0), -1.0, 1.0), values)
@@ -127,7 +127,7 @@ def _bounds(statistics: FieldStatistics, bounds: Bounds) -> tuple[Float, Float]:
             return statistics.q01, statistics.q99
         case "extremes":
             if not statistics.has_extremes:
-                raise StatisticsError("the statistics lack min and max, which these bounds are made of")
+                raise StatisticsError("the statistics lack min and max, which are needed for these bounds")
             return statistics.min, statistics.max
         case _:
             raise InvalidValueError(f"bounds {bounds!r}; the choices are 'quantiles' and 'extremes'")
@@ -137,7 +137,7 @@ def _checked(value: ArrayLike, statistics: FieldStatistics, name: str) -> NDArra
     array = np.asarray(value)
     if array.ndim == 0 or array.shape[-1] != statistics.width:
         raise InvalidValueError(
-            f"{name} has shape {array.shape}; the last axis must be {statistics.width}, as the statistics"
+            f"{name} has shape {array.shape}; the last axis must be {statistics.width}, as in the statistics"
         )
     _require_finite(name, array)
     return array

@@ -36,7 +36,7 @@ class AugmentationDraw:
     hue: float | None = None  # added, in turns of the colour circle
 
     def __call__(self, image: Image) -> Image:
-        """Return the augmented uint8 image, as large as ``image`` (H, W, 3)."""
+        """Return the augmented uint8 image, of the same size as ``image`` (H, W, 3)."""
         pixels = transform_uint8_to_unit(image_array("image", image))
         if self.crop is not None:
             pixels = _clip(crop_and_resize(pixels, self.crop, (image.shape[0], image.shape[1])))

@@ -1,4 +1,4 @@
-"""Dataset statistics: what every normalisation is computed from, and the published file format.
+"""Dataset statistics, the basis of every normalisation, in the published file format.
 
 Reads and writes ``dataset_statistics.json`` and the ``norm_stats`` of a checkpoint's config, which
 share one layout: dataset key → ``{"action": {...}, "proprio": {...}, "num_transitions",
@@ -30,8 +30,8 @@ _OPTIONAL = ("mean", "std", "min", "max")  # inference never reads them; absent 
 class FieldStatistics:
     """The distribution of each dimension of an action or a proprioceptive state over all frames.
 
-    ``mean``, ``std``, ``min`` and ``max`` are NaN where a checkpoint does not state them: decoding
-    an action needs only the quantiles and the mask.
+    ``mean``, ``std``, ``min`` and ``max`` are NaN if the checkpoint does not have them: decoding an action
+    needs only the quantiles and the mask.
     """
 
     mean: Float  # (D,) in the units of the field, as all the arrays below
@@ -62,7 +62,7 @@ class FieldStatistics:
 
     @property
     def width(self) -> int:
-        """How many dimensions the field has."""
+        """Number of dimensions."""
         return len(self.q01)
 
     @property
@@ -71,7 +71,7 @@ class FieldStatistics:
         return not (np.isnan(self.min).any() or np.isnan(self.max).any())
 
     def check_space(self, space: ActionSpace, origin: str) -> None:
-        """Raise ``StatisticsError`` unless these statistics are as wide as ``space``."""
+        """Raise ``StatisticsError`` unless these statistics have the width of ``space``."""
         if self.width != space.width:
             raise StatisticsError(
                 f"{origin}: the action statistics have {self.width} dimensions, but the action space has "
@@ -79,7 +79,7 @@ class FieldStatistics:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the published layout of one field; what is not known is left out."""
+        """Return the published layout of one field, without unknown values."""
         names = (*_OPTIONAL, *_REQUIRED)
         out: dict[str, Any] = {
             name: values.tolist() for name in names if not np.isnan(values := getattr(self, name)).any()
@@ -92,7 +92,7 @@ class FieldStatistics:
 
 @dataclass(frozen=True, eq=False)
 class DatasetStatistics:
-    """The statistics of one dataset; the counts are ``None`` where a checkpoint does not state them."""
+    """The statistics of one dataset; the counts are ``None`` if the checkpoint does not have them."""
 
     action: FieldStatistics
     proprio: FieldStatistics | None = None
@@ -134,19 +134,19 @@ def parse_norm_stats(
 def read_statistics(path: str | Path) -> dict[str, DatasetStatistics]:
     """Return the statistics in a ``dataset_statistics.json``; raises ``StatisticsError``.
 
-    It is compared with its checksum first, if it has one: raises ``ChecksumError``.
+    Its checksum is verified first, if it has one: raises ``ChecksumError``.
     """
     if Path(path).is_file():
         verify(Path(path))
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StatisticsError(f"{path}: cannot be read as JSON statistics: {error}") from error
+        raise StatisticsError(f"{path}: cannot read JSON statistics: {error}") from error
     return parse_norm_stats(data, str(path))
 
 
 def write_statistics(path: str | Path, norm_stats: Mapping[str, DatasetStatistics]) -> None:
-    """Write ``norm_stats`` as a ``dataset_statistics.json`` that the original code reads as well."""
+    """Write ``norm_stats`` as a ``dataset_statistics.json`` that the original code can read too."""
     data = {key: statistics.to_json() for key, statistics in norm_stats.items()}
     Path(path).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
@@ -156,7 +156,7 @@ def select_statistics(
 ) -> tuple[str, DatasetStatistics]:
     """Return the dataset key to decode with, and its statistics.
 
-    ``None`` is allowed only where there is one dataset. Raises ``StatisticsError`` listing the keys.
+    ``None`` is allowed only if there is exactly one dataset. Raises ``StatisticsError`` listing the keys.
     """
     choices = ", ".join(norm_stats) or "none"
     if unnorm_key is None:

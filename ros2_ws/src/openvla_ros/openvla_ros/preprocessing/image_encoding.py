@@ -1,9 +1,8 @@
-"""Pixels as camera drivers send them, turned into arrays: uint8 RGB, or depth in metres.
+"""Converts the pixel encodings of camera drivers to arrays: uint8 RGB, or depth in metres.
 
-The encodings are those of sensor_msgs/Image and sensor_msgs/CompressedImage, but nothing here
-knows of messages: recordings and live nodes decode through the same functions. Colours are decoded
-by OpenCV with the codes that cv_bridge uses, so the arrays are the same on a machine with
-cv_bridge and on one without.
+The encodings are those of sensor_msgs/Image and sensor_msgs/CompressedImage, but without messages:
+recordings and live nodes decode with the same functions. Colours are decoded by OpenCV with the codes that
+cv_bridge uses, so the arrays are the same with and without cv_bridge.
 """
 
 from __future__ import annotations
@@ -50,37 +49,37 @@ DEPTH_ENCODINGS = (*_DEPTH_BYTES, "mono16")
 def decode_colour(encoding: str, height: int, width: int, step: int, data: Bytes) -> Image:
     """Return the image as uint8 (height, width, 3) RGB, read-only; ``rgb8`` without a copy.
 
-    ``step`` is the bytes of a row with its padding. Byte order plays no part: every colour
-    encoding here has 8 bits a channel. YUV is ITU-R BT.601 with values 16 to 235, as UVC cameras
-    send it. Raises ``InvalidValueError`` naming the encoding, or the size that does not fit.
+    ``step`` is the bytes per row, padding included. Byte order does not matter: every colour encoding
+    here has 8 bits per channel. YUV is ITU-R BT.601 with values 16 to 235, as UVC cameras send it.
+    Raises ``InvalidValueError`` for an unsupported encoding or a wrong size.
     """
     name = _SYNONYMS.get(encoding, encoding)
     if name not in _TO_RGB:
         raise InvalidValueError(
-            f"image encoding {encoding!r} is not a colour that can be read here; "
-            f"these can: {', '.join(COLOUR_ENCODINGS)}"
+            f"image encoding {encoding!r} is not a supported colour encoding; "
+            f"supported: {', '.join(COLOUR_ENCODINGS)}"
         )
     channels, to_rgb = _TO_RGB[name]
     if name.startswith("yuv") and width % 2:
-        raise InvalidValueError(f"a {encoding} image has an even width; this one is {width} wide")
+        raise InvalidValueError(f"a {encoding} image must have an even width; this one is {width} wide")
     if name.startswith("bayer") and min(height, width) < 3:
-        raise InvalidValueError(f"a {encoding} image is at least 3x3 pixels; this one is {width}x{height}")
+        raise InvalidValueError(f"a {encoding} image must be at least 3x3 pixels; it is {width}x{height}")
     pixels = _rows(encoding, height, width * channels, step, data)
     shape = (height, width) if channels == 1 else (height, width, channels)
     return read_only(to_rgb(pixels.reshape(shape)))
 
 
 def decode_depth(encoding: str, height: int, width: int, step: int, big_endian: bool, data: Bytes) -> Depth:
-    """Return depth as float32 (height, width) metres, NaN where the sensor measured nothing (REP-118).
+    """Return depth as float32 (height, width) metres, NaN where there is no measurement (REP-118).
 
-    ``16UC1`` counts millimetres with 0 for "nothing"; ``32FC1`` is metres already. Raises
-    ``InvalidValueError`` naming the encoding, or the size that does not fit.
+    ``16UC1`` is millimetres, 0 for no measurement; ``32FC1`` is metres. Raises ``InvalidValueError`` for
+    an unsupported encoding or a wrong size.
     """
     name = _SYNONYMS.get(encoding, encoding)
     if name not in _DEPTH_BYTES:
         raise InvalidValueError(
-            f"image encoding {encoding!r} is not a depth that can be read here; "
-            f"these can: {', '.join(DEPTH_ENCODINGS)}"
+            f"image encoding {encoding!r} is not a supported depth encoding; "
+            f"supported: {', '.join(DEPTH_ENCODINGS)}"
         )
     size = _DEPTH_BYTES[name]
     rows = np.ascontiguousarray(_rows(encoding, height, width * size, step, data))
@@ -96,19 +95,19 @@ def decode_depth(encoding: str, height: int, width: int, step: int, big_endian: 
 def decode_compressed(format_name: str, data: Bytes) -> Image:
     """Return a JPEG or PNG file in memory as uint8 (H, W, 3) RGB, read-only.
 
-    The file's own first bytes say what it is; ``format_name`` (the message's field, which drivers
-    fill in many ways) only names it in errors. Raises ``InvalidValueError`` on another kind of
-    file, a damaged one, or 16-bit samples, which are depth rather than colour.
+    The format is detected from the first bytes; ``format_name`` (the message's field, which drivers fill in
+    many ways) is only used in errors. Raises ``InvalidValueError`` for another file type, a damaged
+    file, or 16-bit samples, which are depth rather than colour.
     """
     raw = np.frombuffer(data, np.uint8)
     head = raw[:26].tobytes()
     if not head.startswith((_JPEG, _PNG)):
         raise InvalidValueError(
             f"compressed image {format_name!r} begins with {head[:8].hex(' ') or 'nothing'}; "
-            "JPEG and PNG can be read here"
+            "JPEG and PNG are supported"
         )
     if head.startswith(_PNG) and len(head) == 26 and head[24] == 16:  # the bit depth in the IHDR chunk
-        raise InvalidValueError(f"compressed image {format_name!r} has 16 bits a sample; 8 can be read here")
+        raise InvalidValueError(f"compressed image {format_name!r} has 16 bits per sample; it must have 8")
     check_image_size(raw.data, f"compressed image {format_name!r}")
     # Without this flag the orientation that a camera wrote into the file would turn the image.
     with reading(f"compressed image {format_name!r}", InvalidValueError):
@@ -126,7 +125,7 @@ def encode_jpeg(image: Image, quality: int) -> bytes:
 
 
 def encode_png(image: Image) -> bytes:
-    """Return a uint8 (H, W, 3) RGB image as a PNG file: lossless, and quick rather than small."""
+    """Return a uint8 (H, W, 3) RGB image as a PNG file: lossless, optimised for speed rather than size."""
     return _encode(image, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
@@ -134,12 +133,12 @@ def _encode(image: Image, suffix: str, options: list[int]) -> bytes:
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(suffix, bgr, options)
     if not done:
-        raise InvalidValueError(f"an image of shape {image.shape} cannot be written as {suffix}")
+        raise InvalidValueError(f"cannot encode an image of shape {image.shape} as {suffix}")
     return data.tobytes()
 
 
 def _rows(encoding: str, height: int, row_bytes: int, step: int, data: Bytes) -> NDArray[np.uint8]:
-    """Return uint8 (height, row_bytes) without the padding of the rows, as a view where it can be."""
+    """Return uint8 (height, row_bytes) without row padding, as a view if possible."""
     raw = np.frombuffer(data, np.uint8)
     if height < 1 or row_bytes < 1:
         raise InvalidValueError(f"{encoding} image has {height} rows of {row_bytes} bytes: it is empty")
@@ -147,6 +146,6 @@ def _rows(encoding: str, height: int, row_bytes: int, step: int, data: Bytes) ->
         raise InvalidValueError(f"{encoding} image has a step of {step} bytes; its rows need {row_bytes}")
     if raw.size != height * step:
         raise InvalidValueError(
-            f"{encoding} image holds {raw.size} bytes; {height} rows of {step} are {height * step}"
+            f"{encoding} image has {raw.size} bytes; {height} rows of {step} are {height * step}"
         )
     return raw.reshape(height, step)[:, :row_bytes]

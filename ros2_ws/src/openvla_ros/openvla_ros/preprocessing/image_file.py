@@ -1,4 +1,4 @@
-"""An image in a file, read whole or refused: PNG by its checksums, any format by its announced size."""
+"""Reads an image file, or refuses it: PNG by checksum, any format by the size in its header."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from openvla_ros.values.arrays import Image
 def read_image(path: Path) -> Image:
     """Return an image in any format that PIL reads, as uint8 (H, W, 3) RGB.
 
-    Raises ``InvalidValueError`` naming the file and what is wrong: it is damaged or cut off, is no image,
-    or announces more pixels than fit. A JPEG carries no checksum: flipped bits in it can pass as pixels.
+    Raises ``InvalidValueError`` naming the file and the problem: it is damaged, truncated, not an image, or
+    its header claims too many pixels. JPEG has no checksum: flipped bits in it can pass as pixels.
     """
-    with reading(f"{path} is not an image that can be read", InvalidValueError):
+    with reading(f"{path} is not a readable image", InvalidValueError):
         with path.open("rb") as file:
             check_image_size(file.read(1 << 16), str(path))
         with PILImage.open(path) as image:

@@ -1,9 +1,9 @@
-"""The one image transform: a camera image to the pixels that the vision towers see.
+"""The image transform: a camera image to the pixels for the vision towers.
 
-``ImageTransform`` follows a checkpoint's ``preprocessor_config.json`` and is bit exact to the
-original processor (PIL resampling, then float32 arithmetic). The same object serves training,
-evaluation and the live policy. Knows nothing of models and torch; TensorFlow's resampling, which
-evaluation needs, is in ``tf_image_ops``.
+``ImageTransform`` follows a checkpoint's ``preprocessor_config.json`` and is bit-exact with the original
+processor (PIL resampling, then float32 arithmetic). Training, evaluation and the live policy use the same
+object. Knows nothing of models and torch; TensorFlow's resampling, which evaluation needs, is in
+``tf_image_ops``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RGB = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class TowerTransform:
-    """What one vision tower's pixels go through after the padding."""
+    """The transform of one vision tower's pixels, after padding."""
 
     size: int | tuple[int, int]  # shorter side, or (height, width) regardless of the aspect
     crop: tuple[int, int]  # (height, width) cut from the middle
@@ -54,15 +54,15 @@ class TowerTransform:
         return np.ascontiguousarray(self._normalise(levels.reshape(3, -1)).reshape(levels.shape))
 
     def levels(self, image: PILImage.Image) -> Image:
-        """Return the image (H, W, 3) uint8 as this tower sees it, before the normalisation."""
+        """Return this tower's input image (H, W, 3) uint8, before normalisation."""
         return np.asarray(_crop_middle(_resize(image, self.size, self.resampling), self.crop))
 
     def normalised_levels(self) -> NDArray[np.float32]:
-        """Return what the normalisation makes of each level of each channel (3, 256)."""
+        """Return the normalised value of each level of each channel (3, 256)."""
         return self._normalise(np.tile(np.arange(256, dtype=np.uint8), (3, 1)))
 
     def _normalise(self, levels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return levels (3, N) scaled to 0 .. 1, less the channels' means, over their deviations."""
+        """Return levels (3, N), scaled to 0 .. 1, minus the channels' means, divided by their deviations."""
         scaled = levels.astype(np.float32) / np.float32(255.0)
         mean, std = (np.array(values, dtype=np.float32)[:, None] for values in (self.mean, self.std))
         normalised: NDArray[np.float32] = (scaled - mean) / std
@@ -71,7 +71,7 @@ class TowerTransform:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """The transform of a checkpoint, one ``TowerTransform`` a tower, stacked along the channels."""
+    """A checkpoint's transform: one ``TowerTransform`` per tower, stacked along the channels."""
 
     strategy: ResizeStrategy
     towers: tuple[TowerTransform, ...]
@@ -81,16 +81,16 @@ class ImageTransform:
     def from_config(
         cls, config: Mapping[str, Any], origin: str = "preprocessor_config.json"
     ) -> ImageTransform:
-        """Return the transform that a ``preprocessor_config.json`` describes.
+        """Return the transform for a ``preprocessor_config.json``.
 
-        The saved ``tvf_*`` parameters win over ``means``, ``stds`` and ``interpolations``, as they
-        do in the original: the published ones are rounded to bfloat16. Raises
-        ``CheckpointError`` naming ``origin``, the key, its value and the choices.
+        The saved ``tvf_*`` parameters take precedence over ``means``, ``stds`` and ``interpolations``, as
+        in the original: the published ones are rounded to bfloat16. Raises ``CheckpointError`` naming
+        ``origin``, the key, its value and the choices.
         """
         reader = ConfigFields(config, origin)
         towers = tuple(_tower_from_config(reader, index) for index in range(_tower_count(reader)))
         if len({tower.crop for tower in towers}) > 1:
-            raise reader.error("input_sizes", "the towers must agree on the size of their pixels")
+            raise reader.error("input_sizes", "all towers must have the same size")
         return cls(
             strategy=_strategy(reader.get("image_resize_strategy"), reader),
             towers=towers,
@@ -100,29 +100,29 @@ class ImageTransform:
     def __call__(self, image: Any, center_crop: bool = False) -> NDArray[np.float32]:
         """Return the pixels (3 × towers, H, W) float32 of one image.
 
-        ``image`` is uint8 (H, W, 3) RGB or any PIL image. ``center_crop`` first cuts the middle
-        90% of the area, for models that were trained with random crops.
+        ``image`` is uint8 (H, W, 3) RGB or any PIL image. ``center_crop`` first crops to the middle 90%
+        of the area, for models that were trained with random crops.
         """
         prepared = self._prepared(image, center_crop)
         return np.concatenate([tower(prepared) for tower in self.towers])
 
     def levels(self, image: Any, center_crop: bool = False) -> Image:
-        """Return what the towers see before the normalisation, uint8 (views, H, W, 3).
+        """Return the towers' input images before normalisation, uint8 (views, H, W, 3).
 
-        There is one view if all towers resize alike, otherwise one a tower.
+        There is one view if all towers resize alike, otherwise one per tower.
         """
         prepared = self._prepared(image, center_crop)
         towers = self.towers[:1] if self._resize_alike else self.towers
         return np.stack([tower.levels(prepared) for tower in towers])
 
     def resized(self, image: Any) -> Image:
-        """Return the image uint8 (H, W, 3) as the towers see it before its colours are normalised.
+        """Return the towers' common input image uint8 (H, W, 3), before normalisation.
 
-        Transforming the result gives what transforming ``image`` gives, so it may be kept in its
-        place. Raises ``InvalidValueError`` if the towers resize differently.
+        Transforming the result is the same as transforming ``image``, so it can be stored instead. Raises
+        ``InvalidValueError`` if the towers resize differently.
         """
         if not self._resize_alike:
-            raise InvalidValueError("the towers resize differently: there is no one resized image")
+            raise InvalidValueError("the towers resize differently, so there is no common resized image")
         return self.towers[0].levels(self._prepared(image, center_crop=False))
 
     @property
@@ -140,7 +140,7 @@ class ImageTransform:
         return self.towers[0].crop
 
     def describe(self) -> dict[str, Any]:
-        """Return the transform as JSON values; ``from_description`` reads them back."""
+        """Return the transform as JSON values, for ``from_description``."""
         return {
             "strategy": self.strategy,
             "letterbox_fill": None if self.letterbox_fill is None else list(self.letterbox_fill),
@@ -175,7 +175,7 @@ class ImageTransform:
 def to_rgb(image: Any) -> Image:
     """Return any PIL image, or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), as RGB uint8.
 
-    Raises ``InvalidValueError`` for anything else; floats in particular are not guessed at.
+    Raises ``InvalidValueError`` for anything else; the range of floats is never guessed.
     """
     if isinstance(image, PILImage.Image):
         return image_array("image", np.asarray(image.convert("RGB")))
@@ -192,7 +192,7 @@ def to_rgb(image: Any) -> Image:
 
 
 def rotate(image: Image, degrees: int) -> Image:
-    """Return ``image`` (H, W, 3) turned clockwise by a multiple of 90 degrees, contiguous."""
+    """Return ``image`` (H, W, 3) rotated clockwise by a multiple of 90 degrees, contiguous."""
     if degrees % 90:
         raise InvalidValueError(f"rotation is {degrees} degrees; the choices are 0, 90, 180 and 270")
     turned: Image = np.ascontiguousarray(np.rot90(image_array("image", image), -(degrees // 90) % 4))
@@ -200,10 +200,10 @@ def rotate(image: Image, degrees: int) -> Image:
 
 
 def libero_image(image: Image, size: tuple[int, int] = MODEL_SIZE) -> Image:
-    """Return a LIBERO camera image (H, W, 3) as OpenVLA's LIBERO evaluation prepares it.
+    """Return a LIBERO camera image (H, W, 3), prepared as in OpenVLA's LIBERO evaluation.
 
-    Turned by 180 degrees, through JPEG as its training data, then Lanczos-3 to ``size``; the centre
-    crop and the ``ImageTransform`` follow.
+    Rotated by 180 degrees, JPEG-compressed like the training data, then resized to ``size`` with Lanczos-3;
+    the center crop and the ``ImageTransform`` follow.
     """
     return resize_lanczos(jpeg_round_trip(rotate(image, 180)), size)
 
@@ -260,7 +260,7 @@ def _tower_from_config(reader: ConfigFields, index: int) -> TowerTransform:
     shape = reader.numbers("input_sizes", reader.rows("input_sizes")[index], 3)
     default_crop = (int(shape[1]), int(shape[2]))
     if default_crop[0] != default_crop[1]:
-        raise reader.error("input_sizes", "only square inputs are known")
+        raise reader.error("input_sizes", "only square inputs are supported")
     naive = _strategy(reader.get("image_resize_strategy"), reader) == "resize-naive"
     size = reader.saved("tvf_resize_params", index, "size")
     crop = reader.saved("tvf_crop_params", index, "output_size")

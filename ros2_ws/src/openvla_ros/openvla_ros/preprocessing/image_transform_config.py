@@ -1,7 +1,7 @@
-"""Reading the description of an image transform, with errors that name the file, the key and the value.
+"""Reads the configuration of an image transform, with errors that name the file, the key and the value.
 
-A ``preprocessor_config.json`` is written by another program and holds more than is read here, so
-nothing is refused for being there unless ``only`` says so. Knows nothing of pixels.
+A ``preprocessor_config.json`` is written by another program and contains more than is read here, so
+unknown keys are allowed unless ``only`` is called. Knows nothing of pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from openvla_ros.errors import CheckpointError
 
 @dataclass(frozen=True)
 class ConfigFields:
-    """A mapping of JSON values whose errors name where it came from and the key."""
+    """A mapping of JSON values whose errors name its origin and the key."""
 
     data: Mapping[str, Any]
     origin: str
@@ -39,13 +39,13 @@ class ConfigFields:
         return self.data[key]
 
     def only(self, *keys: str) -> None:
-        """Raise if there is any other key than ``keys``."""
+        """Raise if there are keys other than ``keys``."""
         unknown = [key for key in self.data if key not in keys]
         if unknown:
-            raise self.error(unknown[0], f"this key is not known here; the keys are {', '.join(keys)}")
+            raise self.error(unknown[0], f"unknown key; the keys are {', '.join(keys)}")
 
     def rows(self, key: str) -> Sequence[Any]:
-        """Return the list under ``key``; raises if it is empty or no list."""
+        """Return the list under ``key``; raises if it is empty or not a list."""
         value = self.get(key)
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             raise self.error(key, "expected a list with one entry for each vision tower")

@@ -1,7 +1,7 @@
-"""The one prompt: what the model is asked, spelled exactly as in training.
+"""The prompt, spelled exactly as in training.
 
-Text only; turning it into ids is the tokenizer's work. ``openvla`` is the format of openvla-7b and
-its fine-tunes, ``vicuna_v01`` that of the first release (openvla-v01-7b, on Vicuna 1.5).
+Text only; the tokenizer turns it into ids. ``openvla`` is the format of openvla-7b and its fine-tunes,
+``vicuna_v01`` that of the first release (openvla-v01-7b, on Vicuna 1.5).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _IMAGE_PLACEHOLDER = "<image>"
 def build_prompt(instruction: str, style: PromptStyle = "openvla") -> str:
     """Return the prompt that asks for an action, without a trailing space.
 
-    The instruction is put in lower case and keeps its own white space. Raises ``InvalidValueError``
-    for an empty instruction or an unknown style.
+    The instruction is converted to lower case; its white space is kept. Raises ``InvalidValueError`` for an
+    empty instruction or an unknown style.
     """
     if not instruction.strip():
         raise InvalidValueError("the instruction is empty")
@@ -34,9 +34,9 @@ def build_prompt(instruction: str, style: PromptStyle = "openvla") -> str:
 def build_training_prompt(instruction: str, style: PromptStyle = "openvla") -> str:
     """Return the prompt that a training example starts with.
 
-    It differs from ``build_prompt`` as the original's prompt builder does: image placeholders are
-    taken out of the turn and white space around the whole turn is stripped. The action tokens
-    follow one space, then the end-of-sequence token.
+    It differs from ``build_prompt`` in the same way as in the original: image placeholders are removed from
+    the turn, and white space around the whole turn is stripped. The action tokens follow after one space,
+    then the end-of-sequence token.
     """
     if not instruction.strip():
         raise InvalidValueError("the instruction is empty")
@@ -45,7 +45,7 @@ def build_training_prompt(instruction: str, style: PromptStyle = "openvla") -> s
 
 
 def build_question_prompt(question: str, style: PromptStyle = "openvla") -> str:
-    """Return the prompt for one free turn, as Prismatic's language side is asked."""
+    """Return the prompt for a free-form question, in Prismatic's format."""
     match style:
         case "openvla":
             return f"In: {question}\nOut:"

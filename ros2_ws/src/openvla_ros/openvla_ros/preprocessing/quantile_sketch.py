@@ -29,7 +29,7 @@ LEVEL_ROWS = 1 << 15
 
 @dataclass(frozen=True, eq=False)
 class Quantile:
-    """One quantile of every column, and how far its rank may be off."""
+    """One quantile of every column, and a bound on the error of its rank."""
 
     values: Float  # (D,)
     rank_error: float  # share of all rows, 0 where the quantile is exact
@@ -51,7 +51,7 @@ class QuantileSketch:
         self._shape = (width, tail, level)
 
     def add(self, rows: Float) -> None:
-        """Take in rows (N, D) of finite values."""
+        """Add rows (N, D) of finite values."""
         width, tail, _ = self._shape
         if rows.ndim != 2 or rows.shape[1] != width:
             raise InvalidValueError(f"rows have shape {rows.shape}; they must be (any, {width})")
@@ -63,12 +63,12 @@ class QuantileSketch:
         self.count += len(rows)
 
     def merge(self, other: QuantileSketch) -> None:
-        """Take in what ``other`` has seen; raises ``InvalidValueError`` for another configuration."""
+        """Merge ``other`` into this sketch; raises ``InvalidValueError`` if its configuration differs."""
         if other is self:
-            raise InvalidValueError("a quantile sketch does not merge with itself")
+            raise InvalidValueError("cannot merge a quantile sketch with itself")
         if other._shape != self._shape:
             raise InvalidValueError(
-                f"quantile sketches of (width, tail, level) {self._shape} and {other._shape} do not merge"
+                f"cannot merge quantile sketches of (width, tail, level) {self._shape} and {other._shape}"
             )
         self._low.add(other._low.rows())
         self._high.add(other._high.rows())

@@ -1,8 +1,8 @@
 """Statistics computed from episodes: one pass, bounded memory, mergeable over shards.
 
 Mean and deviation are combined by Chan, Golub and LeVeque's update; quantiles come from
-``quantiles`` and are exact for millions of frames, with the error stated beyond that. Knows
-nothing of where episodes are stored.
+``quantile_sketch`` and are exact for millions of frames; beyond that, their error is bounded. Knows nothing
+of where episodes are stored.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class StatisticsAccumulator:
 
     @property
     def width(self) -> int:
-        """How many dimensions a frame has."""
+        """Number of dimensions of a frame."""
         return len(self._mean)
 
     @property
     def count(self) -> int:
-        """How many frames have been taken in."""
+        """Number of frames so far."""
         return self._quantiles.count
 
     def add(self, frames: ArrayLike) -> None:
-        """Take in frames (N, D); raises ``StatisticsError`` for a wrong width or a value not finite."""
+        """Add frames (N, D); raises ``StatisticsError`` for a wrong width or a non-finite value."""
         try:
             rows = float_array("frames", frames, (None, self.width))
         except InvalidValueError as error:
@@ -53,9 +53,9 @@ class StatisticsAccumulator:
         self._quantiles.add(rows)
 
     def merge(self, other: StatisticsAccumulator) -> None:
-        """Take in what ``other`` has seen, as if its frames had come here; ``other`` stays as it is."""
+        """Merge ``other``, as if its frames had been added here; ``other`` does not change."""
         if other.width != self.width:
-            raise StatisticsError(f"statistics of {self.width} and {other.width} dimensions do not merge")
+            raise StatisticsError(f"cannot merge statistics of {self.width} and {other.width} dimensions")
         if not other.count:
             return
         self._combine(other.count, other._mean, other._squares)
@@ -65,7 +65,7 @@ class StatisticsAccumulator:
     def statistics(self, mask: ArrayLike) -> FieldStatistics:
         """Return the statistics so far; ``mask`` (D,) says which dimensions are normalised.
 
-        Raises ``StatisticsError`` if no frame has come in.
+        Raises ``StatisticsError`` if there are no frames.
         """
         if not self.count:
             raise StatisticsError("no frames: statistics need at least one")
@@ -97,18 +97,18 @@ class DatasetAccumulator:
         self.num_trajectories = 0
 
     def add_episode(self, actions: ArrayLike, proprio: ArrayLike | None = None) -> None:
-        """Take in the actions (T, D) and the proprioceptive states (T, P) of one episode."""
+        """Add the actions (T, D) and the proprioceptive states (T, P) of one episode."""
         if (proprio is None) != (self.proprio is None):
-            raise StatisticsError("proprioceptive states must come with every episode or with none")
+            raise StatisticsError("either all episodes have proprioceptive states, or none")
         self.action.add(actions)
         if self.proprio is not None and proprio is not None:
             self.proprio.add(proprio)
         self.num_trajectories += 1
 
     def merge(self, other: DatasetAccumulator) -> None:
-        """Take in what another shard has seen."""
+        """Merge the statistics of another shard."""
         if (other.proprio is None) != (self.proprio is None):
-            raise StatisticsError("shards with and without proprioceptive states do not merge")
+            raise StatisticsError("cannot merge shards with and without proprioceptive states")
         self.action.merge(other.action)
         if self.proprio is not None and other.proprio is not None:
             self.proprio.merge(other.proprio)

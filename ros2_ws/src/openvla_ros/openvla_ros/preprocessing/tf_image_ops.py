@@ -1,7 +1,7 @@
-"""TensorFlow's image arithmetic in numpy: what OpenVLA's training data and evaluation went through.
+"""TensorFlow's image operations in numpy, as used for OpenVLA's training data and evaluation.
 
 Float32 throughout and in TensorFlow's order of operations, so that the results equal its uint8
-pixels. Knows nothing of checkpoints; ``images`` uses the crop, ``augmentation`` and the evaluation
+pixels. Knows nothing of checkpoints; ``image_transform`` uses the crop, ``augmentation`` and the evaluation
 the rest.
 """
 

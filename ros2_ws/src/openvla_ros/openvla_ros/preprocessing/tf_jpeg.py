@@ -1,8 +1,8 @@
-"""What JPEG does to an image, without the file: the compression that training images went through.
+"""The effect of JPEG compression on an image, without a file, as in the training data.
 
 The LIBERO evaluation encodes each camera image with TensorFlow (quality 95, 4:2:0) and decodes it
 with TensorFlow's default, libjpeg's fast integer DCT, which neither Pillow nor OpenCV offers. The
-entropy coding loses nothing, so the round trip is colour conversion, DCT, quantisation and back,
+entropy coding is lossless, so the round trip is colour conversion, DCT, quantisation and back,
 all in libjpeg's integer arithmetic (ITU-T T.81; IJG jfdctint and jidctfst). Knows nothing of files.
 """
 

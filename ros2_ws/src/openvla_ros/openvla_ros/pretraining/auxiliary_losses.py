@@ -1,9 +1,9 @@
-"""Auxiliary losses that make a small model look: where things are, and where what is asked for is.
+"""Auxiliary losses that teach a small model to locate objects, and those in the instruction.
 
-``ThingsHead`` finds every thing that there may be, from the patches alone; ``AskedHead`` points from
-the state after the prompt at tool, object and destination of the instruction, and tells the way to
-them. The labels are privileged: a simulator knows them, a robot does not. The heads exist during
-pre-training only and are never saved.
+``ThingsHead`` locates every possible object from the patches alone; ``AskedHead`` points from the state after
+the prompt at tool, object and destination of the instruction, and predicts the way to them. The labels are
+privileged: a simulator has them, a robot does not. The heads exist only during pre-training and are never
+saved.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KEY_WIDTH = 64
 
 @dataclass(frozen=True, eq=False)
 class Whereabouts:
-    """Where P points really are, for a batch; not a number where there is nothing."""
+    """The true positions of P points, for a batch; NaN where there is none."""
 
     uv: Tensor  # (B, P, 2) u right and v down, 0..1 within the image
     metres: Tensor  # (B, P, 3) in the base frame
@@ -33,7 +33,7 @@ class Whereabouts:
 
 
 class ThingsHead(nn.Module):
-    """Finds ``things`` fixed things among patches (B, side², H): where in the image, where in space."""
+    """Locates ``things`` fixed objects among patches (B, side², H), in the image and in space."""
 
     def __init__(self, width: int, side: int, things: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class ThingsHead(nn.Module):
         )
 
     def forward(self, patches: Tensor, truth: Whereabouts) -> tuple[Tensor, Tensor]:
-        """Return the pointing loss (nats) and the distance loss (in 5 cm) over the things that are there."""
+        """Return the pointing loss (nats) and the distance loss (in 5 cm) over the existing objects."""
         seen = self.normalise(patches)
         logits = self.query @ self.key(seen).mT / KEY_WIDTH**0.5  # (B, T, side²)
         pooled = logits.softmax(dim=-1) @ self.value(seen)  # (B, T, K)

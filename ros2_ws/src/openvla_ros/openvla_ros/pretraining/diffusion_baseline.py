@@ -1,7 +1,7 @@
-"""A compact Diffusion Policy: the baseline that a paper would ask for, on the same data.
+"""A compact Diffusion Policy as a baseline on the same data.
 
-A small convolutional encoder sees the image, the mean of word embeddings stands for the
-instruction, and a residual network takes the noise out of a short run of actions, step by step.
+A small convolutional encoder for the image, the mean of word embeddings for the instruction, and a residual
+network that denoises a short sequence of actions, step by step.
 Method: Chi et al., arXiv 2303.04137; sampling: Song et al., arXiv 2010.02502 (DDIM).
 """
 
@@ -51,8 +51,8 @@ class DiffusionOptions:
 class DiffusionNetwork(nn.Module):
     """Predicts a run of normalised actions from a noisy one, an image and words.
 
-    It predicts the actions rather than the noise: with few steps of sampling, an error in the noise at
-    the first one would decide by itself which of several ways is taken.
+    It predicts the actions rather than the noise: with few sampling steps, an error in the noise at the first
+    one would determine which of several modes is chosen.
     """
 
     def __init__(self, options: DiffusionOptions, action_width: int) -> None:
@@ -117,7 +117,7 @@ def remaining_signal(options: DiffusionOptions) -> Tensor:
 
 
 class DiffusionPolicy:
-    """Implements ``Policy``: one image and the words in, a few actions out."""
+    """Implements ``Policy``: one image and an instruction in, a few actions out."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class DiffusionPolicy:
 
     @property
     def description(self) -> str:
-        """One line for people."""
+        """One line of text."""
         count = sum(parameter.numel() for parameter in self._network.parameters())
         return f"Diffusion Policy, {count / 1e6:.1f} M parameters"
 
@@ -156,11 +156,11 @@ class DiffusionPolicy:
         return ActionChunk(within, observation.stamp_ns, self._space)
 
     def reset(self) -> None:
-        """Begin every episode with the same noise."""
+        """Restart the noise, so that every episode begins with the same."""
         self._generator.manual_seed(self._options.seed)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to release."""
 
     def _sampled(self, condition: Tensor) -> Tensor:
         signal = remaining_signal(self._options)

@@ -1,4 +1,4 @@
-"""An OpenVLA in small: the same architecture, code and checkpoint format, sized for a laptop's CPU.
+"""A small OpenVLA: the same architecture, code and checkpoint format, sized for a laptop's CPU.
 
 Two narrow vision towers, the projector and a short Llama, with a vocabulary of its own that has
 Llama's structure: bytes, a word boundary "▁", byte-pair pieces, and at its end the 256 action
@@ -35,7 +35,7 @@ STDS = ((0.228515625, 0.2236328125, 0.224609375), (0.5, 0.5, 0.5))
 
 @dataclass(frozen=True)
 class SmallSize:
-    """How small. Depths count the last vision block, which is never computed."""
+    """The model's sizes. Depths include the last vision block, which is never computed."""
 
     image_size: int = 112  # 8 x 8 patches
     vision_width: int = 96
@@ -49,7 +49,7 @@ class SmallSize:
 
     @property
     def vocabulary(self) -> int:
-        """Ids that mean something: pieces, then action tokens."""
+        """Number of used ids: pieces, then action tokens."""
         return self.pieces + BINS
 
 
@@ -58,7 +58,7 @@ def train_tokenizer(texts: Iterable[str], pieces: int) -> Tokenizer:
     byte_tokens = [f"<0x{value:02X}>" for value in range(256)]
     least = len(SPECIAL) + len(byte_tokens) + 64
     if pieces < least:
-        raise InvalidValueError(f"{pieces} pieces hold no bytes and letters; there must be at least {least}")
+        raise InvalidValueError(f"{pieces} pieces are too few for bytes and letters; at least {least} needed")
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
     tokenizer.decoder = decoders.Sequence(

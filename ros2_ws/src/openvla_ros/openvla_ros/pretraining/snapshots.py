@@ -1,7 +1,7 @@
-"""Moments instead of episodes: the arm anywhere over a fresh table, and what the expert would do there.
+"""Snapshots instead of episodes: the arm anywhere over a new scene, and the expert's action there.
 
-Each snapshot has a layout, an arm pose and words of its own, so a few thousand cover what hundreds
-of episodes do not. No physics runs but the settling of a reset: an object is never in the gripper.
+Each snapshot has its own layout, arm pose and instruction, so a few thousand cover what hundreds of
+episodes do not. There is no physics except the settling after a reset: an object is never in the gripper.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SEARCH_STEPS = 25  # of the inverse kinematics; where it stops is where the arm 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """One moment, the expert's action (7,) there, and where everything is."""
+    """One moment, the expert's action (7,), and the ground truth."""
 
     observation: Observation
     chunk: ActionChunk

@@ -1,8 +1,8 @@
-"""Pre-training of a small model in simulation: first it learns to see, then to act.
+"""Pre-training of a small model in simulation: first seeing, then acting.
 
-What a person could not do and a simulator can is used without shame, and said: ground-truth labels
-for ``auxiliary_losses``, and the expert's answer to every state that the model itself gets into. The
-result is an ordinary checkpoint; everything that is learned on top of it later uses none of this.
+It deliberately uses what only a simulator has: ground-truth labels for ``auxiliary_losses``, and the expert's
+action in every state that the model itself reaches. The result is an ordinary checkpoint; fine-tuning it
+later uses none of this.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class PretrainingOptions:
 
 @dataclass(frozen=True)
 class Span:
-    """How long to train: so many seconds, or so many steps, whichever is over first.
+    """How long to train: until a number of seconds or steps, whichever is reached first.
 
-    The learning rate goes along half a cosine between the two factors ``rates``.
+    The learning rate follows half a cosine between the two factors ``rates``.
     """
 
     seconds: float = math.inf
@@ -60,11 +60,11 @@ class Span:
     rates: tuple[float, float] = (1.0, 1.0)
 
     def share(self, seconds: float, steps: int) -> float:
-        """Return how much of it is over, 0..1 and beyond."""
+        """Return the elapsed fraction, 0..1 and beyond."""
         return max(seconds / self.seconds, steps / self.steps)
 
     def rate(self, share: float) -> float:
-        """Return the factor of the learning rate when ``share`` is over."""
+        """Return the learning-rate factor at the elapsed fraction ``share``."""
         first, last = self.rates
         return last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * share))
 
@@ -84,7 +84,7 @@ Pool = tuple[FrameSet | FrameShards, float]  # frames, and their share of every 
 
 
 class Pretraining:
-    """One run over frames, of which there may be more at each call."""
+    """One training run; each call may have more frames."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Pretraining:
         options: PretrainingOptions,
         processes: Processes | None = None,
     ) -> None:
-        """Prepare a run; ``processes`` that run together average their gradients at every step."""
+        """Prepare a run; several ``processes`` average their gradients at every step."""
         self.model, self.options = model, options
         self._processes = processes or Processes()
         self._tokenizer, self._statistics = tokenizer, statistics
@@ -115,7 +115,7 @@ class Pretraining:
         self._step = self._samples = 0
 
     def state(self) -> dict[str, Any]:
-        """Return what is needed to go on later: weights, heads, optimizer, counts."""
+        """Return the state needed to resume: weights, heads, optimizer, counts."""
         return {
             "model": self.model.state_dict(),
             "heads": self._heads.state_dict(),
@@ -125,18 +125,18 @@ class Pretraining:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
+        """Resume from ``state``."""
         self.model.load_state_dict(state["model"])
         self._heads.load_state_dict(state["heads"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._step, self._samples = state["step"], state["samples"]
 
     def see(self, frames: FrameSet | FrameShards, span: Span, report: Report) -> None:
-        """Train towers and projector alone to find every thing in the image."""
+        """Train only the towers and the projector, to locate every object in the image."""
         self._loop([(frames, 1.0)], span, report, self._seeing)
 
     def act(self, pools: Sequence[Pool], span: Span, report: Report) -> None:
-        """Train everything to do what it is told."""
+        """Train everything to follow instructions."""
         self._loop(pools, span, report, self._acting)
 
     def _loop(
@@ -230,10 +230,10 @@ class Pretraining:
         }  # fmt: skip
 
     def _blurred(self, token_ids: Tensor, labels: Tensor) -> Tensor:
-        """Return ``token_ids`` whose motion tokens are as uncertain as the soft targets.
+        """Return ``token_ids`` with noise on the motion tokens, as wide as the soft targets.
 
-        While acting, the model reads tokens that it chose itself, a few bins beside the right ones.
-        Were the exact ones shown in training, it would learn to read the kind of motion from them.
+        While acting, the model reads its own tokens, a few bins off the right ones. If it saw the exact ones
+        in training, it would learn to infer the kind of motion from them.
         """
         ids = self.model.config.action_ids
         is_action = (labels >= ids.start) & (labels < ids.stop)
@@ -277,7 +277,7 @@ class Pretraining:
         )
 
     def _soft_targets(self, right: Tensor) -> Tensor:
-        """Return (B, D, bins) distributions: a bell around the right bin; the gripper's is that bin alone."""
+        """Return (B, D, bins) distributions: a bell around the right bin; for the gripper, only that bin."""
         bins = torch.arange(self.model.config.n_action_bins)
         bell = torch.exp(-0.5 * ((bins - right[..., None]) / self.options.soft_bins) ** 2)
         bell = bell / bell.sum(dim=-1, keepdim=True)

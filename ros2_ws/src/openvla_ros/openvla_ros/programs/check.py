@@ -12,7 +12,7 @@ import numpy as np
 from geometry_msgs.msg import WrenchStamped
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
-from openvla_ros.discovery.client import Session
+from openvla_ros.discovery.client import RobotClient
 from openvla_ros.drivers.factory import make_arm_driver, make_gripper_driver
 from openvla_ros.drivers.probe import looking
 from openvla_ros.drivers.trajectory_settings import SettingsQuery
@@ -23,11 +23,14 @@ from openvla_ros.programs.finding import Finding
 from openvla_ros.programs.frame_check import FrameListener, check_frames
 from openvla_ros.programs.sole_check import check_reporters, check_sole
 from openvla_ros.robot.kinematics.chain import KinematicChain
+from openvla_ros.robot.kinematics.collision import SelfCollision
+from openvla_ros.robot.kinematics.link_covers import cover_links
 from openvla_ros.robot.safety import CLOCK_TOLERANCE_S
 from openvla_ros.ros import qos
 from openvla_ros.ros.image_messages import from_compressed_image, from_image
 from openvla_ros.ros.messages import from_stamp, joint_values
 from openvla_ros.values.arrays import Float
+from openvla_ros.values.time import seconds
 
 # A stream slower than this share of its stated rate is reported, as in the nodes' diagnostics.
 SLOW = 0.8
@@ -36,15 +39,15 @@ SLOW = 0.8
 class _Stream:
     """What arrives on one topic."""
 
-    def __init__(self, session: Session, kind: type, topic: str) -> None:
-        self.session, self.kind = session, kind
-        self.topic = session.node.resolve_topic_name(topic)
+    def __init__(self, client: RobotClient, kind: type, topic: str) -> None:
+        self.client, self.kind = client, kind
+        self.topic = client.node.resolve_topic_name(topic)
         self.first: Any = None
         self.newest: Any = None
         self.stamps: list[int] = []
         self.ages_s: list[float] = []
         self.senders: dict[bytes, set[str]] = {}  # publishers of joint states → the joints that they report
-        session.node.create_subscription(kind, topic, self._received, qos.EVERY_IN)
+        client.node.create_subscription(kind, topic, self._received, qos.EVERY_IN)
 
     def _received(self, message: Any, info: Mapping[str, Any]) -> None:
         gid = info.get("publisher_gid")  # unknown to releases of rclpy before 2024
@@ -53,31 +56,31 @@ class _Stream:
         self.first = self.first or message
         self.newest = message
         self.stamps.append(from_stamp(message.header.stamp))
-        self.ages_s.append((self.session.now_ns - self.stamps[-1]) * 1e-9)
+        self.ages_s.append(seconds(self.client.now_ns - self.stamps[-1]))
 
     @property
     def rate_hz(self) -> float:
         if len(self.stamps) < 2 or self.stamps[-1] <= self.stamps[0]:
             return 0.0
-        return (len(self.stamps) - 1) / ((self.stamps[-1] - self.stamps[0]) * 1e-9)
+        return (len(self.stamps) - 1) / seconds(self.stamps[-1] - self.stamps[0])
 
     def types(self) -> list[str]:
         """The types that publishers offer under this name."""
-        return sorted({i.topic_type for i in self.session.node.get_publishers_info_by_topic(self.topic)})
+        return sorted({i.topic_type for i in self.client.node.get_publishers_info_by_topic(self.topic)})
 
 
-def check_profile(profile: RobotProfile, session: Session, seconds: float) -> list[Finding]:
-    """Return what was found about ``profile`` while listening to the robot for ``seconds``."""
-    session.wait_for_clock()
+def check_profile(profile: RobotProfile, client: RobotClient, listen_s: float) -> list[Finding]:
+    """Return what was found about ``profile`` while listening to the robot for ``listen_s`` seconds."""
+    client.wait_for_clock()
     findings = list(_description(profile))
-    state = _Stream(session, JointState, profile.state.joint_states_topic)
-    cameras = [(c, _Stream(session, _image_type(c), c.topic)) for c in profile.cameras]
+    state = _Stream(client, JointState, profile.state.joint_states_topic)
+    cameras = [(c, _Stream(client, _image_type(c), c.topic)) for c in profile.cameras]
     wrench = None
     if profile.state.wrench_topic is not None:
-        wrench = _Stream(session, WrenchStamped, profile.state.wrench_topic)
-    frames = FrameListener(session)
-    adapters = list(_adapters(profile, session, findings))
-    session.spin_until(lambda: False, seconds)
+        wrench = _Stream(client, WrenchStamped, profile.state.wrench_topic)
+    frames = FrameListener(client)
+    adapters = list(_adapters(profile, client, findings))
+    findings += _listen(profile, client, listen_s)
     findings += _flow(state, "joint states", profile.state.rate_hz, profile.state.max_age_s)
     if state.newest is not None:
         findings += _joints(profile, state)
@@ -94,27 +97,27 @@ def check_profile(profile: RobotProfile, session: Session, seconds: float) -> li
     else:
         findings.append(not_checked)
     for part, adapter in adapters:
-        findings += _backend(profile, part, adapter, session)
-    if not session.node.get_parameter("use_sim_time").value:  # else there is one clock for all
+        findings += _backend(profile, part, adapter, client)
+    if not client.node.get_parameter("use_sim_time").value:  # else there is one clock for all
         findings += check_clock(profile, state.topic, state.ages_s)
     joints, topic = profile.arm.joints, profile.state.joint_states_topic
-    findings += check_reporters(session.node, topic, joints, state.senders)
-    findings += check_sole(session.node, profile)
+    findings += check_reporters(client.node, topic, joints, state.senders)
+    findings += check_sole(client.node, profile)
     return findings
 
 
-def _listen(profile: RobotProfile, session: Session, seconds: float) -> Iterator[Finding]:
-    """Receive for ``seconds``; ask a joint trajectory controller meanwhile how it is set up."""
+def _listen(profile: RobotProfile, client: RobotClient, listen_s: float) -> Iterator[Finding]:
+    """Receive for ``listen_s`` seconds; ask a joint trajectory controller meanwhile how it is set up."""
     if profile.arm_backend.kind != "joint_trajectory":
-        session.spin_until(lambda: False, seconds)
+        client.listen(listen_s)
         return
-    query = SettingsQuery(session.node, profile.arm_backend.topic)
+    query = SettingsQuery(client.node, profile.arm_backend.topic)
 
     def ask() -> bool:
         query.progress()
         return False
 
-    session.spin_until(ask, seconds)
+    client.wait(ask, listen_s)
     settings = query.settings
     query.close()
     if settings is None:
@@ -150,17 +153,36 @@ def _description(profile: RobotProfile) -> Iterator[Finding]:
     yield Finding(
         "ok", "description", f"{arm.urdf}: {len(arm.joints)} joints, {arm.base_link} to {arm.tool_link}"
     )
+    yield from _collision_cover(profile, chain)
 
 
-def _adapters(profile: RobotProfile, session: Session, findings: list[Finding]) -> Iterator[tuple[str, Any]]:
+def _collision_cover(profile: RobotProfile, chain: KinematicChain) -> Iterator[Finding]:
+    """Say what of the arm is checked for collisions, and what is not."""
+    arm, fingers = profile.arm, {profile.gripper.joint: profile.gripper.open_m}
+    covers = cover_links(chain, fingers)
+    fix = "give the link a <collision> that can be read, or install what is named"
+    for link, why in covers.blind_spots().items():
+        yield Finding(
+            "warn",
+            "self-collision",
+            f"{link} is not checked for collisions with the arm or the table: {why}",
+            fix,
+        )
+    collision = SelfCollision(chain, fingers, (arm.home, arm.neutral, arm.park), covers)
+    yield Finding("ok", "self-collision", collision.summary(covers.bare))
+
+
+def _adapters(
+    profile: RobotProfile, client: RobotClient, findings: list[Finding]
+) -> Iterator[tuple[str, Any]]:
     for part, make in (("arm", make_arm_driver), ("gripper", make_gripper_driver)):
         try:
-            yield part, make(looking(session.node), profile)
+            yield part, make(looking(client.node), profile)
         except OpenVLARosError as error:
             findings.append(Finding("error", f"{part} back end", str(error), "install what it names"))
 
 
-def _backend(profile: RobotProfile, part: str, adapter: Any, session: Session) -> Iterator[Finding]:
+def _backend(profile: RobotProfile, part: str, adapter: Any, client: RobotClient) -> Iterator[Finding]:
     """Check that the robot's software is there."""
     subject, backend = f"{part} back end", getattr(profile, f"{part}_backend")
     missing = adapter.missing()

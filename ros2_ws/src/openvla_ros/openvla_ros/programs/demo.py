@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from openvla_ros.bringup.graph import GraphOptions
-from openvla_ros.programs.live_robot import LiveLoop
+from openvla_ros.programs.live_robot import LiveRobot
 from openvla_ros.programs.operator import Operator, Outcome
 from openvla_ros.report import Page
 from openvla_ros.ros.verdict_messages import ORDINARY
@@ -72,20 +72,20 @@ def run_demo(request: DemoRequest, say: Say) -> DemoResult:
         policy_parameters=request.policy_parameters,
         simulation_parameters={"task": request.tasks[0], "record_video": str(video)},
     )
-    loop = LiveLoop(options, request.folder / "nodes.log")
-    say("starting " + ", ".join(loop.processes))
-    with loop:
-        say(f"policy: {loop.policy_description()}")
-        outcomes = [_carry_out(loop, request, task, seed, say) for seed, task in enumerate(request.tasks)]
-    return summarise(request, loop.operator, outcomes, loop.exit_codes, video)
+    robot = LiveRobot(options, request.folder / "nodes.log")
+    say("starting " + ", ".join(robot.processes))
+    with robot:
+        say(f"policy: {robot.policy_description()}")
+        outcomes = [_carry_out(robot, request, task, seed, say) for seed, task in enumerate(request.tasks)]
+    return summarise(request, robot.operator, outcomes, robot.exit_codes, video)
 
 
-def _carry_out(loop: LiveLoop, request: DemoRequest, task: str, seed: int, say: Say) -> Outcome:
+def _carry_out(robot: LiveRobot, request: DemoRequest, task: str, seed: int, say: Say) -> Outcome:
     """Lay the table for ``task``, tell the robot, and wait for how it ends."""
-    instruction = loop.lay_table(task, seed)
+    instruction = robot.lay_table(task, seed)
     say(f'"{instruction}"')
-    loop.operator.on_step = lambda step, verdict: say(f"  step {step:3d}  {verdict}")
-    outcome = loop.carry_out(instruction, request.time_limit_s)
+    robot.operator.on_step = lambda step, verdict: say(f"  step {step:3d}  {verdict}")
+    outcome = robot.operator.carry_out(instruction, request.time_limit_s)
     say(f"  {outcome.outcome}: {outcome.steps} steps in {outcome.duration_s:.1f} s")
     return outcome
 

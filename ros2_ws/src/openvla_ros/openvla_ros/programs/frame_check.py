@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from openvla_ros.discovery.client import Session
+from openvla_ros.discovery.client import RobotClient
 from openvla_ros.drivers.optional_messages import interface
 from openvla_ros.errors import InvalidValueError, MissingDependencyError
 from openvla_ros.profile import RobotProfile
@@ -33,8 +33,8 @@ MOVED_RAD = 0.005
 class FrameListener:
     """Collects the frames that a robot publishes, if it does and its messages are installed here."""
 
-    def __init__(self, session: Session) -> None:
-        self._node = session.node
+    def __init__(self, client: RobotClient) -> None:
+        self._node = client.node
         self.tree = FrameTree()
         self._problem: str | None = None
         try:

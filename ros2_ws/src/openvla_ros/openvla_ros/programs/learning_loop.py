@@ -28,7 +28,7 @@ from openvla_ros.model.checkpoints.safetensors import resolve
 from openvla_ros.profile import load_profile
 from openvla_ros.programs.expert_operator import ExpertOperator
 from openvla_ros.programs.live_evaluation import live_options, run_live_trials, swap_adapter
-from openvla_ros.programs.live_robot import LiveLoop
+from openvla_ros.programs.live_robot import LiveRobot
 from openvla_ros.report import Page
 from openvla_ros.sim.demonstrations import IDLE_M, IDLE_RAD
 from openvla_ros.sim.tasks import MAX_STEPS, find_task
@@ -93,16 +93,16 @@ class LearningLoop:
         request.folder.mkdir(parents=True, exist_ok=True)
         recordings = self.record()
         before = self._evaluate(None, "before")
-        with LiveLoop(self._robot_that_records("corrections"), self._log) as loop:
-            self._say(f"policy: {loop.policy_description()}")
-            live_before = self._evaluate_live(loop, "before")
-            loop.set_parameter("simulation", "real_time_factor", STANDING_FACTOR)
+        with LiveRobot(self._robot_that_records("corrections"), self._log) as robot:
+            self._say(f"policy: {robot.policy_description()}")
+            live_before = self._evaluate_live(robot, "before")
+            robot.client.set_parameter("simulation", "real_time_factor", STANDING_FACTOR)
             learned = self.learn(recordings)
-            loop.set_parameter("simulation", "real_time_factor", 1.0)
-            swapped = swap_adapter(loop, str(learned.folder.resolve()))
+            robot.client.set_parameter("simulation", "real_time_factor", 1.0)
+            swapped = swap_adapter(robot, str(learned.folder.resolve()))
             self._say(swapped)
-            live_after = self._evaluate_live(loop, "after")
-            corrected = self.correct(loop)
+            live_after = self._evaluate_live(robot, "after")
+            corrected = self.correct(robot)
         after = self._evaluate(learned.folder, "after")
         evaluations = {
             "before": before,
@@ -131,20 +131,22 @@ class LearningLoop:
         done = len(list(folder.glob("episode_*")))
         if done >= request.demonstrations:
             return folder
-        with LiveLoop(options, self._log) as loop:
+        with LiveRobot(options, self._log) as robot:
             for number in range(done, request.demonstrations):
-                success = self._demonstrate(loop, number)
+                success = self._demonstrate(robot, number)
                 self._say(f"demonstration {number + 1}: {'done' if success else 'failed'}")
         return folder
 
-    def correct(self, loop: LiveLoop) -> int:
+    def correct(self, robot: LiveRobot) -> int:
         """Have the expert take over where the policy is not done in time; return how often it had to.
 
         What the policy did by itself is recorded too, and labelled as such.
         """
-        expert = ExpertOperator(loop.operator, loop.profile)
-        loop.spin_until(lambda: expert.ready, START_TIMEOUT_S)
-        return sum(self._correct(loop, expert, number) for number in range(self._request.corrections))
+        expert = ExpertOperator(robot.client.node, robot.profile)
+        robot.client.require(
+            lambda: expert.ready, START_TIMEOUT_S, lambda: "simulation/scene or joint states are missing"
+        )
+        return sum(self._correct(robot, expert, number) for number in range(self._request.corrections))
 
     def learn(self, *recordings: Path, name: str = "adapter") -> Learned:
         """Fine-tune in a process of its own; raises ``TrainingError`` if that fails."""
@@ -171,50 +173,50 @@ class LearningLoop:
         cpu_s = cpu.ru_utime + cpu.ru_stime - cpu_before.ru_utime - cpu_before.ru_stime
         return Learned(folder, cpu_s, time.monotonic() - began)
 
-    def _demonstrate(self, loop: LiveLoop, number: int) -> bool:
+    def _demonstrate(self, robot: LiveRobot, number: int) -> bool:
         """Record one demonstration; every other one begins where the arm happens to be."""
         if number % 2:
-            loop.open_gripper()
+            robot.open_gripper()
         else:
-            loop.go_to_neutral()
-        instruction = loop.lay_table(self._request.task, FIRST_DEMONSTRATION + number)
-        self._begin(loop, instruction)
-        limit_s = MAX_STEPS / loop.profile.action_space.rate_hz
-        success = loop.wait(lambda: loop.operator.success, limit_s)
-        loop.order("recorder/stop_success" if success else "recorder/stop_failure")
-        loop.say("")
+            robot.go_to_neutral()
+        instruction = robot.lay_table(self._request.task, FIRST_DEMONSTRATION + number)
+        self._begin(robot, instruction)
+        limit_s = MAX_STEPS / robot.profile.action_space.rate_hz
+        success = robot.client.wait(lambda: robot.operator.success, limit_s)
+        robot.client.order("recorder/stop_success" if success else "recorder/stop_failure")
+        robot.operator.say("")
         return success
 
-    def _correct(self, loop: LiveLoop, expert: ExpertOperator, number: int) -> bool:
+    def _correct(self, robot: LiveRobot, expert: ExpertOperator, number: int) -> bool:
         """Record one episode of the policy; return whether the expert had to take over."""
-        loop.go_to_neutral()
-        instruction = loop.lay_table(self._request.task, FIRST_CORRECTION + number)
-        self._begin(loop, instruction)
-        step_s = loop.profile.space().step_s
-        if loop.wait(lambda: loop.operator.success, PATIENCE_STEPS * step_s):
-            loop.order("recorder/discard")
-            loop.say("")
+        robot.go_to_neutral()
+        instruction = robot.lay_table(self._request.task, FIRST_CORRECTION + number)
+        self._begin(robot, instruction)
+        step_s = robot.profile.space().step_s
+        if robot.client.wait(lambda: robot.operator.success, PATIENCE_STEPS * step_s):
+            robot.client.order("recorder/discard")
+            robot.operator.say("")
             return False
-        loop.order("controller/give_to_teleop")
+        robot.client.order("controller/give_to_teleop")
         expert.begin()
         success = False
         for _ in range(MAX_STEPS):
             expert.act(instruction)
-            if success := loop.wait(lambda: loop.operator.success, step_s):
+            if success := robot.client.wait(lambda: robot.operator.success, step_s):
                 break
-        loop.order("recorder/stop_success" if success else "recorder/stop_failure")
-        loop.say("")
+        robot.client.order("recorder/stop_success" if success else "recorder/stop_failure")
+        robot.operator.say("")
         self._say(f"correction {number + 1}: {'done' if success else 'failed'}")
         return True
 
-    def _begin(self, loop: LiveLoop, instruction: str) -> None:
+    def _begin(self, robot: LiveRobot, instruction: str) -> None:
         """Tell the robot and start the recorder."""
-        loop.spin_for(0.2)
-        loop.say(instruction)
+        robot.client.listen(0.2)
+        robot.operator.say(instruction)
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not (answer := loop.ask("recorder/start"))[0]:
+        while not (answer := robot.client.ask("recorder/start")).success:
             if time.monotonic() > deadline:
-                raise DeviceError(f"the recorder does not start: {answer[1]}")
+                raise DeviceError(f"the recorder does not start: {answer.message}")
 
     def _robot_that_records(self, name: str) -> GraphOptions:
         folder = str((self._request.folder / name).resolve())
@@ -233,10 +235,10 @@ class LearningLoop:
         self._say(f"{name}: {done.rate}")
         return done
 
-    def _evaluate_live(self, loop: LiveLoop, name: str) -> Evaluation:
+    def _evaluate_live(self, robot: LiveRobot, name: str) -> Evaluation:
         seeds = range(FIRST_LIVE_TRIAL, FIRST_LIVE_TRIAL + self._request.live_trials)
-        trials = tuple(run_live_trials(loop, self._request.task, seeds))
-        done = Evaluation(loop.policy_description(), trials)
+        trials = tuple(run_live_trials(robot, self._request.task, seeds))
+        done = Evaluation(robot.policy_description(), trials)
         self._say(f"{name}, through the nodes: {done.rate}")
         return done
 

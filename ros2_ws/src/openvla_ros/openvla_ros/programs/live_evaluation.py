@@ -11,7 +11,7 @@ from openvla_ros.errors import DeviceError
 from openvla_ros.evaluation.blinded import BlindedComparison
 from openvla_ros.evaluation.evaluation_run import EXPERT, EvaluationRequest
 from openvla_ros.evaluation.trials import Evaluation, Trial
-from openvla_ros.programs.live_robot import LiveLoop
+from openvla_ros.programs.live_robot import LiveRobot
 from openvla_ros.sim.tasks import MAX_STEPS, find_task
 
 
@@ -32,13 +32,13 @@ def live_options(request: EvaluationRequest, **changes: object) -> GraphOptions:
     return replace(options, **changes)  # type: ignore[arg-type]
 
 
-def run_live_trials(loop: LiveLoop, task: str, seeds: Sequence[int]) -> Iterator[Trial]:
+def run_live_trials(robot: LiveRobot, task: str, seeds: Sequence[int]) -> Iterator[Trial]:
     """Yield one trial for each seed: the arm at neutral, a new scene, the words, the simulation's verdict."""
-    limit_s = MAX_STEPS / loop.profile.action_space.rate_hz
+    limit_s = MAX_STEPS / robot.profile.action_space.rate_hz
     for seed in seeds:
-        loop.go_to_neutral()
-        instruction = loop.lay_table(task, seed)
-        outcome = loop.carry_out(instruction, limit_s)
+        robot.go_to_neutral()
+        instruction = robot.lay_table(task, seed)
+        outcome = robot.operator.carry_out(instruction, limit_s)
         yield Trial(task, seed, instruction, outcome.succeeded, outcome.steps, outcome.duration_s)
 
 
@@ -47,19 +47,19 @@ def evaluate_live(request: EvaluationRequest, folder: Path, report: Callable[[Tr
     for task in request.tasks:
         find_task(task)
     trials: list[Trial] = []
-    with LiveLoop(live_options(request), folder / "nodes.log") as loop:
-        description = loop.policy_description()
+    with LiveRobot(live_options(request), folder / "nodes.log") as robot:
+        description = robot.policy_description()
         for task in request.tasks:
-            for trial in run_live_trials(loop, task, request.seeds):
+            for trial in run_live_trials(robot, task, request.seeds):
                 trials.append(trial)
                 report(trial)
     return Evaluation(description, tuple(trials))
 
 
-def swap_adapter(loop: LiveLoop, adapter: str) -> str:
+def swap_adapter(robot: LiveRobot, adapter: str) -> str:
     """Have the running policy node take another adapter (empty: the base); return what it says."""
-    loop.set_parameter("policy", "adapter", adapter)
-    return loop.order("policy/reload_adapter")
+    robot.client.set_parameter("policy", "adapter", adapter)
+    return robot.client.order("policy/reload_adapter")
 
 
 def compare_on_robot(
@@ -75,12 +75,12 @@ def compare_on_robot(
     adapter folders of the running policy node; empty is the base.
     """
     options = GraphOptions(robot=robot)
-    with LiveLoop(options, Path("compare.log"), graph=Graph("", (), {})) as loop:
+    with LiveRobot(options, Path("compare.log"), graph=Graph("", (), {})) as live:
         while (policy := comparison.next_policy) is not None:
             words = instruction(len(comparison.verdicts))
             try:
-                swap_adapter(loop, policy)
+                swap_adapter(live, policy)
             except DeviceError as error:
                 raise DeviceError(f"a policy of this comparison cannot be put in force: {error}") from error
-            outcome = loop.carry_out(words, limit_s)
+            outcome = live.operator.carry_out(words, limit_s)
             comparison.add(words, verdict(outcome.outcome))

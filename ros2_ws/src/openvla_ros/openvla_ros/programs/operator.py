@@ -1,39 +1,29 @@
-"""The operator's side: tell the robot what to do in words, and watch it from outside.
+"""The operator's side: tell the robot what to do in words, and see how that ends.
 
-Uses only what any ROS user could: the ``ExecuteInstruction`` action (or the latched instruction
-topic where its types are not built), the published topics and ``/diagnostics``. ``openvla tell``
-and the demo are built on it. The caller spins the node.
+Uses only what any ROS user could: the ``ExecuteInstruction`` action, or the latched instruction topic where
+its types are not built. ``openvla tell`` and the demo are built on it.
 """
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
-import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from geometry_msgs.msg import PoseStamped
 from rclpy.action import ActionClient
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.task import Future
-from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from openvla_ros.errors import DeviceError
+from openvla_ros.discovery.client import RobotClient
 from openvla_ros.profile import RobotProfile
+from openvla_ros.programs.measurements import Measurements
 from openvla_ros.ros import qos
-from openvla_ros.ros.messages import from_duration, from_stamp, to_duration
-from openvla_ros.ros.start import start_ros
-from openvla_ros.values.health import LatencyHealth, StreamHealth
+from openvla_ros.ros.messages import from_duration, to_duration
+from openvla_ros.values.time import seconds
 
-# How long after the newest chunk's observation a chunk may be seen; only for the report's colours.
-AGE_LIMIT_S = 0.5
 # Discovery takes up to a few seconds on a busy machine.
 READY_TIMEOUT_S = 15.0
 
@@ -55,183 +45,194 @@ class Outcome:
 
 
 @dataclass
-class Measurements:
-    """What was seen while the robot worked."""
+class _Run:
+    """An instruction from when it was given until it has ended."""
 
-    chunks: StreamHealth
-    states: StreamHealth
-    images: dict[str, StreamHealth]
-    inference: LatencyHealth = field(default_factory=lambda: LatencyHealth("inference", AGE_LIMIT_S))
-    age: LatencyHealth = field(default_factory=lambda: LatencyHealth("camera to chunk", AGE_LIMIT_S))
-    verdicts: Counter[str] = field(default_factory=Counter)
-    path: list[tuple[float, ...]] = field(default_factory=list)  # seconds, tool point in metres
-    statuses: dict[str, DiagnosticStatus] = field(default_factory=dict)
+    instruction: str
+    time_limit_s: float
+    started_ns: int
+    handle: Any = None  # of the action's goal, once it is accepted
+    steps: int = 0
+    outcome: Outcome | None = None
+
+    def ended(self, outcome: str, message: str, steps: int, duration_s: float) -> None:
+        self.outcome = Outcome(self.instruction, outcome, message, steps, duration_s)
 
 
-class Operator(Node):
-    """Gives instructions and collects measurements."""
+class _Way(Protocol):
+    """A way to give instructions to the policy node."""
 
-    def __init__(self, profile: RobotProfile, namespace: str = "") -> None:
-        super().__init__("operator", namespace=namespace)
-        self.measured = Measurements(
-            StreamHealth("action chunks", profile.action_space.rate_hz, 1.0),
-            StreamHealth("joint states", profile.state.rate_hz, profile.state.max_age_s),
-            {c.name: StreamHealth(f"camera {c.name}", c.rate_hz, c.max_age_s) for c in profile.cameras},
-        )
-        self.success = False
+    def missing(self) -> list[str]:
+        """Return what is not there yet for this way."""
+
+    def begin(self, run: _Run) -> None:
+        """Have the instruction carried out."""
+
+    def look(self, run: _Run) -> None:
+        """See whether it has ended."""
+
+    def cancel(self, run: _Run) -> None:
+        """Stop carrying it out."""
+
+
+class Operator:
+    """Gives instructions through ``client`` and measures; the client's waits do the work."""
+
+    def __init__(self, client: RobotClient, profile: RobotProfile) -> None:
+        self.client, self._profile = client, profile
+        self.measured = Measurements(client, profile)
+        self.success = False  # the robot's own signal, since the newest words
         self.on_step: Callable[[int, str], None] = lambda step, verdict: None
-        self._instruction = self.create_publisher(String, "instruction", qos.LATCHED)
-        self._reset = self.create_client(Trigger, "simulation/reset")
-        self._hold = self.create_client(Trigger, "controller/hold")
-        self._client = _action_client(self)
-        self._goal: _Goal | None = None
-        self._subscribe(profile)
+        self._words = client.latched(String, "instruction")
+        self._run: _Run | None = None
+        self._way: _Way = _way(self)
+        client.node.create_subscription(Bool, "task/success", self._success, qos.COMMAND)
 
     def missing(self) -> list[str]:
         """Return what is not there yet for an instruction to be given; empty when ready."""
-        lines = []
-        if self._client is not None and not self._client.server_is_ready():
-            lines.append("the policy's execute_instruction server")
-        if self._client is None and not self.count_publishers("policy/instruction"):
-            lines.append("a policy that listens to instruction")
-        if not self.measured.states.received_count:
-            lines.append("joint states")
-        lines += [
-            f"images of camera {name}" for name, s in self.measured.images.items() if not s.received_count
-        ]
-        if not self.measured.verdicts:
-            lines.append("the controller")
-        return lines
+        return [*self._way.missing(), *self.measured.missing()]
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait for the robot's nodes; raises ``DeviceError`` naming those that are missing."""
+        self.client.require(
+            lambda: not self.missing(),
+            timeout_s,
+            lambda: f"robot {self._profile.name!r} is not up: missing {', '.join(self.missing())}",
+        )
 
     def tell(self, instruction: str, time_limit_s: float) -> None:
         """Start carrying out ``instruction``; ``outcome`` says when it has ended."""
         self.success = False
-        now = self.get_clock().now().nanoseconds
-        self._goal = _Goal(instruction, time_limit_s, now)
-        if self._client is None:
-            self._instruction.publish(String(data=instruction))
-            return
-        goal = self._client_type().Goal(instruction=instruction, time_limit=to_duration(time_limit_s))
-        self._client.send_goal_async(goal, feedback_callback=self._feedback).add_done_callback(self._accepted)
+        self._run = _Run(instruction, time_limit_s, self.client.now_ns)
+        self._way.begin(self._run)
 
     def outcome(self) -> Outcome | None:
         """Return how the newest instruction ended, or ``None`` while it is being carried out."""
-        goal = self._goal
-        if goal is None or goal.outcome is not None or self._client is not None:
-            return goal.outcome if goal else None
-        elapsed = (self.get_clock().now().nanoseconds - goal.started_ns) * 1e-9
-        if self.success:
-            goal.outcome = Outcome(goal.instruction, "succeeded", "task/success", goal.steps, elapsed)
-        elif elapsed > goal.time_limit_s:
-            goal.outcome = Outcome(
-                goal.instruction, "time_limit", f"{goal.time_limit_s} s", goal.steps, elapsed
-            )
-        if goal.outcome is not None:
-            self._instruction.publish(String(data=""))
-            self._hold.call_async(Trigger.Request())
-        return goal.outcome
+        if self._run is not None and self._run.outcome is None:
+            self._way.look(self._run)
+        return self._run.outcome if self._run is not None else None
 
-    def reset_simulation(self) -> Future:
-        """Ask the simulation for a new scene; the answer's message is what the scene asks for."""
-        return self._reset.call_async(Trigger.Request())
+    def wait_for_outcome(self, timeout_s: float) -> Outcome:
+        """Wait until the newest instruction has ended; raises ``DeviceError`` if that is not heard."""
+        self.client.require(
+            lambda: self.outcome() is not None,
+            timeout_s,
+            lambda: "the policy node did not say how the instruction ended",
+        )
+        outcome = self.outcome()
+        assert outcome is not None
+        return outcome
+
+    def carry_out(self, instruction: str, time_limit_s: float) -> Outcome:
+        """Tell the robot and wait for how it ends; raises ``DeviceError`` if that is not heard."""
+        self.tell(instruction, time_limit_s)
+        return self.wait_for_outcome(time_limit_s + self.client.timeout_s)
 
     def cancel(self) -> None:
         """Stop carrying out the instruction."""
-        if self._goal is not None and self._goal.handle is not None:
-            self._goal.handle.cancel_goal_async()
-        elif self._client is None:
-            self._instruction.publish(String(data=""))
-            self._hold.call_async(Trigger.Request())
+        if self._run is not None:
+            self._way.cancel(self._run)
 
-    def stop(self) -> None:
-        """Nothing of this node moves the robot by itself."""
+    def say(self, words: str) -> None:
+        """Publish the instruction topic; an empty text ends what is being done."""
+        self.success = False
+        self._words.publish(String(data=words))
 
-    def _subscribe(self, profile: RobotProfile) -> None:
-        for camera in profile.cameras:
-            self.create_subscription(
-                Image, camera.topic, _Note(self, self.measured.images[camera.name]), qos.NEWEST_IN
-            )
-        state = profile.state.joint_states_topic
-        self.create_subscription(JointState, state, _Note(self, self.measured.states), qos.NEWEST_IN)
-        self.create_subscription(JointTrajectory, "policy/action_chunk", self._chunk, qos.COMMAND)
-        self.create_subscription(DiagnosticStatus, "controller/verdict", self._verdict, qos.COMMAND)
-        self.create_subscription(PoseStamped, "controller/current_pose", self._pose, qos.NEWEST_IN)
-        self.create_subscription(Bool, "task/success", self._success, qos.COMMAND)
-        self.create_subscription(DiagnosticArray, "/diagnostics", self._diagnostics, qos.DIAGNOSTICS)
-
-    def _chunk(self, message: JointTrajectory) -> None:
-        now, stamp = self.get_clock().now().nanoseconds, from_stamp(message.header.stamp)
-        self.measured.chunks.received(now, now)
-        self.measured.age.add((now - stamp) * 1e-9)
-        if self._goal is not None and self._client is None:
-            self._goal.steps += 1
-            self.on_step(self._goal.steps, "")
-
-    def _verdict(self, message: DiagnosticStatus) -> None:
-        reason = next((v.value for v in message.values if v.key == "reason"), message.message)
-        self.measured.verdicts[reason] += 1
-
-    def _pose(self, message: PoseStamped) -> None:
-        p = message.pose.position
-        self.measured.path.append((from_stamp(message.header.stamp) * 1e-9, p.x, p.y, p.z))
+    def hold(self) -> None:
+        """End what the instruction topic asked for and have the controller hold; waits for nothing."""
+        self._words.publish(String(data=""))
+        self.client.service("controller/hold").call_async(Trigger.Request())
 
     def _success(self, message: Bool) -> None:
         self.success = self.success or message.data
 
-    def _diagnostics(self, message: DiagnosticArray) -> None:
-        self.measured.statuses |= {status.name: status for status in message.status}
 
-    def _client_type(self) -> Any:
-        from openvla_interfaces.action import ExecuteInstruction
+class _ByAction:
+    """Instructions as goals of ``ExecuteInstruction``: the policy node says how they end."""
 
-        return ExecuteInstruction
+    def __init__(self, operator: Operator, action: Any) -> None:
+        self._operator, self._action = operator, action
+        self._client = ActionClient(operator.client.node, action, "execute_instruction")
 
-    def _accepted(self, future: Future) -> None:
-        handle, goal = future.result(), self._goal
-        if goal is None:
-            return
+    def missing(self) -> list[str]:
+        return [] if self._client.server_is_ready() else ["the policy's execute_instruction server"]
+
+    def begin(self, run: _Run) -> None:
+        goal = self._action.Goal(instruction=run.instruction, time_limit=to_duration(run.time_limit_s))
+        sent = self._client.send_goal_async(goal, feedback_callback=self._feedback)
+        sent.add_done_callback(partial(self._accepted, run))
+
+    def look(self, run: _Run) -> None:
+        """Nothing: the result is sent."""
+
+    def cancel(self, run: _Run) -> None:
+        if run.handle is not None:
+            run.handle.cancel_goal_async()
+
+    def _accepted(self, run: _Run, future: Future) -> None:
+        handle = future.result()
         if not handle.accepted:
-            goal.outcome = Outcome(goal.instruction, "refused", "the policy node refused the goal", 0, 0.0)
+            run.ended("refused", "the policy node refused the goal", 0, 0.0)
             return
-        goal.handle = handle
-        handle.get_result_async().add_done_callback(self._finished)
+        run.handle = handle
+        handle.get_result_async().add_done_callback(partial(self._finished, run))
+
+    def _finished(self, run: _Run, future: Future) -> None:
+        result = future.result().result
+        duration_s = from_duration(result.duration)
+        run.ended(str(result.outcome), str(result.message), int(result.steps), duration_s)
 
     def _feedback(self, message: Any) -> None:
         feedback = message.feedback
-        self.measured.inference.add(float(feedback.inference_latency_s))
-        self.on_step(int(feedback.step), str(feedback.verdict))
+        self._operator.measured.inference.add(float(feedback.inference_latency_s))
+        self._operator.on_step(int(feedback.step), str(feedback.verdict))
 
-    def _finished(self, future: Future) -> None:
-        if self._goal is None:
-            return
-        result = future.result().result
-        self._goal.outcome = Outcome(
-            self._goal.instruction,
-            str(result.outcome),
-            str(result.message),
-            int(result.steps),
-            from_duration(result.duration),
+
+class _ByTopic:
+    """Instructions on the latched topic: how they end is judged here, by success and time."""
+
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+        self._run: _Run | None = None
+        self._node = operator.client.node
+        self._node.create_subscription(JointTrajectory, "policy/action_chunk", self._chunk, qos.COMMAND)
+
+    def missing(self) -> list[str]:
+        listens = self._node.count_publishers("policy/instruction")
+        return [] if listens else ["a policy that listens to instruction"]
+
+    def begin(self, run: _Run) -> None:
+        self._run = run
+        self._operator.say(run.instruction)
+
+    def look(self, run: _Run) -> None:
+        elapsed_s = seconds(self._operator.client.now_ns - run.started_ns)
+        if self._operator.success:
+            run.ended("succeeded", "task/success", run.steps, elapsed_s)
+        elif elapsed_s > run.time_limit_s:
+            run.ended("time_limit", f"{run.time_limit_s} s", run.steps, elapsed_s)
+        if run.outcome is not None:
+            self._operator.hold()
+
+    def cancel(self, run: _Run) -> None:
+        self._operator.hold()
+
+    def _chunk(self, _message: JointTrajectory) -> None:
+        if self._run is not None:
+            self._run.steps += 1
+            self._operator.on_step(self._run.steps, "")
+
+
+def _way(operator: Operator) -> _Way:
+    """Return the action, or the topic (with a word in the log) where the action is not built."""
+    try:
+        from openvla_interfaces.action import ExecuteInstruction
+    except ImportError:
+        operator.client.node.get_logger().warning(
+            "openvla_interfaces is not built: using the instruction topic instead of the action"
         )
-
-
-@dataclass
-class _Goal:
-    instruction: str
-    time_limit_s: float
-    started_ns: int
-    handle: Any = None
-    steps: int = 0
-    outcome: Outcome | None = None
-
-
-class _Note:
-    """Notes the arrival of a stamped message."""
-
-    def __init__(self, node: Node, health: StreamHealth) -> None:
-        self._node, self._health = node, health
-
-    def __call__(self, message: Any) -> None:
-        self._health.received(from_stamp(message.header.stamp), self._node.get_clock().now().nanoseconds)
+        return _ByTopic(operator)
+    return _ByAction(operator, ExecuteInstruction)
 
 
 def tell_robot(
@@ -241,44 +242,12 @@ def tell_robot(
 
     Raises ``DeviceError`` naming what is missing if the robot's nodes do not show up.
     """
-    start_ros()
-    operator = Operator(profile, namespace)
-    operator.on_step = lambda step, verdict: say(f"step {step:3d}  {verdict}")
-    executor = SingleThreadedExecutor()
-    executor.add_node(operator)
-    try:
-        _spin_until(executor, lambda: not operator.missing(), READY_TIMEOUT_S)
-        if operator.missing():
-            raise DeviceError(f"robot {profile.name!r} is not up: missing {', '.join(operator.missing())}")
-        operator.tell(instruction, time_limit_s)
+    with RobotClient("operator", namespace, timeout_s=READY_TIMEOUT_S) as client:
+        operator = Operator(client, profile)
+        operator.on_step = lambda step, verdict: say(f"step {step:3d}  {verdict}")
+        operator.wait_until_ready(READY_TIMEOUT_S)
         try:
-            _spin_until(executor, lambda: operator.outcome() is not None, time_limit_s + READY_TIMEOUT_S)
+            return operator.carry_out(instruction, time_limit_s)
         except KeyboardInterrupt:
             operator.cancel()
-            _spin_until(executor, lambda: operator.outcome() is not None, READY_TIMEOUT_S)
-        outcome = operator.outcome()
-        if outcome is None:
-            raise DeviceError("the policy node did not say how the instruction ended")
-        return outcome
-    finally:
-        executor.shutdown()
-        operator.destroy_node()
-        rclpy.try_shutdown()
-
-
-def _spin_until(executor: SingleThreadedExecutor, done: Callable[[], bool], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not done() and time.monotonic() < deadline:
-        executor.spin_once(timeout_sec=0.05)
-
-
-def _action_client(node: Node) -> ActionClient | None:
-    """Return the client of the action, or ``None`` (with a word in the log) where it is not built."""
-    try:
-        from openvla_interfaces.action import ExecuteInstruction
-    except ImportError:
-        node.get_logger().warning(
-            "openvla_interfaces is not built: using the instruction topic instead of the action"
-        )
-        return None
-    return ActionClient(node, ExecuteInstruction, "execute_instruction")
+            return operator.wait_for_outcome(READY_TIMEOUT_S)

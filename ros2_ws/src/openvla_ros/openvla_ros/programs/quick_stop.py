@@ -1,8 +1,10 @@
 """Asking a running controller for a stop as fast as a new process can, and seeing that it stopped.
 
-Imports nothing but rclpy and three message types: a person waits for it. A new process must first be
-discovered by the controller, which takes most of the time. Whoever wants to stop an arm faster keeps
-something running that has been discovered already (docs/safety.md).
+A client to itself beside ``discovery.client``, because a person waits for it: it imports nothing but rclpy
+and three message types, its node has no services and no log topic to be discovered, and it looks at its
+executor five times as often. A new process must first be discovered by the controller, which takes most of
+the time. Whoever wants to stop an arm faster keeps something running that has been discovered already
+(docs/safety.md).
 """
 
 from __future__ import annotations

@@ -13,22 +13,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from trajectory_msgs.msg import JointTrajectory
 
-from openvla_ros.discovery.client import READY_TIMEOUT_S, Session
-from openvla_ros.errors import DeviceError, InvalidValueError
+from openvla_ros.discovery.client import READY_TIMEOUT_S, RobotClient
+from openvla_ros.errors import InvalidValueError
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.kinematics.delta_actions import delta_between
 from openvla_ros.robot.tracking_report import TrackingReport, expected_poses, tracking_report
 from openvla_ros.ros import qos
 from openvla_ros.ros.messages import from_pose, from_stamp, to_chunk_message
-from openvla_ros.ros.verdict_messages import VerdictReport, from_verdict_message
+from openvla_ros.ros.verdict_messages import VerdictReport
 from openvla_ros.values.action import ActionChunk
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.episode import Episode
 from openvla_ros.values.geometry import Pose
+from openvla_ros.values.time import seconds
 from openvla_ros.values.verdict import Reason, SafetyVerdict
 
 Start = Literal["here", "neutral", "episode"]
@@ -53,24 +53,24 @@ class ReplayResult:
 class Replay:
     """One episode on one robot."""
 
-    def __init__(self, profile: RobotProfile, episode: Episode, session: Session) -> None:
+    def __init__(self, profile: RobotProfile, episode: Episode, client: RobotClient) -> None:
         """Bind them; raises ``InvalidValueError`` if the episode is for another action space."""
         lines = profile.space().differences(episode.space)
         if lines:
             raise InvalidValueError(
                 f"episode {episode.id!r} was not recorded for {profile.name!r}: {'; '.join(lines)}"
             )
-        self._profile, self._episode, self._session = profile, episode, session
+        self._profile, self._episode, self._client = profile, episode, client
         self._space = profile.space()
         self._poses: list[tuple[float, Pose]] = []
         self._state: VerdictReport | None = None
         self._reasons: Counter[str] = Counter()
         self._refusal: SafetyVerdict | None = None
         self._pressed: Callable[[], bool] = lambda: False
-        node = session.node
+        node = client.node
         self._chunks = node.create_publisher(JointTrajectory, "policy/action_chunk", qos.COMMAND)
         node.create_subscription(PoseStamped, "controller/current_pose", self._pose, qos.EVERY_IN)
-        node.create_subscription(DiagnosticStatus, "controller/verdict", self._verdict, qos.VERDICT)
+        client.hear_verdicts(self._verdict, earlier=True)
 
     def run(self, start: Start, pressed: Callable[[], bool]) -> ReplayResult:
         """Play the episode; ``pressed`` is asked all the time and stops the arm when it says so.
@@ -79,11 +79,11 @@ class Replay:
         """
         self._pressed = pressed
         self._wait_for_controller()
-        self._session.reach_controller("e_stop")
-        self._session.ask_controller("give_to_policy")
+        self._client.reach("controller/e_stop")
+        self._client.order("controller/give_to_policy")
         if start != "here":
-            self._session.ask_controller("neutral")
-            self._session.spin_until(lambda: False, REPORT_S)  # verdicts from before are past then
+            self._client.order("controller/neutral")
+            self._client.listen(REPORT_S)  # verdicts from before are past then
             self._state = None
             self._wait(lambda: self._is("holding"), MOVE_TIMEOUT_S, "the arm does not reach neutral")
         if start == "episode":
@@ -97,7 +97,7 @@ class Replay:
         times: Float = began_s + self._space.step_s * np.arange(len(expected), dtype=np.float64)
         made = len(expected)
         if stopped:
-            made = max(2, int(np.searchsorted(times, self._session.now_ns * 1e-9)))
+            made = max(2, int(np.searchsorted(times, seconds(self._client.now_ns))))
         recorded = self._episode.poses
         tracking = tracking_report(
             expected[:made],
@@ -109,11 +109,12 @@ class Replay:
         return ReplayResult(self._episode.id, tracking, dict(self._reasons), stopped)
 
     def _wait_for_controller(self) -> None:
-        self._session.wait_for_clock()
-        if not self._session.spin_until(
-            lambda: self._state is not None and self._chunks.get_subscription_count() > 0, READY_TIMEOUT_S
-        ):
-            raise DeviceError(f"no controller answers for robot {self._profile.name!r}: start it first")
+        self._client.wait_for_clock()
+        self._client.require(
+            lambda: self._state is not None and self._chunks.get_subscription_count() > 0,
+            READY_TIMEOUT_S,
+            lambda: f"no controller answers for robot {self._profile.name!r}: start it first",
+        )
 
     def _approach(self) -> None:
         """Go to the episode's first pose by the same kind of steps as the episode itself."""
@@ -141,7 +142,7 @@ class Replay:
 
         The stop key ends it at once by the emergency stop.
         """
-        began_ns = self._session.now_ns
+        began_ns = self._client.now_ns
         chunk = ActionChunk(actions, began_ns, self._space)
         if not self._pressed():
             self._chunks.publish(to_chunk_message(chunk, self._profile.action_frame_id()))
@@ -149,23 +150,24 @@ class Replay:
             longest_s = MOVE_TIMEOUT_S + 10.0 * len(actions) * self._space.step_s
             self._wait(lambda: self._is("holding"), longest_s, "the arm does not come to rest")
         if self._pressed():
-            self._session.ask_controller("e_stop")
-        return began_ns * 1e-9
+            self._client.order("controller/e_stop")
+        return seconds(began_ns)
 
     def _wait(self, done: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
-        if not self._session.spin_until(lambda: done() or self._pressed(), timeout_s):
+        def problem() -> str:
             verdict = self._state.verdict if self._state else "nothing heard from the controller"
-            raise DeviceError(f"{otherwise} within {timeout_s:.0f} s; {self._refusal or verdict}")
+            return f"{otherwise} within {timeout_s:.0f} s; {self._refusal or verdict}"
+
+        self._client.require(lambda: done() or self._pressed(), timeout_s, problem)
 
     def _is(self, state: str) -> bool:
         report = self._state
         return report is not None and report.state == state and (state != "holding" or report.settled)
 
     def _pose(self, message: PoseStamped) -> None:
-        self._poses.append((from_stamp(message.header.stamp) * 1e-9, from_pose(message)))
+        self._poses.append((seconds(from_stamp(message.header.stamp)), from_pose(message)))
 
-    def _verdict(self, message: DiagnosticStatus) -> None:
-        report = from_verdict_message(message)
+    def _verdict(self, report: VerdictReport) -> None:
         before = self._state
         if report.kind == "state":
             self._state = report

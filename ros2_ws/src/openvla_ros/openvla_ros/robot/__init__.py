@@ -1,1 +1,1 @@
-"""The controller's core and what it is made of: who may move the arm, when, where to and how."""
+"""The controller's core and its parts: who may move the arm, when, where to and how."""

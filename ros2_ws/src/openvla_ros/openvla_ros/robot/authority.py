@@ -1,4 +1,4 @@
-"""Who may move the arm: one owner at a time, and the latches that stop everybody."""
+"""Who may move the arm: one owner at a time, and the latched stops."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ STRENGTH = (Reason.SHUT_DOWN, Reason.E_STOP, Reason.RIVAL, Reason.HELD)
 
 
 class Authority:
-    """The owner of the arm and what is latched."""
+    """The owner of the arm, and the latched stop."""
 
     def __init__(self, owner: Owner) -> None:
         self.owner: Owner = checked_owner(owner)
         self.latched: SafetyVerdict | None = None
+        self.rivals: str | None = None  # who else commands the arm, in words
 
     def judge(self, source: str) -> SafetyVerdict | None:
         """Return why ``source`` may not move the arm now, or None if it may."""
         if self.latched is not None:
             return self.latched
         if source != self.owner:
-            return SafetyVerdict.hold(Reason.OWNER, f"a chunk from {source}; the arm belongs to {self.owner}")
+            return SafetyVerdict.hold(Reason.OWNER, f"a chunk from {source}, but {self.owner} has the arm")
         return None
 
     def latch(self, reason: Reason, detail: str) -> bool:
-        """Latch a stop; returns False if a stronger one is latched already."""
+        """Latch a stop; returns False if a stronger one is already latched."""
         if self.latched is not None and STRENGTH.index(self.latched.reason) < STRENGTH.index(reason):
             return False
         self.latched = SafetyVerdict.hold(reason, detail)
@@ -41,21 +42,21 @@ class Authority:
         if self.latched is None or self.latched.reason is not Reason.E_STOP:
             return False
         self.latched = SafetyVerdict.hold(
-            Reason.HELD, "emergency stop reset; give the arm to an owner to go on"
+            Reason.HELD, "emergency stop reset; give the arm to an owner to continue"
         )
         return True
 
     def rival_gone(self) -> bool:
-        """Weaken what a rival latched to a hold; returns False if that is not what is latched."""
+        """Weaken a stop latched because of a rival to a hold; returns False if there is none."""
         if self.latched is None or self.latched.reason is not Reason.RIVAL:
             return False
         self.latched = SafetyVerdict.hold(
-            Reason.HELD, "nobody else commands the arm any more; give the arm to an owner to go on"
+            Reason.HELD, "nobody else commands the arm any more; give the arm to an owner to continue"
         )
         return True
 
     def give_to(self, owner: Owner) -> SafetyVerdict | None:
-        """Make ``owner`` the owner and lift a hold; returns the stronger latch that forbids it, or None."""
+        """Make ``owner`` the owner and release a hold; returns a stronger latch that prevents it, or None."""
         checked_owner(owner)
         if self.latched is not None and self.latched.reason is not Reason.HELD:
             return self.latched
@@ -65,7 +66,7 @@ class Authority:
 
 
 def checked_owner(owner: str) -> Owner:
-    """Return ``owner``; raises ``InvalidValueError`` listing the owners there are."""
+    """Return ``owner``; raises ``InvalidValueError`` listing the possible owners."""
     for known in get_args(Owner):
         if owner == known:
             return owner  # type: ignore[return-value]

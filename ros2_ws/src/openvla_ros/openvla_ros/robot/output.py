@@ -1,4 +1,4 @@
-"""What the controller says at each tick: what to command, what it is doing, and why."""
+"""The controller's output at each tick: the command, the mode, and the verdict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ControllerState(str, Enum):
     EXECUTING = "executing"
     HOMING = "homing"
     HOLDING = "holding"  # at rest, or coming to rest
-    STOPPED = "stopped"  # the robot's own reports forbid motion, or the controller was shut down
+    STOPPED = "stopped"  # the robot's reported state forbids motion, or the controller was shut down
     E_STOP = "e_stop"
 
     def __str__(self) -> str:
@@ -28,7 +28,7 @@ class ControllerState(str, Enum):
 
 @dataclass(frozen=True, eq=False)
 class ControllerOutput:
-    """What goes out at one tick. Nothing is commanded where ``joint_positions`` is None."""
+    """The output of one tick. Nothing is commanded if ``joint_positions`` is None."""
 
     stamp_ns: int  # of the command; stamps of commands that follow each other are evenly spaced
     state: ControllerState
@@ -38,9 +38,9 @@ class ControllerOutput:
     joint_velocities: Float | None  # (J,) rad/s
     joint_accelerations: Float | None  # (J,) rad/s²
     gripper_opening: float | None  # 0 closed .. 1 open
-    tool: Pose | None  # where the commanded joints put the tool: what a Cartesian back end is sent
-    target: Pose | None  # the composed target that the tool is on its way to
+    tool: Pose | None  # the tool pose at the commanded joints, for Cartesian drivers
+    target: Pose | None  # the composed target that the tool is moving to
     at_rest: bool  # no commanded joint moves
-    settled: bool  # at rest, and nothing is left to execute: blocking control looks now
+    settled: bool  # at rest, with nothing left to execute: in blocking control, time for the next observation
     observation_ns: int | None  # stamp of the observation whose step is being executed; None if none is
     counters: Mapping[Reason, int]  # events for each reason since the start

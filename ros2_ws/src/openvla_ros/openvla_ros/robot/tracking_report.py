@@ -1,7 +1,6 @@
-"""How well an arm followed a sequence of actions: expected poses of the tool against measured ones.
+"""How well an arm tracked a sequence of actions: expected against measured tool poses.
 
-Pure numbers: the poses that the actions compose to, and the poses that were measured, each with
-their times.
+Numbers only: the poses that the actions compose to, and the measured poses, each with their times.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ LONGEST_LAG_S, LAG_STEP_S = 1.0, 0.01
 
 @dataclass(frozen=True)
 class TrackingReport:
-    """Errors in metres and radians; along the way they are those that remain after the lag."""
+    """Errors in metres and radians; those along the path are after compensating the lag."""
 
     steps: int
     lag_s: float  # by how much the measured motion follows the expected one
@@ -48,10 +47,10 @@ def tracking_report(
     measured_s: Float,
     recorded: Float | None = None,
 ) -> TrackingReport:
-    """Compare ``expected`` poses at times (T,) with ``measured`` ones at times (M,), seconds of one clock.
+    """Compare ``expected`` poses at times (T,) with ``measured`` ones at times (M,), seconds on one clock.
 
-    ``recorded`` are the poses (T', 4, 4) that the original recording measured. Raises
-    ``InvalidValueError`` where there is nothing to compare.
+    ``recorded`` are the poses (T', 4, 4) measured in the original recording. Raises
+    ``InvalidValueError`` if there is nothing to compare.
     """
     if len(expected) < 2 or len(measured) < 2:
         raise InvalidValueError(f"{len(expected)} expected and {len(measured)} measured poses: too few")
@@ -77,7 +76,7 @@ def tracking_report(
 
 
 def _errors(want: Float, want_s: Float, have: Float, have_s: Float) -> Float:
-    """Return the distances (T,) at the expected times, measured positions joined by straight lines."""
+    """Return the distances (T,), metres, at the expected times, interpolating measured positions."""
     at = np.stack([np.interp(want_s, have_s, have[:, i]) for i in range(3)], axis=1)
     distances: Float = np.linalg.norm(want - at, axis=1)
     return distances

@@ -22,7 +22,7 @@ def loaded_fast_dds() -> int | None:
 
 
 def warn_about_transport(node: Node) -> None:
-    """Log a warning that says what to set if DDS would lose large images under this environment."""
+    """Log a warning, with the setting to use, if DDS would lose large images in this environment."""
     version = loaded_fast_dds() or expected_fast_dds(os.environ)
     problem = transport_problem(os.environ, get_rmw_implementation_identifier(), version)
     if problem:

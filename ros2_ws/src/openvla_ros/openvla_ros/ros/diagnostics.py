@@ -46,7 +46,7 @@ class DiagnosticsPublisher:
         self._publisher.publish(message)
 
     def _healths(self) -> list[Health]:
-        """Return every health value, with what the node's guard refused; that also if the rest fails."""
+        """Return every health value, plus the guard's refusals, even if the rest fails."""
         guard: Guard | None = getattr(self._node, "guard", None)
         if guard is None:
             return list(self._collect())

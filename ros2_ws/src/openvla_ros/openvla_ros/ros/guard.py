@@ -1,4 +1,4 @@
-"""The guard around every callback of a node: whatever arrives, the process goes on.
+"""The guard around every callback of a node: whatever arrives, the process keeps running.
 
 A topic, a service or an action may bring any message that its type allows, from any node of the
 domain. ``GuardedNode`` and ``GuardedLifecycleNode`` create subscriptions, services and timers as rclpy
@@ -7,17 +7,16 @@ request that rclpy cannot read. A message is refused
 
 - as ``too_large`` by its size in bytes, before it is deserialised,
 - as ``unreadable`` if it cannot be deserialised,
-- by the name of the ``OpenVLARosError`` that its callback raises, with its text,
-- as ``callback_failed`` for any other exception, which is a fault of ours.
+- under the name of the ``OpenVLARosError`` that its callback raises, with its text,
+- as ``callback_failed`` for any other exception, which is a bug.
 
-Each refusal is counted in ``/diagnostics`` under topic and reason, and logged, the same one every few
-seconds at most. A service answers with ``success`` false and the reason. Only ``FatalNodeError`` passes:
-it ends the process on purpose.
+Each refusal is counted in ``/diagnostics`` by topic and reason, and logged, the same one at most every few
+seconds. A service answers with ``success`` false and the reason. Only ``FatalNodeError`` passes through: it
+ends the process on purpose.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import Counter
@@ -31,7 +30,7 @@ from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
-from openvla_ros.errors import FatalNodeError, OpenVLARosError
+from openvla_ros.errors import FatalNodeError, OpenVLARosError, error_key
 from openvla_ros.ros.fault import DETAIL_LENGTH, describe
 from openvla_ros.ros.lifecycle import LifecycleNode
 from openvla_ros.values.health import Health
@@ -40,13 +39,13 @@ T = TypeVar("T")
 TOO_LARGE, UNREADABLE, CALLBACK_FAILED = "too_large", "unreadable", "callback_failed"
 # A state of a hundred joints with long names takes 6 KB. What fits in 64 KB takes 10 ms to read at worst.
 LARGEST_BYTES = 64 << 10
-# The same refusal is logged so often at most.
+# Minimum interval between log lines of the same refusal.
 LOG_PERIOD_S = 5.0
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Why something that came in was not acted on: a key to count by, and words."""
+    """Why an input was refused: a key to count by, and a text."""
 
     reason: str
     detail: str
@@ -56,7 +55,7 @@ class Refused:
 
 
 class Guard:
-    """Counts and logs what one node refuses; safe between threads."""
+    """Counts and logs one node's refusals; thread-safe."""
 
     def __init__(self, node_name: str) -> None:
         self._logger = get_logger(node_name)
@@ -67,7 +66,7 @@ class Guard:
         self._logged: dict[str, tuple[float, int]] = {}  # when, and how many had been counted then
 
     def call(self, source: str, act: Callable[[], T], unexpected: str = CALLBACK_FAILED) -> T | Refused:
-        """Return what ``act`` returns, or why it was refused; raises ``FatalNodeError`` only.
+        """Return the result of ``act``, or why it was refused; raises only ``FatalNodeError``.
 
         ``source`` is the topic or service; ``unexpected`` is the reason for exceptions that are not ours.
         """
@@ -81,7 +80,7 @@ class Guard:
             return self.refuse(source, Refused(unexpected, describe(error)))
 
     def refuse(self, source: str, refused: Refused) -> Refused:
-        """Count and log a refusal; returns it, its words cut to a length fit for a log."""
+        """Count and log a refusal; returns it, its text shortened for the log."""
         if len(refused.detail) > DETAIL_LENGTH:
             refused = Refused(refused.reason, refused.detail[:DETAIL_LENGTH] + " ...")
         key = f"{source}: {refused.reason}"
@@ -99,7 +98,7 @@ class Guard:
         return refused
 
     def health(self) -> Health:
-        """Return what was refused, by topic and reason; not ok if anything was since the last call."""
+        """Return the refusals by topic and reason; a warning if there are new ones since the last call."""
         with self._lock:
             fresh, self._fresh = self._fresh, Counter()
             values = {key: str(count) for key, count in sorted(self._counts.items())}
@@ -108,28 +107,22 @@ class Guard:
         if fresh:
             level = "error" if fresh[CALLBACK_FAILED] else "warn"
             return Health(name, level, f"{fresh.total()} new; {newest}", values)  # type: ignore[arg-type]
-        return Health(name, "ok", f"{total} in all", values)
+        return Health(name, "ok", f"{total} in total", values)
 
     def _log(self, source: str, refused: Refused, count: int) -> None:
-        text = f"{source}: {refused}" + (f" ({count} such since the last line)" if count > 1 else "")
-        # One call site a severity: rclpy refuses the same line with another.
+        text = f"{source}: {refused}" + (f" ({count} times since the last line)" if count > 1 else "")
+        # One call site per severity: rclpy does not allow changing it.
         if refused.reason == CALLBACK_FAILED:
             self._logger.error(text)
         else:
             self._logger.warning(text)
 
 
-def error_key(error: OpenVLARosError) -> str:
-    """Return the key under which an error of ours is counted: ``InvalidValueError`` → ``invalid_value``."""
-    words = re.findall("[A-Z][a-z]+", type(error).__name__.removesuffix("Error"))
-    return "_".join(words).lower()
-
-
 class _Guarded:
     """Creates subscriptions, services and timers as a node does, with the guard in between."""
 
     def __init__(self, *arguments: Any, guard: Guard | None = None, **options: Any) -> None:
-        """As rclpy's; ``guard`` is another node's in the same process, which then counts for both."""
+        """As in rclpy; ``guard`` is that of another node in the same process, which then counts for both."""
         if guard is not None:
             self.__dict__["_the_guard"] = guard
         super().__init__(*arguments, **options)
@@ -138,7 +131,7 @@ class _Guarded:
 
     @property
     def guard(self) -> Guard:
-        """The guard of this node. The node's own set-up needs it before ``__init__`` is through."""
+        """The guard of this node. The node's own set-up needs it before ``__init__`` has finished."""
         guard: Guard | None = self.__dict__.get("_the_guard")
         if guard is None:
             guard = self.__dict__["_the_guard"] = Guard(self.get_name())  # type: ignore[attr-defined]
@@ -156,10 +149,10 @@ class _Guarded:
         refused: Callable[[Refused], None] | None = None,
         **options: Any,
     ) -> Any:
-        """As rclpy's, with two options more.
+        """As in rclpy, with two more options.
 
-        ``largest_bytes`` limits a serialised message (``LARGEST_BYTES``; raw ones have no limit unless
-        asked for). ``refused`` is told, besides the count, of every message that is not handed on.
+        ``largest_bytes`` limits the size of a serialised message (default: ``LARGEST_BYTES``; for raw ones no
+        limit). ``refused`` is called with every refusal.
         """
         guard, limit = self.guard, LARGEST_BYTES if largest_bytes is None and not raw else largest_bytes
 
@@ -181,13 +174,13 @@ class _Guarded:
             else:
                 tell(guard.call(topic, partial(callback, message, *info)))
 
-        # Raw always: the size is looked at before anything is made of the bytes.
+        # Always raw: the size is checked before deserialising.
         return super().create_subscription(  # type: ignore[misc]
             msg_type, topic, hear, qos_profile, raw=True, **options
         )
 
     def create_service(self, *arguments: Any, **options: Any) -> Any:
-        """As rclpy's; a callback that raises answers with the reason."""
+        """As in rclpy; if the callback raises, the response has the reason."""
         service = super().create_service(*arguments, **options)  # type: ignore[misc]
         _guard_service(self.guard, service)
         return service
@@ -228,7 +221,7 @@ def _guard_service(guard: Guard, service: Any) -> None:
 
 
 def refusal(kind: type, request: Any, refused: Refused) -> Any:
-    """Return the response of type ``kind`` that says no, with the reason where it has a field for it."""
+    """Return a negative response of type ``kind``, with the reason if it has a field for it."""
     response: Any = kind()
     if hasattr(response, "success"):
         response.success = False
@@ -254,7 +247,7 @@ def _refuse_parameter(result: Any, refused: Refused) -> None:
 
 
 class GuardedExecutor(SingleThreadedExecutor):
-    """Serves callbacks on one thread; what raises outside of them is counted by the node's guard."""
+    """Runs callbacks on one thread; exceptions outside of them are counted by the node's guard."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

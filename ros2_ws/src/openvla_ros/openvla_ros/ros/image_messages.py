@@ -1,8 +1,7 @@
-"""Camera messages to arrays, whatever the driver's encoding, and our own camera's messages.
+"""Camera messages to arrays, for any driver's encoding, and arrays to our own camera's messages.
 
-The encodings that cameras for robots use are decoded by ``image_encoding``, the same everywhere.
-One that it does not know goes to cv_bridge where that is installed, which knows more of them;
-where it is not, the error names the encoding and those that can be read.
+The usual encodings of robot cameras are decoded by ``image_encoding``. Others are passed to cv_bridge, which
+supports more of them, if it is installed; if not, the error names the encoding and the supported ones.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ except ImportError:
 def from_image(message: Image) -> ImageArray:
     """Return the image in ``message`` as uint8 (H, W, 3) RGB, read-only; ``rgb8`` without a copy.
 
-    Raises ``InvalidValueError`` naming the encoding, or the size that does not fit it.
+    Raises ``InvalidValueError`` for an unsupported encoding or a wrong size.
     """
     if CvBridge is not None and message.encoding not in (*COLOUR_ENCODINGS, *DEPTH_ENCODINGS):
         return _from_image_with_cv_bridge(message)
@@ -47,7 +46,7 @@ def from_image(message: Image) -> ImageArray:
 
 
 def from_depth_image(message: Image) -> Depth:
-    """Return the depth in ``message`` as float32 (H, W) metres, NaN where nothing was measured."""
+    """Return the depth in ``message`` as float32 (H, W) metres, NaN where there is no measurement."""
     return decode_depth(
         message.encoding,
         message.height,
@@ -64,9 +63,9 @@ def from_compressed_image(message: CompressedImage) -> ImageArray:
 
 
 def from_serialised(type_name: str, message: bytes) -> ImageArray:
-    """Return the image in a serialised Image or CompressedImage, as a raw subscription gives them.
+    """Return the image in a serialised Image or CompressedImage, from a raw subscription.
 
-    Decodes as recordings do, from where the pixels lie: ``rgb8`` without a copy.
+    Decodes like the bag reader, in place: ``rgb8`` without a copy.
     """
     if (
         CvBridge is not None
@@ -78,9 +77,9 @@ def from_serialised(type_name: str, message: bytes) -> ImageArray:
 
 
 def to_depth_image(depth: Depth, stamp_ns: int, frame_id: str) -> Image:
-    """Return depth (H, W) in metres as a ``16UC1`` message of millimetres, 0 where nothing was measured.
+    """Return depth (H, W) in metres as a ``16UC1`` message in millimetres, 0 for no measurement.
 
-    The encoding of RealSense and OpenNI drivers; beyond 65.535 m it says 0.
+    The encoding of RealSense and OpenNI drivers; beyond 65.535 m it is 0.
     """
     millimetres = np.round(np.nan_to_num(depth, nan=0.0, posinf=0.0, neginf=0.0) * 1e3)
     counts = np.where((millimetres >= 0) & (millimetres <= 65535), millimetres, 0).astype("<u2")
@@ -100,7 +99,7 @@ def to_compressed_image(data: bytes, format_name: str, stamp_ns: int, frame_id: 
 def to_camera_info(
     intrinsics: Intrinsics | None, width: int, height: int, stamp_ns: int, frame_id: str
 ) -> CameraInfo:
-    """Return the lens as a message; all zeros, which is ROS for "not calibrated", where none is known."""
+    """Return the intrinsics as a message; without them all zeros, which in ROS means "not calibrated"."""
     message = CameraInfo(header=Header(stamp=to_stamp(stamp_ns), frame_id=frame_id))
     message.width, message.height = width, height
     if intrinsics is not None:
@@ -117,6 +116,6 @@ def _from_image_with_cv_bridge(message: Image) -> ImageArray:
         array: Any = CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
     except CvBridgeError as error:
         raise InvalidValueError(
-            f"image encoding {message.encoding!r} cannot be read, by cv_bridge neither: {error}"
+            f"image encoding {message.encoding!r} is not supported, not even by cv_bridge: {error}"
         ) from error
     return read_only(np.ascontiguousarray(array, dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""Publishes images as ``rgb8`` through one message whose memory is used again and again."""
+"""Publishes images as ``rgb8`` through one message whose memory is reused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from openvla_ros.values.arrays import Image as ImageArray
 
 
 class ImagePublisher:
-    """Copies each image into the same message: rclpy has copied it out again when ``publish`` returns."""
+    """Copies each image into the same message: rclpy has its own copy when ``publish`` returns."""
 
     def __init__(self, publisher: Publisher, frame_id: str) -> None:
         self.publisher, self._frame_id = publisher, frame_id

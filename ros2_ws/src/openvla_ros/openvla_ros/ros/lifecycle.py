@@ -1,4 +1,4 @@
-"""Lifecycle nodes whose transitions never fail in silence, on every supported release of rclpy.
+"""Lifecycle nodes whose transitions never fail silently, on every supported release of rclpy.
 
 rclpy answers an exception in a transition's callback with an error and drops its text (7.1.6, 9.1.2:
 ``lifecycle/node.py``, ``__execute_callback``). Up to 7.1.6 it also lets the exception of a transition
@@ -23,7 +23,7 @@ Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
 
 
 class LifecycleNode(RclpyLifecycleNode):
-    """A lifecycle node that says what went wrong; ``problem`` is the last transition's, or empty."""
+    """A lifecycle node that reports failures; ``problem`` is the last transition's, or empty."""
 
     problem = ""
 
@@ -40,13 +40,13 @@ class LifecycleNode(RclpyLifecycleNode):
                 service.callback = self._answering(service.callback)
 
     def fail(self, problem: str) -> TransitionCallbackReturn:
-        """Log ``problem`` and return what a transition returns that was not possible."""
+        """Log ``problem`` and return the result of a failed transition."""
         self.problem = problem
         self.get_logger().error(problem)
         return TransitionCallbackReturn.FAILURE
 
     def _answering(self, change_state: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        """Return ``change_state`` with the answer "no" where a refused transition raises."""
+        """Return ``change_state`` wrapped to answer "no" if a refused transition raises."""
 
         @functools.wraps(change_state)
         def answer(request: Any, response: Any) -> Any:

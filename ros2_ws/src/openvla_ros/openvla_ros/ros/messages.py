@@ -1,7 +1,7 @@
-"""Conversions between ROS messages and the package's values, each with its inverse beside it.
+"""Conversions between ROS messages and the package's values, each next to its inverse.
 
-Stamps are nanoseconds of the ROS clock. Decoding of foreign image encodings lives in
-``image_messages``; this file holds only the encoding that our own nodes publish.
+Stamps are nanoseconds of the ROS clock. Other drivers' image encodings are decoded in ``image_messages``;
+here is only the encoding that our own nodes publish.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from openvla_ros.values.action import ActionChunk, ActionSpace
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.arrays import Image as ImageArray
 from openvla_ros.values.geometry import Pose
+from openvla_ros.values.time import NS_PER_S as NS_PER_S
+from openvla_ros.values.time import nanoseconds
 
-NS_PER_S = 1_000_000_000
 PROBABILITY, ENTROPY = "probability/", "entropy/"
 # A serialised chunk: room for 150 steps of 7 dimensions with probability and entropy. What fits in here
 # takes 6 ms to deserialise at worst (empty points); a state of the size of LARGEST_BYTES below 1 ms.
 LARGEST_CHUNK_BYTES = 32 << 10
 LARGEST_INSTRUCTION_BYTES = 4 << 10  # a serialised String; prompts of a robot are a sentence
-NAME_LENGTH = 100  # of a chunk's names and frame; longer ones are none of ours
+NAME_LENGTH = 100  # of a chunk's names and frame; ours are shorter
 
 
 def to_stamp(stamp_ns: int) -> Time:
@@ -45,7 +46,7 @@ def from_stamp(stamp: Time) -> int:
 
 def to_duration(seconds: float) -> Duration:
     """Return seconds (≥ 0) as a duration message, rounded to nanoseconds."""
-    total = round(seconds * NS_PER_S)
+    total = nanoseconds(seconds)
     return Duration(sec=total // NS_PER_S, nanosec=total % NS_PER_S)
 
 
@@ -105,10 +106,10 @@ def to_joint_trajectory(
 
 
 def to_chunk_message(chunk: ActionChunk, frame_id: str) -> JointTrajectory:
-    """Return ``chunk`` as a message: named dimensions, one point a step, the observation's stamp.
+    """Return ``chunk`` as a message: named dimensions, one point per step, the observation's stamp.
 
     The bins' probabilities and entropies (nats) follow as dimensions ``probability/<name>`` and
-    ``entropy/<name>`` where the policy gives them.
+    ``entropy/<name>`` if the policy provides them.
     """
     names, columns = list(chunk.space.names), [chunk.actions]
     for prefix, values in ((PROBABILITY, chunk.probability), (ENTROPY, chunk.entropy)):
@@ -122,8 +123,8 @@ def to_chunk_message(chunk: ActionChunk, frame_id: str) -> JointTrajectory:
 def from_chunk_message(message: JointTrajectory, space: ActionSpace, frame_id: str) -> ActionChunk:
     """Return the chunk in ``message``; the inverse of ``to_chunk_message``.
 
-    Raises ``InvalidValueError`` if names, widths, frame or values are not those of ``space``:
-    what the controller cannot understand completely it does not execute in part.
+    Raises ``InvalidValueError`` if names, widths, frame or values do not match ``space``: a chunk that is
+    not fully understood is not executed in part.
     """
     if message.header.frame_id != frame_id:
         raise InvalidValueError(
@@ -136,7 +137,7 @@ def from_chunk_message(message: JointTrajectory, space: ActionSpace, frame_id: s
     rows = [list(point.positions) for point in message.points]
     if not rows or any(len(row) != len(names) for row in rows):
         lengths = sorted({len(row) for row in rows})
-        raise InvalidValueError(f"the chunk's points hold {lengths or 'no'} values for {len(names)} names")
+        raise InvalidValueError(f"the chunk's points have {lengths or 'no'} values for {len(names)} names")
     values = np.array(rows, dtype=np.float64)
     extra: dict[str, Float] = {}
     rest = names[width:]
@@ -146,22 +147,21 @@ def from_chunk_message(message: JointTrajectory, space: ActionSpace, frame_id: s
             extra[key] = values[:, start : start + width]
             rest = rest[width:]
     if rest:
-        raise InvalidValueError(f"the chunk has dimensions that mean nothing here: {rest}")
+        raise InvalidValueError(f"the chunk has unknown dimensions: {rest}")
     return ActionChunk(
         actions=values[:, :width], observation_stamp_ns=from_stamp(message.header.stamp), space=space, **extra
     )
 
 
 def to_received_chunk(message: JointTrajectory, space: ActionSpace) -> ReceivedChunk:
-    """Return what ``message`` holds, right or wrong: the controller's checks say what is wrong with it.
+    """Return the contents of ``message``, valid or not; the controller's checks report what is wrong.
 
-    Dimensions of probability and entropy are left out. Points of different length, and names and
-    points beyond any chunk's number, give an array that fails the check of the width; steps of
-    different length give a duration of NaN.
+    Dimensions of probability and entropy are skipped. Points of different length, and too many names or
+    points, result in an array that fails the width check; steps of different duration in a duration of NaN.
     """
     every, rows = message.joint_names, [point.positions for point in message.points]
     keep = [i for i, name in enumerate(every) if not name.startswith((PROBABILITY, ENTROPY))]
-    # A check that fails quotes the names: so much of each is enough to see that it is wrong.
+    # A failed check quotes the names: this much of each is enough.
     names = [every[i][:NAME_LENGTH] for i in keep[: space.width + 1]]
     if len(every) <= 3 * space.width and all(len(row) == len(every) for row in rows):
         values = np.array(rows, dtype=np.float64).reshape(len(rows), len(every))[:, keep]
@@ -186,7 +186,7 @@ def joint_values(message: JointState, names: Sequence[str], field: str = "positi
     if missing:
         raise InvalidValueError(f"the joint state lacks {missing}; it has {list(message.name)}")
     if len(index) < len(message.name) and (double := [n for n in names if message.name.count(n) > 1]):
-        raise InvalidValueError(f"the joint state names {double} twice")
+        raise InvalidValueError(f"the joint state contains {double} twice")
     values = getattr(message, field)
     if len(values) != len(message.name):
         raise InvalidValueError(
@@ -196,7 +196,7 @@ def joint_values(message: JointState, names: Sequence[str], field: str = "positi
 
 
 def joint_position(message: JointState, name: str) -> float | None:
-    """Return the position of one joint (rad or m), or ``None`` where the message tells no finite one."""
+    """Return the position of one joint (rad or m), or ``None`` if the message has no finite one."""
     if message.name.count(name) != 1 or len(message.position) != len(message.name):
         return None
     position = float(message.position[message.name.index(name)])

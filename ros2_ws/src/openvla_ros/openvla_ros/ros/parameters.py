@@ -1,4 +1,4 @@
-"""ROS parameters from one frozen dataclass a node: each default, range and description stated once.
+"""ROS parameters from one frozen dataclass per node: each default, range and description stated once.
 
 @dataclass(frozen=True)
 class CameraParameters:
@@ -45,14 +45,14 @@ def parameter(
 
 
 def declare(node: Node, cls: type[P]) -> P:
-    """Declare every field of ``cls`` on ``node`` and return the values in force."""
+    """Declare every field of ``cls`` on ``node`` and return the current values."""
     for item in fields(cls):  # type: ignore[arg-type]
         node.declare_parameter(item.name, item.default, _descriptor(item.name, item.metadata, item.default))
     return read(node, cls)
 
 
 def read(node: Node, cls: type[P], changed: Sequence[Parameter] = ()) -> P:
-    """Return the values in force with ``changed`` laid over them; raises on a value out of choice."""
+    """Return the current values updated with ``changed``; raises on a value outside the choices."""
     values = {item.name: node.get_parameter(item.name).value for item in fields(cls)}  # type: ignore[arg-type]
     values |= {p.name: p.value for p in changed if p.name in values}
     for item in fields(cls):  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
 """One process, one node: start, spin on a single thread, and stop in order with exit code 0.
 
-Signals set a flag instead of tearing the context down, so that on stop the node can end its work
-first and still send the safe command last. A second signal while stopping is ignored: launch
-forwards Ctrl-C on top of the terminal's own.
+Signals set a flag instead of shutting the context down, so that on stop the node can end its work first
+and still send the safe command last. A second signal while stopping is ignored: launch forwards Ctrl-C in
+addition to the terminal's own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from openvla_ros.ros.dds_check import warn_about_transport
 from openvla_ros.ros.guard import GuardedExecutor
 from openvla_ros.ros.start import start_ros
 
-# How long a signal may go unnoticed while no message and no timer wakes the executor.
+# Maximum delay of a signal while no message and no timer wakes the executor.
 WAKE_S = 0.1
 
 
@@ -35,7 +35,7 @@ class _StopRequested(BaseException):
 
 
 class Stoppable(Protocol):
-    """What ``run`` needs of a node besides being one."""
+    """What ``run`` needs in addition to a node's own interface."""
 
     def stop(self) -> None:
         """End the work, then send the safe command. Called once, with the context still valid."""
@@ -46,8 +46,8 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
     """Run one node until SIGINT or SIGTERM; return the process's exit code.
 
     A lifecycle node whose parameter ``autostart`` is true is configured and activated first.
-    An ``OpenVLARosError`` at start is one line in the log and exit code 1: nothing has moved yet. Later on
-    only a ``FatalNodeError`` ends the process; everything else is refused and counted (``nodes.guard``).
+    An ``OpenVLARosError`` at start is one line in the log and exit code 1: nothing has moved yet. Later
+    only a ``FatalNodeError`` ends the process; everything else is refused and counted (``ros.guard``).
     """
     stopping = starting = False
 
@@ -55,7 +55,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
         nonlocal stopping, starting
         stopping = True
         if starting:
-            starting = False  # once: what ends now must not be interrupted again
+            starting = False  # only once: shutting down must not be interrupted again
             raise _StopRequested
 
     for number in STOP_SIGNALS:
@@ -102,7 +102,7 @@ def _autostart(node: Node) -> None:
     for transition in (node.trigger_configure, node.trigger_activate):
         if transition() != TransitionCallbackReturn.SUCCESS:
             name = transition.__name__.removeprefix("trigger_")
-            why = getattr(node, "problem", "") or "the log may say why"
+            why = getattr(node, "problem", "") or "see the log"
             raise OpenVLARosError(f"{node.get_name()} could not {name}: {why}")
 
 

@@ -1,8 +1,8 @@
-"""The quality of service of every stream, chosen once, here.
+"""The QoS of every stream, defined once.
 
-A publisher offers and a subscription asks; they match when the offer is at least as strong. So
-publishers here are reliable (a recorder or RViz may ask for that), and subscriptions that want
-the newest value are best effort with a queue of one: they match any driver and nothing queues.
+A publisher offers, a subscription requests; they match if the offer is at least as strong. So publishers
+here are reliable (a recorder or RViz may request that), and subscriptions that want the newest value are
+best effort with a queue of one: they match any driver, and nothing queues.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def _profile(reliability: ReliabilityPolicy, depth: int, latched: bool = False) 
     )
 
 
-# Images and states: offered reliably, asked for best effort and newest only. The depth is a second of
-# a fast stream: so long may a recorder's process stand still before a message is overwritten unsent.
+# Images and states: offered reliable, requested best effort with the newest only. The depth is one second
+# of a fast stream: a recorder's process may stall that long before a message is overwritten unsent.
 STREAM_OUT = _profile(ReliabilityPolicy.RELIABLE, depth=100)
 IMAGE_OUT = _profile(ReliabilityPolicy.RELIABLE, depth=30)
 NEWEST_IN = _profile(ReliabilityPolicy.BEST_EFFORT, depth=1)
@@ -28,10 +28,10 @@ NEWEST_IN = _profile(ReliabilityPolicy.BEST_EFFORT, depth=1)
 EVERY_IN = _profile(ReliabilityPolicy.BEST_EFFORT, depth=100)
 # Commands: must arrive, in order.
 COMMAND = _profile(ReliabilityPolicy.RELIABLE, depth=10)
-# What a late subscriber must still learn: the instruction, camera info, the verdict in force.
+# For late subscribers too: the instruction, camera info, the current verdict.
 LATCHED = _profile(ReliabilityPolicy.RELIABLE, depth=1, latched=True)
-# What several publishers have latched each for itself: the static frames of tf.
+# Latched by several publishers at once: the static frames of tf.
 LATCHED_BY_MANY = _profile(ReliabilityPolicy.RELIABLE, depth=100, latched=True)
-# Verdicts: every refusal in order, and the newest one for whoever comes late.
+# Verdicts: every refusal in order, and the newest one for late subscribers.
 VERDICT = _profile(ReliabilityPolicy.RELIABLE, depth=10, latched=True)
 DIAGNOSTICS = _profile(ReliabilityPolicy.RELIABLE, depth=10)

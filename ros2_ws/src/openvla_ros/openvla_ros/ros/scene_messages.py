@@ -1,7 +1,7 @@
-"""A ``Scene`` as markers and back: what the simulation publishes, the scripted expert reads, RViz shows.
+"""A ``Scene`` as markers and back: published by the simulation, for the scripted expert and RViz.
 
-One marker an object: ``ns`` is its name, ``text`` its shape. Two more, ``tool`` and ``table``, carry
-the tool's pose with the gripper's opening as text, and the table's height.
+One marker per object: ``ns`` is its name, ``text`` its shape. Two more, ``tool`` and ``table``, have the
+tool's pose with the gripper opening as text, and the table's height.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def to_markers(scene: Scene, stamp_ns: int, frame_id: str) -> MarkerArray:
 def from_markers(message: MarkerArray) -> Scene:
     """Return the scene in ``message``; the inverse of ``to_markers``.
 
-    Raises ``InvalidValueError`` if the tool or the table is missing or a shape is not known.
+    Raises ``InvalidValueError`` if the tool or the table is missing or a shape is unknown.
     """
     by_name = {marker.ns: marker for marker in message.markers}
     missing = [name for name in (TOOL, TABLE) if name not in by_name]

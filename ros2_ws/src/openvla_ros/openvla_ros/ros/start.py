@@ -1,4 +1,4 @@
-"""The start of ROS in a process, with a word for what a user can put right."""
+"""Starts ROS in a process, with a clear error for what a user can fix."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def start_ros(args: Sequence[str] | None = None, context: Context | None = None)
         rclpy.init(args=args, context=context, signal_handler_options=SignalHandlerOptions.NO)
     except _rclpy.RCLError as error:
         raise OpenVLARosError(
-            f"ROS cannot start: {error}; its logs go to ~/.ros/log: make that writable, or name another "
-            "folder in ROS_LOG_DIR"
+            f"ROS cannot start: {error}; its logs go to ~/.ros/log: make that writable, or set ROS_LOG_DIR "
+            "to another folder"
         ) from error

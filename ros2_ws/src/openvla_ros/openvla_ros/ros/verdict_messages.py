@@ -1,7 +1,7 @@
 """The controller's verdict as a message: ``diagnostic_msgs/DiagnosticStatus`` and back.
 
-``controller/verdict`` carries two kinds: the verdict in force (``state``), and every refusal of
-something that was asked (``refusal``), which leaves the verdict in force as it is.
+``controller/verdict`` has two kinds: the current verdict (``state``), and every refusal of a request
+(``refusal``), which does not change the current verdict.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from openvla_ros.values.verdict import Reason, SafetyVerdict
 
 Kind = Literal["state", "refusal"]
 NAME = "controller/verdict"
-# Reasons that are part of ordinary work, not of something that went wrong.
+# Reasons of normal operation, not errors.
 ORDINARY = (Reason.OK, Reason.WAITING, Reason.HELD)
 
 
 @dataclass(frozen=True)
 class VerdictReport:
-    """What one message on ``controller/verdict`` says."""
+    """The contents of one message on ``controller/verdict``."""
 
     kind: Kind
     verdict: SafetyVerdict
@@ -35,7 +35,7 @@ class VerdictReport:
 
 
 def to_verdict_message(report: VerdictReport) -> DiagnosticStatus:
-    """Return ``report`` as a message; the level is for people, the values are for programs."""
+    """Return ``report`` as a message; the level is for people, the values for programs."""
     verdict = report.verdict
     if verdict.reason in ORDINARY:
         level = DiagnosticStatus.OK
@@ -63,7 +63,7 @@ def to_verdict_message(report: VerdictReport) -> DiagnosticStatus:
 
 
 def from_verdict_message(message: DiagnosticStatus) -> VerdictReport:
-    """Return what ``message`` says; the inverse of ``to_verdict_message``.
+    """Return the report in ``message``; the inverse of ``to_verdict_message``.
 
     Raises ``InvalidValueError`` for a message that is not the controller's.
     """
@@ -90,5 +90,5 @@ def from_verdict_message(message: DiagnosticStatus) -> VerdictReport:
 
 
 def state_report(output: ControllerOutput) -> VerdictReport:
-    """Return the verdict in force at one tick."""
+    """Return the report of the verdict at one tick."""
     return VerdictReport("state", output.verdict, str(output.state), output.owner, output.settled)

@@ -1,7 +1,7 @@
-"""Work beside the executor's thread: a slot that holds the newest value, and a thread that empties it.
+"""Work outside the executor's thread: a slot with the newest value, and a thread that takes it.
 
-A callback puts, the worker takes; what was not taken in time is replaced, so nothing queues and
-the newest always wins. Knows nothing of ROS.
+A callback puts, the worker takes; a value that was not taken in time is replaced, so nothing queues and the
+newest always wins. Knows nothing of ROS.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class LatestValue(Generic[T]):
-    """A slot for one value. ``replaced`` counts the values that nobody took."""
+    """A slot for one value. ``replaced`` counts the values that were not taken."""
 
     def __init__(self) -> None:
         self._value: T | None = None
@@ -33,7 +33,7 @@ class LatestValue(Generic[T]):
         time.sleep(0)
 
     def renew(self, value: T) -> bool:
-        """Put ``value`` in the place of one that nobody has taken; return False if there is none."""
+        """Replace a waiting value with ``value``; return False if none is waiting."""
         with self._ready:
             waiting = self._value is not None
             if waiting:
@@ -50,7 +50,7 @@ class LatestValue(Generic[T]):
 
     @property
     def occupied(self) -> bool:
-        """Whether a value waits to be taken."""
+        """Whether a value is waiting."""
         with self._ready:
             return self._value is not None
 
@@ -60,7 +60,7 @@ class LatestValue(Generic[T]):
             self._value = None
 
     def close(self) -> None:
-        """Wake whoever waits; from now on ``take`` returns at once."""
+        """Wake waiting threads; from now on ``take`` returns at once."""
         with self._ready:
             self._closed = True
             self._ready.notify_all()
@@ -69,7 +69,7 @@ class LatestValue(Generic[T]):
 class Worker(Generic[T]):
     """A thread that calls ``work`` with the newest value offered through ``put``.
 
-    ``failed`` receives any exception of ``work``, on the worker's thread; the worker goes on.
+    ``failed`` is called with any exception of ``work``, on the worker's thread; the worker continues.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Worker(Generic[T]):
         failed: Callable[[Exception], None],
         finish: Callable[[], None] | None = None,
     ) -> None:
-        """Start the thread; ``finish`` is its last act: for what only one thread may touch."""
+        """Start the thread; ``finish`` is called last, on it: for resources bound to one thread."""
         self._work, self._failed, self._finish = work, failed, finish
         self._slot: LatestValue[T] = LatestValue()
         self._stopping = threading.Event()
@@ -88,7 +88,7 @@ class Worker(Generic[T]):
 
     @property
     def replaced(self) -> int:
-        """How many offered values were replaced by newer ones before the worker was free."""
+        """Number of values replaced by newer ones before the worker was free."""
         return self._slot.replaced
 
     def put(self, value: T) -> None:
@@ -97,19 +97,19 @@ class Worker(Generic[T]):
 
     @property
     def waiting(self) -> bool:
-        """Whether a value waits for the worker to be free."""
+        """Whether a value is waiting for the worker."""
         return self._slot.occupied
 
     def renew(self, value: T) -> bool:
-        """Put ``value`` in the place of one that is waiting; return False, and do nothing, if none is."""
+        """Replace a waiting value with ``value``; return False, and do nothing, if none is waiting."""
         return self._slot.renew(value)
 
     def clear(self) -> None:
-        """Drop a value that is waiting; one that is being worked on goes on."""
+        """Drop a waiting value; work in progress continues."""
         self._slot.clear()
 
     def stop(self, timeout_s: float = 5.0) -> bool:
-        """Let the call in progress end; return whether the thread ended within ``timeout_s``."""
+        """Stop after the call in progress; return whether the thread ended within ``timeout_s``."""
         self._stopping.set()
         self._slot.close()
         self._thread.join(timeout_s)

@@ -1,9 +1,9 @@
-"""Demonstrations without a person: the scripted expert, disturbed, as episodes to learn from.
+"""Demonstrations by the scripted expert, with disturbances.
 
-The arm starts anywhere near neutral, and what is executed is the expert's action plus noise, while
-what is recorded is the expert's own action; so an episode also shows how to come back from where the
-expert would never go (DART, arXiv 1703.09327). ``Labels`` hold where tool and objects really were:
-privileged, for auxiliary losses, and never part of the episode.
+The arm starts anywhere near neutral and executes the expert's action plus noise, while the expert's own
+action is recorded; so an episode also shows how to recover from states that the expert would never reach
+(DART, arXiv 1703.09327). ``Labels`` are the true positions of tool and objects: privileged, for auxiliary
+losses, and never part of the episode.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from openvla_ros.values.episode import Episode
 from openvla_ros.values.observation import Observation
 
 LONGEST = 100  # steps: disturbances cost some beyond what an evaluation allows
-# A step that moves the tool by less than this, and not the gripper, teaches to stand still.
+# A step that moves the tool by less than this, and not the gripper, teaches the policy not to move.
 IDLE_M, IDLE_RAD = 0.002, 0.01
 
 
 @dataclass(frozen=True)
 class Disturbance:
-    """How far demonstrations stray from the expert's own way. All zero: the expert undisturbed."""
+    """How far demonstrations deviate from the expert's path. All zero: undisturbed."""
 
     start_rad: float = 0.12  # standard deviation of each joint at the start
     position_m: float = 0.006  # standard deviation of the noise on each executed step
@@ -42,7 +42,7 @@ class Disturbance:
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """Where things really were at each step."""
+    """The true positions at each step."""
 
     camera: str
     asked: tuple[int, int, int]  # which of them are tool, object and destination, see ``asked_for``
@@ -56,7 +56,7 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class Demonstration:
-    """One episode with the ground truth beside it."""
+    """One episode with its ground truth."""
 
     episode: Episode
     labels: Labels
@@ -76,7 +76,7 @@ def generate_demonstrations(
 ) -> Iterator[Demonstration]:
     """Yield one demonstration for each seed, failures too; the same seed gives the same one.
 
-    Steps that do not move anything are left out unless ``keep_idle``.
+    Steps without motion are skipped unless ``keep_idle``.
     """
     with SimulatedRobot(profile, task) as robot:
         for seed in seeds:
@@ -117,7 +117,7 @@ def _disturbed(chunk: ActionChunk, by: Disturbance, random: np.random.Generator)
 
 @dataclass
 class _Steps:
-    """The steps of a demonstration while it is being given."""
+    """The steps of a demonstration in progress."""
 
     camera: str
     observations: list[Observation] = field(default_factory=list)

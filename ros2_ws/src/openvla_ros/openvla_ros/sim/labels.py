@@ -1,6 +1,6 @@
-"""Where everything really is, in metres and in the uv: labels that only a simulator has.
+"""True positions of tool and objects, in metres and image coordinates: labels that only a simulator has.
 
-Privileged: for auxiliary losses and analysis, never part of an episode or of what a policy sees.
+Privileged: for auxiliary losses and analysis, never part of an episode or a policy's input.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ THINGS = (*(f"{colour} cube" for colour in COLOURS), "plate", "bowl", TOOL)
 
 @dataclass(frozen=True, eq=False)
 class Whereabouts:
-    """Where the ``THINGS`` (T) are at one moment; not a number where there is no such thing."""
+    """Positions of the ``THINGS`` (T) at one moment; NaN for things that are not in the scene."""
 
     uv: Float  # (T, 2) u right and v down, 0..1 within the image
     metres: Float  # (T, 3) in the base frame
 
 
 def whereabouts(robot: SimulatedRobot, camera: str) -> Whereabouts:
-    """Return where the things of ``robot``'s scene are now, as ``camera`` sees them."""
+    """Return the current positions in ``robot``'s scene, and where ``camera`` sees them."""
     scene = robot.scene()
     metres = np.full((len(THINGS), 3), np.nan)
     metres[THINGS.index(TOOL)] = scene.tool.position
@@ -40,7 +40,7 @@ def whereabouts(robot: SimulatedRobot, camera: str) -> Whereabouts:
 def asked_for(goal: Goal) -> tuple[int, int, int]:
     """Return the indices in ``THINGS`` of tool, object and destination.
 
-    A goal without a destination has its object there.
+    For a goal without a destination, the destination is the object.
     """
     destination = goal.destination or goal.object
     return THINGS.index(TOOL), THINGS.index(goal.object), THINGS.index(destination)

@@ -1,8 +1,8 @@
 """The MuJoCo model of the work cell: the arm from its own URDF, a table, objects, cameras.
 
-Everything of the arm (joint origins, inertias, limits, shapes) comes from the file that the
-controller's kinematics reads. This module adds what a URDF does not hold: position servos, contact
-properties, the table, and the objects, whose poses and colours are set when an episode starts.
+Everything about the arm (joint origins, inertias, limits, shapes) comes from the URDF that the controller's
+kinematics reads. This module adds what a URDF does not have: position servos, contact properties, the table,
+and the objects, whose poses and colours are set when an episode starts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SKY = (0.70, 0.76, 0.82)
 
 @dataclass(frozen=True)
 class CameraPlacement:
-    """Where a camera stands in the base frame, or on which link, and how wide it sees.
+    """A camera's pose in the base frame, or the link that it is mounted on, and its field of view.
 
     With ``fovx_deg`` the whole sensor fills the image whatever the image's shape, as when a
     640x480 image is squeezed into a square; without it pixels are square.
@@ -48,7 +48,7 @@ class CameraPlacement:
 
 @dataclass(frozen=True)
 class RobotModel:
-    """What the simulator must know of an arm beyond its URDF."""
+    """What the simulator needs to know about an arm beyond its URDF."""
 
     stiffness: tuple[float, ...]  # N m/rad of each joint's position servo
     # Seconds by which a servo lags a ramp: damping over stiffness. At 0.1 m/s the tool is then 2 to
@@ -108,14 +108,14 @@ FRANKA = RobotModel(
 
 
 def robot_model(profile: RobotProfile) -> RobotModel:
-    """Return what is to be simulated for ``profile``; raises ``ProfileError`` if it has no simulation."""
+    """Return the simulated robot for ``profile``; raises ``ProfileError`` if it has no simulation."""
     if profile.simulation is None:
         raise ProfileError(f"robot {profile.name!r} is not simulated: its profile has no 'simulation' entry")
     return {"widowx": WIDOWX, "franka": FRANKA}[profile.simulation.robot]
 
 
 def table_height(profile: RobotProfile) -> float:
-    """Return the height of the table's top: where the safety limits say that it is, otherwise 0."""
+    """Return the height of the table top, metres: from the safety limits, else 0."""
     return profile.limits.table_height_m or 0.0
 
 

@@ -1,20 +1,20 @@
-"""Holds a simulation to a multiple of real time, and back for a controller that is behind."""
+"""Paces a simulation at a multiple of real time, and slows it down for a controller that is behind."""
 
 from __future__ import annotations
 
 import threading
 import time
 
-# What a busy machine falls behind by more than this is given up instead of hurried after.
+# If the simulation falls further behind than this, drop the backlog.
 LARGEST_DEBT_S = 0.2
 # Even when late, the other threads of the process get a turn.
 SHORTEST_SLEEP_S = 1e-4
-# A controller that says nothing for so long, in the wall's seconds, is not waited for any more.
+# Stop waiting for a controller silent for this long (wall time).
 LONGEST_SILENCE_S = 1.0
 
 
 class RealTimePacer:
-    """Sleeps so that ``wait`` returns once a period; counts the time that was given up."""
+    """Sleeps so that ``wait`` returns once per period; counts the dropped backlog."""
 
     def __init__(self) -> None:
         self._due = time.monotonic()
@@ -32,26 +32,26 @@ class RealTimePacer:
 
 
 class LockStep:
-    """Keeps simulated time within ``slack_s`` of the newest command, for as long as someone commands.
+    """Keeps simulated time within ``slack_s`` of the newest command, while there are commands.
 
-    Then a busy machine makes a simulation slower, and changes nothing of what happens in it. Nobody
-    is waited for before the first command, nor after a silence of ``LONGEST_SILENCE_S``: the
-    controller may have been killed, and the robot must go on.
+    So a busy machine only makes a simulation slower, without changing what happens in it. There is no waiting
+    before the first command, nor after a silence of ``LONGEST_SILENCE_S``: the controller may have been
+    killed, and the robot must keep running.
     """
 
     def __init__(self, slack_s: float) -> None:
         self._slack_s = slack_s
         self._changed = threading.Condition()
-        self._commanded_s: float | None = None  # simulated; None while nobody is waited for
+        self._commanded_s: float | None = None  # simulated time; None while not waiting for anyone
 
     def commanded(self, elapsed_s: float) -> None:
-        """Note that a command came at simulated time ``elapsed_s``."""
+        """Note that a command arrived at simulated time ``elapsed_s``."""
         with self._changed:
             self._commanded_s = elapsed_s
             self._changed.notify()
 
     def wait(self, elapsed_s: float) -> None:
-        """Return once simulated time may go beyond ``elapsed_s``."""
+        """Wait until simulated time may pass ``elapsed_s``."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._may_pass(elapsed_s), LONGEST_SILENCE_S):
                 self._commanded_s = None

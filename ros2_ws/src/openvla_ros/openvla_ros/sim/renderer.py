@@ -1,11 +1,11 @@
-"""Off-screen images of a MuJoCo scene, with whatever this machine can draw with.
+"""Off-screen rendering of a MuJoCo scene, with whatever this machine supports.
 
-OpenGL through EGL or OSMesa where their libraries are there, otherwise rays and plain shading,
-which need nothing but MuJoCo itself. ``Renderer.kind`` says which one it is. Multi-sampling,
-shadows and reflections are off: software OpenGL is four to six times faster without them.
+OpenGL through EGL or OSMesa if their libraries are installed, otherwise ray casting with plain shading,
+which needs only MuJoCo itself. ``Renderer.kind`` says which one. Multi-sampling, shadows and reflections
+are off: software OpenGL is four to six times faster without them.
 
-MuJoCo reads ``MUJOCO_GL`` when it is imported, and the import fails if that library is missing;
-so this module tries each one in a process of its own before it decides.
+MuJoCo reads ``MUJOCO_GL`` when it is imported, and the import fails if that library is missing; so this
+module first tries each one in a separate process.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ context.free()
 
 
 class Renderer(Protocol):
-    """Draws what a camera of the model sees."""
+    """Renders the images of the model's cameras."""
 
     @property
     def kind(self) -> Kind:
-        """How images are drawn: "egl", "osmesa" or "rays"."""
+        """The kind of renderer: "egl", "osmesa" or "rays"."""
         ...
 
     def render(self, data: Any, camera: int, width: int, height: int) -> Image:
@@ -53,15 +53,15 @@ class Renderer(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back the drawing context. Safe to call twice."""
+        """Release the rendering context. Safe to call twice."""
         ...
 
 
 def make_renderer(model: Any, width: int, height: int, kind: Kind | None = None) -> Renderer:
     """Return a renderer for images of at most ``width`` by ``height`` of an ``MjModel``.
 
-    ``kind`` forces one way of drawing; without it the best one that works here is taken. Raises
-    ``MissingDependencyError`` if the one that was asked for does not work here.
+    ``kind`` selects a renderer; without it the best one that works here is used. Raises
+    ``MissingDependencyError`` if the selected one does not work here.
     """
     chosen = kind or choose_kind()
     match chosen:
@@ -73,12 +73,12 @@ def make_renderer(model: Any, width: int, height: int, kind: Kind | None = None)
                 raise MissingDependencyError(f"{chosen} does not work here; try: apt install {package}")
             return GlRenderer(model, width, height, chosen)
         case _:
-            raise InvalidValueError(f"renderer {chosen!r} is not known; the kinds are egl, osmesa, rays")
+            raise InvalidValueError(f"unknown renderer {chosen!r}; the kinds are egl, osmesa, rays")
 
 
 @functools.cache
 def choose_kind() -> Kind:
-    """Return the best way of drawing that works here, trying each in a process of its own.
+    """Return the best renderer that works on this machine, trying each in a separate process.
 
     An operator's ``MUJOCO_GL`` (egl, osmesa, or disable for rays) is honoured.
     """
@@ -92,7 +92,7 @@ def choose_kind() -> Kind:
 
 @functools.cache
 def works_here(kind: Kind) -> bool:
-    """Return whether MuJoCo can draw with OpenGL ``kind`` on this machine, tried in a process of its own."""
+    """Return whether MuJoCo can render with OpenGL ``kind`` on this machine, tried in a separate process."""
     environment = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"}
     try:
         done = subprocess.run(
@@ -118,7 +118,7 @@ def focal_lengths(model: Any, camera: int, width: int, height: int) -> tuple[flo
 
 
 class GlRenderer:
-    """Draws with OpenGL into an off-screen buffer. All calls must come from one thread."""
+    """Renders with OpenGL into an off-screen buffer. All calls must come from one thread."""
 
     def __init__(self, model: Any, width: int, height: int, kind: Kind) -> None:
         # Read by MuJoCo's OpenGL loader; the Python module is chosen by name, so that a MuJoCo
@@ -151,7 +151,7 @@ class GlRenderer:
 
     @property
     def kind(self) -> Kind:
-        """How images are drawn."""
+        """The kind of renderer."""
         return self._kind
 
     def render(self, data: Any, camera: int, width: int, height: int) -> Image:
@@ -171,7 +171,7 @@ class GlRenderer:
         return read_only(np.ascontiguousarray(image[::-1]))  # OpenGL's first row is the lowest
 
     def close(self) -> None:
-        """Give back the drawing context. Safe to call twice."""
+        """Release the rendering context. Safe to call twice."""
         if not self._closed:
             self._closed = True
             atexit.unregister(self.close)
@@ -181,7 +181,7 @@ class GlRenderer:
 
 
 class RayRenderer:
-    """Draws with one ray for each pixel and plain shading; slower, but it needs no library."""
+    """Casts one ray per pixel, with plain shading; slower, but needs no library."""
 
     kind: Kind = "rays"
     BACKGROUND = (178, 194, 209)
@@ -215,7 +215,7 @@ class RayRenderer:
         return read_only(image.reshape(height, width, 3))
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to release."""
 
     def _geom_colours(self) -> NDArray[np.float64]:
         colours = np.array(self._model.geom_rgba[:, :3], dtype=np.float64)

@@ -1,8 +1,8 @@
 """A policy and a simulated robot in one process, without messages: as fast as the machine allows.
 
-The actions take the path that they take on a robot, through the same ``ArmController``, limits and
-safety checks included; only the messages and the waiting are left out. Used to generate
-demonstrations, to evaluate policies, and by tests.
+The actions take the same path as on a robot, through the same ``ArmController``, including limits and
+safety checks, but without messages and waiting. Used to generate demonstrations, to evaluate policies, and
+by tests.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from openvla_ros.values.action import ActionChunk
 from openvla_ros.values.arrays import read_only
 from openvla_ros.values.geometry import Pose
 from openvla_ros.values.observation import Observation
+from openvla_ros.values.time import nanoseconds
 from openvla_ros.values.verdict import SafetyVerdict
 
-# The image of a rollout whose policy does not look: an observation must hold one.
+# The image in rollouts of policies that use no images: an observation must contain one.
 BLANK = {"blank": read_only(np.zeros((1, 1, 3), np.uint8))}
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """How one episode went."""
+    """The result of one episode."""
 
     success: bool
     steps: int  # actions that were executed
@@ -36,7 +37,7 @@ class Rollout:
 
 
 class ActionExecutor:
-    """Carries out chunks on a simulated robot through the controller's own core, tick by tick."""
+    """Executes chunks on a simulated robot with the controller's core, tick by tick."""
 
     def __init__(self, robot: SimulatedRobot) -> None:
         self._robot = robot
@@ -45,11 +46,11 @@ class ActionExecutor:
 
     @property
     def target(self) -> Pose:
-        """The tool pose that the next action composes on."""
+        """The commanded tool pose, which the next action composes with."""
         return self._robot.tool if self._target is None else self._target
 
     def execute(self, chunk: ActionChunk) -> SafetyVerdict:
-        """Carry out ``chunk`` to the end of its last step; returns the controller's verdict on it."""
+        """Execute ``chunk`` to the end of its last step; returns the controller's verdict on it."""
         self._observe()
         verdict = self._controller.accept(chunk, "policy", self._now_ns())
         space, period_s = chunk.space, self._controller.period_s
@@ -74,14 +75,14 @@ class ActionExecutor:
         )
 
     def _now_ns(self) -> int:
-        return round(self._robot.time_s * 1e9)
+        return nanoseconds(self._robot.time_s)
 
 
 def observe(robot: SimulatedRobot, instruction: str, images: bool = True) -> Observation:
-    """Return what ``robot``'s cameras and joints show now."""
+    """Return the current observation of ``robot``."""
     cameras = robot.profile.cameras
     return Observation(
-        stamp_ns=round(robot.time_s * 1e9),
+        stamp_ns=nanoseconds(robot.time_s),
         images={camera.name: robot.render(camera.name) for camera in cameras} if images else BLANK,
         instruction=instruction,
         joint_positions=robot.joint_positions,
@@ -99,11 +100,11 @@ def rollout(
     max_steps: int = MAX_STEPS,
     on_step: Callable[[Observation, ActionChunk], None] | None = None,
 ) -> Rollout:
-    """Run ``policy`` on ``robot`` as it stands, until success or ``max_steps`` actions.
+    """Run ``policy`` on ``robot`` from its current state, until success or ``max_steps`` actions.
 
-    All actions of a chunk are executed before the next observation. ``instruction`` is that of the
-    robot's episode unless told; ``images`` off saves the drawing for policies that do not look.
-    ``on_step`` sees each observation with the chunk that was computed from it.
+    All actions of a chunk are executed before the next observation. ``instruction`` defaults to that of the
+    robot's episode; ``images`` off skips rendering for policies that do not use images. ``on_step`` is called
+    with each observation and the chunk that was computed from it.
     """
     executor, started_s = ActionExecutor(robot), robot.time_s
     policy.reset()

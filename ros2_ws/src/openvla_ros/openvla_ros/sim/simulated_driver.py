@@ -1,8 +1,8 @@
-"""What stands between the topics and the motors of the simulated arm: a controller and a last guard.
+"""The driver of the simulated arm, between topics and motors: a controller and a limiter.
 
-The trajectories go through ros2_control's joint trajectory controller in small. What that commands can
-jump: with its defaults a message that comes late takes effect at once, wherever the arm is. So, as in
-the firmware of a good arm, a limiter stands between it and the motors.
+The trajectories go through a model of ros2_control's joint trajectory controller. Its commands can jump:
+with its defaults, a late message takes effect at once, wherever the arm is. So, as in the firmware of a
+good arm, a limiter follows it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from openvla_ros.values.arrays import Float
 
 
 class SimulatedDriver:
-    """The setpoints of J motors, one a period; seconds of the robot's own time."""
+    """The setpoints of J motors, one per period; times are seconds on the robot's clock."""
 
     def __init__(self, controller: JointTrajectoryController, limits: MotionLimits, period_s: float) -> None:
-        """Begin at rest where ``controller`` commands the joints to be."""
+        """Start at rest at the positions that ``controller`` commands."""
         self._controller = controller
         self._limiter = SetpointLimiter(limits, period_s)
         self._sent = controller.command
@@ -41,7 +41,7 @@ class SimulatedDriver:
         self._controller.receive(names, times_s, positions, velocities, accelerations, stamp_s, now_s)
 
     def sample(self, now_s: float, measured: Waypoint) -> Float:
-        """Return the setpoints (J,) of the period at ``now_s``: within the limits from the ones before."""
+        """Return the setpoints (J,) of the period at ``now_s``, within the limits from the previous ones."""
         controller, sent = self._controller, self._sent
         command = controller.update(now_s, measured)
         path = controller.path()

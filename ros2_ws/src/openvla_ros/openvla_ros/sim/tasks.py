@@ -1,4 +1,4 @@
-"""The simulated tasks: what lies where, what is asked for, and when it is done.
+"""The simulated tasks: object layouts, instructions, and success conditions.
 
 The tasks of one ``SceneFamily`` share one kind of scene, so that only the words tell them apart.
 Everything random (which colours, where, which words) follows from the seed alone. Knows nothing of
@@ -15,6 +15,7 @@ from openvla_ros.errors import InvalidValueError
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.goal import Goal, Verb
 from openvla_ros.values.scene import Scene, Shape
+from openvla_ros.values.time import NS_PER_S
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.80, 0.10, 0.09),
@@ -32,7 +33,7 @@ MAX_STEPS = 60  # of the policy; the limit of the OpenVLA evaluation on BridgeDa
 
 @dataclass(frozen=True)
 class SceneFamily:
-    """One kind of scene: how many cubes of which colours, and what stands beside them."""
+    """One kind of scene: the number and colours of cubes, and the receptacle."""
 
     name: str
     colours: tuple[str, ...]
@@ -72,7 +73,7 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """Return the task called ``name``; raises ``InvalidValueError`` listing the names there are."""
+    """Return the task called ``name``; raises ``InvalidValueError`` listing the existing names."""
     if name not in TASKS:
         raise InvalidValueError(f"no task {name!r}; the tasks are {', '.join(TASKS)}")
     return TASKS[name]
@@ -80,7 +81,7 @@ def find_task(name: str) -> Task:
 
 @dataclass(frozen=True)
 class WorkArea:
-    """Where objects may lie, and how large the cubes are; metres in the base frame."""
+    """Where objects may be placed, and the size of the cubes; metres, base frame."""
 
     lower: tuple[float, float]
     upper: tuple[float, float]
@@ -90,7 +91,7 @@ class WorkArea:
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """One object of an episode, as it is placed at the start."""
+    """The initial placement of one object."""
 
     name: str
     shape: Shape
@@ -101,7 +102,7 @@ class Placement:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """One episode's start: the objects, the goal and the words for it."""
+    """The start of one episode: objects, goal and instruction."""
 
     seed: int
     goal: Goal
@@ -201,7 +202,7 @@ HOLD_S = 0.4
 
 @dataclass
 class SuccessDetector:
-    """Watches an episode and says when its goal has been reached, and stayed so for ``HOLD_S``."""
+    """Detects when an episode's goal has been reached, and has stayed so for ``HOLD_S``."""
 
     goal: Goal
     start: Scene
@@ -214,7 +215,7 @@ class SuccessDetector:
             self._since_ns = None
         elif self._since_ns is None:
             self._since_ns = scene.stamp_ns
-        elif scene.stamp_ns - self._since_ns >= HOLD_S * 1e9:
+        elif scene.stamp_ns - self._since_ns >= HOLD_S * NS_PER_S:
             self._done = True
         return self._done
 

@@ -1,4 +1,4 @@
-"""An MP4 of what a camera of the simulation saw, with the instruction written on it."""
+"""An MP4 of a simulated camera, with the instruction as caption."""
 
 from __future__ import annotations
 

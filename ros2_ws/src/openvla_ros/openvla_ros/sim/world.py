@@ -1,8 +1,8 @@
 """One simulated robot at its table: commands in, joint states, images and ground truth out.
 
-What a motor driver and a camera driver are to a real robot, this is to the simulation; the ROS
-node and the in-process rollouts both drive it. The same seed and the same commands give the same
-states, bit for bit. Sits on top of ``scene`` (the MuJoCo model) and ``tasks`` (what lies where).
+The simulated counterpart of a real robot's motor and camera drivers, used by the ROS node and the
+in-process rollouts. The same seed and the same commands give the same states, bit for bit. Built on
+``mujoco_scene`` (the MuJoCo model) and ``tasks`` (the layouts).
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from openvla_ros.values.arrays import Float, Image, float_array, read_only
 from openvla_ros.values.geometry import Pose, transform_euler_to_matrix, transform_matrix_to_quaternion
 from openvla_ros.values.goal import Goal
 from openvla_ros.values.scene import Scene, SceneObject, Shape
+from openvla_ros.values.time import nanoseconds
 
 DETECTION_PERIOD_S = 0.05
 SETTLE_S = 0.1  # objects are placed a hair above the table
 PLACE_GAP_M = 0.0005
-OVERVIEW_SIZE = (640, 480)  # the largest image that is drawn besides the profile's
+OVERVIEW_SIZE = (640, 480)  # the largest image other than the profile's
 
 
 class SimulatedRobot:
@@ -46,8 +47,8 @@ class SimulatedRobot:
     ) -> None:
         """Build the scene of ``task`` and start episode ``seed``.
 
-        ``renderer_kind`` forces one way of drawing; without it the best one here is taken when the
-        first image is asked for. Raises ``ProfileError`` for a profile without simulation.
+        ``renderer_kind`` selects a renderer; without it the best available one is chosen for the first
+        image. Raises ``ProfileError`` for a profile without simulation.
         """
         robot = robot_model(profile)
         self.profile = profile
@@ -98,7 +99,7 @@ class SimulatedRobot:
         self.pursue(self._layout.goal)
 
     def rearrange(self, seed: int) -> None:
-        """Lay the table anew for episode ``seed``; time, arm and gripper go on, as on a real robot."""
+        """Place the objects for episode ``seed``; time, arm and gripper continue, as on a real robot."""
         self._arrange(seed)
         mujoco.mj_forward(self._model, self._data)
         self.pursue(self._layout.goal)
@@ -148,11 +149,11 @@ class SimulatedRobot:
 
     @property
     def coordinates(self) -> Float:
-        """All joint coordinates of arm, gripper and objects (Q,), enough to draw this moment elsewhere."""
+        """All joint coordinates of arm, gripper and objects (Q,), enough to render this moment elsewhere."""
         return read_only(np.array(self._data.qpos))
 
     def show(self, seed: int, coordinates: ArrayLike) -> None:
-        """Look as another instance of the same task looked with ``coordinates`` (Q,); moves no physics."""
+        """Set the scene to ``coordinates`` (Q,) of another instance of the same task, without physics."""
         if seed != self._layout.seed:
             self._arrange(seed)
         self._data.qpos[:] = float_array("coordinates", coordinates, (self._model.nq,))
@@ -165,12 +166,12 @@ class SimulatedRobot:
 
     @property
     def instruction(self) -> str:
-        """What the running episode asks for, in words."""
+        """The instruction of the running episode."""
         return self._layout.instruction
 
     @property
     def goal(self) -> Goal:
-        """What success is judged by."""
+        """The goal that defines success."""
         return self._goal
 
     @property
@@ -253,9 +254,9 @@ class SimulatedRobot:
     # -- ground truth and images
 
     def scene(self) -> Scene:
-        """Return where everything is now. No robot knows this; a simulator does."""
+        """Return the ground truth of the scene, which only a simulator has."""
         return Scene(
-            stamp_ns=round(self._data.time * 1e9),
+            stamp_ns=nanoseconds(self._data.time),
             objects=tuple(
                 self._scene_object(index, placement)
                 for index, placement in enumerate(self._layout.placements)
@@ -273,16 +274,16 @@ class SimulatedRobot:
 
     @property
     def renderer_in_use(self) -> Kind | None:
-        """How images have been drawn so far; None before the first one."""
+        """The kind of renderer in use; None before the first image."""
         return None if self._renderer is None else self._renderer.kind
 
     @property
     def renderer_kind(self) -> Kind:
-        """How images are drawn here: "egl", "osmesa" or "rays"."""
+        """The kind of renderer: "egl", "osmesa" or "rays"."""
         return self._open_renderer().kind
 
     def render(self, camera: str, width: int | None = None, height: int | None = None) -> Image:
-        """Return what ``camera`` sees, uint8 (H, W, 3) RGB; in its profile's size unless told."""
+        """Return the image of ``camera``, uint8 (H, W, 3) RGB; by default in its profile's size."""
         if width is None or height is None:
             of_profile = self.profile.camera(camera)
             width, height = of_profile.width, of_profile.height
@@ -320,7 +321,7 @@ class SimulatedRobot:
         return Pose(self._data.cam_xpos[number], rotation)
 
     def camera_stands(self, camera: str) -> bool:
-        """Return whether ``camera`` stands in the work cell, rather than on a link of the arm."""
+        """Return whether ``camera`` is fixed in the work cell, rather than on a link of the arm."""
         return int(self._model.cam_bodyid[self._camera_id(camera)]) == 0
 
     def _camera_id(self, camera: str) -> int:
@@ -338,7 +339,7 @@ class SimulatedRobot:
         return self._renderer
 
     def close(self) -> None:
-        """Give back the renderer. Safe to call twice."""
+        """Close the renderer. Safe to call twice."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None

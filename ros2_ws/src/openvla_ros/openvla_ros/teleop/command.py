@@ -1,4 +1,4 @@
-"""What a hand asks for, whatever the device: directions as shares of full speed, and presses.
+"""Commands from any teleoperation device: directions as fractions of full speed, and key presses.
 
 Directions are in the frame that the operator has chosen, x forward, y left, z up (REP-103).
 """
@@ -32,13 +32,13 @@ EVENTS: tuple[Event, ...] = get_args(Event)
 
 @dataclass(frozen=True, eq=False)
 class TeleopCommand:
-    """One look at a device. ``held`` is the dead man's switch: without it nothing moves."""
+    """One reading of a device. ``held`` is the dead man's switch: without it nothing moves."""
 
     held: bool
     translation: Float  # (3,) shares of full speed, -1 .. 1
     rotation: Float  # (3,) about the axes, shares of full speed, -1 .. 1
     events: tuple[Event, ...] = ()
-    gripper: float | None = None  # opening 0 .. 1 of a device that has a gripper of its own
+    gripper: float | None = None  # opening 0 .. 1, of a device with its own gripper
 
     def __post_init__(self) -> None:
         for name in ("translation", "rotation"):
@@ -52,27 +52,27 @@ class TeleopCommand:
 
     @classmethod
     def released(cls, events: tuple[Event, ...] = ()) -> TeleopCommand:
-        """Return the command of a hand that is off."""
+        """Return the command for a released dead man's switch."""
         return cls(False, np.zeros(3), np.zeros(3), events)
 
 
 class Device(Protocol):
-    """Something that a person moves. Reading never blocks."""
+    """A teleoperation device. Reading never blocks."""
 
     @property
     def help(self) -> str:
-        """What each key or axis does, for people."""
+        """Help text: what each key or axis does."""
         ...
 
     def read(self, now_s: float) -> TeleopCommand:
-        """Return what is asked for at ``now_s`` on the monotonic clock; each event is given once.
+        """Return the command at ``now_s`` on the monotonic clock; each event is returned once.
 
-        Raises ``DeviceError`` if the device is gone.
+        Raises ``DeviceError`` if the device was disconnected.
         """
         ...
 
     def close(self) -> None:
-        """Give the device back."""
+        """Release the device."""
         ...
 
 

@@ -20,17 +20,17 @@ from openvla_ros.teleop.command import Event, TeleopCommand, with_deadband
 
 DEADBAND = 0.1
 EVENT = struct.Struct("<IhBB")  # time ms, value, type, number
-_BUTTON, _AXIS = 0x01, 0x02  # 0x80 besides: the state at opening, not a change
+_BUTTON, _AXIS = 0x01, 0x02  # 0x80 added: the initial state, not a change
 _FULL = 32767
 HELP = """hold LB to move   left stick forward, back, left, right   triggers RT up, LT down
                   right stick pitch, yaw   cross left, right: roll
-A gripper   Y base or tool frame   cross up, down: speed   B give back to the policy
+A gripper   Y base or tool frame   cross up, down: speed   B hand back to the policy
 X start recording, again: success   BACK discard   START failure   GUIDE emergency stop"""
 
 
 @dataclass(frozen=True)
 class GamepadLayout:
-    """Which axis and which button does what."""
+    """The mapping of axes and buttons."""
 
     left_x: int = 0
     left_y: int = 1
@@ -105,8 +105,8 @@ class GamepadMap:
 class JoystickDevice:
     """A kernel joystick (``/dev/input/js0``), read without waiting.
 
-    The kernel reports changes only, the present state at opening first; a pad that is pulled out
-    makes ``read`` raise ``DeviceError``.
+    The kernel only reports changes, after the initial state; unplugging the pad makes ``read`` raise
+    ``DeviceError``.
     """
 
     help = HELP
@@ -123,7 +123,7 @@ class JoystickDevice:
         self._rest = b""
 
     def read(self, now_s: float) -> TeleopCommand:
-        """Return what is asked for now."""
+        """Return the current command."""
         for _, value, kind, number in EVENT.iter_unpack(self._events()):
             if kind & _BUTTON:
                 self._buttons[number] = int(value != 0)
@@ -140,7 +140,7 @@ class JoystickDevice:
             self._fd = -1
 
     def _events(self) -> bytes:
-        """Return every whole event that waits."""
+        """Return all complete pending events."""
         data = self._rest
         while True:
             try:
@@ -148,9 +148,9 @@ class JoystickDevice:
             except BlockingIOError:
                 break
             except OSError as error:
-                raise DeviceError(f"gamepad {self._path} is gone: {error.strerror}") from error
+                raise DeviceError(f"gamepad {self._path} was disconnected: {error.strerror}") from error
             if not part:
-                raise DeviceError(f"gamepad {self._path} is gone")
+                raise DeviceError(f"gamepad {self._path} was disconnected")
             data += part
         whole = len(data) - len(data) % EVENT.size
         self._rest = data[whole:]
@@ -160,5 +160,5 @@ class JoystickDevice:
 def _first_joystick() -> Path:
     found = sorted(Path("/dev/input").glob("js*")) if Path("/dev/input").is_dir() else []
     if not found:
-        raise DeviceError("no gamepad: there is no /dev/input/js*; plug one in, or name its device")
+        raise DeviceError("no gamepad: there is no /dev/input/js*; plug one in, or give its device path")
     return found[0]

@@ -1,8 +1,8 @@
 """A terminal's keyboard as a teleoperation device.
 
-A terminal tells of presses and of their automatic repetition, never of a release. So a key counts
-as held for as long as its repetition may take to begin, and then from one repetition to the next:
-holding a key is the dead man's switch, and the space bar lets go at once.
+A terminal reports key presses and auto-repeat, but never a release. So a key counts as held until auto-repeat
+should have begun, and then from one repeat to the next: holding a key is the dead man's switch, and the
+space bar releases at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from openvla_ros.errors import DeviceError
 from openvla_ros.teleop.command import Event, TeleopCommand
 
-# Repetition begins after 0.25 to 0.66 s on the usual desktops and goes on at 25 to 30 Hz.
+# Auto-repeat begins after 0.25 to 0.66 s on common desktops, at 25 to 30 Hz.
 FIRST_S, NEXT_S = 0.7, 0.15
 MOVES = {
     "w": (0, 1), "s": (0, -1), "a": (1, 1), "d": (1, -1), "r": (2, 1), "f": (2, -1),
@@ -30,16 +30,16 @@ PRESSES: dict[str, Event] = {
     "h": "hold", "x": "e_stop", "1": "start", "2": "success", "3": "failure", "4": "discard", "5": "rerecord",
 }  # fmt: skip
 HELP = """hold to move   w s forward, back   a d left, right   r f up, down
-               i k pitch   j l yaw   u o roll   space: let go
-g gripper   t base or tool frame   + - speed   b give back to the policy   h hold   x EMERGENCY STOP
-1 start recording   2 success   3 failure   4 discard   5 record again"""
+               i k pitch   j l yaw   u o roll   space: release
+g gripper   t base or tool frame   + - speed   b hand back to the policy   h hold   x EMERGENCY STOP
+1 start recording   2 success   3 failure   4 discard   5 re-record"""
 
 
 class KeyboardMap:
     """Turns characters into commands; knows no terminal."""
 
     def __init__(self) -> None:
-        self._until: dict[str, float] = {}  # key → when it counts as let go
+        self._until: dict[str, float] = {}  # key → when it counts as released
 
     def feed(self, text: str, now_s: float) -> TeleopCommand:
         """Return the command at ``now_s`` after ``text`` was typed."""
@@ -71,7 +71,7 @@ class Keyboard:
     def __init__(self, stream: TextIO | None = None) -> None:
         source = stream or sys.stdin
         if not source.isatty():
-            raise DeviceError("the keyboard needs a terminal: run this in one, not in a pipe or a service")
+            raise DeviceError("the keyboard needs a terminal: don't run this in a pipe or a service")
         self._fd = source.fileno()
         self._before = termios.tcgetattr(self._fd)
         tty.setcbreak(self._fd)
@@ -79,7 +79,7 @@ class Keyboard:
         self._closed = False
 
     def read(self, now_s: float) -> TeleopCommand:
-        """Return what is asked for now."""
+        """Return the current command."""
         return self._map.feed(self.typed(), now_s)
 
     def typed(self) -> str:
@@ -88,12 +88,12 @@ class Keyboard:
         while select.select([self._fd], [], [], 0)[0]:
             part = os.read(self._fd, 256)
             if not part:
-                raise DeviceError("the terminal is gone")
+                raise DeviceError("the terminal was closed")
             text += part
         return text.decode(errors="ignore")
 
     def close(self) -> None:
-        """Give the terminal back as it was. Safe to call twice."""
+        """Restore the terminal's settings. Safe to call twice."""
         if not self._closed:
             self._closed = True
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)

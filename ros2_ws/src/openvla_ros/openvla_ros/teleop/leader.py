@@ -1,8 +1,8 @@
-"""A leader arm as a teleoperation device: its joint angles lead the robot's tool.
+"""A leader arm as a teleoperation device: the robot's tool follows its motion.
 
-The leader works like a clutch: while the dead man's switch is held, the robot's tool makes the
-motion that the leader's tool makes from where it was when the switch was taken. Letting go, moving
-the leader elsewhere and taking it again moves nothing.
+It works with a clutch: while the dead man's switch is held, the robot's tool repeats the leader's motion
+relative to where the switch was pressed. Releasing it, moving the leader elsewhere and pressing it again
+moves nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from openvla_ros.values.action import ActionSpace
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose
 
-# A leader that has said nothing for so long is not followed.
+# A leader that was silent for this long is not followed.
 SILENT_S = 0.2
 
 
@@ -27,10 +27,10 @@ class LeaderArm:
         self._target: Pose | None = None
 
     def action(self, held: bool, joints: Float, opening: float | None, tool: Pose) -> Float | None:
-        """Return one action (D,) within the space's bounds; ``None`` while the switch is let go.
+        """Return one action (D,) within the space's bounds; ``None`` while the switch is released.
 
-        ``joints`` (J,) radians and ``opening`` (0 .. 1) are the leader's; ``tool`` is the pose that the
-        robot's commanded tool has: where following begins.
+        ``joints`` (J,) radians and ``opening`` (0 .. 1) are the leader's; ``tool`` is the robot's commanded
+        tool pose, from which it starts following.
         """
         if not held:
             self._taken = None

@@ -1,8 +1,8 @@
 """A 3Dconnexion SpaceMouse as a teleoperation device: its HID reports, or spacenav's topics.
 
-The cap springs back when it is let go, so a deflection is the dead man's switch: no deflection, no
-command. The cap's own axes are x right, y towards the person, z down (right-handed), for both
-motion and rotation; REP-103's are x forward, y left, z up.
+The cap springs back when released, so deflection is the dead man's switch: no deflection, no command. The
+cap's own axes are x right, y towards the person, z down (right-handed), for both motion and rotation;
+REP-103's are x forward, y left, z up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SILENT_S = 0.3
 VENDORS = (0x256F, 0x046D)  # 3Dconnexion, and Logitech for the older models
 LOGITECH_MODELS = range(0xC603, 0xC653)
 PRESSES: tuple[Event, ...] = ("frame", "gripper")
-HELP = """push, pull, lift and turn the cap to move; let go to stop
+HELP = """push, pull, lift and turn the cap to move; release it to stop
 left button: base or tool frame   right button: gripper"""
 
 
@@ -52,8 +52,8 @@ class SpaceMouseMap:
 class SpaceMouseDevice:
     """A SpaceMouse's raw HID device (``/dev/hidraw0``), read without waiting.
 
-    Report 1 holds the motion (newer models: the rotation too), report 2 the rotation, report 3 the
-    buttons; numbers are little-endian. Raises ``DeviceError`` if it cannot be opened or is gone.
+    Report 1 has the motion (newer models: the rotation too), report 2 the rotation, report 3 the buttons;
+    numbers are little-endian. Raises ``DeviceError`` if it cannot be opened or was disconnected.
     """
 
     help = HELP
@@ -72,7 +72,7 @@ class SpaceMouseDevice:
         self._heard_s = 0.0
 
     def read(self, now_s: float) -> TeleopCommand:
-        """Return what is asked for now."""
+        """Return the current command."""
         while report := self._report():
             self._heard_s = now_s
             self._take(report)
@@ -92,9 +92,9 @@ class SpaceMouseDevice:
         except BlockingIOError:
             return None
         except OSError as error:
-            raise DeviceError(f"SpaceMouse {self._path} is gone: {error.strerror}") from error
+            raise DeviceError(f"SpaceMouse {self._path} was disconnected: {error.strerror}") from error
         if not report:
-            raise DeviceError(f"SpaceMouse {self._path} is gone")
+            raise DeviceError(f"SpaceMouse {self._path} was disconnected")
         return report
 
     def _take(self, report: bytes) -> None:
@@ -121,7 +121,7 @@ def find_spacemouse(system: Path = Path("/sys/class/hidraw")) -> Path:
         event = entry / "device" / "uevent"
         if event.is_file() and _is_spacemouse(event.read_text(encoding="utf-8")):
             return Path("/dev") / entry.name
-    raise DeviceError(f"no SpaceMouse: none of {system}/hidraw* is one; plug one in, or name its device")
+    raise DeviceError(f"no SpaceMouse among {system}/hidraw*; plug one in, or give its device path")
 
 
 def _is_spacemouse(uevent: str) -> bool:

@@ -1,7 +1,7 @@
-"""From a hand's command to one action of the robot's action space.
+"""Converts a teleoperation command to one action in the robot's action space.
 
-The same space, bounds and step as a policy's, so that the controller treats both alike and a
-demonstration is training data as it is. Pure: no device, no clock, no messages.
+The same space, bounds and step as a policy's, so that the controller treats both alike and a demonstration
+can be used directly as training data. Pure: no device, no clock, no messages.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPEEDS = (0.1, 0.25, 0.5, 1.0)
 
 
 class Teleoperator:
-    """Keeps what the operator has chosen: speed, frame and the gripper's command."""
+    """Keeps the operator's choices: speed, frame and gripper command."""
 
     def __init__(
         self, space: ActionSpace, frame: Frame = "base", speed: int = 2, opening: float = 1.0
@@ -35,11 +35,11 @@ class Teleoperator:
 
     @property
     def speed(self) -> float:
-        """The share of the action bounds that a full deflection asks for."""
+        """The fraction of the action bounds at full deflection."""
         return SPEEDS[self._speed]
 
     def choose(self, command: TeleopCommand) -> None:
-        """Take in the events that change a choice."""
+        """Apply the events that change a choice."""
         for event in command.events:
             match event:
                 case "gripper":
@@ -54,9 +54,9 @@ class Teleoperator:
             self.opening = command.gripper
 
     def action(self, command: TeleopCommand, tool: Pose) -> Float | None:
-        """Return one action (D,) within the space's bounds; ``None`` if the hand is off.
+        """Return one action (D,) within the space's bounds; ``None`` if the switch is released.
 
-        ``tool`` is the tool's pose in the base frame: along its axes the tool frame moves.
+        ``tool`` is the tool's pose in the base frame, for motion in the tool frame.
         """
         if not command.held:
             return None
@@ -66,9 +66,9 @@ class Teleoperator:
         return self._bounded(np.concatenate([move, self._angles(transform_rotvec_to_matrix(turn))]))
 
     def toward(self, target: Pose, goal: Pose) -> tuple[Float, Pose]:
-        """Return the action (D,) that brings the commanded ``target`` as far to ``goal`` as one may.
+        """Return the action (D,) that moves the commanded ``target`` as far toward ``goal`` as one step may.
 
-        The second value is the target after it: what the next action starts from.
+        The second value is the target after it, from which the next action starts.
         """
         action = self._bounded(delta_between(target, goal, self.space))
         return action, compose(target, action, self.space)

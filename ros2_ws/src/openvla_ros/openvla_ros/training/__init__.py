@@ -1,1 +1,1 @@
-"""Fine-tuning, and what makes it resumable."""
+"""Resumable fine-tuning."""

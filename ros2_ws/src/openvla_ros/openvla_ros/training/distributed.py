@@ -1,4 +1,4 @@
-"""One run in several processes: who am I, what is summed over all, and how parameters are shared.
+"""One training run in several processes: ranks, reductions, and parameter sharding.
 
 Started by ``torchrun`` or Slurm, which set ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK``. Adapters run
 under DistributedDataParallel; whole models under fully sharded data parallelism (FSDP2).
@@ -24,7 +24,7 @@ from openvla_ros.training.loss import LossNetwork
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of the run's processes one is."""
+    """The process's place among the run's processes."""
 
     rank: int = 0
     count: int = 1
@@ -43,14 +43,14 @@ class Processes:
         return total
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Wait until every process has reached this call."""
         if self.count > 1:
             distributed.barrier()
 
 
 @contextmanager
 def joined_processes(environment: Mapping[str, str] = os.environ) -> Iterator[Processes]:
-    """Join the other processes of a ``torchrun``; alone without one."""
+    """Join the other processes of a ``torchrun``; a single process without one."""
     count = int(environment.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Processes()
@@ -67,7 +67,7 @@ def joined_processes(environment: Mapping[str, str] = os.environ) -> Iterator[Pr
 
 
 def share(network: LossNetwork, processes: Processes, *, sharded: bool, low: torch.dtype | None) -> nn.Module:
-    """Return ``network`` as the processes compute it together; itself where there is one.
+    """Return ``network`` wrapped for all processes; unchanged for a single one.
 
     ``sharded`` splits parameters, gradients and optimizer state over the processes; ``low`` is the type
     that sharded parameters are gathered and multiplied in.
@@ -91,7 +91,7 @@ def share(network: LossNetwork, processes: Processes, *, sharded: bool, low: tor
 
 @contextmanager
 def gradients_kept_local(module: nn.Module, local: bool) -> Iterator[None]:
-    """Leave the exchange of gradients to a later part of the same batch if ``local``."""
+    """If ``local``, defer the gradient exchange to a later part of the same batch."""
     if isinstance(module, DistributedDataParallel) and local:
         with module.no_sync():
             yield
@@ -106,9 +106,9 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def place_like(value: Tensor, like: Tensor) -> Tensor:
-    """Return ``value`` where ``like`` is, sharded as it is."""
+    """Return ``value`` on the device and with the sharding of ``like``."""
     if tuple(value.shape) != tuple(like.shape):
-        raise InvalidValueError(f"a tensor of {tuple(value.shape)} does not fit {tuple(like.shape)}")
+        raise InvalidValueError(f"a tensor of shape {tuple(value.shape)} does not match {tuple(like.shape)}")
     if isinstance(like, DTensor):
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
     return value.to(like.device)

@@ -1,7 +1,7 @@
-"""What a run leaves behind for deployment: an adapter or a checkpoint, statistics and the manifest.
+"""Exports a run for deployment: an adapter or a checkpoint, statistics and the manifest.
 
-The manifest and the checksums of all files are written last, so a folder in which a writer was killed is
-refused, never half used.
+The manifest and the checksums of all files are written last, so a folder whose writer was killed is
+refused instead of being used incomplete.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ SETTINGS = "finetune.json"  # of a run; not part of what is deployed
 
 
 def write_checkpoint(folder: Path, base: Path, trained: Mapping[str, Tensor]) -> None:
-    """Write the checkpoint ``base`` with ``trained`` values in their place, in each weight's stored type.
+    """Write the checkpoint ``base`` with the ``trained`` values, in each weight's stored type.
 
-    Weights that are there are replaced only once all new ones are written.
+    Existing weights are replaced only once all new ones are written.
     """
     stored = checked_tensors(base, skeleton(read_config(base)))
     verify_files(tensor.path for tensor in stored.values())
@@ -52,7 +52,7 @@ def write_checkpoint(folder: Path, base: Path, trained: Mapping[str, Tensor]) ->
 
 
 def write_description(folder: Path, manifest: Manifest) -> None:
-    """Write the statistics and the manifest beside the weights, and last the checksums of all."""
+    """Write the statistics and the manifest next to the weights, and last the checksums of all."""
     write_statistics(folder / STATISTICS, {manifest.dataset_key: manifest.statistics})
     write_manifest(folder, manifest)
     write_checkpoint_sums(
@@ -61,7 +61,7 @@ def write_description(folder: Path, manifest: Manifest) -> None:
 
 
 def _written(folder: Path) -> list[str]:
-    """Return the names of a whole checkpoint's files in the folder of a run, which holds more than them."""
+    """Return the names of the checkpoint's files in a run's folder, which contains others too."""
     if not (folder / "config.json").is_file():
         return []
     shards = {tensor.path.name for tensor in stored_tensors(folder).values()}

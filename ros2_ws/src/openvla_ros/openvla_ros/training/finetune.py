@@ -1,7 +1,7 @@
-"""Fine-tuning from end to end: base and data in, an adapter or a checkpoint with its manifest out.
+"""Fine-tuning end to end: base and data in, an adapter or a checkpoint with its manifest out.
 
-A run lives in one folder and can be killed at any moment: started again with the same request it goes
-on where its last state was saved, with the same numbers that it would have had.
+A run has one folder and can be killed at any moment: restarted with the same request, it resumes from its
+last saved state, with the same numbers as without the interruption.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Run:
     def __init__(self, request: FinetuneRequest, listener: Listener, processes: Processes) -> None:
         """Read base and data, and the last state if there is one.
 
-        Raises ``CheckpointError``, ``DatasetError``, ``StatisticsError``, and ``TrainingError`` if the
-        folder holds another run.
+        Raises ``CheckpointError``, ``DatasetError``, ``StatisticsError``, and ``TrainingError`` if the folder
+        contains another run.
         """
         self.request, self.listener, self.processes = request, listener, processes
         recipe = request.recipe
@@ -61,7 +61,7 @@ class Run:
         saved = read_state(request.output)
         if saved is not None and saved[1].key != request.key():
             raise TrainingError(
-                f"{request.output} holds a run with other settings{self._changed()}; give a new folder"
+                f"{request.output} contains a run with other settings{self._changed()}; choose a new folder"
             )
         self.base = base = CheckpointFiles.read(request.base, offline=request.offline)
         self.store, self.data_key = self._open_store(base.transform, saved[1] if saved else None)
@@ -98,7 +98,7 @@ class Run:
             listener.note(f"resumed after step {self.step}")
 
     def train(self) -> None:
-        """Go on to the last step, saving and validating on the way, and write the result."""
+        """Train to the last step, saving and validating on the way, and write the result."""
         recipe = self.request.recipe
         settings = self.request.output / SETTINGS
         if self.processes.is_first:
@@ -118,14 +118,14 @@ class Run:
         self.processes.wait()
 
     def save(self) -> None:
-        """Write the state from which the run can go on."""
+        """Save the state from which the run can resume."""
         tensors = collect_state(self.trainer.parameters, self.trainer.optimizer)
         if self.processes.is_first:
             write_state(self.request.output, tensors, Position(self.step, self.request.key(), self.data_key))
         self.processes.wait()
 
     def export(self) -> None:
-        """Write what is deployed: adapter or checkpoint, statistics, manifest, report."""
+        """Write the result: adapter or checkpoint, statistics, manifest, report."""
         request, recipe = self.request, self.request.recipe
         trained = {name: whole(value) for name, value in self.trainer.parameters.items()}
         if not self.processes.is_first:
@@ -140,7 +140,7 @@ class Run:
         self._report()
 
     def _rank_folder(self) -> str:
-        """Return where this process's records go: the run's folder for the first one."""
+        """Return the folder for this process's records: the run's folder for the first process."""
         if self.processes.is_first:
             return "."
         folder = self.request.output / f"process_{self.processes.rank}"
@@ -148,7 +148,7 @@ class Run:
         return folder.name
 
     def _changed(self) -> str:
-        """Return which settings differ from those of the run in the folder, as far as it tells."""
+        """Return the settings that differ from those of the run in the folder, if it has them."""
         try:
             before = json.loads((self.request.output / SETTINGS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -158,7 +158,7 @@ class Run:
         return f" ({'; '.join(lines)})" if lines else ""
 
     def _open_store(self, transform: Any, saved: Position | None) -> tuple[FrameStore, str]:
-        """Return the frames and their digest; raises ``TrainingError`` if a run went over other data."""
+        """Return the frames and their digest; raises ``TrainingError`` if the run used other data."""
         folder, selection = self.request.output / CACHE, self.request.selection
         asked = self.request.how_opened()
         if not self.processes.is_first:
@@ -167,23 +167,23 @@ class Run:
         key = store_key(sources, transform, selection, asked)
         if saved is not None and saved.data != key:
             raise TrainingError(
-                f"{self.request.output} holds a run on other data: files were added, taken away or changed "
-                "since it began; give a new folder"
+                f"{self.request.output} contains a run on other data: files were added, removed or changed "
+                "since it began; choose a new folder"
             )
         store = open_store(folder, sources, transform, selection, self.listener.reading, asked)
         if self.processes.is_first:
             self.processes.wait()
         if store.skipped:
-            self.listener.note(f"{len(store.skipped)} episodes left out; the first: {store.skipped[0]}")
+            self.listener.note(f"{len(store.skipped)} episodes skipped; the first: {store.skipped[0]}")
         if not len(store.rows(held_out=True)):
-            self.listener.note("no episode is held out for validation")
+            self.listener.note("no episodes are held out for validation")
         return store, key
 
     def _robot(self) -> str:
         """Return which robot the data was recorded with, before time is spent on training."""
         robot = self.request.robot or self.store.robot
         if not robot:
-            raise TrainingError("the data does not say which robot it was recorded with; give --robot")
+            raise TrainingError("the data does not contain the robot it was recorded with; give --robot")
         return robot
 
     def _statistics(self) -> DatasetStatistics:
@@ -193,7 +193,7 @@ class Run:
         _, kept = select_statistics(read_checkpoint_statistics(folder, self.base.config), key or None)
         kept.action.check_space(self.store.space, str(folder))
         if not kept.action.has_extremes:
-            raise StatisticsError(f"{folder}: the statistics of {key!r} lack min and max; they cannot stay")
+            raise StatisticsError(f"{folder}: cannot keep the statistics of {key!r}, they lack min and max")
         return kept
 
     def _order(self, questions: int) -> BatchOrder:
@@ -205,7 +205,7 @@ class Run:
         return BatchOrder(actions, pairs, recipe.words_share, recipe.batch_size)
 
     def _batches(self) -> Iterator[Batch]:
-        """Yield this process's part of every batch from the present step on, one made ahead."""
+        """Yield this process's part of every batch from the current step on, prefetching one."""
         with ThreadPoolExecutor(1, "batch") as maker:
             coming: Future[Batch] | None = None
             for step in range(self.step, self.request.recipe.steps):
@@ -240,7 +240,7 @@ class Run:
             self.trainer.try_memory(batch.split(count)[0])
 
         if self.processes.count > 1:  # the others are not there to try with
-            return f"out of memory with {size} examples at once in a process; lower --micro-batch"
+            return f"out of memory with {size} examples at once per process; lower --micro-batch"
         fits = largest_that_fits(attempt, size)
         return advice(recipe.method, size, fits, recipe.rank)
 
@@ -261,7 +261,7 @@ class Run:
         self.listener.validated(self.step, scores)
 
     def _at_once(self) -> int:
-        """Return how many held-out examples to look at together: no more than training has memory for."""
+        """Return how many held-out examples to evaluate at once: no more than training has memory for."""
         recipe = self.request.recipe
         return min(BATCH, recipe.micro_batch or max(1, recipe.batch_size // self.processes.count))
 
@@ -284,7 +284,7 @@ class Run:
         )
 
     def _report(self) -> None:
-        """Write the page as it stands; not where the parameters are spread over processes."""
+        """Write the current report page; skipped if the parameters are sharded over processes."""
         store, recipe = self.store, self.request.recipe
         if not self.processes.is_first or (self.processes.count > 1 and recipe.method not in ADAPTERS):
             return
@@ -294,12 +294,12 @@ class Run:
         trained = sum(parameter.numel() for parameter in self.trainer.parameters.values())
         facts = {
             "steps": str(self.step),
-            "examples a step": str(recipe.batch_size),
+            "examples per step": str(recipe.batch_size),
             "episodes": str(len(store.spans)),
             "steps in the data": str(len(store)),
-            "of them corrections": str(int(store.intervention.sum())),
-            "parameters trained": f"{trained:,}",
-            "layers adapted": str(len(self.targets)),
+            "correction steps": str(int(store.intervention.sum())),
+            "trained parameters": f"{trained:,}",
+            "adapted layers": str(len(self.targets)),
         }
         write_report(
             self.request.output,
@@ -313,10 +313,10 @@ class Run:
 
 
 def finetune(request: FinetuneRequest, listener: Listener, processes: Processes | None = None) -> None:
-    """Train as ``request`` says, from the start or from where its folder's last state is."""
+    """Train as specified by ``request``, from the start or from the last state in its folder."""
     if processes is not None and processes.count > 1 and request.recipe.batch_size % processes.count:
         raise TrainingError(
-            f"batch_size {request.recipe.batch_size} is no multiple of the {processes.count} processes"
+            f"batch_size {request.recipe.batch_size} is not a multiple of the {processes.count} processes"
         )
     Run(request, listener, processes or Processes()).train()
 

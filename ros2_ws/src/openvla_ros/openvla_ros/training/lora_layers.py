@@ -1,9 +1,9 @@
 """Trainable LoRA factors on a network's layers, with the fewest passes over the activations.
 
-In float32 the layer multiplies by the merged weight ``W + s B A`` and its backward computes the
-factors' gradients directly: one large product where peft does three, and no activation is kept but
-the input. In lower precision, where a small update would be rounded away in the sum, the update is
-added beside. Method: Hu et al., arXiv 2106.09685; file format: peft's.
+In float32 the layer multiplies by the merged weight ``W + s B A`` and its backward pass computes the
+factors' gradients directly: one large product where peft does three, and no activation but the input is
+kept. In lower precision, where a small update would be rounded away in the sum, the update is added
+separately. Method: Hu et al., arXiv 2106.09685; file format: peft's.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class _MergedLinear(torch.autograd.Function):
 
 
 class _LowRank(nn.Module):
-    """A frozen layer that gets an update beside it."""
+    """A frozen layer with an additional update."""
 
     base: nn.Linear | nn.Conv2d
 
@@ -83,7 +83,7 @@ class _LowRank(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The frozen weight, as code that looks for a device expects it."""
+        """The frozen weight, for code that reads its device."""
         return self.base.weight
 
     @property
@@ -156,9 +156,9 @@ def adaptable_modules(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
 def select_targets(network: nn.Module, wanted: Sequence[str] | None) -> list[str]:
     """Return full names of the layers to adapt.
 
-    ``None`` is the paper's choice as old peft's ``all-linear`` meant it: every linear layer, the
-    output head and the patch convolutions included. A name is a module's full name or its end.
-    Raises ``InvalidValueError`` for a name that matches nothing.
+    ``None`` is the paper's choice, as in old peft's ``all-linear``: every linear layer, including the output
+    head and the patch convolutions. A name is a module's full name or its last parts. Raises
+    ``InvalidValueError`` for a name that matches nothing.
     """
     names = list(adaptable_modules(network))
     if wanted is None:
@@ -175,7 +175,7 @@ def _named(name: str, target: str) -> bool:
 
 
 def attach(network: nn.Module, targets: Sequence[str], options: LowRankOptions, seed: int) -> None:
-    """Freeze ``network`` and put trainable factors beside each of ``targets``; A is drawn from ``seed``."""
+    """Freeze ``network`` and add trainable factors to each of ``targets``; A is drawn from ``seed``."""
     network.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     modules = adaptable_modules(network)
@@ -204,7 +204,7 @@ def adapted_modules(network: nn.Module) -> Iterator[tuple[str, LowRankLinear | L
 
 
 def detach(network: nn.Module) -> None:
-    """Take the factors away again: the network is its base."""
+    """Remove the factors, which restores the base network."""
     for name, module in list(adapted_modules(network)):
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, module.base)
@@ -221,7 +221,7 @@ def factors(network: nn.Module, trained: Mapping[str, Tensor] | None = None) -> 
 
 
 def adapter_config(targets: Sequence[str], options: LowRankOptions, base: str) -> dict[str, Any]:
-    """Return ``adapter_config.json`` as peft reads it."""
+    """Return ``adapter_config.json`` in peft's format."""
     return {
         "peft_type": "LORA",
         "task_type": None,
@@ -243,7 +243,7 @@ def adapter_config(targets: Sequence[str], options: LowRankOptions, base: str) -
 def write_adapter(
     folder: Path, tensors: Mapping[str, Tensor], targets: Sequence[str], options: LowRankOptions, base: str
 ) -> None:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, each whole or not at all."""
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, each atomically."""
     config = json.dumps(adapter_config(targets, options, base), indent=2) + "\n"
     unfinished = folder / f"{ADAPTER_CONFIG}.part"
     unfinished.write_text(config, encoding="utf-8")

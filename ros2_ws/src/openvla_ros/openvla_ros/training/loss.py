@@ -1,8 +1,8 @@
-"""The training forward: cross entropy of every labelled token, and nothing that no label asks for.
+"""The training forward pass: cross entropy of every labelled token, computing only what labels need.
 
-The output head and the last decoder layer's queries and MLP run at the labelled positions only; the
-numbers are those of the whole computation, since a position without a label never reaches the loss.
-Padding stands on the right, where causal attention never looks at it.
+The output head and the last decoder layer's queries and MLP run at the labelled positions only; the result
+equals the full computation, since a position without a label never affects the loss. Padding is on the
+right, where causal attention never sees it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from openvla_ros.model.network.training_forward import IGNORED
 
 @dataclass(frozen=True, eq=False)
 class TokenLosses:
-    """What a batch says about each of its M labelled tokens, sample by sample."""
+    """The loss and metrics of each of a batch's M labelled tokens, sample by sample."""
 
     cross_entropy: Tensor  # (M,) nats, with gradient
     predicted: Tensor  # (M,) the likeliest id
@@ -30,7 +30,7 @@ class TokenLosses:
 
 
 class LossNetwork(nn.Module):
-    """A network whose ``forward`` is its loss, as the wrappers for several processes want it."""
+    """A network whose ``forward`` is its loss, as the distributed wrappers need it."""
 
     def __init__(self, network: OpenVLA) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class LossNetwork(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Return the four tensors of ``TokenLosses`` for the parts of a ``Batch``.
 
-        Raises ``InvalidValueError`` if no label counts.
+        Raises ``InvalidValueError`` if all labels are ignored.
         """
         network = self.network
         wanted = labels[:, 1:] != IGNORED
         targets = labels[:, 1:][wanted]
         if not len(targets):
-            raise InvalidValueError("no label of this batch counts")
+            raise InvalidValueError("all labels of this batch are ignored")
         # The state before text token k >= 1 stands at patches + k - 1.
         states = labelled_states(network, network.embed(pixels, token_ids), wanted)
         logits = network.language_model.lm_head(states).float()
@@ -76,7 +76,7 @@ def labelled_states(network: OpenVLA, embeddings: Tensor, wanted: Tensor) -> Ten
 
 
 def _positions(wanted: Tensor, patches: int) -> tuple[Tensor, Tensor]:
-    """Return sequence positions (B, Q) of the wanted states and which of them are no padding (B, Q)."""
+    """Return the sequence positions (B, Q) of the wanted states, and which of them are not padding (B, Q)."""
     counts = wanted.sum(dim=1)
     width = int(counts.max())
     order = torch.argsort(wanted.int(), dim=1, descending=True, stable=True)[:, :width]

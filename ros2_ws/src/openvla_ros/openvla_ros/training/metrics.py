@@ -1,6 +1,6 @@
-"""What a run says about itself: one JSON line a record, curves for people, and TensorBoard.
+"""Metrics of a run: one JSON line per record, curves for people, and TensorBoard.
 
-``metrics.jsonl`` is the truth; it is cut back to the saved state when a run resumes, so no step stands
+``metrics.jsonl`` is authoritative; it is truncated to the saved state when a run resumes, so no step occurs
 in it twice.
 """
 
@@ -23,7 +23,7 @@ class Records:
     """Writes the records of one run into its folder."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        """Go on from ``first_step``; later records of a run that was killed are dropped."""
+        """Resume at ``first_step``; later records of a run that was killed are dropped."""
         self._path = folder / METRICS
         kept = [record for record in read_records(folder) if record["step"] <= first_step]
         text = "".join(json.dumps(record) + "\n" for record in kept)
@@ -34,7 +34,7 @@ class Records:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def add(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Note ``values`` after optimizer step ``step``, counted from 1; NaN means "none"."""
+        """Record ``values`` after optimizer step ``step``, counted from 1; NaN means "none"."""
         clean = {name: _json(value) for name, value in values.items()}
         self._file.write(json.dumps({"kind": kind, "step": step, **clean}) + "\n")
         self._file.flush()
@@ -46,7 +46,7 @@ class Records:
                     self._board.add_scalar(f"{kind}/{name}/{index}", part, step)
 
     def close(self) -> None:
-        """Write out what is buffered."""
+        """Flush the buffers."""
         self._file.close()
         self._board.close()
 
@@ -60,7 +60,7 @@ class Records:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Return the records in ``folder``, oldest first; a last line that was cut short is left out."""
+    """Return the records in ``folder``, oldest first, without a truncated last line."""
     path = folder / METRICS
     if not path.is_file():
         return []

@@ -1,4 +1,4 @@
-"""Out of memory in training: answered with settings that were tried and fit."""
+"""Out of memory in training: suggests settings that were tried and fit."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def advice(method: str, micro_batch: int, fits: int | None, rank: int) -> str:
     """Return what to change after a step with ``micro_batch`` examples at once ran out of memory."""
     if fits is not None:
         return (
-            f"out of memory with {micro_batch} examples at once; {fits} fit: add --micro-batch {fits}, "
-            "which gives the same result with more passes"
+            f"out of memory with {micro_batch} examples at once, but {fits} fit: add --micro-batch {fits}, "
+            "which gives the same result in more passes"
         )
     fewer = f", or --rank {max(1, rank // 4)}" if method in ("lora", "qlora") else ""
     smaller = "--method qlora" if method == "lora" else "--method lora"

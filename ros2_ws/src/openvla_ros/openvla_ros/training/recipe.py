@@ -1,4 +1,4 @@
-"""How a model is trained further: the method, the numbers, and the paper's values as defaults."""
+"""The fine-tuning recipe: method and hyperparameters, with the paper's values as defaults."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ METHODS: tuple[Method, ...] = get_args(Method)
 ADAPTERS: tuple[Method, ...] = ("lora", "qlora")
 # OpenVLA's fine-tuning script for LoRA; the paper's full fine-tuning runs for everything else.
 LORA_RATE, FULL_RATE = 5e-4, 2e-5
-DATASET_KEY = "finetuned"  # under which new statistics stand, unless another name is given
+DATASET_KEY = "finetuned"  # default dataset key of new statistics
 LORA_ONLY = ("rank", "alpha", "dropout", "targets")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the result of a run, besides base and data."""
+    """Everything that determines a run's result, except base and data."""
 
     method: Method = "lora"
     rank: int = 32
@@ -34,7 +34,7 @@ class Recipe:
     micro_batch: int | None = None  # examples at once in one process; None: as many as there are
     steps: int = 1000
     augment: bool = True
-    intervention_weight: float = 2.0  # how often a corrected step is seen for one that is not
+    intervention_weight: float = 2.0  # sampling weight of corrected steps relative to others
     words_share: float = 0.0  # share of every batch that is questions and answers about images
     validate_every: int = 200
     save_every: int = 100
@@ -58,11 +58,11 @@ class Recipe:
         self._check_adapter()
 
     def _check_adapter(self) -> None:
-        """Raise ``InvalidValueError`` for LoRA's numbers beside a method that has no adapter."""
+        """Raise ``InvalidValueError`` for LoRA options with a method that has no adapter."""
         asked = [name for name in LORA_ONLY if getattr(self, name) != getattr(Recipe, name)]
         if asked and self.method not in ADAPTERS:
             raise InvalidValueError(
-                f"{', '.join(asked)}: only {' and '.join(ADAPTERS)} have that; the method is {self.method}"
+                f"{', '.join(asked)}: only for {' and '.join(ADAPTERS)}, but the method is {self.method}"
             )
 
     @property
@@ -84,7 +84,7 @@ class Recipe:
         return self.rate
 
     def to_json(self) -> dict[str, Any]:
-        """Return the recipe as JSON values, with the method's own values where none was given."""
+        """Return the recipe as JSON values, with the method's defaults filled in."""
         values = {**asdict(self), "learning_rate": self.rate}
         if self.method in ADAPTERS:
             values["alpha"] = self.scale_numerator

@@ -1,4 +1,4 @@
-"""The report page of a run: what was trained on what, how the loss fell, and open-loop trajectories."""
+"""The report page of a run: settings, data, loss curves, and open-loop trajectories."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from openvla_ros.values.arrays import Float
 REPORT = "report.html"
 _SHOWN = ("loss", "accuracy", "l1")
 _TITLES = {
-    "loss": "loss, nats a token",
+    "loss": "loss, nats per token",
     "accuracy": "action tokens predicted exactly",
     "l1": "distance from the true action",
 }
@@ -36,7 +36,7 @@ def write_report(
     page = Page("Fine-tuning", folder.name)
     page.facts(facts)
     page.heading("Curves")
-    page.figure(curves(records), "Training (thin: every step, thick: smoothed) and held-out episodes")
+    page.figure(curves(records), "Training (thin: each step, thick: smoothed) and held-out episodes")
     last = next((r for r in reversed(records) if r["kind"] == VALIDATION), None)
     if last is not None:
         page.table(
@@ -45,13 +45,13 @@ def write_report(
             f"Held-out episodes after step {last['step']}",
         )
     page.heading("Open loop")
-    page.paragraph("What was commanded, and what the model answers to the same images and words.")
+    page.paragraph("The commanded actions, and the model's predictions for the same images and instructions.")
     for episode in episodes:
         page.figure(trajectory(episode, names), f"{episode.id}: {episode.instruction}")
     page.heading("Settings")
     page.table(["setting", "value"], [[name, str(value)] for name, value in settings.items()])
     if skipped:
-        page.heading("Episodes that were left out")
+        page.heading("Skipped episodes")
         page.preformatted("\n".join(skipped))
     return page.write(folder / REPORT)
 
@@ -77,7 +77,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def trajectory(episode: OpenLoop, names: Sequence[str]) -> Figure:
-    """Return one plot a dimension: commanded and predicted over the steps."""
+    """Return one plot per dimension: commanded and predicted over the steps."""
     columns = 4
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(12, 2.2 * rows))

@@ -1,4 +1,4 @@
-"""What a run is asked to do, what identifies it, and who watches it."""
+"""A training request, its identity, and its listener."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from openvla_ros.training.trainer import Scores, StepResult
 
 @dataclass(frozen=True)
 class WeightedData:
-    """One dataset, and how often its steps are drawn relative to the others."""
+    """One dataset, and its sampling weight relative to the others."""
 
     request: SourceRequest
     weight: float = 1.0
@@ -27,7 +27,7 @@ class WeightedData:
 
 @dataclass(frozen=True)
 class FinetuneRequest:
-    """What to train, on what, and where to."""
+    """What to train, on which data, and where to write the result."""
 
     base: str  # checkpoint folder or hub id
     data: tuple[WeightedData, ...]
@@ -35,15 +35,15 @@ class FinetuneRequest:
     recipe: Recipe = field(default_factory=Recipe)
     selection: Selection = field(default_factory=Selection)
     questions: tuple[Path, ...] = ()
-    dataset_key: str = DATASET_KEY  # under which the statistics stand
-    keep_statistics: str | None = None  # dataset key of the base whose statistics stay in force
-    robot: str | None = None  # profile name, where the data does not say it
+    dataset_key: str = DATASET_KEY  # dataset key of the statistics
+    keep_statistics: str | None = None  # dataset key of the base whose statistics to keep
+    robot: str | None = None  # profile name, if the data does not contain it
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32  # of the frozen weights
     offline: bool = False
 
     def key(self) -> str:
-        """Return a digest of everything that decides the numbers of the run."""
+        """Return a digest of everything that determines the run's numbers."""
         recipe = self.recipe.to_json()
         for name in ("save_every", "validate_every", "steps", "micro_batch"):
             del recipe[name]
@@ -60,13 +60,15 @@ class FinetuneRequest:
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
     def how_opened(self) -> str:
-        """Return what was asked for, besides paths, to read the datasets."""
+        """Return the options for reading the datasets, except paths."""
         how = [[d.request.split, d.request.convention] for d in self.data]
         spaces = [None if d.request.space is None else vars(d.request.space) for d in self.data]
-        return json.dumps([how, spaces], default=np.ndarray.tolist)
+        rates = [d.request.rate_hz for d in self.data]
+        asked = [how, spaces, *([rates] if any(rates) else [])]
+        return json.dumps(asked, default=np.ndarray.tolist)
 
     def settings(self) -> dict[str, Any]:
-        """Return the request for people: the report and ``finetune.json``."""
+        """Return the request in readable form, for the report and ``finetune.json``."""
         return {
             "base": self.base,
             "data": [str(d.request.path) for d in self.data],
@@ -81,7 +83,7 @@ class FinetuneRequest:
 
 
 class Listener(Protocol):
-    """Whoever watches a run."""
+    """Receives the progress of a run."""
 
     def reading(self, done: int, total: int) -> None:
         """Episode ``done`` of ``total`` has been read."""
@@ -92,9 +94,9 @@ class Listener(Protocol):
         ...
 
     def validated(self, step: int, scores: Scores) -> None:
-        """The held-out episodes were looked at after ``step``."""
+        """The held-out episodes were evaluated after ``step``."""
         ...
 
     def note(self, text: str) -> None:
-        """Something that a person may want to know."""
+        """A message for the user."""
         ...

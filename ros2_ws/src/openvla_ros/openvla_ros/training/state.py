@@ -1,7 +1,7 @@
-"""The state of a run in one file: parameters, optimizer, random numbers and position.
+"""The saved state of a run in one file: parameters, optimizer, random numbers and position.
 
-Written beside, flushed to disk, then renamed, so a run that is killed at any moment leaves a whole
-state. Safetensors, never a pickle.
+Written to a temporary file, flushed to disk, then renamed, so a run that is killed at any moment leaves a
+complete state. Safetensors, never a pickle.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OPTIMIZER = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run has come."""
+    """The position of a run."""
 
     step: int  # optimizer steps that are done
     key: str  # of the request: base, names of the data, and recipe
@@ -39,7 +39,7 @@ class Position:
 def collect_state(
     parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
-    """Return everything that the next step depends on; every process must call it."""
+    """Return everything that the next step depends on; all processes must call this."""
     tensors = {_RANDOM: torch.get_rng_state()}
     for name, parameter in parameters.items():
         tensors[f"parameter/{name}"] = whole(parameter)
@@ -54,7 +54,7 @@ def collect_state(
 
 
 def write_state(folder: Path, tensors: Mapping[str, Tensor], position: Position) -> None:
-    """Write the state whole or not at all."""
+    """Write the state atomically."""
     unfinished = folder / f"{STATE}.part"
     text = json.dumps(asdict(position))
     save_file(dict(tensors), unfinished, metadata={"position": text, "sha256": digest(tensors, text)})
@@ -74,7 +74,7 @@ def digest(tensors: Mapping[str, Tensor], position: str) -> str:
 
 
 def sync(path: Path) -> None:
-    """Have the file or folder on disk before returning."""
+    """Fsync the file or folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -93,12 +93,12 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], Position] | None:
             values = json.loads(stated["position"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         if "sha256" not in stated:
-            say_unverified(str(path), "it was written without a checksum")
+            say_unverified(str(path), "it has no checksum")
         elif digest(tensors, stated["position"]) != stated["sha256"]:
-            raise TrainingError(f"{path} is damaged: its checksum is wrong; remove it to begin anew")
+            raise TrainingError(f"{path} is damaged: its checksum is wrong; remove it to start over")
         return tensors, Position(int(values["step"]), str(values["key"]), str(values["data"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path}: not the state of a run: {error}") from error
+        raise TrainingError(f"{path}: not the saved state of a run: {error}") from error
 
 
 def restore_state(
@@ -106,7 +106,7 @@ def restore_state(
     parameters: Mapping[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Put a state back; raises ``TrainingError`` if it is of other parameters."""
+    """Restore a state; raises ``TrainingError`` if its parameters differ."""
     names = {name.removeprefix("parameter/") for name in tensors if name.startswith("parameter/")}
     if names != set(parameters):
         raise TrainingError(

@@ -1,4 +1,4 @@
-"""Which parameters a method trains: LoRA factors, or parts of the network as the paper's table names them."""
+"""The parameters that each method trains: LoRA factors, or the parts of the network in the paper's table."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from openvla_ros.training.recipe import Recipe
 
 
 def make_trainable(network: OpenVLA, recipe: Recipe) -> list[str]:
-    """Set up what ``recipe`` trains; return the names of the adapted layers, if any.
+    """Make the parameters of ``recipe.method`` trainable; return the names of adapted layers, if any.
 
-    The parts are those of Prismatic's training stages behind the paper's table 1: "last layer" is
-    the last decoder layer with the token embeddings and the output head; "sandwich" adds the vision
-    towers and the projector; "frozen vision" is all but the towers. Trained parameters are float32.
+    The parts are those of Prismatic's training stages, as in the paper's table 1: "last layer" is the last
+    decoder layer with the token embeddings and the output head; "sandwich" adds the vision towers and the
+    projector; "frozen vision" is all but the towers. Trained parameters are float32.
     """
     match recipe.method:
         case "lora" | "qlora":
@@ -35,7 +35,7 @@ def make_trainable(network: OpenVLA, recipe: Recipe) -> list[str]:
         case "sandwich":
             _train_only(network, [network.vision_backbone, network.projector, *_last_layer(network)])
         case _:
-            raise InvalidValueError(f"method {recipe.method!r} is not known")
+            raise InvalidValueError(f"unknown method {recipe.method!r}")
     return []
 
 
@@ -52,5 +52,5 @@ def _train_only(network: OpenVLA, parts: Iterable[nn.Module]) -> None:
 
 
 def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Return what is trained, by name."""
+    """Return the trained parameters by name."""
     return {name: value for name, value in network.named_parameters() if value.requires_grad}

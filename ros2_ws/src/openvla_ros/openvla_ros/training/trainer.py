@@ -1,4 +1,4 @@
-"""One optimizer step after another: loss, gradients, checks, update. Knows nothing of files and data."""
+"""The training loop's step: loss, gradients, checks, update. Knows nothing of files and data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from openvla_ros.training.trainable import trained_parameters
 
 @dataclass(frozen=True)
 class Scores:
-    """What some examples say about the model, over all processes."""
+    """Metrics over some examples, from all processes."""
 
     loss: float  # mean cross entropy over all labels, nats
     action_loss: float  # over the labels of actions; NaN without any
@@ -112,7 +112,7 @@ class Trainer:
         return StepResult(scores, norm, rate)
 
     def try_memory(self, batch: Batch) -> None:
-        """Compute the gradients of ``batch`` and forget them: raises whatever an allocation raises."""
+        """Compute the gradients of ``batch`` and discard them: raises if an allocation fails."""
         try:
             torch.autograd.backward(self.losses(batch).cross_entropy.sum())
         finally:
@@ -120,7 +120,7 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, batches: Iterator[tuple[Batch, bool]]) -> Scores:
-        """Return the scores over those of ``batches`` whose flag says that they count, without dropout."""
+        """Return the scores over those of ``batches`` whose flag is true, without dropout."""
         self.module.eval()
         sums = self._scorer.zero()
         for batch, counts in batches:
@@ -144,7 +144,7 @@ class Trainer:
 
 
 class _Scorer:
-    """Sums that add up over batches and processes, and the scores that they give."""
+    """Sums over batches and processes, and the resulting scores."""
 
     def __init__(self, network: OpenVLA, width: int) -> None:
         config = network.config

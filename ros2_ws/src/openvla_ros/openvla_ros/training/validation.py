@@ -1,4 +1,4 @@
-"""Held-out episodes: scores on their steps, and the actions that the model would take along one of them."""
+"""Validation on held-out episodes: scores, and the model's open-loop actions along an episode."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from openvla_ros.training.data.sampling import in_order
 from openvla_ros.values.arrays import Float, Int
 
 BATCH = 32  # examples at once, unless training takes fewer
-LONGEST = 512  # steps that one validation looks at, spread over all held-out ones
+LONGEST = 512  # steps per validation, spread over all held-out ones
 
 
 @dataclass(frozen=True, eq=False)
 class OpenLoop:
-    """One episode: what was commanded, and what the model would have."""
+    """One episode: the commanded and the predicted actions."""
 
     id: str
     instruction: str
@@ -34,8 +34,8 @@ class OpenLoop:
 def validation_batches(maker: ExampleMaker, rank: int, count: int, size: int) -> Iterator[tuple[Batch, bool]]:
     """Yield this process's part of the held-out steps in batches of up to ``size``, the same every time.
 
-    Every process gets as many batches, since the wrappers wait for each other in every forward; the
-    flag is false for one that only keeps the others company and must not be counted.
+    Every process gets the same number of batches, since the wrappers synchronise in every forward pass; the
+    flag is false for a filler batch that must not be counted.
     """
     rows = maker.store.rows(held_out=True)
     if len(rows) > LONGEST:
@@ -53,8 +53,8 @@ def open_loop(
 
     ``size`` of them are decoded at once.
 
-    The argmax is over the whole vocabulary, as in deployment; other ids than actions count as the
-    end bin that they decode to.
+    The argmax is over the whole vocabulary, as in deployment; ids other than actions count as the end bin
+    that they decode to.
     """
     network.eval()
     width, codec = statistics.width, maker.codec
@@ -74,7 +74,7 @@ def open_loop(
 def open_loop_episodes(
     network: OpenVLA, maker: ExampleMaker, statistics: FieldStatistics, most: int, size: int
 ) -> list[OpenLoop]:
-    """Return up to ``most`` held-out episodes, or training ones where none is held out."""
+    """Return up to ``most`` held-out episodes, or training episodes if none are held out."""
     store = maker.store
     spans = [span for span in store.spans if span.held_out] or list(store.spans)
     episodes = []

@@ -1,1 +1,1 @@
-"""The values that pass between the parts: frozen, checked once, numpy only; no files, no robot profile."""
+"""The values passed between the parts: frozen, validated once, numpy only; no files, no robot profile."""

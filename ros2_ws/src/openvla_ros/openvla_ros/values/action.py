@@ -1,8 +1,7 @@
-"""What a policy commands: the meaning of each number (``ActionSpace``) and a run of them (``ActionChunk``).
+"""Actions: the meaning of each number (``ActionSpace``), and a sequence of them (``ActionChunk``).
 
-Knows nothing of messages, models or robots. Every part of the path passes these values on: a
-policy makes chunks, the codec and the statistics are checked against the space, the controller
-refuses a chunk of another space.
+Knows nothing of messages, models or robots. The whole path uses these values: a policy returns chunks, the
+codec and the statistics are checked against the space, the controller refuses a chunk of another space.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ RotationConvention = Literal["euler_xyz", "rotation_vector"]
 
 @dataclass(frozen=True, eq=False)
 class ActionSpace:
-    """The meaning of one action: names, units, frame, rotation convention, gripper sign, bounds, rate.
+    """The meaning of an action: names, units, frame, rotation convention, gripper sign, bounds, rate.
 
-    The first six dimensions are a translation and a rotation that compose on the previous
-    commanded target; the last is the absolute opening of the gripper. ``frame`` says along which
-    axes: the robot's base (BridgeData V2) or the tool. The rotation is always about the tool point.
+    The first six dimensions are a translation and a rotation relative to the previous commanded target; the
+    last is the absolute gripper opening. ``frame`` defines the axes: the robot's base (BridgeData V2) or the
+    tool. The rotation is always about the tool point.
     """
 
     names: tuple[str, ...]
@@ -35,13 +34,13 @@ class ActionSpace:
     gripper_open: float  # the command that opens the gripper: 1 (BridgeData V2) or 0 (DROID)
     lower: Float  # (D,) smallest command of one step, in the units above
     upper: Float  # (D,) largest command of one step
-    rate_hz: float  # actions a second that the numbers were recorded for
+    rate_hz: float  # action rate, Hz
 
     def __post_init__(self) -> None:
         width = len(self.names)
         if len(set(self.names)) != width or len(self.units) != width:
             raise InvalidValueError(
-                f"action names {self.names} must differ from each other and match units {self.units}"
+                f"action names {self.names} must be unique, with one unit each: {self.units}"
             )
         object.__setattr__(self, "lower", float_array("action lower bound", self.lower, (width,)))
         object.__setattr__(self, "upper", float_array("action upper bound", self.upper, (width,)))
@@ -54,7 +53,7 @@ class ActionSpace:
 
     @property
     def width(self) -> int:
-        """How many numbers one action has."""
+        """Number of dimensions D."""
         return len(self.names)
 
     @property
@@ -63,12 +62,12 @@ class ActionSpace:
         return 1.0 / self.rate_hz
 
     def opening(self, gripper: float) -> float:
-        """Return the gripper's opening 0 (closed) .. 1 (open) for a command in this space's sign."""
+        """Return the gripper opening 0 (closed) .. 1 (open) for a command with this space's sign."""
         value = float(np.clip(gripper, 0.0, 1.0))
         return value if self.gripper_open == 1.0 else 1.0 - value
 
     def differences(self, other: ActionSpace) -> list[str]:
-        """Return one line for each field in which ``other`` means something else; empty if none."""
+        """Return one line for each field in which ``other`` differs; empty if none."""
         lines = []
         for name in ("names", "units", "frame", "rotation", "gripper_open", "rate_hz"):
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -82,7 +81,7 @@ class ActionChunk:
     """Consecutive actions computed from one observation, oldest first."""
 
     actions: Float  # (T, D) in the units of ``space``
-    observation_stamp_ns: int  # header stamp of the newest image that the policy looked at
+    observation_stamp_ns: int  # header stamp of the newest image that the policy used
     space: ActionSpace
     probability: Float | None = None  # (T, D) probability of each chosen bin, 0..1
     entropy: Float | None = None  # (T, D) entropy of each bin distribution, nats
@@ -90,7 +89,7 @@ class ActionChunk:
     def __post_init__(self) -> None:
         actions = float_array("actions", self.actions, (None, self.space.width))
         if not len(actions):
-            raise InvalidValueError("an action chunk must hold at least one action")
+            raise InvalidValueError("an action chunk must contain at least one action")
         object.__setattr__(self, "actions", actions)
         for name in ("probability", "entropy"):
             value = getattr(self, name)

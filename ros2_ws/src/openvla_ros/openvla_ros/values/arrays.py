@@ -1,4 +1,4 @@
-"""Checks for the arrays inside the package's values: shape, finiteness, and no writing afterwards."""
+"""Validation of arrays inside the package's values: shape, finiteness, read-only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Image = NDArray[np.uint8]
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a view of ``array`` that cannot be written through."""
+    """Return a read-only view of ``array``."""
     view = array.view()
     view.setflags(write=False)
     return view
@@ -25,7 +25,7 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 def float_array(name: str, value: ArrayLike, shape: tuple[int | None, ...]) -> Float:
     """Return ``value`` as a read-only finite float64 copy; ``None`` in ``shape`` matches any length.
 
-    Raises ``InvalidValueError`` naming the array, its shape or its first value that is not finite.
+    Raises ``InvalidValueError`` naming the array, and its shape or its first non-finite value.
     """
     array = np.array(value, dtype=np.float64)
     if array.ndim != len(shape) or any(

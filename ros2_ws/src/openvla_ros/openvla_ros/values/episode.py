@@ -1,8 +1,8 @@
-"""One demonstration: its steps, the meaning of its actions, and where it came from.
+"""One demonstration: its steps, its action space, and its provenance.
 
-Every source (a bag, RLDS, LeRobot, HDF5) becomes this value, and ``Episode.observation`` gives the
-same ``Observation`` that live code makes. Images stay encoded or on disk until they are looked at.
-Knows nothing of files or formats; those live in ``openvla_ros.data``.
+Every format (bag, RLDS, LeRobot, HDF5) is read into this value, and ``Episode.observation`` returns the same
+``Observation`` as live code. Images stay encoded or on disk until they are accessed. Knows nothing of files
+or formats; those are in ``openvla_ros.data``.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from openvla_ros.values.action import ActionSpace
 from openvla_ros.values.arrays import Bool, Float, Image, Int, float_array, read_only
 from openvla_ros.values.geometry import Pose, transform_matrix_to_euler, transform_matrix_to_rotvec
 from openvla_ros.values.observation import Observation
+from openvla_ros.values.time import seconds
 
 Outcome = Literal["success", "failure", "unknown"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+_GAP = 1.5  # steps: what is further apart is not consecutive
 
 
 class ImageSequence(Protocol):
-    """The images of one camera, decoded when they are asked for.
+    """The images of one camera, decoded on access.
 
-    A sequence that holds compressed images also has ``encoded(index) -> bytes``, so that a
-    conversion can pass them on unchanged (see ``openvla_ros.data.episodes.encoded_images``).
+    A sequence of compressed images also has ``encoded(index) -> bytes``, so that a conversion can copy them
+    unchanged (see ``openvla_ros.data.episodes.encoded_images``).
     """
 
     def __len__(self) -> int:
-        """Return how many images there are."""
+        """Return the number of images."""
         ...
 
     def __getitem__(self, index: int) -> Image:
@@ -42,7 +44,7 @@ class ImageSequence(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One moment of an episode: what was seen, and what was commanded next."""
+    """One step of an episode: the observation, and the action commanded next."""
 
     observation: Observation
     action: Float  # (D,) in the episode's action space
@@ -55,14 +57,14 @@ class Step:
 class Episode:
     """One demonstration of T steps; ``actions[i]`` was commanded after ``observation(i)``.
 
-    Actions are the commanded deltas; ``measured_deltas`` gives the differences of measured poses.
-    An empty instruction means that nobody labelled the episode.
+    Actions are the commanded deltas; ``measured_deltas`` returns the differences of measured poses. An empty
+    instruction means that the episode is not labelled.
     """
 
     id: str
     instruction: str
     space: ActionSpace
-    rate_hz: float  # steps a second
+    rate_hz: float  # step rate, Hz
     stamps_ns: Int  # (T,) nanoseconds, increasing
     images: Mapping[str, ImageSequence]  # camera name → T images
     actions: Float  # (T, D) commanded
@@ -76,10 +78,10 @@ class Episode:
     def __post_init__(self) -> None:
         stamps = np.array(self.stamps_ns, dtype=np.int64)
         if stamps.ndim != 1 or not len(stamps):
-            raise InvalidValueError(f"{self._name} has stamps of shape {stamps.shape}; it needs one a step")
+            raise InvalidValueError(f"{self._name} has stamps of shape {stamps.shape}; it needs one per step")
         if np.any(np.diff(stamps) <= 0):
             late = int(np.argmax(np.diff(stamps) <= 0)) + 1
-            raise InvalidValueError(f"{self._name}: the stamp of step {late} is not after the one before it")
+            raise InvalidValueError(f"{self._name}: the stamp of step {late} is not after the previous one")
         length = len(stamps)
         self._set("stamps_ns", read_only(stamps))
         self._set("actions", self._floats("actions", (length, self.space.width)))
@@ -113,6 +115,11 @@ class Episode:
     def _check_ranges(self) -> None:
         if not 0.0 < self.rate_hz <= 1000.0:
             raise InvalidValueError(f"{self._name}: rate is {self.rate_hz} Hz; it must lie within 0 .. 1000")
+        if self.rate_hz != self.space.rate_hz:  # an adapter would learn deltas of one to move at the other
+            raise InvalidValueError(
+                f"{self._name}: steps at {self.rate_hz:g} Hz, but an action space for "
+                f"{self.space.rate_hz:g} Hz"
+            )
         if self.outcome not in OUTCOMES:
             raise InvalidValueError(f"{self._name}: outcome is {self.outcome!r}; choose from {OUTCOMES}")
         if self.gripper is not None and (self.gripper.min() < 0.0 or self.gripper.max() > 1.0):
@@ -124,7 +131,7 @@ class Episode:
             bad = (error > 1e-6) | (np.linalg.det(rotation) < 0)
             if bad.any():
                 where = int(np.argmax(bad))
-                raise InvalidValueError(f"{self._name}: poses[{where}] does not hold a rotation matrix")
+                raise InvalidValueError(f"{self._name}: poses[{where}] does not contain a rotation matrix")
 
     def _mask(self, length: int) -> Bool:
         mask = np.array(self.intervention, dtype=np.bool_)
@@ -145,10 +152,10 @@ class Episode:
     @property
     def duration_s(self) -> float:
         """Seconds from the first observation to the end of the last step."""
-        return float(self.stamps_ns[-1] - self.stamps_ns[0]) * 1e-9 + 1.0 / self.rate_hz
+        return seconds(int(self.stamps_ns[-1] - self.stamps_ns[0])) + 1.0 / self.rate_hz
 
     def observation(self, index: int) -> Observation:
-        """Return what the robot saw at step ``index``: the value that live code makes.
+        """Return the observation at step ``index``, the same as live code makes.
 
         Raises ``InvalidValueError`` if the episode has no instruction or no camera.
         """
@@ -178,47 +185,56 @@ class Episode:
         """
         index = int(np.searchsorted(self.stamps_ns, stamp_ns, side="right")) - 1
         if index < 0:
-            raise InvalidValueError(f"{self._name} begins at {self.stamps_ns[0]} ns, after {stamp_ns} ns")
+            raise InvalidValueError(f"{self._name} starts at {self.stamps_ns[0]} ns, after {stamp_ns} ns")
         return index
 
     def measured_deltas(self) -> Float:
-        """Return what the arm did in each step, in the action space's terms, (T-1, D).
+        """Return the arm's measured motion in each step, as actions (T-1, D) in ``space``.
 
-        Translation and rotation between consecutive measured poses, along the axes of
-        ``space.frame``. The gripper stays the commanded one: a measured gripper stalls on what it
-        grasps. The last step has no successor and no delta. Raises ``InvalidValueError`` without
-        poses.
+        Translation and rotation between consecutive measured poses, along the axes of ``space.frame``. The
+        gripper value stays the commanded one: a measured gripper stalls on the grasped object. The last step
+        has no successor, hence no delta. Raises ``InvalidValueError`` without poses.
         """
         if self.poses is None:
-            raise InvalidValueError(f"{self._name} has no measured poses to take differences of")
+            raise InvalidValueError(f"{self._name} has no measured poses to compute deltas from")
         return np.concatenate([pose_deltas(self.poses, self.space), self.actions[:-1, 6:]], axis=1)
 
     def with_measured_actions(self) -> Episode:
-        """Return the episode with ``measured_deltas`` as its actions; one step shorter."""
-        return replace(self.slice(0, len(self) - 1), actions=self.measured_deltas())
+        """Return the episode with ``measured_deltas`` as its actions.
+
+        The last step is left out, and each step before a gap: what the arm did meanwhile is no single step.
+        Raises ``InvalidValueError`` if no step is left.
+        """
+        near = np.diff(self.stamps_ns) <= _GAP * 1e9 / self.rate_hz
+        if not near.any():
+            raise InvalidValueError(f"{self._name} has no two consecutive steps to take differences of")
+        return replace(self.take(np.flatnonzero(near)), actions=self.measured_deltas()[near])
 
     def with_cameras(self, cameras: Sequence[str]) -> Episode:
-        """Return the episode with only these cameras; raises ``InvalidValueError`` listing what there is."""
+        """Return the episode with only these cameras; ``InvalidValueError`` lists the existing ones."""
         if missing := sorted(set(cameras) - set(self.images)):
             raise InvalidValueError(f"{self._name} has no camera {missing}; it has {sorted(self.images)}")
         return replace(self, images={camera: self.images[camera] for camera in cameras})
 
     def slice(self, start: int, stop: int) -> Episode:
         """Return steps ``start`` .. ``stop`` (exclusive) as an episode; images stay lazy."""
-        keep = slice(start, stop)
+        return self.take(np.arange(len(self))[start:stop])
 
-        def cut(array: Float | None) -> Float | None:
-            return None if array is None else array[keep]
+    def take(self, steps: Int) -> Episode:
+        """Return ``steps`` (N,), indices in rising order, as an episode; images stay lazy."""
+
+        def chosen(array: Float | None) -> Float | None:
+            return None if array is None else array[steps]
 
         return replace(
             self,
-            stamps_ns=self.stamps_ns[keep],
-            images={camera: _Window(images, start, stop) for camera, images in self.images.items()},
-            actions=self.actions[keep],
-            joint_positions=cut(self.joint_positions),
-            poses=cut(self.poses),
-            gripper=cut(self.gripper),
-            intervention=self.intervention[keep],
+            stamps_ns=self.stamps_ns[steps],
+            images={camera: _Chosen(images, steps) for camera, images in self.images.items()},
+            actions=self.actions[steps],
+            joint_positions=chosen(self.joint_positions),
+            poses=chosen(self.poses),
+            gripper=chosen(self.gripper),
+            intervention=self.intervention[steps],
         )
 
 
@@ -241,20 +257,20 @@ def pose_deltas(poses: Float, space: ActionSpace) -> Float:
     return np.concatenate([move, angles], axis=1)
 
 
-class _Window:
-    """Part of an image sequence, without touching the rest."""
+class _Chosen:
+    """Some images of a sequence, without touching the rest."""
 
-    def __init__(self, images: ImageSequence, start: int, stop: int) -> None:
+    def __init__(self, images: ImageSequence, steps: Int) -> None:
         self._images = images
-        self._range = range(len(images))[start:stop]
+        self._steps = [int(step) for step in steps]
 
     def __len__(self) -> int:
-        return len(self._range)
+        return len(self._steps)
 
     def __getitem__(self, index: int) -> Image:
-        return self._images[self._range[index]]
+        return self._images[self._steps[index]]
 
     def encoded(self, index: int) -> bytes | None:
-        """Return image ``index`` as it is stored, or None where the source holds pixels."""
+        """Return image ``index`` as stored, or None if the source has raw pixels."""
         encoded = getattr(self._images, "encoded", None)
-        return None if encoded is None else cast("bytes | None", encoded(self._range[index]))
+        return None if encoded is None else cast("bytes | None", encoded(self._steps[index]))

@@ -1,6 +1,6 @@
 """Rotations and poses: numpy only, metres and radians, right-handed (REP-103).
 
-Rotation matrices are (3, 3) float64 and map coordinates of the moved frame to the fixed one.
+Rotation matrices are (3, 3) float64 and map coordinates in the moved frame to the fixed one.
 ``euler_xyz`` angles are roll, pitch, yaw about the fixed x, y, z axes: R = Rz(yaw) Ry(pitch)
 Rx(roll), as in URDF and BridgeData V2. Quaternions are x, y, z, w as in ROS messages. Batches are
 allowed wherever a docstring says ``(..., 3)``.
@@ -77,11 +77,11 @@ def transform_matrix_to_rotvec(rotation: ArrayLike) -> Float:
 
 
 def transform_quaternion_to_matrix(xyzw: ArrayLike) -> Float:
-    """Return the rotation matrices (..., 3, 3) of quaternions (..., 4); any non-zero length."""
+    """Return the rotation matrices (..., 3, 3) of quaternions (..., 4) x, y, z, w of non-zero length."""
     q = np.asarray(xyzw, dtype=np.float64)
     norm = np.linalg.norm(q, axis=-1, keepdims=True)
     if not np.all(norm > 1e-9):
-        raise InvalidValueError(f"quaternion {q.tolist()} has no direction; its length must not be 0")
+        raise InvalidValueError(f"quaternion {q.tolist()} has length 0")
     x, y, z, w = np.moveaxis(q / norm, -1, 0)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
@@ -118,7 +118,7 @@ def transform_matrix_to_quaternion(rotation: ArrayLike) -> Float:
 
 @dataclass(frozen=True, eq=False)
 class Pose:
-    """A rigid transform: where a frame is, seen from another."""
+    """A rigid transform: the pose of one frame in another."""
 
     position: Float  # (3,) metres
     rotation: Float  # (3, 3) proper rotation matrix
@@ -132,7 +132,7 @@ class Pose:
 
     @classmethod
     def identity(cls) -> Pose:
-        """Return the pose of a frame that coincides with the fixed one."""
+        """Return the identity transform."""
         return cls(np.zeros(3), np.eye(3))
 
     @classmethod
@@ -169,9 +169,9 @@ class Pose:
         return m
 
     def __matmul__(self, other: Pose) -> Pose:
-        """Return the pose of ``other``'s frame seen from this pose's fixed frame."""
+        """Compose: return the pose of ``other``'s frame in this pose's fixed frame."""
         return Pose(self.position + self.rotation @ other.position, self.rotation @ other.rotation)
 
     def inverse(self) -> Pose:
-        """Return the pose of the fixed frame seen from this one."""
+        """Invert: return the pose of the fixed frame in this one."""
         return Pose(-self.rotation.T @ self.position, self.rotation.T)

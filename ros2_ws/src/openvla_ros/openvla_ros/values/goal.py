@@ -1,8 +1,8 @@
-"""What an instruction asks for: a verb, an object and, for some verbs, a destination.
+"""The goal of an instruction: a verb, an object and, for some verbs, a destination.
 
-Words become a ``Goal`` and a ``Goal`` becomes words, with every phrasing that the simulated tasks
-use. Learned policies read the words themselves; this is for the scripted expert, the success
-detectors and the generation of instructions.
+Converts instructions to a ``Goal`` and back, with every phrasing that the simulated tasks use. Learned
+policies read the words themselves; this is for the scripted expert, the success detectors and the
+generation of instructions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from openvla_ros.errors import InvalidValueError
 
 
 class Verb(str, Enum):
-    """What is to be done with the object."""
+    """What to do with the object."""
 
     REACH = "reach"
     LIFT = "lift"
@@ -76,9 +76,9 @@ _PATTERNS = [(verb, _pattern(phrase)) for verb, phrases in PHRASES.items() for p
 
 
 def parse_goal(instruction: str) -> Goal:
-    """Return what ``instruction`` asks for; case, outer blanks and a full stop do not matter.
+    """Return the goal of ``instruction``; ignores case, surrounding white space and a full stop.
 
-    Raises ``InvalidValueError`` with the phrasings that are understood.
+    Raises ``InvalidValueError`` listing the known phrasings.
     """
     words = " ".join(instruction.lower().strip().rstrip(".!").split())
     for verb, pattern in _PATTERNS:
@@ -86,4 +86,4 @@ def parse_goal(instruction: str) -> Goal:
         if match:
             return Goal(verb, match["object"], match.groupdict().get("destination"))
     known = "; ".join(phrase for phrases in PHRASES.values() for phrase in phrases)
-    raise InvalidValueError(f"instruction {instruction!r} is not one that is understood: {known}")
+    raise InvalidValueError(f"instruction {instruction!r} is not understood; known phrasings: {known}")

@@ -1,7 +1,7 @@
-"""How well a stream of messages is doing: its real rate, its age, and what was lost or refused.
+"""Health of message streams: measured rate, age, and lost or refused messages.
 
-Pure bookkeeping on nanosecond stamps; the nodes turn it into ``/diagnostics``, the recorder into
-the warnings that it stores with an episode.
+Pure bookkeeping on nanosecond stamps; the nodes publish it on ``/diagnostics``, the recorder stores it as
+warnings with an episode.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from openvla_ros.values.time import seconds
+
 Level = Literal["ok", "warn", "error", "stale"]
-NS = 1e-9
 
 
 @dataclass(frozen=True)
 class Health:
-    """The state of one thing: a level, one line for people, and values for machines."""
+    """The state of one component: a level, one line for people, and values for programs."""
 
     name: str
     level: Level
@@ -26,39 +27,39 @@ class Health:
 
 
 class StreamHealth:
-    """Watches one stream against the rate and age that the profile asks for."""
+    """Compares one stream with its nominal rate and age limit from the profile."""
 
     def __init__(self, name: str, rate_hz: float, max_age_s: float, window: int = 100) -> None:
         self.name, self.rate_hz, self.max_age_s = name, rate_hz, max_age_s
         self._stamps: deque[int] = deque(maxlen=window)
         self._ages: deque[float] = deque(maxlen=window)
         self.received_count = 0
-        self.gaps = 0  # periods in which a message was due and none came
+        self.gaps = 0  # periods without a message
         self.backwards = 0  # messages older than the one before
 
     def received(self, stamp_ns: int, now_ns: int) -> None:
         """Note a message with header stamp ``stamp_ns`` that arrived at ``now_ns``."""
         if self._stamps:
-            delta = (stamp_ns - self._stamps[-1]) * NS
+            delta = seconds(stamp_ns - self._stamps[-1])
             self.backwards += delta < 0
             self.gaps += max(0, round(delta * self.rate_hz) - 1)
         self.received_count += 1
         self._stamps.append(stamp_ns)
-        self._ages.append((now_ns - stamp_ns) * NS)
+        self._ages.append(seconds(now_ns - stamp_ns))
 
     def age_s(self, now_ns: int) -> float | None:
         """Seconds from the newest message's stamp to ``now_ns``; ``None`` before the first one."""
-        return (now_ns - self._stamps[-1]) * NS if self._stamps else None
+        return seconds(now_ns - self._stamps[-1]) if self._stamps else None
 
     def measured_rate_hz(self) -> float:
-        """Messages a second over the window, from their stamps; 0 while unknown."""
+        """Rate over the window, Hz, from the messages' stamps; 0 while unknown."""
         if len(self._stamps) < 2:
             return 0.0
-        span = (self._stamps[-1] - self._stamps[0]) * NS
+        span = seconds(self._stamps[-1] - self._stamps[0])
         return (len(self._stamps) - 1) / span if span > 0 else 0.0
 
     def health(self, now_ns: int) -> Health:
-        """Return how the stream is doing at ``now_ns``."""
+        """Return the health of the stream at ``now_ns``."""
         age = self.age_s(now_ns)
         rate = self.measured_rate_hz()
         values = {
@@ -71,10 +72,13 @@ class StreamHealth:
             "backwards": str(self.backwards),
         }
         if age is None:
-            return Health(self.name, "error", "no message yet", values)
+            return Health(self.name, "error", "no messages yet", values)
         if age > self.max_age_s:
             return Health(
-                self.name, "stale", f"last message is {age:.2f} s old; allowed {self.max_age_s} s", values
+                self.name,
+                "stale",
+                f"last message is {age:.2f} s old; the limit is {self.max_age_s} s",
+                values,
             )
         if len(self._stamps) > 5 and rate < 0.8 * self.rate_hz:
             return Health(self.name, "warn", f"{rate:.1f} Hz; expected {self.rate_hz:.1f} Hz", values)
@@ -82,7 +86,7 @@ class StreamHealth:
 
 
 class LatencyHealth:
-    """Watches durations, in seconds, against a limit: mean, percentiles and maximum of a window."""
+    """Compares durations, seconds, with a limit: mean, percentiles and maximum over a window."""
 
     def __init__(self, name: str, limit_s: float, window: int = 200) -> None:
         self.name, self.limit_s = name, limit_s
@@ -93,9 +97,9 @@ class LatencyHealth:
         self._values.append(seconds)
 
     def health(self) -> Health:
-        """Return the durations of the window."""
+        """Return the health from the durations in the window."""
         if not self._values:
-            return Health(self.name, "ok", "not measured yet", {})
+            return Health(self.name, "ok", "no measurements yet", {})
         ordered = sorted(self._values)
         p95 = _percentile(ordered, 95)
         values = {
@@ -110,12 +114,12 @@ class LatencyHealth:
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float:
-    """Return the value of ``ordered`` that ``percent`` of a hundred lie below."""
+    """Return the given percentile of ``ordered``."""
     return ordered[min(len(ordered) - 1, percent * len(ordered) // 100)]
 
 
 class ReasonCounter:
-    """Counts refusals by reason, and remembers the newest one in words."""
+    """Counts refusals by reason, and keeps the text of the newest one."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -129,10 +133,10 @@ class ReasonCounter:
         self.newest = f"{reason}: {detail}" if detail else reason
 
     def health(self) -> Health:
-        """Return the counts; a warning if any came since the last call."""
+        """Return the counts; a warning if there are new ones since the last call."""
         total = sum(self.counts.values())
         fresh, self._at_last_report = total - self._at_last_report, total
         values = {reason: str(count) for reason, count in sorted(self.counts.items())}
         if fresh:
             return Health(self.name, "warn", f"{fresh} new; {self.newest}", values)
-        return Health(self.name, "ok", f"{total} in all", values)
+        return Health(self.name, "ok", f"{total} in total", values)

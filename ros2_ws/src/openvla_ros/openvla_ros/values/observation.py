@@ -1,7 +1,7 @@
-"""What a policy looks at: one moment of the robot, from whichever source.
+"""A policy's input: one moment of the robot, live or recorded.
 
-Live messages and recorded episodes both become this value, through the same code. Knows nothing
-of messages or models.
+Live messages and recorded episodes are both converted to this value, by the same code. Knows nothing of
+messages or models.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from openvla_ros.values.geometry import Pose
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """One moment: images, proprioception and the instruction that is in force."""
+    """One moment: images, proprioception and the current instruction."""
 
     stamp_ns: int  # header stamp of the newest image, nanoseconds of the ROS clock
     images: Mapping[str, Image]  # camera name → uint8 (H, W, 3) RGB
@@ -28,11 +28,11 @@ class Observation:
 
     def __post_init__(self) -> None:
         if not self.images:
-            raise InvalidValueError("an observation must hold at least one image")
+            raise InvalidValueError("an observation must contain at least one image")
         images = {name: image_array(name, image) for name, image in self.images.items()}
         object.__setattr__(self, "images", MappingProxyType(images))
         if not self.instruction.strip():
-            raise InvalidValueError("an observation must hold an instruction; this one is empty")
+            raise InvalidValueError("an observation must contain an instruction; this one is empty")
         if self.joint_positions is not None:
             positions = float_array("joint positions", self.joint_positions, (None,))
             object.__setattr__(self, "joint_positions", positions)

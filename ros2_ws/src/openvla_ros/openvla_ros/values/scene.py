@@ -1,4 +1,4 @@
-"""What stands on the table: the objects' names, poses, colours and sizes, and the tool above them.
+"""Ground truth of the scene: the objects' names, poses, colours and sizes, and the tool.
 
 A ``Scene`` is privileged: only a simulator or a tracking system knows it. The scripted expert and
 the success detectors read it; learned policies never see it. Knows nothing of MuJoCo or messages.
@@ -23,7 +23,7 @@ RESTING_TOLERANCE_M = 0.008  # between an object's lower face and what it rests 
 
 @dataclass(frozen=True, eq=False)
 class SceneObject:
-    """One object: ``name`` is how people call it, such as "red cube"."""
+    """One object; ``name`` is its name in instructions, such as "red cube"."""
 
     name: str
     shape: Shape
@@ -62,12 +62,12 @@ class Scene:
             raise InvalidValueError(f"scene objects {names} must have different names")
 
     def __getitem__(self, name: str) -> SceneObject:
-        """Return the object called ``name``; raises ``InvalidValueError`` listing the names there are."""
+        """Return the object called ``name``; raises ``InvalidValueError`` listing the existing names."""
         for item in self.objects:
             if item.name == name:
                 return item
         raise InvalidValueError(
-            f"no object {name!r} in the scene; there are {', '.join(o.name for o in self.objects)}"
+            f"no object {name!r} in the scene; it has {', '.join(o.name for o in self.objects)}"
         )
 
     def stands_on(self, name: str, place: str) -> bool:

@@ -1,7 +1,7 @@
-"""The controller's answer to what it was asked to do: command, or hold, and why.
+"""The controller's decision, command or hold, and the reason.
 
-One type for every check of the safety chain, so that a refusal is a value that can be counted,
-shown and tested, not a line in a log.
+One type for all checks of the safety chain, so that a refusal is a value that can be counted, shown and
+tested, not a line in a log.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ Outcome = Literal["command", "hold"]
 class Reason(str, Enum):
     """Why the arm was limited or held. The values are the keys of the counters in ``/diagnostics``."""
 
-    OK = "ok"  # nothing to object to
+    OK = "ok"  # all checks passed
     # The chunk itself.
-    NOT_FINITE = "not_finite"  # a value is infinite or no number
-    WIDTH = "width"  # not as many values as the action space has
-    SPACE = "space"  # names or frame are not the action space's
-    TIMING = "timing"  # the steps' duration is not the action space's, or the clock went back
-    STALE = "stale"  # computed from too old an observation
+    NOT_FINITE = "not_finite"  # a value is infinite or NaN
+    WIDTH = "width"  # the number of values does not match the action space
+    SPACE = "space"  # names or frame do not match the action space
+    TIMING = "timing"  # the step duration does not match the action space, or the clock went back
+    STALE = "stale"  # computed from an observation that is too old
     FUTURE = "future"  # stamped ahead of the controller's clock
-    OUT_OF_ORDER = "out_of_order"  # older than the one before: the observation of a chunk, or a joint state
-    DUPLICATE = "duplicate"  # the observation has been used already
+    OUT_OF_ORDER = "out_of_order"  # a chunk's observation, or a joint state, is older than the previous one
+    DUPLICATE = "duplicate"  # the observation has already been used
     STEP_BOUNDS = "step_bounds"  # far beyond the action space's bounds
     # Who may move the arm, and when.
     OWNER = "owner"  # somebody else has the arm
-    BUSY = "busy"  # blocking control: the previous move is not over, or was not looked at
+    BUSY = "busy"  # blocking control: the previous move is not finished, or not yet observed
     HELD = "held"  # the operator asked for a hold
-    E_STOP = "e_stop"  # the emergency stop is pressed, or was and is not reset
-    RIVAL = "rival"  # somebody else commands the same arm
-    DEAD_MAN = "dead_man"  # the operator's hand let go, or its commands stopped coming
-    WAITING = "waiting"  # nothing has been asked for
+    E_STOP = "e_stop"  # the emergency stop is pressed, or was pressed and not reset
+    RIVAL = "rival"  # another node commands the same arm
+    DEAD_MAN = "dead_man"  # the dead man's switch was released, or the operator's commands stopped
+    WAITING = "waiting"  # no command yet
     STARVED = "starved"  # no new chunk in time
-    SHUT_DOWN = "shut_down"  # the controller is ending
-    OVERRUN = "overrun"  # the control loop stood still for longer than the robot's side waits for it
+    SHUT_DOWN = "shut_down"  # the controller is shutting down
+    OVERRUN = "overrun"  # the control loop stalled for longer than the robot's side waits for it
     # Where the motion would lead.
     WORKSPACE = "workspace"  # the tool would leave the workspace box
-    TILT = "tilt"  # the tool would tilt further than allowed
+    TILT = "tilt"  # the tool would tilt more than allowed
     TABLE = "table"  # a part of the arm would come too close to the table
     SELF_COLLISION = "self_collision"  # parts of the arm would touch
-    JOINT_LIMIT = "joint_limit"  # a joint is measured beyond its limits
+    JOINT_LIMIT = "joint_limit"  # a joint's measured position is beyond its limits
     INVERSE_KINEMATICS = "inverse_kinematics"  # the target cannot be reached from here
     # What the robot reports.
     NO_STATE = "no_state"  # no joint state yet
     STATE_STALE = "state_stale"  # the newest joint state or wrench is too old
-    STATE_INVALID = "state_invalid"  # a joint is missing from the state, or a value is no number
+    STATE_INVALID = "state_invalid"  # a joint is missing from the state, or a value is not finite
     TRACKING = "tracking"  # the measured joints do not follow the commanded ones
     EFFORT = "effort"  # a joint pushes harder than allowed
     WRENCH = "wrench"  # the external force or torque is larger than allowed
@@ -63,7 +63,7 @@ class Reason(str, Enum):
 class SafetyVerdict:
     """Command or hold, with the reason; ``detail`` names the value and the limit.
 
-    ``command`` with a reason other than OK means that the motion goes on, limited as ``detail`` says.
+    ``command`` with a reason other than OK means that the motion continues, limited as ``detail`` says.
     """
 
     outcome: Outcome
@@ -76,17 +76,17 @@ class SafetyVerdict:
 
     @property
     def commands(self) -> bool:
-        """Whether the arm is moved."""
+        """Whether the arm may move."""
         return self.outcome == "command"
 
     @classmethod
     def command(cls, reason: Reason = Reason.OK, detail: str = "") -> SafetyVerdict:
-        """Return the verdict that lets the motion go on."""
+        """Return a verdict that lets the motion continue."""
         return cls("command", reason, detail)
 
     @classmethod
     def hold(cls, reason: Reason, detail: str) -> SafetyVerdict:
-        """Return the verdict that stops the arm, or keeps it where it is."""
+        """Return a verdict that stops the arm, or keeps it where it is."""
         return cls("hold", reason, detail)
 
     def __str__(self) -> str:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.waiting import wait_until
 
 from openvla_ros.bringup.graph import Graph, NodeSpec
 from openvla_ros.bringup.supervisor import restart_delay_s
@@ -56,11 +57,11 @@ def supervise(tmp_path, monkeypatch):
 
 
 def run_until(supervisor, condition, timeout_s=15.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+    def step():
         supervisor.forward(0.05)
         supervisor.check()
+
+    wait_until(condition, timeout_s, step)
 
 
 def test_children_stop_in_the_order_of_their_rank(supervise):
@@ -78,7 +79,7 @@ def test_children_stop_in_the_order_of_their_rank(supervise):
 def test_one_failing_process_brings_the_rest_down_with_its_code(supervise):
     supervisor, lines = supervise(spec("good"), spec("bad", "fail"))
     assert supervisor.run() == 3
-    assert ("bad", "ended with code 3; stopping the rest") in lines
+    assert ("bad", "exited with code 3; stopping the rest") in lines
     assert any(name == "good" and line.startswith("stopping") for name, line in lines)
 
 
@@ -89,7 +90,7 @@ def test_a_restartable_process_comes_back_after_sigkill(supervise):
     first = supervisor.pid("camera")
     os.kill(first, signal.SIGKILL)
     run_until(supervisor, lambda: lines.count(("camera", "up")) == 2)
-    assert ("camera", "ended with signal SIGKILL; restart 1") in lines
+    assert ("camera", "exited with signal SIGKILL; restart 1") in lines
     assert supervisor.pid("camera") != first
     supervisor.stop()
 
@@ -102,7 +103,7 @@ def test_what_was_killed_comes_back_and_what_cannot_work_does_not(supervise, beh
     if restarted:
         os.kill(supervisor.pid("policy"), signal.SIGKILL)
         run_until(supervisor, lambda: lines.count(("policy", "up")) == 2)
-    assert (("policy", "ended with signal SIGKILL; restart 1") in lines) == restarted
+    assert (("policy", "exited with signal SIGKILL; restart 1") in lines) == restarted
     supervisor.stop()
 
 
@@ -149,7 +150,5 @@ def test_children_die_with_the_supervisor(tmp_path):
     pid = int(parent.stdout.readline())
     parent.kill()
     parent.communicate()
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    stat = Path(f"/proc/{pid}/stat")
+    wait_until(lambda: not stat.exists() or stat.read_text().split()[2] == "Z", 10.0)

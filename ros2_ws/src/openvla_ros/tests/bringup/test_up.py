@@ -46,7 +46,7 @@ def test_up_is_quiet_from_its_start_to_ctrl_c_and_a_second_one_is_refused(ros_do
         assert second.returncode == 1
         assert not second.stdout
         said = " ".join(second.stderr.split())
-        assert "/controller, /policy, /simulation: already in ROS domain" in said
+        assert "/controller, /policy, /simulation: already running in ROS domain" in said
         assert "set another ROS_DOMAIN_ID" in said
 
         asked = neutral.call_async(Trigger.Request())
@@ -68,4 +68,4 @@ def test_ctrl_c_while_up_is_starting_ends_it_with_code_0(ros_domain, delay_s):
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    assert not re.search(r"ERROR|FATAL|Traceback|killed|ended with", output), output
+    assert not re.search(r"ERROR|FATAL|Traceback|killed|exited with", output), output

@@ -2,8 +2,10 @@
 
 import json
 
+import h5py
 import pytest
 from support.fake_recording import steady_run
+from support.foreign_lerobot import write_foreign
 from support.generated_episodes import make_episode
 from support.openvla_program import run
 
@@ -42,12 +44,12 @@ def test_the_table_names_a_damaged_episode(source, tmp_path):
     assert "cannot be read: episode 1: " in listed
     assert "2 episodes, 12 steps" in listed
     left = run("convert", tmp_path / "out", tmp_path / "again", "--to", "hdf5", code=2)
-    assert "left out: episode 1:" in left.output
+    assert "skipped: episode 1:" in left.output
 
 
 def test_a_folder_of_several_hdf5_files_asks_for_one(source, tmp_path):
     (tmp_path / "second.hdf5").write_bytes(source.read_bytes())
-    with pytest.raises(DatasetError, match=r"several datasets; name one: second.hdf5, source.hdf5"):
+    with pytest.raises(DatasetError, match=r"several datasets; choose one: second.hdf5, source.hdf5"):
         run("episodes", tmp_path)
 
 
@@ -56,9 +58,9 @@ def test_what_endangered_a_recording_and_what_is_unfinished_is_listed(tmp_path):
     (tmp_path / "episode_000001.recording").mkdir()
     listed = run("episodes", tmp_path).stdout
     assert "episode_000000: the disk was full before the end" in listed
-    assert "episode_000000: the clock was set while recording, 2 times" in listed
+    assert "episode_000000: the clock jumped 2 times while recording" in listed
     assert (
-        f"unfinished: episode_000001.recording; if nobody is recording it: openvla recover {tmp_path}"
+        f"unfinished: episode_000001.recording; unless it is being recorded, run: openvla recover {tmp_path}"
         in listed
     )
 
@@ -107,3 +109,35 @@ def test_warnings_of_the_recording_go_with_the_episode(tmp_path):
     ]
     run("show", path, "--output", tmp_path / "odd.html", "--no-video")
     assert "was black for 3.0 s" in (tmp_path / "odd.html").read_text()
+
+
+def test_a_rate_must_be_asked_for_and_reaches_what_is_written(tmp_path):
+    """CASES 17: 10 Hz deltas through a 5 Hz profile were taken as they are; exit code 1 is CASES 22."""
+    folder = write_foreign(tmp_path / "d", fps=10)
+    refused = run("episodes", folder, "--profile", "franka", code=1).output
+    assert "recorded at 10 Hz; the profile's actions are for 5 Hz" in " ".join(refused.split())
+    with pytest.raises(DatasetError, match="recorded at 10 Hz"):
+        run("convert", folder, tmp_path / "c", "--to", "rlds", "--profile", "franka")
+    run(
+        "convert",
+        folder,
+        tmp_path / "e",
+        "--to",
+        "lerobot",
+        "--images",
+        "image",
+        "--profile",
+        "franka",
+        "--rate",
+        5,
+    )
+    (first, second) = json.loads(run("episodes", tmp_path / "e", "--json").stdout)
+    assert [first["rate_hz"], first["steps"], second["steps"]] == [5.0, 3, 4]
+    assert run("episodes", folder, "--profile", "franka", "--rate", 3, code=1)
+
+
+def test_a_dataset_without_episodes_is_no_success(tmp_path):
+    """CASES 22: `openvla episodes` exited 0 although there was nothing to read."""
+    with h5py.File(tmp_path / "set.hdf5", "w") as file:
+        file.create_group("data").attrs["total"] = 0
+    assert "0 episodes" in run("episodes", tmp_path / "set.hdf5", code=1).output

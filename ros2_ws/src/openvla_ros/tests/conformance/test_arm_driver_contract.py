@@ -97,9 +97,9 @@ def test_a_strangers_driver_keeps_the_contract_and_gets_every_command():
 
 
 def test_commands_that_tell_no_pace_are_refused():
-    with pytest.raises(InvalidValueError, match="1 commands tell no pace"):
+    with pytest.raises(InvalidValueError, match="1 commands do not define a rate"):
         check_arm_driver(Good(), commands(1))
-    with pytest.raises(InvalidValueError, match=r"follows 0\.003 s after one whose period is 0\.002 s"):
+    with pytest.raises(InvalidValueError, match=r"comes 0\.003 s after one whose period is 0\.002 s"):
         check_arm_driver(Good(), commands(spacing_ns=3_000_000))
 
 
@@ -123,11 +123,13 @@ BROKEN = {
     "connect raises": (broken(connect=raises), r"connect: .*does not raise here; got: ConnectionError"),
     "never there": (broken(missing=lambda s: "power"), r"connect: .*None once .*still 'power'"),
     "missing after all": (
-        broken(connect=lambda s: None), r"missing: .*None where connect says.*got: \"the arm's power\"",
+        broken(connect=lambda s: None), r"missing: .*None once connect has.*got: \"the arm's power\"",
     ),
     "send raises": (broken(send=raises), r"send: .*does not raise here; got: ConnectionError"),
     "send returns": (broken(send=lambda s, c: True), r"send: .*returns nothing; got: True"),
-    "send writes": (broken(send=writes), r"send: .*stays as it was given; got: its arrays were written to"),
+    "send writes": (
+        broken(send=writes), r"send: .*does not modify the command; got: its arrays were written to",
+    ),
     "send is slow": (
         broken(send=lambda s, c: time.sleep(0.01)), r"send: .*less than a period; got: \d+\.\d ms \(median\)",
     ),

@@ -151,8 +151,8 @@ SPACE_15 = replace(SPACE, rate_hz=15.0)
 BROKEN = {
     "no method": (Lacking(), r"Lacking\.reset: .*there is the method 'reset'; got: no 'reset'"),
     "not a method": (broken(reset=None), r"reset: .*'reset' is a method"),
-    "no description": (broken(description=""), r"description: .*one line of text.*got: ''"),
-    "two lines": (broken(description="a\nb"), r"description: .*one line of text"),
+    "no description": (broken(description=""), r"description: .*one line of readable text.*got: ''"),
+    "two lines": (broken(description="a\nb"), r"description: .*one line of readable text"),
     "no space": (broken(space="7 numbers"), r"space: .*is an ActionSpace; got: a str"),
     "another space later": (ForgetsItsSpace(), r"space: .*stays the same.*5\.0 here, 15\.0 there"),
     "bare array": (broken(infer=lambda s, o: np.zeros((1, 7))), r"infer: .*an ActionChunk; got: a ndarray"),
@@ -183,7 +183,7 @@ BROKEN = {
     ),
     "refuses what it could do": (
         broken(infer=lambda s, o: OnlyOnce.infer(type("Over", (), {"is_over": True})(), o)),
-        r"infer: .*returns the actions for an observation that has what it needs.*got: PolicyError: over",
+        r"infer: .*returns actions for an observation that has everything it needs.*got: PolicyError: over",
     ),
     "over after a reset": (OnlyOnce(), r"infer: .*after a reset too; got: PolicyError: over"),
     "reset raises": (broken(reset=lambda s: 1 / 0), r"reset: .*does not raise here; got: ZeroDivisionError"),

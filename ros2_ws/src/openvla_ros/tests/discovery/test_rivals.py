@@ -83,7 +83,7 @@ def test_two_policies_that_send_at_the_same_time_are_both_refused_and_named(cell
             cell.wait(0.05)
     refused = [r for r in cell.reports if r.verdict.reason is Reason.RIVAL]
     assert refused[-1].kind == "refusal"
-    assert "/rivals/test (2 of them) send on /rivals/policy/action_chunk" in refused[-1].verdict.detail
+    assert "/rivals/test (2 of them) publish on /rivals/policy/action_chunk" in refused[-1].verdict.detail
     chunks["policy"] = first
     cell.listener.node.destroy_publisher(second)
     cell.wait(2.5)

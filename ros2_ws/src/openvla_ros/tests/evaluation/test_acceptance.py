@@ -37,5 +37,5 @@ def test_a_steady_change_is_extrapolated_and_a_rest_is_frequent():
 
 
 def test_nothing_to_guess_is_said():
-    with pytest.raises(DatasetError, match="two actions in a row"):
+    with pytest.raises(DatasetError, match="two consecutive actions"):
         quality([[0.0, 0.0, 0.0]])

@@ -114,7 +114,7 @@ def test_the_order_of_a_comparison_is_drawn_anew_and_its_file_says_from_which_se
     again = BlindedComparison(path, policies, 20)
     assert (again.seed, again.order, len(again.verdicts)) == (first.seed, first.order, 1)
     assert BlindedComparison(tmp_path / "other.jsonl", policies, 20, first.seed).order == first.order
-    with pytest.raises(DatasetError, match=f"seed {first.seed}; asked for is {first.seed + 1}"):
+    with pytest.raises(DatasetError, match=f"seed {first.seed}, not {first.seed + 1}"):
         BlindedComparison(path, policies, 20, first.seed + 1)
 
 

@@ -13,6 +13,7 @@ LONGEST_LINES = 80
 SAYS = {
     "offline_inference": r"x: [+-]0\.\d{4} m .*probability 0\.\d\d",
     "read_a_bag": r"bag with 2 episodes\n +0 +\d+ steps .*success",
+    "train_your_own_model": r"\d+ steps in 12 episodes, 0 left out\n.*gripper: off by 0\.\d+",
     "write_a_policy": r"the contract is kept\n.*231 mm before, \d mm after 15 steps",
     "add_a_robot": r"a mistake is named: .*joint_velocity has 5 values for 6 joints",
     "drive_the_controller": r"half a metre in one step: hold: step_bounds \(x of step 0 is 0\.5",
@@ -40,4 +41,4 @@ def test_an_example_runs(name, tmp_path):
         cwd=tmp_path, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert re.search(SAYS[name], done.stdout), done.stdout
+    assert re.search(SAYS[name], done.stdout, re.DOTALL), done.stdout

@@ -124,16 +124,16 @@ def test_an_unplugged_device_is_reported_and_comes_back(ros_domain, tmp_path):
         assert ear.spin_until(lambda: len(images) > 10), camera.output
         assert ear.spin_until(lambda: any(reconnected(r) for r in reports)), camera.output
         assert camera.stop() == 0
-    assert "it is back: fake device" in camera.output
+    assert "camera is back: fake device" in camera.output
     assert "Traceback" not in camera.output
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"source": "images", "path": "/nowhere"}, "holds no .jpg"),
+        ({"source": "images", "path": "/nowhere"}, "contains no .jpg"),
         ({"source": "video"}, "needs a path"),
-        ({"source": "usb", "device": "/dev/none"}, "cannot be opened; devices of this machine"),
+        ({"source": "usb", "device": "/dev/none"}, "cannot open it; devices on this machine"),
         ({"source": "telepathy"}, "must be one of profile, usb, realsense"),
         ({"camera": "wrist"}, "has no camera 'wrist'; its cameras: primary"),
     ],

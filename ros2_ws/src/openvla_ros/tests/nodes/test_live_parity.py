@@ -6,7 +6,6 @@ listens, publishes joint states and compares.
 """
 
 import json
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -21,6 +20,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from support.golden_checkpoints import REFERENCE
 from support.node_processes import Listener, NodeProcess
+from support.waiting import wait_until
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.data.datasets.open_dataset import SourceRequest
@@ -158,10 +158,11 @@ def test_the_golden_images_give_the_golden_actions(ros_domain, profile_file, cas
     with Watcher(f"case_{case}") as watcher, policy_node(profile_file, **options) as node:
         watcher.tell(description["instruction"])
         assert watcher.spin_until(lambda: watcher.images.get_subscription_count() >= 2), node.output
-        end = time.monotonic() + 120
-        while not watcher.chunks and time.monotonic() < end:
+
+        def show():
             watcher.images.publish(to_image(image, watcher.node.get_clock().now().nanoseconds, "lens"))
             watcher.spin_for(0.3)
-        assert watcher.chunks, node.output
+
+        wait_until(lambda: watcher.chunks, 120.0, show, lambda: node.output)
         for chunk in watcher.chunks.values():
             np.testing.assert_allclose(chunk.actions[0], golden, rtol=0, atol=1e-12)

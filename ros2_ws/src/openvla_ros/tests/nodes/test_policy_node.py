@@ -358,7 +358,7 @@ def test_the_rhythm_follows_its_parameter_and_a_node_that_is_shut_down_acts_no_m
     [
         ({"policy": "openvla"}, "needs a checkpoint"),
         ({"policy": "openvla", "checkpoint": "/nowhere", "offline": "true"}, "/nowhere"),
-        ({"policy": "openvla", "checkpoint": "small_base", "device": "mps"}, "none of auto, cpu, cuda"),
+        ({"policy": "openvla", "checkpoint": "small_base", "device": "mps"}, "not one of auto, cpu, cuda"),
         ({"policy": "wish"}, "'wish'; it must be one of openvla"),
         ({"policy": "replay", "dataset": "/nowhere"}, "/nowhere does not exist"),
         ({"robot": "r2d2"}, "no robot profile 'r2d2'"),
@@ -423,4 +423,4 @@ def test_without_the_interfaces_everything_but_the_action_works_and_says_so(ros_
     with Robot() as robot, NodeProcess(NO_INTERFACES, {"policy": "hold"}) as node:
         robot.say("lift the cube")
         assert robot.spin_until(lambda: len(robot.chunks) >= 2), node.output
-    assert "the topic 'instruction' does the same without feedback and result" in node.output
+    assert "the topic 'instruction' does the same, without feedback and result" in node.output

@@ -4,7 +4,6 @@ Real nodes in processes of their own: simulated robot, controller, recorder, and
 a policy that remembers everything it saw and answered.
 """
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ pytest.importorskip("mujoco", reason="needs the simulation (the extra [sim])")
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from support.node_processes import Listener, NodeProcess
+from support.waiting import wait_until
 
 from openvla_ros.data.bags.bag_reader import BagReader
 from openvla_ros.profile import dump_profile, load_profile
@@ -100,10 +100,8 @@ def test_a_recorded_run_reads_back_as_the_policy_saw_it(ros_domain, tmp_path, mo
             log()
         )
         words.publish(String(data="lift the red cube"))
-        deadline = time.monotonic() + 60
-        while not (started := call(listener, "recorder/start")).success:
-            assert time.monotonic() < deadline, f"{started.message}\n{log()}"
-            listener.spin_for(0.5)
+        started = lambda: call(listener, "recorder/start").success  # noqa: E731
+        wait_until(started, 60.0, lambda: listener.spin_for(0.5), log)
         seen = lambda: len(list(remembered.glob("[0-9]*.npz")))  # noqa: E731
         before = seen()
         assert listener.spin_until(lambda: seen() >= before + 15, 90), log()

@@ -1,7 +1,6 @@
 """The recorder node over DDS: what was published is what is in the bag, and the operator is told why not."""
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,8 @@ pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rosbags.highlevel import AnyReader
-from support.fake_robot import PretendedRobot, Spinning, call, init, wait_for
+from support.fake_robot import PretendedRobot, Spinning, call, init
+from support.waiting import wait_until
 
 from openvla_ros.data.bags.bag_reader import BagReader, read_metadata
 from openvla_ros.data.datasets.listing import recorded_warnings
@@ -49,15 +49,15 @@ def test_an_episode_from_start_to_reading(context, tmp_path):
         assert not refused.success
         assert "an instruction" in refused.message
         robot.say("lift the cube")
-        wait_for(lambda: not recorder.missing())
+        wait_until(lambda: not recorder.missing())
         assert call(robot, "recorder/start").success
         again = call(robot, "recorder/start")
         assert not again.success
-        assert "is being recorded; stop it first" in again.message
+        assert "already recording" in again.message
         first = max(robot.sent["images"])
-        wait_for(lambda: len([s for s in robot.sent["images"] if s > first]) > 20)
+        wait_until(lambda: len([s for s in robot.sent["images"] if s > first]) > 20)
         last = max(robot.sent["images"])
-        wait_for(lambda: max(robot.sent["images"]) > last)
+        wait_until(lambda: max(robot.sent["images"]) > last)
         done = call(robot, "recorder/stop_success")
         assert done.success, done.message
     folder = Path(done.message)
@@ -90,12 +90,12 @@ def test_jpeg_discard_rerecord_and_failure(context, tmp_path):
     root = tmp_path / "set"
     with Spinning(robot, recorder):
         robot.say("lift the cube")
-        wait_for(lambda: not recorder.missing())
+        wait_until(lambda: not recorder.missing())
         assert not call(robot, "recorder/rerecord").success
 
         def shoot():
             before = len(robot.sent["chunks"])
-            wait_for(lambda: len(robot.sent["chunks"]) > before + 3)
+            wait_until(lambda: len(robot.sent["chunks"]) > before + 3)
 
         assert call(robot, "recorder/start").success
         shoot()
@@ -107,9 +107,9 @@ def test_jpeg_discard_rerecord_and_failure(context, tmp_path):
         assert call(robot, "recorder/rerecord").message.endswith("episode_000000.recording")
         shoot()
         robot.muted.add("primary")
-        wait_for(lambda: any("silent" in w for w in recorder.warnings()))
+        wait_until(lambda: any("silent" in w for w in recorder.warnings()))
         assert call(robot, "recorder/stop_success").message.endswith("episode_000000")
-        refused = call(robot, "recorder/start") if wait_for(recorder.missing) else None
+        refused = call(robot, "recorder/start") if wait_until(recorder.missing) else None
         assert "camera/primary/image_raw (/camera/primary/image_raw)" in refused.message
     with BagReader(root / "episode_000000") as reader:
         assert reader.metadata.outcome == "success"
@@ -127,18 +127,15 @@ def test_a_node_that_ends_finishes_its_episode_as_unknown(context, tmp_path):
     recorder = RecorderNode(robot=robot_file, folder=str(tmp_path / "set"))
     with Spinning(robot, recorder):
         robot.say("lift the cube")
-        wait_for(lambda: not recorder.missing())
+        wait_until(lambda: not recorder.missing())
         assert call(robot, "recorder/start").success
         before = len(robot.sent["chunks"])
-        wait_for(lambda: len(robot.sent["chunks"]) > before + 3)
+        wait_until(lambda: len(robot.sent["chunks"]) > before + 3)
     assert read_metadata(tmp_path / "set" / "episode_000000").outcome == "unknown"
 
 
 def spin_until(executor, condition, timeout_s=20.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, condition
-        executor.spin_once(timeout_sec=0.05)
+    wait_until(condition, timeout_s, lambda: executor.spin_once(timeout_sec=0.05))
 
 
 @pytest.fixture

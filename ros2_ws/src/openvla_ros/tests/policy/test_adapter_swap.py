@@ -92,9 +92,9 @@ def spoil_prompt(folder):
     [
         (spoil_robot, "frame"),
         (spoil_weights, "adapter_sha256"),
-        (spoil_manifest, "nothing says"),
+        (spoil_manifest, "cannot be checked"),
         (spoil_prompt, "prompt_style"),
-        (shutil.rmtree, "nothing says"),
+        (shutil.rmtree, "cannot be checked"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_the_old_adapter_acts_on(base, tmp_path, spoil, words):
@@ -125,7 +125,7 @@ def test_an_adapter_of_another_base_is_refused_though_it_would_fit(base, tmp_pat
     other = make_base(tmp_path / "other", seed=1)
     bad = make_adapter(tmp_path / "bad", base, 2)
     write_manifest(bad, replace(read_manifest(bad), base_weights=digest_of_weights(other)))
-    with pytest.raises(CheckpointError, match="beside other weights"):
+    with pytest.raises(CheckpointError, match="on other weights"):
         load_openvla_policy(base, PROFILE, adapter=bad, options=LoadOptions(dtype=torch.float32))
     right = replace(read_manifest(bad), base_weights=digest_of_weights(base))
     write_manifest(bad, right)

@@ -87,7 +87,7 @@ def test_what_can_be_chosen_is_what_the_model_knows():
     checkpoint = str(COMMITTED / "checkpoint")
     for values, message in (
         ({"decoder": "quick"}, "'quick' is not one of fast, steady, plain"),
-        ({"quantization": "int3"}, "'int3' is none of int8, nf4, int8wo, int4wo, fp8"),
+        ({"quantization": "int3"}, "'int3' is not one of int8, nf4, int8wo, int4wo, fp8"),
         ({"quantization": "fp8"}, "fp8 needs a CUDA device"),
         ({"quantization": "int8wo", "decoder": "plain"}, "decoder 'plain' has no int8wo weights"),
     ):
@@ -99,7 +99,9 @@ def test_what_can_be_chosen_is_what_the_model_knows():
 def test_a_policy_of_another_space_is_refused(monkeypatch):
     other = HoldPolicy(replace(SPACE, rate_hz=15.0))
     monkeypatch.setattr(factory, "HoldPolicy", lambda space: other)
-    with pytest.raises(PolicyError, match=r"does not fit robot sim_widowx.*rate_hz: 5\.0 here, 15\.0 there"):
+    with pytest.raises(
+        PolicyError, match=r"does not match robot sim_widowx.*rate_hz: 5\.0 here, 15\.0 there"
+    ):
         load_policy(PolicyOptions("hold"), PROFILE, no_scene)
 
 
@@ -117,6 +119,6 @@ def test_a_manifest_of_another_robot_refuses_to_run_and_names_the_line(tmp_path)
     with pytest.raises(ManifestError, match=r"trained on droid.*sim_widowx:\n.*rate_hz.*15\.0.*5\.0"):
         load_policy(options, PROFILE, no_scene)
     write_manifest(folder, replace(manifest, action_space=SPACE))
-    with pytest.raises(ManifestError, match="unnorm_key is 'bridge_orig'; 'other' was asked for"):
+    with pytest.raises(ManifestError, match="unnorm_key is 'bridge_orig', not 'other' as requested"):
         load_policy(replace(options, unnorm_key="other"), PROFILE, no_scene)
     assert isinstance(load_policy(options, PROFILE, no_scene), Policy)

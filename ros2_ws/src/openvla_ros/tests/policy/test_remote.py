@@ -261,9 +261,9 @@ def test_addresses_that_are_wrong_or_silent_are_named():
 @pytest.mark.parametrize(
     ("greeting", "message"),
     [
-        ("hello", "is no policy server"),
-        (wire.pack({"protocol": 99}), "speaks protocol 99"),
-        (wire.pack({"protocol": wire.PROTOCOL}), "its greeting lacks description, space"),
+        ("hello", "is not a policy server"),
+        (wire.pack({"protocol": 99}), "uses protocol 99"),
+        (wire.pack({"protocol": wire.PROTOCOL}), "no description, space in its greeting"),
         (wire.pack({"error": "PolicyError", "message": "busy"}), "busy"),
     ],
 )
@@ -293,11 +293,11 @@ class Exploit:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (pickle.dumps(Exploit()), "cannot be read|is a map"),
-        (b"", "cannot be read"),
-        ("text", "is binary"),
-        (msgpack.packb([1]), "is a map"),
-        (msgpack.packb({"stamp_ns": 1}), "observation cannot be read: KeyError"),
+        (pickle.dumps(Exploit()), "cannot decode|expected a map"),
+        (b"", "cannot decode"),
+        ("text", "expected a binary"),
+        (msgpack.packb([1]), "expected a map"),
+        (msgpack.packb({"stamp_ns": 1}), "cannot decode the observation: KeyError"),
         (
             msgpack.packb({"a": {"dtype": "object", "shape": [1], "bytes": b"12345678"}}),
             "'object' is not read",

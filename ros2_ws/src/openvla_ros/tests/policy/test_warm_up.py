@@ -80,7 +80,7 @@ def test_another_length_is_recorded_when_its_instruction_comes_and_told_in_the_l
     warm = stages.recorded
     with caplog.at_level(logging.INFO, "openvla_ros"):
         assert policy.prepare(LONGER)
-    assert f"those of the last {KEPT} lengths stay" in caplog.text
+    assert f"the last {KEPT} lengths are kept" in caplog.text
     recorded = stages.recorded
     assert recorded > warm
     policy.infer(observation(LONGER))
@@ -112,7 +112,7 @@ def test_the_warm_up_leaves_no_guess_and_no_count(plain, stages):
 
 def test_a_black_image_without_an_action_is_no_failure(plain, monkeypatch):
     def refuse(*_):
-        raise ModelOutputError("ended its sequence")
+        raise ModelOutputError("ended the sequence")
 
     monkeypatch.setattr(GreedyDecoder, "decode", refuse)
     policy = policy_of(plain, plain.decoder)

@@ -81,7 +81,7 @@ def test_missing_parts_are_named(tmp_path):
     with pytest.raises(StatisticsError, match="mapping of dataset keys"):
         parse_norm_stats({})
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(StatisticsError, match=r"broken.json: cannot be read"):
+    with pytest.raises(StatisticsError, match=r"broken.json: cannot read"):
         read_statistics(tmp_path / "broken.json")
 
 

@@ -161,18 +161,21 @@ def test_jpeg_round_trip_keeps_the_colours_in_order():
     ("call", "message"),
     [
         (lambda: decode_colour("rgb16", 1, 1, 6, bytes(6)), r"'rgb16'.*rgb8, bgr8.*bayer_rggb8"),
-        (lambda: decode_colour("16UC1", 1, 1, 2, bytes(2)), "'16UC1' is not a colour"),
+        (lambda: decode_colour("16UC1", 1, 1, 2, bytes(2)), "'16UC1' is not a supported colour"),
         (lambda: decode_colour("8UC3", 1, 1, 3, bytes(3)), "'8UC3'"),
-        (lambda: decode_depth("rgb8", 1, 1, False, 3, bytes(3)), "'rgb8' is not a depth.*16UC1, 32FC1"),
+        (
+            lambda: decode_depth("rgb8", 1, 1, False, 3, bytes(3)),
+            "'rgb8' is not a supported depth.*16UC1, 32FC1",
+        ),
         (lambda: decode_colour("rgb8", 2, 4, 11, bytes(22)), "step of 11 bytes; its rows need 12"),
-        (lambda: decode_colour("bgr8", 2, 4, 12, bytes(23)), "holds 23 bytes; 2 rows of 12 are 24"),
+        (lambda: decode_colour("bgr8", 2, 4, 12, bytes(23)), "has 23 bytes; 2 rows of 12 are 24"),
         (lambda: decode_colour("yuv422", 2, 3, 6, bytes(12)), "even width; this one is 3"),
         (lambda: decode_colour("bayer_rggb8", 2, 2, 2, bytes(4)), "at least 3x3"),
         (lambda: decode_colour("rgb8", 0, 4, 12, b""), "empty"),
         (lambda: decode_compressed("webp", b"RIFF0000WEBP"), "'webp' begins with 52 49 46 46"),
         (lambda: decode_compressed("jpeg", b""), "begins with nothing"),
         (lambda: decode_compressed("jpeg", b"\xff\xd8\xff\xe0rubbish"), "damaged"),
-        (lambda: decode_compressed("png", png(np.full((4, 4), 900, np.uint16))), "16 bits a sample"),
+        (lambda: decode_compressed("png", png(np.full((4, 4), 900, np.uint16))), "16 bits per sample"),
     ],
 )
 def test_refusals_name_what_is_wrong(call, message):

@@ -102,7 +102,7 @@ def test_the_description_reads_back_to_an_equal_transform(folder):
     written = json.loads(json.dumps(transform.describe()))
     assert ImageTransform.from_description(written, "manifest") == transform
     written["towers"][0]["gamma"] = 1
-    with pytest.raises(CheckpointError, match=r"manifest: towers\[0\]: gamma: .*not known"):
+    with pytest.raises(CheckpointError, match=r"manifest: towers\[0\]: gamma: .*unknown key"):
         ImageTransform.from_description(written, "manifest")
 
 

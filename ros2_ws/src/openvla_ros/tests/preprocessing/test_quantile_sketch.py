@@ -129,9 +129,9 @@ def test_datasets_count_frames_and_trajectories():
     np.testing.assert_allclose(found.action.mean, 0.6)
     assert found.proprio is not None
     assert found.proprio.mask.tolist() == [True] * 3
-    with pytest.raises(StatisticsError, match="every episode or with none"):
+    with pytest.raises(StatisticsError, match="all episodes have proprioceptive states, or none"):
         first.add_episode(np.zeros((4, 7)))
-    with pytest.raises(StatisticsError, match="do not merge"):
+    with pytest.raises(StatisticsError, match="cannot merge"):
         first.merge(DatasetAccumulator(7))
 
 
@@ -156,9 +156,9 @@ def test_wrong_frames_are_refused():
     sketch = QuantileSketch(1)
     with pytest.raises(InvalidValueError, match="empty stream"):
         sketch.quantile(0.5)
-    with pytest.raises(InvalidValueError, match="do not merge"):
+    with pytest.raises(InvalidValueError, match="cannot merge"):
         sketch.merge(QuantileSketch(1, tail=8))
-    with pytest.raises(InvalidValueError, match="merge with itself"):
+    with pytest.raises(InvalidValueError, match="merge a quantile sketch with itself"):
         sketch.merge(sketch)
     with pytest.raises(InvalidValueError, match=r"quantile 1.5"):
         sketch.quantile(1.5)

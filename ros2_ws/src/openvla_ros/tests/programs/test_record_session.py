@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from support.recorder_process import recorder
+from support.waiting import wait_until
 from typer.testing import CliRunner
 
 from openvla_ros.cli.program import app
@@ -109,18 +110,22 @@ def read_all(terminal: int, until: str, log: list[str], timeout_s: float = 120.0
     """Read the terminal until ``until`` appears in what came since the last call."""
     import select
 
-    begun, deadline = len("".join(log)), time.monotonic() + timeout_s
-    while until not in "".join(log)[begun:]:
-        assert time.monotonic() < deadline, f"no {until!r} in\n{''.join(log)[-3000:]}"
+    def read() -> None:
         if select.select([terminal], [], [], 0.2)[0]:
             log.append(os.read(terminal, 65536).decode(errors="replace"))
+
+    begun = len("".join(log))
+    wait_until(
+        lambda: until in "".join(log)[begun:],
+        timeout_s, read, lambda: f"{until!r} in\n{''.join(log)[-3000:]}",
+    )  # fmt: skip
 
 
 @pytest.mark.ros
 def test_a_batch_in_a_real_terminal(ros_domain, tmp_path):
     pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
     import rclpy
-    from support.fake_robot import PretendedRobot, Spinning, wait_for
+    from support.fake_robot import PretendedRobot, Spinning
 
     from openvla_ros.profile import dump_profile, load_profile
 
@@ -147,9 +152,9 @@ def test_a_batch_in_a_real_terminal(ros_domain, tmp_path):
         try:
             read_all(terminal, "ready", log)
             # A start that comes before everything is heard is refused with the reason.
-            wait_for(driver.is_heard)
+            wait_until(driver.is_heard)
             shown = len(driver.sent["images"])
-            wait_for(lambda: len(driver.sent["images"]) > shown + 10)
+            wait_until(lambda: len(driver.sent["images"]) > shown + 10)
             os.write(terminal, b"\n")
             read_all(terminal, "recording", log)
             time.sleep(1.0)

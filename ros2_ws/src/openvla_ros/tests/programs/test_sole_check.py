@@ -83,7 +83,9 @@ def test_check_names_both_of_a_kind_and_who_does_not_match_whom(ros_domain):
         "/front, /wrist report the arm's joints on /joint_states",
     ):
         assert expected in errors
-    (apart,) = (m for m in errors if m.startswith("/front and /wrist do not match on /instruction"))
+    (apart,) = (
+        m for m in errors if m.startswith("the QoS of /front and /wrist on /instruction do not match")
+    )
     assert "incompatible" in apart.lower() or "effort" in apart.lower()
 
 
@@ -93,11 +95,11 @@ def test_a_running_node_reports_a_second_publisher_of_a_stream_and_its_own_twin(
         watch = SoleWatch(looker.node, ["images"])
         publishers = [ear.node.create_publisher(Image, "images", qos.IMAGE_OUT) for ear in (one, twin)]
         assert looker.spin_until(lambda: "/front, /policy publish /images" in watch.health().message)
-        assert "another node is called /policy" in watch.health().message
+        assert "another node is also called /policy" in watch.health().message
         assert watch.health().level == "error"
         twin.node.destroy_publisher(publishers[1])
         twin.node.destroy_node()
-        done = Health("one publisher a stream", "ok", "nothing is there twice", {})
+        done = Health("one publisher a stream", "ok", "no duplicates", {})
         assert looker.spin_until(lambda: watch.health() == done, 20)
 
 

@@ -48,7 +48,7 @@ def test_before_anything_is_executed_nothing_is_measured():
     arm = Arm()
     arm.tick(20)
     assert set(arm.followed) == {None}
-    assert arm.age.health().message == "not measured yet"
+    assert arm.age.health().message == "no measurements yet"
 
 
 def test_the_first_command_of_a_chunk_is_as_old_as_its_observation_and_a_period_more():

@@ -19,6 +19,7 @@ from support.controller_bench import (
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.profile import load_profile
 from openvla_ros.robot.controller import ArmController
+from openvla_ros.robot.kinematics.collision import TableClearance
 from openvla_ros.robot.output import ControllerState
 from openvla_ros.robot.safety.chunk import ReceivedChunk
 from openvla_ros.robot.safety.motion import TABLE_TOLERANCE_M
@@ -162,7 +163,7 @@ HUGE = np.array([[0.08, 0, 0, 0, 0, 0, 1.0]])
         ({"values": np.zeros(7)}, Reason.WIDTH, "(7,)"),
         ({"frame_id": "camera"}, Reason.SPACE, "'camera'"),
         ({"names": ("a",) * 7}, Reason.SPACE, "'a'"),
-        ({"step_s": 0.5}, Reason.TIMING, "0.5 s; the robot takes 0.2 s"),
+        ({"step_s": 0.5}, Reason.TIMING, "0.5 s; the robot expects 0.2 s"),
         ({"step_s": float("nan")}, Reason.TIMING, "nan"),
         ({"stamp_ns": START_NS - 10**9}, Reason.STALE, "the limit is 0.6 s"),
         ({"stamp_ns": START_NS + 10**9}, Reason.FUTURE, "ahead of the controller's clock"),
@@ -225,10 +226,9 @@ def test_the_table_stops_the_arm_before_it_is_touched():
         bench.send(action(z=-0.02))
         bench.tick(20)
     assert bench.outputs[-1].counters[Reason.TABLE] > 0
-    table = bench.controller._motion_checks._table
-    heights = [
-        table.margins(bench.controller.chain.frames(o.joint_positions[None])).min() for o in bench.outputs
-    ]
+    gripper, chain = WIDOWX.gripper, bench.controller.chain
+    table = TableClearance(chain, {gripper.joint: gripper.open_m}, 0.05)
+    heights = [table.margins(chain.frames(o.joint_positions[None])).min() for o in bench.outputs]
     assert -TABLE_TOLERANCE_M - 1e-6 < min(heights) < 0.02
 
 

@@ -10,7 +10,8 @@ from openvla_ros.data.formats.rlds_reader import RldsSource
 from openvla_ros.profile import load_profile
 from openvla_ros.robot.controller import ArmController
 from openvla_ros.robot.kinematics.delta_actions import compose
-from openvla_ros.robot.kinematics.inverse_kinematics import rotation_error
+from openvla_ros.robot.kinematics.inverse_kinematics import InverseKinematics, rotation_error
+from openvla_ros.robot.motion.motion_limiter import MotionLimits
 from openvla_ros.values.action import ActionChunk
 from openvla_ros.values.episode import Episode
 from openvla_ros.values.geometry import Pose
@@ -57,10 +58,14 @@ def test_the_tolerance_tells_conventions_apart(episodes):
 def test_the_controller_carries_recorded_actions_out(episodes):
     """Through chunks, limits, blending, inverse kinematics and joint limits, to the composed target."""
     profile = load_profile("sim_widowx")
+    limits = MotionLimits.from_profile(profile.limits)
     for episode in episodes[::8]:
         controller = ArmController(profile)
+        inverse = InverseKinematics(
+            controller.chain, limits.lower, limits.upper, limits.velocity, profile.arm.neutral
+        )
         start = Pose.from_matrix(episode.poses[0])
-        q = controller._follower._inverse.solve(start, profile.arm.neutral)
+        q = inverse.solve(start, profile.arm.neutral)
         expected = controller.chain.forward(q)
         now_ns = 10**12
         for action in (*episode.actions, None):

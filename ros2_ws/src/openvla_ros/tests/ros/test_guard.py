@@ -1,7 +1,6 @@
 """Whatever arrives at a node is taken, or refused and counted with its reason; the process goes on."""
 
 import math
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +14,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from support.node_processes import Listener
+from support.waiting import holds_within, wait_until
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from openvla_ros.errors import FatalNodeError, InvalidValueError
@@ -80,12 +80,11 @@ def frail(ros_domain):
     with Listener("outside") as listener:
 
         def spin_until(done, timeout_s=20.0):
-            end = time.monotonic() + timeout_s
-            while not done() and time.monotonic() < end:
+            def both():
                 executor.spin_once(timeout_sec=0.01)
-                listener.spin_until(lambda: True, 0.0)
-                listener._executor.spin_once(timeout_sec=0.0)
-            return done()
+                listener.spin_once(0.0)
+
+            return holds_within(done, timeout_s, both)
 
         yield node, listener.node, spin_until
     executor.shutdown()
@@ -208,11 +207,12 @@ def test_a_fault_of_ours_while_a_chunk_is_taken_holds_the_arm(ros_domain, monkey
         monkeypatch.setattr(node._core, "accept", lambda *a: raised(RuntimeError("half done")))
         with Listener("outside") as listener:
             chunks = listener.node.create_publisher(JointTrajectory, "policy/action_chunk", qos.COMMAND)
-            end = time.monotonic() + 20.0
-            while node._output.verdict.reason is not Reason.HELD and time.monotonic() < end:
+
+            def send():
                 chunks.publish(JointTrajectory())
                 executor.spin_once(timeout_sec=0.05)
-        assert node._output.verdict.reason is Reason.HELD
+
+            wait_until(lambda: node._output.verdict.reason is Reason.HELD, 20.0, send)
         assert node._output.verdict.detail.startswith("callback failed: RuntimeError: half done (")
         assert int(node.guard.health().values["policy/action_chunk: callback_failed"]) >= 1
     finally:
@@ -245,7 +245,7 @@ def test_a_node_of_plain_services_is_guarded_too(ros_domain):
 def test_a_gripper_that_nobody_can_place_stays_where_it_is(names, positions):
     node = SimpleNamespace(_profile=load_profile("sim_widowx"), _opening=0.5)
     points = [JointTrajectoryPoint(positions=positions)] if positions else []
-    with pytest.raises(InvalidValueError, match="one finite position of 'left_finger' is wanted"):
+    with pytest.raises(InvalidValueError, match="expected one finite position of 'left_finger'"):
         SetpointNode._open(node, JointTrajectory(joint_names=names, points=points))
     assert node._opening == 0.5
     good = [JointTrajectoryPoint(positions=[0.037])]

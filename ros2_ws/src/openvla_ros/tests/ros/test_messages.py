@@ -84,7 +84,7 @@ def no_points(m):
         (short_row, "values for 21 names"),
         (not_finite, "nan; it must be finite"),
         (unknown_extra, "speed"),
-        (no_points, "hold no values"),
+        (no_points, "have no values"),
     ],
 )
 def test_wrong_chunks_are_refused_with_the_reason(spoil, expected):

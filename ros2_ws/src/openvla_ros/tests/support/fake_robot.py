@@ -1,7 +1,6 @@
 """A pretended robot for node tests: the topics of a profile, with known messages, over real DDS."""
 
 import threading
-import time
 
 import numpy as np
 import rclpy
@@ -10,7 +9,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
-from support.node_processes import DISCOVERY_S
+from support.waiting import DISCOVERY_S, wait_until
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.ros import qos
@@ -108,23 +107,12 @@ class Spinning:
             node.destroy_node()
 
 
-def wait_for(condition, timeout_s=DISCOVERY_S):
-    """Return the first true value of ``condition``; fail after ``timeout_s``."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"not within {timeout_s} s: {condition}")
-
-
 def call(node, name, timeout_s=DISCOVERY_S):
     """Call a Trigger service from outside the executor's thread; return its response."""
     client = node.create_client(Trigger, name)
     assert client.wait_for_service(timeout_sec=timeout_s), name
     future = client.call_async(Trigger.Request())
-    wait_for(future.done, timeout_s)
+    wait_until(future.done, timeout_s)
     return future.result()
 
 

@@ -7,17 +7,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from support.waiting import DISCOVERY_S, holds_within
 
 from openvla_ros.bringup.dds import dds_environment
 from openvla_ros.bringup.supervisor import child_environment
-
-# Wall seconds that a busy machine may take to import, to discover and to answer.
-DISCOVERY_S = 60.0
 
 
 class NodeProcess:
@@ -93,10 +90,11 @@ class Listener:
 
     def spin_until(self, done: Callable[[], bool], timeout_s: float = DISCOVERY_S) -> bool:
         """Spin until ``done()``; return whether that came true in time."""
-        end = time.monotonic() + timeout_s
-        while not done() and time.monotonic() < end:
-            self._executor.spin_once(timeout_sec=0.02)
-        return done()
+        return holds_within(done, timeout_s, self.spin_once)
+
+    def spin_once(self, timeout_s: float = 0.02) -> None:
+        """Run one callback that is due, waiting for it for a while."""
+        self._executor.spin_once(timeout_sec=timeout_s)
 
     def spin_for(self, seconds: float) -> None:
         """Spin for a while: for what must not come."""

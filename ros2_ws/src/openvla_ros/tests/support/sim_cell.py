@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import tempfile
-import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 from support.node_processes import Listener, NodeProcess
+from support.waiting import wait_until
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.profile import dump_profile, load_profile
@@ -259,11 +259,12 @@ class Cell:
         self.commands.clear()
         stay = np.zeros(self.space.width)
         stay[-1] = self.space.gripper_open
-        deadline = time.monotonic() + START_S
-        while not self.commands:
-            assert time.monotonic() < deadline, f"nothing is commanded: {self.reports[-3:]}"
+
+        def keep_still() -> None:
             self.wait(self.space.step_s)
             self.send(stay)
+
+        wait_until(lambda: self.commands, START_S, keep_still, lambda: f"a command: {self.reports[-3:]}")
 
     def drive(self, action, seconds: float, source: str = "policy") -> None:
         """Publish the same action at the action rate for ``seconds``."""

@@ -185,7 +185,7 @@ def test_out_of_memory_names_a_setting_that_was_tried_and_fits(base, data, tmp_p
         return good(batch)
 
     run.trainer.losses = limited
-    with pytest.raises(TrainingError, match=r"16 examples at once; 4 fit: add --micro-batch 4"):
+    with pytest.raises(TrainingError, match=r"16 examples at once, but 4 fit: add --micro-batch 4"):
         run.train()
 
 

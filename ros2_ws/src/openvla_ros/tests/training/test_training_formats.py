@@ -85,7 +85,7 @@ def test_data_of_another_action_space_is_refused_and_named(base, tmp_path):
     first, second = write_data(tmp_path / "a.hdf5", 1), write_data(tmp_path / "b.hdf5", 1, space=other)
     request = make_request(base, first, tmp_path / "run")
     request = replace(request, data=(*request.data, *make_request(base, second, tmp_path).data))
-    with pytest.raises(DatasetError, match=r"b.hdf5: the actions of episode 'episode_0000'.*frame"):
+    with pytest.raises(DatasetError, match=r"b.hdf5: the action space of episode 'episode_0000'.*frame"):
         finetune(request, Notes())
 
 
@@ -125,4 +125,4 @@ def test_the_verb_trains_resumes_and_says_what_is_wrong(base, tmp_path):
     assert steps == [1, 2, 3]
     assert read_adapter(run).config.r == 2
     wrong = CliRunner().invoke(app, [*arguments[:2], f"{data}=much", *arguments[3:]])
-    assert "'much' is no number" in str(wrong.exception)
+    assert "'much' is not a number" in str(wrong.exception)

@@ -62,7 +62,7 @@ def test_access_by_time():
     assert episode.index_at(int(episode.stamps_ns[3])) == 3
     assert episode.index_at(int(episode.stamps_ns[4]) - 1) == 3
     assert episode.index_at(int(episode.stamps_ns[-1]) + 10**12) == 5
-    with pytest.raises(InvalidValueError, match="begins at"):
+    with pytest.raises(InvalidValueError, match="starts at"):
         episode.index_at(int(episode.stamps_ns[0]) - 1)
 
 
@@ -72,7 +72,7 @@ def test_access_by_time():
         ({"stamps_ns": np.array([1, 2, 2, 4, 5, 6])}, "stamp of step 2"),
         ({"actions": np.zeros((6, 3))}, r"actions has shape \(6, 3\); it must be \(6, 7\)"),
         ({"gripper": np.full(6, 1.2)}, "gripper spans 1.2"),
-        ({"poses": np.zeros((6, 4, 4))}, r"poses\[0\] does not hold a rotation"),
+        ({"poses": np.zeros((6, 4, 4))}, r"poses\[0\] does not contain a rotation"),
         ({"outcome": "great"}, "'great'; choose from"),
         ({"intervention": np.zeros(5, bool)}, r"must be \(6,\)"),
         ({"images": {"primary": CountingFrames(5)}}, "'primary' has 5 images for 6 steps"),

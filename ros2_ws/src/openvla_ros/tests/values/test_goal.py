@@ -35,7 +35,9 @@ def test_the_words_say_in_the_bowl_and_on_the_plate():
 
 @pytest.mark.parametrize("words", ["", "dance", "put the red cube", "lift the red cube on the plate"])
 def test_words_that_mean_nothing_are_refused_with_what_is_understood(words):
-    with pytest.raises(InvalidValueError, match=r"is not one that is understood: move to the \{object\}"):
+    with pytest.raises(
+        InvalidValueError, match=r"is not understood; known phrasings: move to the \{object\}"
+    ):
         parse_goal(words)
 
 

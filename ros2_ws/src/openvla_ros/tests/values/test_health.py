@@ -27,7 +27,7 @@ def test_gaps_slowness_age_and_time_going_backwards_are_seen():
 
 def test_latency_is_warned_about_over_the_limit_only():
     latency = LatencyHealth("inference", limit_s=0.2)
-    assert latency.health().message == "not measured yet"
+    assert latency.health().message == "no measurements yet"
     latency.add(0.1)
     assert latency.health().level == "ok"
     for _ in range(30):

@@ -2,7 +2,7 @@
 
 Every step becomes messages with the step's stamp: images, joint states, the tool's pose and a
 chunk of one action, so that ``ros2 bag play`` and Foxglove show them. Such a bag is a sequence of
-steps, not a recording: it has no robot profile, and its exact numbers lie in a metadata record.
+steps, not a recording: it has no robot profile, and its exact numbers are in a metadata record.
 ``bag_reader`` reads recordings.
 """
 
@@ -35,6 +35,7 @@ from openvla_ros.integrity.damage import reading
 from openvla_ros.values.arrays import Image
 from openvla_ros.values.episode import Episode, ImageSequence
 from openvla_ros.values.geometry import Pose
+from openvla_ros.values.time import NS_PER_S
 
 EXPORT = "openvla_ros.export"  # the metadata record of description and columns
 
@@ -109,8 +110,8 @@ def _serialised(message: Any, type_name: str) -> bytes:
 
 
 def _header(stamp_ns: int, frame_id: str) -> Any:
-    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
-    stamp = _new("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
+    whole_s, rest_ns = divmod(stamp_ns, NS_PER_S)
+    stamp = _new("builtin_interfaces/msg/Time", sec=whole_s, nanosec=rest_ns)
     return _new("std_msgs/msg/Header", stamp=stamp, frame_id=frame_id)
 
 
@@ -135,8 +136,8 @@ def _pose(pose: Pose, stamp_ns: int) -> bytes:
 
 
 def _chunk(episode: Episode, index: int) -> bytes:
-    nanoseconds = round(1e9 / episode.rate_hz)
-    duration = _new("builtin_interfaces/msg/Duration", sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+    whole_s, rest_ns = divmod(round(NS_PER_S / episode.rate_hz), NS_PER_S)
+    duration = _new("builtin_interfaces/msg/Duration", sec=whole_s, nanosec=rest_ns)
     none = np.zeros(0)
     point = _new(
         "trajectory_msgs/msg/JointTrajectoryPoint",
@@ -219,7 +220,7 @@ class ExportedBagSource:
         file = open_verified(folder)
         path = file.path
         if EXPORT not in file.metadata:
-            raise DatasetError(f"{path}: holds no exported episode, or was cut off")
+            raise DatasetError(f"{path}: contains no exported episode, or is truncated")
         record = file.metadata[EXPORT]
         metadata = parse_metadata(record["description"], str(path))
         columns = _unpack(record["columns"])
@@ -235,7 +236,7 @@ def _unpack(text: str) -> dict[str, NDArray[Any]]:
 
 
 def is_exported(path: Path) -> bool:
-    """Say whether the first bag at ``path`` that can be read was written by ``write_episode``."""
+    """Return whether the first readable bag at ``path`` was written by ``write_episode``."""
     for folder in bag_folders(path):
         try:
             with McapFile(mcap_in(folder)) as file:

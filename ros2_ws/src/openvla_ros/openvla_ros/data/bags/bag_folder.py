@@ -1,4 +1,4 @@
-"""A rosbag2 folder: its MCAP file, and whether that is the file which ``metadata.yaml`` describes."""
+"""A rosbag2 folder: its MCAP file, and whether ``metadata.yaml`` describes that file."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ METADATA = "metadata.yaml"
 def bag_folders(path: Path) -> list[Path]:
     """Return the bags at ``path``: itself, its ``.mcap`` files, or its finished sub-folders by name.
 
-    A folder counts by its ``metadata.yaml`` or by its ``.mcap`` file, so that one which has lost either is
-    named when it is read, not passed over.
+    A folder with either ``metadata.yaml`` or an ``.mcap`` file counts, so that one that has lost the other is
+    reported when it is read, not skipped.
     """
     if path.is_file() or (path / METADATA).is_file():
         return [path]
@@ -38,18 +38,18 @@ def mcap_in(path: Path) -> Path:
     files = sorted(path.glob("*.mcap"))
     if len(files) != 1:
         raise DatasetError(
-            f"{path} holds {len(files)} .mcap files; an episode has one (openvla import-bag reads "
+            f"{path} contains {len(files)} .mcap files; an episode has one (openvla import-bag reads "
             "others' recordings)"
         )
     return files[0]
 
 
 def open_verified(path: Path, *, unfinished: bool = False) -> McapFile:
-    """Return the MCAP file of a bag, compared with every checksum and with its ``metadata.yaml``.
+    """Return the MCAP file of a bag, verified against every checksum and its ``metadata.yaml``.
 
-    ``path`` is the bag's folder, or the file alone. With ``unfinished`` a file without an end is returned as
-    far as it goes. Raises ``DatasetError`` for a file that was cut off or damaged, or that is not the one
-    which ``metadata.yaml`` describes.
+    ``path`` is the bag's folder, or the file alone. With ``unfinished`` a truncated file is returned as far
+    as it goes. Raises ``DatasetError`` for a file that is truncated, damaged or not the one that
+    ``metadata.yaml`` describes.
     """
     place = mcap_in(path)
     bytes_verified = verify(place)
@@ -73,21 +73,21 @@ def check_metadata(folder: Path, file: McapFile) -> None:
     path = folder / METADATA
     if not path.is_file():
         raise DatasetError(
-            f"{folder} has no {METADATA} beside {file.path.name}; ros2 bag reindex writes it anew"
+            f"{folder} has no {METADATA} next to {file.path.name}; ros2 bag reindex recreates it"
         )
     verify(path)
     with reading(path):
         said = yaml.safe_load(path.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
         names = [Path(str(name)).name for name in said["relative_file_paths"]]
         if names != [file.path.name]:
-            raise DatasetError(f"{path} names the files {names}; there is {file.path.name}")
+            raise DatasetError(f"{path} lists the files {names}; the folder has {file.path.name}")
         for what, value, found in _described(said, file):
             if value != found:
                 raise DatasetError(f"{path}: {what} is {value!r}; {file.path.name} has {found!r}")
 
 
 def _described(said: dict[str, Any], file: McapFile) -> list[tuple[str, object, object]]:
-    """Return name, stated value and found value of what both tell."""
+    """Return (name, stated value, found value) for everything that both files contain."""
     counts: Counter[str] = Counter()
     for channel in file.channels:
         counts[channel.topic] += len(file.times_ns(channel.id))

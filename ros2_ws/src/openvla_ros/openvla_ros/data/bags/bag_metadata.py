@@ -1,4 +1,4 @@
-"""What a recorded episode says about itself, as metadata records inside its MCAP file."""
+"""The metadata of a recorded episode, as records inside its MCAP file."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _ORIGIN = "origin."  # before the keys of ``EpisodeMetadata.origin``
 
 @dataclass(frozen=True)
 class EpisodeMetadata:
-    """Who recorded what on which robot. ``topics`` maps a stream's role to its topic in the bag.
+    """Who recorded what, on which robot. ``topics`` maps a stream's role to its topic in the bag.
 
     Roles are the canonical names (``camera/primary/image_raw``, ``joint_states``,
-    ``policy/action_chunk``, ...), so that a reader needs not know how topics were remapped.
+    ``policy/action_chunk``, ...), so that a reader need not know how topics were remapped.
     """
 
     profile: RobotProfile
@@ -48,12 +48,12 @@ class EpisodeMetadata:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was found odd while the episode was recorded, and what endangered it."""
+        """Return the warnings and alarms from while the episode was recorded."""
         found = [str(warning) for warning in json.loads(self.quality.get("warnings", "[]"))]
         if self.notes.get("disk_full") == "true":
             found.append("the disk was full before the end")
         if jumps := self.notes.get("clock_jumps", "").split():
-            found.append(f"the clock was set while recording, {len(jumps)} times")
+            found.append(f"the clock jumped {len(jumps)} times while recording")
         return tuple(found)
 
     def records(self) -> dict[str, dict[str, str]]:
@@ -76,7 +76,7 @@ class EpisodeMetadata:
 
 
 def parse_metadata(records: Records, source: str) -> EpisodeMetadata:
-    """Return what ``records`` say; raises ``DatasetError`` if this package did not write them."""
+    """Return the metadata in ``records``; raises ``DatasetError`` if this package did not write them."""
     missing = [name for name in (EPISODE, PROFILE, TOPICS) if name not in records]
     if missing:
         raise DatasetError(

@@ -1,7 +1,7 @@
-"""A recorded episode, read back: any moment of it as an ``Observation``, the whole as an ``Episode``.
+"""Reads a recorded episode: any moment of it as an ``Observation``, the whole as an ``Episode``.
 
-Opening reads stamps and states, no images; those are decoded when they are looked at. What was
-seen at a stamp is decided by ``streams.sampling``, the code that runs live.
+Opening reads stamps and states, but no images; those are decoded on access. ``streams.sampling``, which
+also runs live, decides what was observed at a stamp.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from openvla_ros.data.bags.resampling import (
     newest_before,
     target_steps,
 )
+from openvla_ros.data.episodes.frame_instructions import LEFT_OUT, most_frequent
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.profile import CameraProfile
 from openvla_ros.robot.authority import PERSON
@@ -40,6 +41,7 @@ from openvla_ros.values.arrays import Bool, Float, Image, Int
 from openvla_ros.values.episode import Episode
 from openvla_ros.values.geometry import Pose
 from openvla_ros.values.observation import Observation
+from openvla_ros.values.time import NS_PER_S
 
 ActionSource = Literal["commanded", "target", "measured"]
 ACTION_SOURCES: tuple[ActionSource, ...] = get_args(ActionSource)
@@ -48,8 +50,8 @@ ACTION_SOURCES: tuple[ActionSource, ...] = get_args(ActionSource)
 class BagReader:
     """One episode folder (or MCAP file), open for reading. Close it, or use it in ``with``.
 
-    Everything of a finished one is compared with its checksums first. Raises ``DatasetError`` if it is
-    damaged or was not recorded by this package. Implements ``observation_streams.Streams``.
+    All checksums of a finished one are verified first. Raises ``DatasetError`` if it is damaged or was not
+    recorded by this package. Implements ``streams.sampling.Streams``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,13 +70,13 @@ class BagReader:
         self.close()
 
     def close(self) -> None:
-        """Give the file back; images of an episode that is still in use keep it."""
+        """Close the file; images of an episode that is still in use keep it mapped."""
         self._streams.clear()
         self._file.close()
 
     @property
     def finished(self) -> bool:
-        """Whether the file has its end; that of an episode in progress has not."""
+        """Whether the file is complete; that of an episode in progress is not."""
         return self._file.finished
 
     def stream(self, role: str, stamped: bool = True) -> Stream | None:
@@ -85,7 +87,7 @@ class BagReader:
         return self._streams[role]
 
     def messages(self, role: str, stamped: bool = True) -> Iterator[RecordedMessage]:
-        """Yield a whole stream in order of its stamps; nothing if it is not in the bag."""
+        """Yield a whole stream in order of its stamps; nothing if the bag does not have it."""
         stream = self.stream(role, stamped)
         for i in range(len(stream) if stream else 0):
             assert stream is not None
@@ -109,16 +111,16 @@ class BagReader:
         return self._joint_sample(stream, index)
 
     def instruction(self, stamp_ns: int) -> str | None:
-        """Return the instruction in force at ``stamp_ns``; before the first, that of the metadata."""
+        """Return the instruction that was active at ``stamp_ns``; before the first, that of the metadata."""
         heard = [text for stamp, text in self._instructions if stamp <= stamp_ns]
         return heard[-1] if heard else self.metadata.instruction or None
 
     def observation(self, stamp_ns: int) -> Observation:
-        """Return what the robot saw at ``stamp_ns``; raises as ``observation_streams.observe``."""
+        """Return the observation at ``stamp_ns``; raises as ``streams.sampling.observe``."""
         return observe(self.profile, self, stamp_ns, self._forward)
 
     def episode(self, actions: ActionSource = "commanded") -> Episode:
-        """Return the whole as an ``Episode``.
+        """Return the whole recording as an ``Episode``.
 
         ``commanded``: the actions of the chunks that were executed, or, where the recording was imported
         without any, what ``from_joint_states`` computes; ``target``: differences of the controller's target
@@ -148,8 +150,8 @@ class BagReader:
                 rows = np.array([point.positions[: self.space.width] for point in message.points])
                 if tuple(message.joint_names[: self.space.width]) != self.space.names:
                     raise DatasetError(
-                        f"{self.path}: a chunk of {role} has the dimensions {list(message.joint_names)}; the "
-                        f"profile's are {list(self.space.names)}"
+                        f"{self.path}: a chunk on {role} has the dimensions {list(message.joint_names)}; the "
+                        f"profile has {list(self.space.names)}"
                     )
                 chunk = ActionChunk(rows, item.stamp_ns, self.space)
                 found.append(RecordedChunk(chunk, person, item.received_ns))
@@ -169,7 +171,7 @@ class BagReader:
         """Return steps at the action space's rate, from the controller's target poses."""
         stream = self.stream("controller/target_pose")
         if stream is None or len(stream) < 2:
-            raise DatasetError(f"{self.path} holds no target poses")
+            raise DatasetError(f"{self.path} contains no target poses")
         stamps = grid(int(stream.stamps_ns[0]), int(stream.stamps_ns[-1]), self.space.rate_hz)
         if len(stamps) < 2:
             raise DatasetError(f"{self.path} is shorter than one step")
@@ -178,7 +180,7 @@ class BagReader:
         chunks = self.chunks()
         taken = executed(chunks, *self._verdicts)
         if not taken:
-            raise DatasetError(f"{self.path} holds no executed chunk to take the gripper's command from")
+            raise DatasetError(f"{self.path} contains no executed chunk to take the gripper command from")
         at = newest_before(np.array([c.stamp_ns for c in taken], np.int64), stamps)
         measured = self._states(stamps)[1]
         openings = np.array(
@@ -208,7 +210,7 @@ class BagReader:
             raise DatasetError(f"{self.path} is shorter than one step of {self.space.step_s:g} s")
         index = newest_before(arm, stamps)
         age_ns = stamps - arm[np.maximum(index, 0)]
-        fresh = (index >= 0) & (age_ns <= self.profile.state.max_age_s * 1e9)
+        fresh = (index >= 0) & (age_ns <= self.profile.state.max_age_s * NS_PER_S)
         positions, openings = self._states(stamps)
         poses = [self._forward(q) for q in positions]
         steps, gaps = measured_steps(stamps, poses, openings, fresh, self.space)
@@ -224,7 +226,7 @@ class BagReader:
             reasons = ", ".join(part for part in (reasons, f"gaps in joint_states: {gaps}") if part)
         steps = steps.keep(fresh & said)
         if not len(steps):
-            raise DatasetError(f"{self.path}: no step has a fresh view and state ({reasons})")
+            raise DatasetError(f"{self.path}: no step has fresh images and state ({reasons})")
         positions, gripper = self._states(steps.stamps_ns)
         return Episode(
             id=self.path.stem,
@@ -259,11 +261,11 @@ class BagReader:
         if left_out:
             values["steps_left_out"] = f"{left_out} ({reasons})"
         if other_instruction:
-            values["steps_of_other_instructions"] = str(other_instruction)
+            values[LEFT_OUT] = str(other_instruction)
         return values
 
     def _fresh(self, stamps: Int) -> tuple[Bool, str]:
-        """Return where every stream has a sample young enough (T,), and which streams had none."""
+        """Return the steps (T,) at which every stream has a fresh sample, and the streams that had none."""
         fresh, reasons = np.ones(len(stamps), bool), []
         limits = {f"camera/{c.name}/image_raw": c.max_age_s for c in self.profile.cameras}
         limits["joint_states"] = self.profile.state.max_age_s
@@ -273,7 +275,7 @@ class BagReader:
                 return np.zeros(len(stamps), bool), f"{role} is not in the recording"
             there = self._arm_stamps if role == "joint_states" else stream.stamps_ns
             index = newest_before(there, stamps)
-            good = (index >= 0) & (stamps - there[np.maximum(index, 0)] <= max_age_s * 1e9)
+            good = (index >= 0) & (stamps - there[np.maximum(index, 0)] <= max_age_s * NS_PER_S)
             if not good.all():
                 reasons.append(f"{role}: {int((~good).sum())}")
             fresh &= good
@@ -281,16 +283,13 @@ class BagReader:
 
     def _longest_instruction(self, steps: Steps, fresh: Bool) -> tuple[str, Bool]:
         """Return the instruction of most steps, and the steps (T,) that it covers."""
-        texts = np.array([self.instruction(int(stamp)) or "" for stamp in steps.stamps_ns], dtype=object)
-        counts = {text: int((fresh & (texts == text)).sum()) for text in set(texts)}
-        best = max(sorted(counts), key=lambda text: counts[text])
-        return best, np.asarray(texts == best, bool)
+        return most_frequent([self.instruction(int(stamp)) or "" for stamp in steps.stamps_ns], fresh)
 
     def _states(self, stamps: Int) -> tuple[Float, Float]:
         """Return joint positions (T, J) and gripper openings (T,) at ``stamps``."""
         stream = self.stream("joint_states")
         if stream is None:
-            raise DatasetError(f"{self.path} holds no joint states")
+            raise DatasetError(f"{self.path} contains no joint states")
         index = np.maximum(newest_before(stream.stamps_ns, stamps), 0)
         pairs = [proprioception(self.profile, self._joint_sample(stream, int(i))[1]) for i in index]
         return np.array([q for q, _ in pairs]), np.array([g for _, g in pairs])
@@ -298,15 +297,15 @@ class BagReader:
     def _images(self, camera: CameraProfile, stamps: Int) -> BagFrames:
         stream = self.stream(f"camera/{camera.name}/image_raw")
         if stream is None:
-            raise DatasetError(f"{self.path} holds no images of camera {camera.name!r}")
+            raise DatasetError(f"{self.path} contains no images from camera {camera.name!r}")
         return BagFrames(stream, newest_before(stream.stamps_ns, stamps), camera)
 
     def _joint_sample(self, stream: Stream, index: int) -> tuple[int, JointSample]:
-        """Return stamp and joints of the newest message up to ``index`` that holds the arm's, as live.
+        """Return stamp and joints of the newest message up to ``index`` with the arm's joints, as live code.
 
-        Raises ``InvalidValueError`` with what is wrong with the newest one if none does.
+        Raises ``InvalidValueError`` if none does; says what is wrong with the newest one.
         """
-        problem = InvalidValueError(f"{self.path}: no message of joint_states holds the arm's joints")
+        problem = InvalidValueError(f"{self.path}: no message on joint_states has the arm's joints")
         for i in range(index, -1, -1):
             message = self._decode(stream.channel.type, stream.data(i))
             try:
@@ -345,14 +344,14 @@ class BagReader:
 
     @cached_property
     def _instructions(self) -> list[tuple[int, str]]:
-        """Return what was asked for by topic, and what the policy says it was told by action."""
+        """Return the instructions sent on the topic, and those that the policy reports from the action."""
         asked = [(m.received_ns, m.value.data) for m in self.messages("instruction", stamped=False)]
         told = [(m.received_ns, m.value.data) for m in self.messages("policy/instruction", stamped=False)]
         return sorted([*asked, *((at, words) for at, words in told if words.strip())])
 
     @cached_property
     def _verdicts(self) -> tuple[list[OwnerChange], frozenset[tuple[bool, int]]]:
-        """Return who had the arm from when on, and which chunks were refused."""
+        """Return the owners of the arm over time, and the refused chunks."""
         owners: list[OwnerChange] = []
         refused = set()
         for verdict in self.messages("controller/verdict", stamped=False):
@@ -366,7 +365,7 @@ class BagReader:
 
 
 def read_metadata(path: Path) -> EpisodeMetadata:
-    """Return what one recorded episode says about itself."""
+    """Return the metadata of one recorded episode."""
     with McapFile(mcap_in(path)) as file:
         return parse_metadata(file.metadata, str(path))
 

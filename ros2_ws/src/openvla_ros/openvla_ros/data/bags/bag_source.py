@@ -24,18 +24,18 @@ class BagSource:
         self.path, self._actions = path, actions
         self.folders = bag_folders(path)
         if not self.folders:
-            raise DatasetError(f"{path} holds no finished episode")
+            raise DatasetError(f"{path} contains no finished episode")
 
     def __len__(self) -> int:
         return len(self.folders)
 
     def __getitem__(self, index: int) -> Episode:
-        """Return episode ``index``; raises ``DatasetError`` if it is damaged or holds no step."""
+        """Return episode ``index``; raises ``DatasetError`` if it is damaged or has no steps."""
         folder = self.folders[index]
         with reading(folder):
             reader = BagReader(folder)
             if not reader.finished:
                 raise DatasetError(
-                    f"{folder} was cut off; rename it to {folder.stem}{RECORDING} and run openvla recover"
+                    f"{folder} is truncated; rename it to {folder.stem}{RECORDING} and run openvla recover"
                 )
             return reader.episode(self._actions)

@@ -45,7 +45,7 @@ class Stream:
         return len(self.stamps_ns)
 
     def data(self, index: int) -> memoryview:
-        """Return message ``index`` as it was serialised."""
+        """Return message ``index``, serialised."""
         return self.file.message(self.channel.id, int(self.order[index])).data
 
     def received_ns(self, index: int) -> int:
@@ -58,7 +58,7 @@ class Stream:
 
 
 class BagFrames:
-    """The images of one camera at given steps, decoded when they are looked at."""
+    """The images of one camera at given steps, decoded on access."""
 
     def __init__(self, stream: Stream, indices: Int, camera: CameraProfile) -> None:
         self._stream, self._indices, self._camera = stream, indices, camera
@@ -74,7 +74,7 @@ class BagFrames:
             raise DatasetError(f"{self._stream.file.path}: image {index}: {error}") from error
 
     def encoded(self, index: int) -> bytes | None:
-        """Return the image's JPEG or PNG as it is stored, or ``None`` where it must be turned or is raw."""
+        """Return the image's JPEG or PNG as stored, or ``None`` if it is raw or has to be rotated."""
         if self._stream.channel.type != cdr.COMPRESSED_IMAGE or self._camera.rotate_deg:
             return None
         return bytes(cdr.parse_compressed_image(self._stream.data(int(self._indices[index])))[1])

@@ -1,8 +1,8 @@
-"""The few messages that are read or rewritten by the thousand, straight from their bytes (CDR).
+"""Fast CDR parsing of the few message types that are read or rewritten by the thousand.
 
 Layouts are those of ``std_msgs/Header``, ``sensor_msgs/Image`` and ``sensor_msgs/CompressedImage``;
-four bytes of encapsulation come first and alignment counts from behind them. Everything else is
-decoded by ``MessageDecoder`` from the definitions that a recording holds. Knows nothing of ROS.
+four bytes of encapsulation come first, and alignment counts from the byte after them. Everything else
+is decoded by ``MessageDecoder`` from the definitions in the recording. Knows nothing of ROS.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typest
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.preprocessing.image_encoding import decode_colour, decode_compressed, encode_jpeg
 from openvla_ros.values.arrays import Image
+from openvla_ros.values.time import NS_PER_S
 
 Bytes = bytes | memoryview
 _START = 4  # the encapsulation: two bytes of kind, two of options
@@ -41,11 +42,11 @@ class RawImage:
 
 
 class _Cursor:
-    """Reads primitives one after the other, aligned as CDR wants it."""
+    """Reads primitives one after the other, with CDR's alignment."""
 
     def __init__(self, data: Bytes) -> None:
         if len(data) < _START + 8:
-            raise InvalidValueError(f"a message of {len(data)} bytes is cut off")
+            raise InvalidValueError(f"a message of {len(data)} bytes is truncated")
         self.data = memoryview(data)
         self.order = "<" if self.data[1] & 1 else ">"
         self.position = _START
@@ -56,7 +57,7 @@ class _Cursor:
         try:
             (value,) = struct.unpack_from(self.order + code, self.data, self.position)
         except struct.error as error:
-            raise InvalidValueError(f"a message of {len(self.data)} bytes is cut off") from error
+            raise InvalidValueError(f"a message of {len(self.data)} bytes is truncated") from error
         self.position += size
         return int(value)
 
@@ -79,7 +80,7 @@ class _Cursor:
 def header_stamp_ns(data: Bytes) -> int:
     """Return the stamp of a message that begins with a header, nanoseconds."""
     cursor = _Cursor(data)
-    return cursor.number("i") * 1_000_000_000 + cursor.number("I")
+    return cursor.number("i") * NS_PER_S + cursor.number("I")
 
 
 def parse_image(data: Bytes) -> RawImage:
@@ -130,13 +131,13 @@ def _store(types: tuple[tuple[str, str], ...]) -> Any:
         try:
             found = get_types_from_msg(definition, name)
         except TypesysError as error:
-            raise DatasetError(f"the definition of {name} makes no sense: {error}") from error
+            raise DatasetError(f"cannot parse the definition of {name}: {error}") from error
         store.register({k: v for k, v in found.items() if k not in store.types})
     return store
 
 
 class MessageDecoder:
-    """Decodes messages by the definitions that their recording holds, type name → definition."""
+    """Decodes messages with the definitions in their recording (type name → definition)."""
 
     def __init__(self, definitions: Mapping[str, str]) -> None:
         self._store = _store(tuple(sorted(definitions.items())))
@@ -146,4 +147,4 @@ class MessageDecoder:
         try:
             return self._store.deserialize_cdr(data, type_name)
         except (SerdeError, KeyError, ValueError, IndexError, struct.error, AssertionError) as error:
-            raise DatasetError(f"a message of {type_name} cannot be decoded: {error!r}") from error
+            raise DatasetError(f"cannot decode a message of type {type_name}: {error!r}") from error

@@ -1,4 +1,4 @@
-"""What an MCAP file says of itself at its end: checksums of both sections, counts, and every channel again.
+"""Integrity checks of an MCAP file: checksums of both sections, message counts, and copies of the channels.
 
 Layouts are those of https://mcap.dev/spec: a ``DataEnd`` record with the CRC-32 of all bytes before it,
 the summary, and a ``Footer`` with the CRC-32 of the summary. A checksum of 0 means that there is none.
@@ -35,7 +35,7 @@ class Summary:
 
 
 def check_data_section(view: memoryview, data_end: int, origin: str) -> bool:
-    """Compare the data section with its checksum; return whether it has one. Raises ``DatasetError``."""
+    """Verify the checksum of the data section; return whether it has one. Raises ``DatasetError``."""
     _, length, crc = _DATA_END.unpack_from(view, data_end)
     if length != 4:
         raise DatasetError(f"{origin}: its data section ends with a record of {length} bytes, not of 4")
@@ -45,13 +45,13 @@ def check_data_section(view: memoryview, data_end: int, origin: str) -> bool:
 
 
 def read_summary(view: memoryview, data_end: int, origin: str) -> Summary:
-    """Return the summary after comparing it with its checksum; raises ``DatasetError``."""
+    """Return the summary after verifying its checksum; raises ``DatasetError``."""
     footer = len(view) - len(MAGIC) - _FOOTER.size
     if footer < data_end + _DATA_END.size:
-        raise DatasetError(f"{origin} is damaged (it has no footer behind its data)")
+        raise DatasetError(f"{origin} is damaged (no footer after its data)")
     opcode, length, start, offsets, crc = _FOOTER.unpack_from(view, footer)
     if opcode != Opcode.FOOTER or length != _FOOTER.size - RECORD.size:
-        raise DatasetError(f"{origin} is damaged (its last record is no footer)")
+        raise DatasetError(f"{origin} is damaged (its last record is not a footer)")
     begin = data_end + _DATA_END.size
     if (
         start not in (0, begin)
@@ -59,7 +59,7 @@ def read_summary(view: memoryview, data_end: int, origin: str) -> Summary:
         or not (offsets == 0 or start <= offsets <= footer)
     ):
         raise DatasetError(
-            f"{origin} is damaged (its summary is said to begin at byte {start}, not at {begin})"
+            f"{origin} is damaged (the footer says that the summary begins at byte {start}, not {begin})"
         )
     if crc and zlib.crc32(view[begin : footer + _FOOTER.size - 4]) != crc:
         raise DatasetError(f"{origin} is damaged (the checksum of its summary is wrong)")
@@ -92,14 +92,14 @@ def _records(view: memoryview, position: int, end: int) -> Iterator[tuple[int, m
 
 
 def check_attachment(body: memoryview, origin: str) -> None:
-    """Compare an attachment record's content with its checksum; raises ``DatasetError``."""
+    """Verify the checksum of an attachment record; raises ``DatasetError``."""
     (crc,) = struct.unpack_from("<I", body, len(body) - 4)
     if crc and zlib.crc32(body[:-4]) != crc:
         raise DatasetError(f"{origin} is damaged (the checksum of an attachment is wrong)")
 
 
 def check_counts(summary: Summary, counts: Mapping[int, int], chunks: int, origin: str) -> None:
-    """Compare how many messages each channel has with what the summary says; raises ``DatasetError``."""
+    """Compare the message count of each channel with the summary; raises ``DatasetError``."""
     statistics = summary.statistics
     if statistics is None:
         return
@@ -108,17 +108,17 @@ def check_counts(summary: Summary, counts: Mapping[int, int], chunks: int, origi
         counts.values()
     ):
         raise DatasetError(
-            f"{origin} holds {sum(counts.values())} messages, by channel {dict(counts)}; "
+            f"{origin} contains {sum(counts.values())} messages, by channel {dict(counts)}; "
             f"its summary counts {statistics.message_count}, by channel {said}"
         )
     if statistics.chunk_count and statistics.chunk_count != chunks:
-        raise DatasetError(f"{origin} holds {chunks} chunks; its summary counts {statistics.chunk_count}")
+        raise DatasetError(f"{origin} contains {chunks} chunks; its summary counts {statistics.chunk_count}")
 
 
 def check_channels(
     summary: Summary, schemas: Mapping[int, Schema], topics: Mapping[int, str], origin: str
 ) -> None:
-    """Compare schemas and topics with those that the summary repeats; raises ``DatasetError``."""
+    """Compare schemas and topics with their copies in the summary; raises ``DatasetError``."""
     for number, schema in summary.schemas.items():
         if number in schemas and schemas[number] != schema:
             raise DatasetError(f"{origin} is damaged (the definition of {schema.name} differs from its copy)")

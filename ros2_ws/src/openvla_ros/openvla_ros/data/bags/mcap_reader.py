@@ -1,8 +1,8 @@
-"""Any MCAP file, read by position: finished or cut off in the middle, without loading its messages.
+"""Random access to any MCAP file, complete or truncated, without loading its messages.
 
-The file is mapped into memory and its record headers are walked once; a message is touched only
-when it is asked for. What follows the last whole record of a file that was cut off is read message
-by message. Knows nothing of ROS or of episodes.
+The file is mapped into memory and its record headers are scanned once; a message is read only when it
+is requested. What follows the last complete record of a truncated file is read message by message.
+Knows nothing of ROS or of episodes.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class _Chunk:
 class McapFile:
     """One MCAP file, open for reading. Close it, or use it in ``with``.
 
-    Raises ``DatasetError`` if it cannot be opened or is not MCAP. ``finished`` tells whether the
-    writer closed it, ``damage`` what the first record that made no sense was.
+    Raises ``DatasetError`` if it cannot be opened or is not MCAP. ``finished`` says whether the writer
+    closed it, ``damage`` describes the first record that could not be parsed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,7 +115,7 @@ class McapFile:
         try:
             self._view.release()
             self._map.close()
-        except BufferError:  # someone still looks at a message: the last view closes the map
+        except BufferError:  # a message is still in use: the last view closes the map
             return
 
     @property
@@ -162,7 +162,7 @@ class McapFile:
             raise DatasetError(f"{self.path}: the index of chunk {chunk} points past its end") from error
         whole = channel in self._channels and offset + 9 + length <= len(data)
         if opcode != Opcode.MESSAGE or log != log_ns or not whole:
-            raise DatasetError(f"{self.path}: the index of chunk {chunk} points at no message")
+            raise DatasetError(f"{self.path}: the index of chunk {chunk} does not point to a message")
         start = offset + MESSAGE.size
         return Message(self._channels[channel], log, publish, data[start : offset + 9 + length])
 
@@ -187,18 +187,18 @@ class McapFile:
             case _:
                 raise DatasetError(
                     f"{self.path}: chunk {chunk} is compressed with {found.compression!r}; "
-                    "zstd and lz4 are known"
+                    "zstd and lz4 are supported"
                 )
         return memoryview(data)
 
     def verify(self, *, bytes_verified: bool = False) -> None:
-        """Compare all of the file with its checksums, its counts and the copies in its summary.
+        """Verify the whole file: checksums, message counts and the copies in the summary.
 
-        With ``bytes_verified`` its bytes were compared with a checksum elsewhere. Raises ``DatasetError`` if
-        the file was cut off, or anything differs. What carries no checksum is logged once.
+        ``bytes_verified``: the file's own checksum was verified elsewhere. Raises ``DatasetError`` if the
+        file is truncated or anything differs. Parts without a checksum are logged once.
         """
         if self.damage or not self.finished:
-            raise DatasetError(f"{self.path}: {self.damage or 'the file was cut off'}")
+            raise DatasetError(f"{self.path}: {self.damage or 'the file is truncated'}")
         origin = str(self.path)
         summary = read_summary(self._view, self._data_end, origin)
         if not check_data_section(self._view, self._data_end, origin) and not bytes_verified:
@@ -209,7 +209,7 @@ class McapFile:
             self._check_index()
             check_channels(summary, self._schemas, {c.id: c.topic for c in self.channels}, origin)
             some = "some chunks" if any(not chunk.crc for chunk in self._chunks) else "metadata records"
-            say_unverified(origin, f"{some} carry no checksum in this file")
+            say_unverified(origin, f"{some} in this file have no checksum")
         counts = {channel: len(found) for channel, found in self._found.items()}
         check_counts(summary, counts, len(self._chunks), origin)
 
@@ -219,7 +219,7 @@ class McapFile:
             raise DatasetError(f"{self.path}: chunk {number} is damaged (its checksum is wrong)")
 
     def _check_index(self) -> None:
-        """Compare the indexes behind the chunks, which carry no checksum, with what the chunks hold."""
+        """Compare the indexes after the chunks, which have no checksum, with the chunks' contents."""
         indexed = {channel: sorted(entries) for channel, entries in self._found.items() if entries}
         bare = {number for number, chunk in enumerate(self._chunks) if not chunk.start}
         self._found = {c: [e for e in entries if e[1] in bare] for c, entries in self._found.items()}
@@ -227,10 +227,10 @@ class McapFile:
             if number not in bare:
                 self._messages(0, len(self._chunk_data(number)), number)
         if indexed != {channel: sorted(entries) for channel, entries in self._found.items() if entries}:
-            raise DatasetError(f"{self.path} is damaged (the index of its messages does not fit them)")
+            raise DatasetError(f"{self.path} is damaged (the message index does not match the messages)")
 
     def drop_damaged_chunks(self) -> list[str]:
-        """Forget the messages of chunks whose checksum is wrong, so that the rest can be saved; name them."""
+        """Drop the messages of chunks with a wrong checksum, to save the rest; return what was wrong."""
         dropped = []
         for number in range(len(self._chunks)):
             try:
@@ -263,7 +263,7 @@ class McapFile:
                 return
 
     def _record(self, opcode: int, body: int, length: int) -> int:
-        """Take note of one whole record; return where the next begins."""
+        """Index one complete record; return where the next begins."""
         after = body + length
         match opcode:
             case Opcode.SCHEMA:
@@ -290,7 +290,7 @@ class McapFile:
         (stored,) = struct.unpack_from("<Q", self._view, start)
         if start + 8 + stored != after or (not compression and size != stored) or size > _LARGEST_CHUNK:
             raise DatasetError(
-                f"a chunk of {after - body} bytes says that it stores {stored} of {size} bytes in itself"
+                f"a chunk of {after - body} bytes claims to contain {stored} bytes ({size} uncompressed)"
             )
         self._chunks.append(_Chunk(start + 8, stored, size, compression, crc))
         number = len(self._chunks) - 1
@@ -322,7 +322,7 @@ class McapFile:
         return position, found
 
     def _partial(self, opcode: int, body: int) -> None:
-        """Take what there is of the last record, if it is a chunk that is not compressed."""
+        """Index what is there of the last record, if it is an uncompressed chunk."""
         if opcode != Opcode.CHUNK or body + _CHUNK_FIELDS.size + 8 > len(self._view):
             return
         if _CHUNK_FIELDS.unpack_from(self._view, body)[-1]:

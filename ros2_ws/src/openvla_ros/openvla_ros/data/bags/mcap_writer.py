@@ -1,9 +1,9 @@
-"""An MCAP file that grows while a robot moves: whole chunks, written without copying a message.
+"""Writes an MCAP file while the robot moves: whole chunks, without copying messages.
 
-The layout is that of the MCAP specification (https://mcap.dev/spec): messages are gathered into
-uncompressed chunks, each followed by its message indexes, and a summary closes the file. What
-``flush`` has written survives the death of this process; ``mcap_reader`` reads it back with or
-without the summary. Knows nothing of ROS or of episodes.
+Layout as in the MCAP specification (https://mcap.dev/spec): messages are collected in uncompressed
+chunks, each followed by its message indexes, and a summary ends the file. What ``flush`` has written
+survives a crash of this process; ``mcap_reader`` reads it with or without the summary. Knows nothing of
+ROS or of episodes.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def _bytes(record: McapRecord) -> bytes:
 class McapStream:
     """Writes one MCAP file; not safe to share between threads.
 
-    ``chunk_bytes`` and ``flush_s`` bound how much waits in memory. Every method that writes raises
-    ``DatasetError`` naming the file and the system's reason, and leaves the file as it was before
-    that write: what was flushed earlier stays whole.
+    ``chunk_bytes`` and ``flush_s`` limit how much is buffered. Every method that writes raises
+    ``DatasetError`` naming the file and the system's reason, and leaves the file as it was before that
+    write: data that was flushed earlier stays intact.
     """
 
     def __init__(self, path: Path, profile: str, chunk_bytes: int = 4 << 20, flush_s: float = 0.5) -> None:
@@ -116,7 +116,7 @@ class McapStream:
         return len(self._channels)
 
     def add_metadata(self, name: str, values: Mapping[str, str]) -> None:
-        """Write a metadata record, at once; of two with one name, readers take the later."""
+        """Write a metadata record immediately; of two with one name, readers use the later."""
         self.flush()
         record = _bytes(Metadata(name=name, metadata=dict(values)))
         offset = self.bytes_written
@@ -146,12 +146,12 @@ class McapStream:
             self.flush_if_due()
 
     def flush_if_due(self) -> None:
-        """Flush if the oldest message that waits has waited for ``flush_s`` seconds."""
+        """Flush if the oldest buffered message is ``flush_s`` seconds old."""
         if self._buffers and time.monotonic() - self._begun >= self._flush_s:
             self.flush()
 
     def flush(self) -> None:
-        """Hand every message given so far to the operating system, as one chunk."""
+        """Write every buffered message to the file, as one chunk."""
         if not self._buffers:
             self._begun = time.monotonic()
             return
@@ -188,7 +188,7 @@ class McapStream:
         self._begin_chunk()
 
     def close(self) -> None:
-        """Write what waits and the summary, and see it onto the disk. Safe to call twice."""
+        """Write the buffered messages and the summary, and fsync. Safe to call twice."""
         if self._closed:
             return
         self.flush()
@@ -200,11 +200,11 @@ class McapStream:
         self.abandon()
 
     def abandon(self) -> None:
-        """Close the file as it is, without a summary; what was flushed can be recovered."""
+        """Close the file as it is, without a summary; the flushed messages can be recovered."""
         if not self._closed:
             self._closed = True
             os.close(self._fd)
-            self._begin_chunk()  # what waits may be views into a file that is to be closed too
+            self._begin_chunk()  # buffered messages may be views into a file that is also being closed
 
     def _begin_chunk(self) -> None:
         self._buffers: list[bytes | memoryview] = []
@@ -256,7 +256,7 @@ class McapStream:
         self._crc = zlib.crc32(record, self._crc)
 
     def _append(self, buffers: list[bytes] | list[bytes | memoryview]) -> None:
-        """Write ``buffers`` whole, or cut the file back to where it was and raise."""
+        """Write all ``buffers``, or truncate the file to its previous size and raise."""
         start = self.bytes_written
         try:
             written = self._write_all(list(buffers))

@@ -1,8 +1,8 @@
-"""The text of a ROS message's definition, as a recording embeds it (``ros2msg``), without ROS.
+"""ROS message definitions as recordings embed them (``ros2msg``), without ROS.
 
-A definition is the ``.msg`` file followed by those of every type inside it, each after a line of
-eighty ``=`` and ``MSG: package/Type``. The files come from the ROS installation that is sourced or
-from the message wheels; types that neither has but that ``rosbags`` knows come from there.
+A definition is the ``.msg`` file followed by those of every nested type, each after a line of eighty
+``=`` and ``MSG: package/Type``. The files come from the sourced ROS installation or from the message
+wheels; types that neither has come from ``rosbags``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BUILTIN = frozenset(
 
 
 def share_folders() -> tuple[Path, ...]:
-    """Return where message packages keep their files: sourced workspaces first, then this Python's."""
+    """Return the share folders of message packages: sourced workspaces first, then this Python's."""
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
     return tuple(Path(prefix) / "share" for prefix in (*prefixes, sys.prefix))
 
@@ -79,8 +79,7 @@ def _known_definition(type_name: str) -> str:
     if type_name not in store.types:
         folders = ", ".join(map(str, share_folders()))
         raise DatasetError(
-            f"the definition of {type_name!r} is not to be found below {folders}; "
-            "source the workspace that defines it"
+            f"no definition of {type_name!r} found in {folders}; source the workspace that defines it"
         )
     text, _ = store.generate_msgdef(type_name, ros_version=2)
     return str(text)

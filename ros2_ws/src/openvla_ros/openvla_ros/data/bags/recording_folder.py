@@ -1,9 +1,8 @@
-"""A folder of recorded episodes: their numbers, the state that each one's name tells, and recovery.
+"""A folder of recorded episodes: numbering, the state of each episode (its suffix), and recovery.
 
 ``episode_000007`` is finished. ``episode_000007.recording`` is being written, or its writer was
-killed; ``recover`` turns it into a finished one. Every change of state is one rename, so a folder is
-always either what it was or what it becomes. Numbers rise by one and are never given twice; only a
-discarded episode's number is free again. Knows nothing of ROS.
+killed; ``recover`` turns it into a finished one. Every change of state is a single rename, hence atomic.
+Numbers count up and are never reused, except that of a discarded last episode. Knows nothing of ROS.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _NAME = re.compile(r"^episode_(\d{6,})(\.[a-z]+)?$")
 
 @dataclass(frozen=True)
 class Recovered:
-    """What was saved of one unfinished episode."""
+    """The result of recovering one unfinished episode."""
 
     folder: Path
     message_count: int
@@ -37,7 +36,7 @@ class Recovered:
 
 
 class Recordings:
-    """One folder of episodes. Creates it if need be; raises ``DatasetError`` if it cannot."""
+    """One folder of episodes. Creates it if necessary; raises ``DatasetError`` if it cannot."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -48,7 +47,7 @@ class Recordings:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this process alone; raises ``DatasetError`` if another records into it."""
+        """Lock the folder for this process; raises ``DatasetError`` if another is recording into it."""
         path = self.root / ".lock"
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -108,11 +107,11 @@ class Recordings:
         shutil.rmtree(doomed)
 
     def recover(self) -> list[Recovered]:
-        """Finish every unfinished episode with what was flushed of it; needs the lock.
+        """Finish every unfinished episode with the messages that were flushed; needs the lock.
 
-        An episode of which nothing was flushed is removed. The unfinished folder goes only once
-        the recovered one is whole, so this can be killed and repeated too. A file that cannot be
-        read at all is left as it is and named in the result.
+        An episode without any flushed message is removed. The unfinished folder is deleted only once the
+        recovered one is complete, so this can be killed and repeated. A file that cannot be read at
+        all is left as it is and listed in the result.
         """
         for leftover in (*self.folders(RECOVERING), *self.folders(DISCARDED)):
             shutil.rmtree(leftover)
@@ -146,7 +145,7 @@ class Recordings:
 
     def _rename(self, source: Path, target: Path) -> Path:
         if target.exists():
-            raise DatasetError(f"{target} exists already; {source.name} is left as it is")
+            raise DatasetError(f"{target} already exists; {source.name} is left as it is")
         try:
             source.rename(target)
             sync_folder(self.root)

@@ -1,8 +1,7 @@
-"""From recorded messages to steps: which action was commanded after which moment.
+"""From recorded messages to steps: which action was commanded at which moment.
 
-A step's stamp is the stamp that the action's chunk carries; what was seen then is
-``streams.sampling``'s word, the same live and recorded. Pure functions of arrays; knows nothing
-of files or messages.
+A step's stamp is the stamp of its action chunk; ``streams.sampling`` decides what was observed then,
+live and recorded alike. Pure functions of arrays; knows nothing of files or messages.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ from openvla_ros.streams.sampling import OVERTAKEN_NS
 from openvla_ros.values.action import ActionChunk, ActionSpace
 from openvla_ros.values.arrays import Bool, Float, Int
 from openvla_ros.values.geometry import Pose
+from openvla_ros.values.time import NS_PER_S, nanoseconds, seconds
 
-# A person's chunk counts as "has the arm" for so many steps when the controller's word is missing.
+# A person's chunk counts as "has the arm" for this many steps if the controller reported no owner.
 TAKEOVER_STEPS = 2.5
 
 
@@ -67,11 +67,11 @@ def executed(
     owners: Sequence[OwnerChange],
     refused: frozenset[tuple[bool, int]] = frozenset(),
 ) -> list[RecordedChunk]:
-    """Return the chunks that the controller took, by stamp, each stamp once.
+    """Return the chunks that the controller accepted, by stamp, each stamp once.
 
-    ``refused`` holds (by a person, stamp) of those that it refused. A policy's chunk also counts
-    as refused while a person had the arm: that is what ``owners`` says; where the controller did not
-    report it, a person's chunk shuts out a policy's for ``TAKEOVER_STEPS`` steps.
+    ``refused`` contains (by a person, stamp) of those that it refused. A policy's chunk also counts as
+    refused while a person had the arm, according to ``owners``; if the controller did not report owners,
+    a person's chunk blocks a policy's for ``TAKEOVER_STEPS`` steps.
     """
     people = np.array(sorted(item.received_ns for item in chunks if item.by_person), dtype=np.int64)
     taken: list[RecordedChunk] = []
@@ -86,25 +86,25 @@ def executed(
 
 
 def person_has_the_arm(item: RecordedChunk, owners: Sequence[OwnerChange], people: Int) -> bool:
-    """Return whether a person commanded when ``item`` came; ``people``: when their chunks came (N,)."""
+    """Whether a person had the arm when ``item`` arrived; ``people``: when their chunks arrived (N,)."""
     known = [change.person for change in owners if change.received_ns <= item.received_ns]
     if known:
         return known[-1]
     newest = int(newest_before(people, np.array([item.received_ns]))[0])
-    window = TAKEOVER_STEPS * item.chunk.space.step_s * 1e9
+    window = TAKEOVER_STEPS * item.chunk.space.step_s * NS_PER_S
     return newest >= 0 and item.received_ns - int(people[newest]) <= window
 
 
 def commanded_steps(taken: Sequence[RecordedChunk], has_policy: bool) -> Steps:
-    """Return the steps of chunks that were executed, each until the next one replaced it.
+    """Return the executed steps of each chunk, up to where the next chunk replaced it.
 
     A person's steps are interventions where a policy was at work in the same recording. Raises
     ``DatasetError`` if there is no chunk.
     """
     if not taken:
-        raise DatasetError("no action chunk was executed; there are no commanded actions to learn from")
+        raise DatasetError("no action chunk was executed, so there are no commanded actions to learn from")
     space = taken[0].chunk.space
-    step_ns = round(space.step_s * 1e9)
+    step_ns = nanoseconds(space.step_s)
     stamps: list[int] = []
     actions: list[Float] = []
     people: list[bool] = []
@@ -128,8 +128,8 @@ def target_steps(
 ) -> Steps:
     """Return steps on a regular grid whose actions are the differences of commanded targets.
 
-    ``targets``, ``openings`` (gripper 0 closed .. 1 open) and ``person`` are those in force at
-    ``stamps_ns`` (T+1,); the last grid point only ends the last step.
+    ``targets``, ``openings`` (gripper 0 closed .. 1 open) and ``person`` are the values at ``stamps_ns``
+    (T+1,); the last grid point only ends the last step.
     """
     deltas = [delta_between(a, b, space) for a, b in pairwise(targets)]
     gripper = openings[1:] if space.gripper_open == 1.0 else 1.0 - openings[1:]
@@ -154,8 +154,8 @@ def measured_steps(
 
 def grid(first_ns: int, last_ns: int, rate_hz: float) -> Int:
     """Return the stamps (N,) from ``first_ns`` to at most ``last_ns``, ``rate_hz`` a second."""
-    count = int((last_ns - first_ns) * 1e-9 * rate_hz) + 1
-    return first_ns + np.round(np.arange(max(count, 0)) * (1e9 / rate_hz)).astype(np.int64)
+    count = int(seconds(last_ns - first_ns) * rate_hz) + 1
+    return first_ns + np.round(np.arange(max(count, 0)) * (NS_PER_S / rate_hz)).astype(np.int64)
 
 
 def newest_before(stamps_ns: Int, at_ns: Int) -> Int:
@@ -165,17 +165,18 @@ def newest_before(stamps_ns: Int, at_ns: Int) -> Int:
 
 
 def in_order(stamps_ns: Int, name: str) -> Int:
-    """Return the indices (N,) that sort stamps in order of arrival; those of one stamp as they arrived.
+    """Return the indices (N,) that sort stamps given in order of arrival; stable for equal stamps.
 
-    Raises ``DatasetError`` if they go back further than messages overtake each other: the clock was
-    set, and what lies before it cannot be put in order with what follows.
+    Raises ``DatasetError`` if stamps go back further than messages can overtake each other: the clock was
+    set, so the messages before and after cannot be put in order.
     """
     if len(stamps_ns):
         back = np.maximum.accumulate(stamps_ns) - stamps_ns
         if back.max() > OVERTAKEN_NS:
             where = int(np.argmax(back > OVERTAKEN_NS))
+            back_s = seconds(int(back[where]))
             raise DatasetError(
-                f"{name}: the clock went back by {back[where] * 1e-9:.1f} s at message {where}; steps cannot "
+                f"{name}: the clock went back by {back_s:.1f} s at message {where}; steps cannot "
                 "be put in order across that"
             )
     order: Int = np.argsort(stamps_ns, kind="stable")

@@ -1,8 +1,8 @@
-"""A rosbag2 folder that loses nothing: one MCAP file and its ``metadata.yaml``.
+"""Writes a crash-safe rosbag2 folder: one MCAP file and its ``metadata.yaml``.
 
-What it writes opens in ``ros2 bag info`` and ``play``, Foxglove and ``rosbags``. Messages come
-serialised (CDR), as a raw subscription delivers them. Knows nothing of nodes, of episodes or of
-what the topics mean.
+The result opens in ``ros2 bag info`` and ``play``, Foxglove and ``rosbags``. Messages are passed in
+serialised (CDR), as a raw subscription delivers them. Knows nothing of nodes, of episodes or of what
+the topics mean.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UNLIMITED = {"sec": 2147483647, "nsec": 4294967295}  # how rosbag2 writes "no d
 
 @dataclass(frozen=True)
 class QualityOfService:
-    """What a recorded topic's publisher offered, so that playing it back offers the same."""
+    """The QoS that a recorded topic's publisher offered, so that playback offers the same."""
 
     reliability: Literal["reliable", "best_effort"] = "reliable"
     durability: Literal["volatile", "transient_local"] = "volatile"
@@ -46,8 +46,8 @@ class Topic:
 class BagWriter:
     """Writes one bag into ``folder``, which must not hold one yet; not safe to share between threads.
 
-    Every method raises ``DatasetError`` with the system's reason if the disk refuses; everything
-    flushed before stays whole and readable, and a call may be repeated once there is room.
+    Every method raises ``DatasetError`` with the system's reason if writing fails; everything flushed
+    before stays readable, and the call may be repeated once there is space.
     """
 
     def __init__(self, folder: Path, chunk_bytes: int = 4 << 20, flush_s: float = 0.5) -> None:
@@ -69,7 +69,7 @@ class BagWriter:
 
     @property
     def bytes_written(self) -> int:
-        """Bytes handed to the operating system so far."""
+        """Bytes written to the file so far."""
         return self._stream.bytes_written
 
     @property
@@ -78,9 +78,9 @@ class BagWriter:
         return self._stream.message_count
 
     def add_topic(self, topic: Topic) -> int:
-        """Announce a topic; return the number to write its messages with."""
+        """Add a topic; return its number for ``write``."""
         if any(known.name == topic.name for known in self._topics.values()):
-            raise DatasetError(f"topic {topic.name} is in {self.folder} already")
+            raise DatasetError(f"topic {topic.name} is already in {self.folder}")
         if topic.type not in self._schemas:
             schema = self._stream.add_schema(topic.type, "ros2msg", topic.definition.encode())
             self._schemas[topic.type] = schema
@@ -91,19 +91,19 @@ class BagWriter:
         return number
 
     def write(self, topic: int, data: bytes | memoryview, received_ns: int, sent_ns: int) -> None:
-        """Add one serialised message; it is flushed within the time and size given at the start."""
+        """Add one serialised message; it is flushed within ``flush_s`` and ``chunk_bytes``."""
         self._stream.write(topic, data, received_ns, sent_ns)
 
     def add_metadata(self, name: str, values: Mapping[str, str]) -> None:
-        """Store ``values`` inside the MCAP file, at once."""
+        """Store ``values`` as a metadata record in the MCAP file, immediately."""
         self._stream.add_metadata(name, values)
 
     def flush(self) -> None:
-        """Hand everything that waits to the operating system."""
+        """Write everything that is buffered to the file."""
         self._stream.flush()
 
     def flush_if_due(self) -> None:
-        """Flush if something has waited for the time given at the start."""
+        """Flush if something has been buffered for ``flush_s``."""
         self._stream.flush_if_due()
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ class BagWriter:
         self._closed = True
 
     def abandon(self) -> None:
-        """Let go of the file as it is; ``recovery`` can finish it."""
+        """Close the file as it is; it can be recovered later."""
         self._stream.abandon()
         self._closed = True
 
@@ -160,7 +160,7 @@ class BagWriter:
 
 
 def dump_qos(offers: Sequence[QualityOfService]) -> str:
-    """Return offers as rosbag2 spells them up to Iron: YAML text with the numbers of rmw."""
+    """Return QoS offers in rosbag2's format up to Iron: YAML text with rmw's enum values."""
     if not offers:
         return ""
     return yaml.safe_dump(
@@ -183,7 +183,7 @@ def dump_qos(offers: Sequence[QualityOfService]) -> str:
 
 
 def parse_qos(text: str) -> tuple[QualityOfService, ...]:
-    """Return the offers in ``text``, written by ``dump_qos`` or by rosbag2 of any version."""
+    """Return the QoS offers in ``text``, written by ``dump_qos`` or by any version of rosbag2."""
     return tuple(
         QualityOfService(
             reliability="reliable" if item["reliability"] in (1, "reliable") else "best_effort",
@@ -195,7 +195,7 @@ def parse_qos(text: str) -> tuple[QualityOfService, ...]:
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Write a small file so that it is whole or absent, whatever happens to the machine."""
+    """Write a small file atomically and durably: after a crash it is complete or absent."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -209,7 +209,7 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """See the names in ``folder`` onto the disk."""
+    """Fsync ``folder``."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,9 @@
-"""Converting a dataset: a pure function of one group of episodes, and a merge.
+"""Converts a dataset: a pure function of one group of episodes, and a merge.
 
-``convert_group`` depends on its arguments alone and leaves a finished folder or none, so groups run
-in any order, in processes here or on other machines with Ray, and an interrupted conversion goes
-on where it stopped. An episode that cannot be read, differs from the rest or has a broken image
-is left out, with the reason in the report.
+``convert_group`` depends on its arguments alone and leaves a finished folder or none, so groups run in
+any order, in processes here or on other machines with Ray, and an interrupted conversion resumes where
+it stopped. An episode that cannot be read, differs from the rest or has a broken image is skipped, with
+the reason in the report.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from openvla_ros.data.datasets.open_dataset import SourceRequest
 from openvla_ros.data.episodes.episode_source import EpisodeSource
 from openvla_ros.data.episodes.layout import Layout
 from openvla_ros.data.episodes.observation_state import observation_state
-from openvla_ros.data.formats.lerobot_writer import Storage
+from openvla_ros.data.lerobot.lerobot_writer import Storage, check_storage
 from openvla_ros.errors import DatasetError, InvalidValueError, MissingDependencyError
 from openvla_ros.integrity.checksums import SUMS, write_sums
 from openvla_ros.integrity.damage import reading
@@ -44,7 +44,7 @@ _PLAN, _RESULT, _NUMBERS = "plan.json", "result.json", "numbers.npz"
 
 @dataclass(frozen=True)
 class ConversionRequest:
-    """What to convert into what."""
+    """A conversion: the source, the target format and its options."""
 
     source: SourceRequest
     destination: Path
@@ -73,7 +73,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An episode that was left out, and why."""
+    """An episode that was skipped, and why."""
 
     index: int  # in the source
     reason: str
@@ -81,7 +81,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What became of one group."""
+    """The result of converting one group."""
 
     episodes: tuple[str, ...]  # ids
     steps: int
@@ -90,7 +90,7 @@ class GroupResult:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What became of the whole source."""
+    """The result of the whole conversion."""
 
     source: str
     destination: str
@@ -101,9 +101,9 @@ class ConversionReport:
 
 
 def read_episode(request: ConversionRequest, source: EpisodeSource, index: int) -> Episode:
-    """Return episode ``index`` of ``source`` with the actions that ``request`` asks for.
+    """Return episode ``index`` of ``source`` with the kind of actions set in ``request``.
 
-    Raises ``DatasetError`` if it cannot be read, or a checksum of it is wrong.
+    Raises ``DatasetError`` if it cannot be read, or one of its checksums is wrong.
     """
     episode = source[index]
     return episode.with_measured_actions() if request.actions == "measured" else episode
@@ -112,7 +112,7 @@ def read_episode(request: ConversionRequest, source: EpisodeSource, index: int) 
 def convert_group(job: Job, group: range) -> GroupResult:
     """Convert episodes ``group`` of the source into one part; returns at once if it is there.
 
-    The part appears with one rename when it is complete. Only the disk can make this fail.
+    The part is renamed into place when it is complete. Only disk errors make this fail.
     """
     part = job.part(group)
     if (part / _RESULT).is_file():
@@ -148,7 +148,7 @@ def _read_result(part: Path) -> GroupResult:
 
 
 def _write_numbers(part: Path, episodes: Sequence[Episode]) -> None:
-    """Keep actions and states of a part, so that the merge can take the statistics."""
+    """Keep the actions and states of a part, for the statistics computed by the merge."""
     if not episodes:
         return
     arrays: dict[str, Any] = {
@@ -168,11 +168,11 @@ def convert(
     backend: Backend = "processes",
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
-    """Convert the whole source; returns what was converted and what was left out.
+    """Convert the whole source; returns what was converted and what was skipped.
 
-    ``progress`` is called with the episodes done and their total. Calling it again after an
-    interruption goes on with the groups that are missing. Raises ``DatasetError`` if the
-    destination holds something else or no episode can be converted.
+    ``progress`` is called with the number of episodes done and their total. Called again after an
+    interruption, it converts the missing groups. Raises ``DatasetError`` if the destination contains
+    something else or no episode can be converted.
     """
     source = request.source.open()
     total = len(source)
@@ -198,11 +198,11 @@ def _plan(request: ConversionRequest) -> Job:
     if plan.is_file():
         if plan.read_text(encoding="utf-8") != text:
             raise DatasetError(
-                f"{destination} holds a conversion that was begun with other options ({plan}); finish it "
-                "with the same ones, or remove the folder"
+                f"{destination} contains an unfinished conversion with other options ({plan}); finish it "
+                "with those, or remove the folder"
             )
     elif destination.exists() and any(destination.iterdir()):
-        raise DatasetError(f"{destination} is not empty; give a folder that does not exist yet")
+        raise DatasetError(f"{destination} is not empty; choose a new folder")
     job = Job(request, _options(request))
     plan.parent.mkdir(parents=True, exist_ok=True)
     plan.write_text(text, encoding="utf-8")
@@ -221,6 +221,8 @@ def _options(request: ConversionRequest) -> ExportOptions:
         except (DatasetError, InvalidValueError) as error:
             reasons.append(str(error))
             continue
+        if request.target == "lerobot":
+            check_storage(layout, request.storage)
         robot = episode.provenance.get("robot", "")
         return ExportOptions(request.target, request.destination.name, layout, request.storage, robot)
     first = f"; the first: {reasons[0]}" if reasons else ""
@@ -247,7 +249,7 @@ def _run_on_ray(job: Job, groups: Sequence[range]) -> Iterator[tuple[range, Grou
     try:
         import ray
     except ImportError as error:
-        raise MissingDependencyError("converting on Ray needs it: pip install ray") from error
+        raise MissingDependencyError("conversion with Ray needs the package ray: pip install ray") from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     remote = ray.remote(convert_group)

@@ -1,4 +1,4 @@
-"""One episode as a page that a browser opens from disk: images, plots, videos, provenance."""
+"""One episode as a self-contained HTML page: images, plots, videos, provenance."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from openvla_ros.preprocessing.image_encoding import encode_jpeg
 from openvla_ros.report import Page
 from openvla_ros.values.arrays import Image
 from openvla_ros.values.episode import Episode, ImageSequence
+from openvla_ros.values.time import seconds
 
 _STRIP = 8  # images of each camera in a row
 _THUMBNAIL = 160  # pixels, height
@@ -24,13 +25,13 @@ _JPEG_QUALITY = 85
 
 
 def episode_page(episode: Episode, *, video: bool = True) -> Page:
-    """Return the page of ``episode``; everything is inside it."""
+    """Return the self-contained page of ``episode``."""
     page = Page(episode.instruction or "no instruction", f"episode {episode.id}")
     page.facts(
         {
             "steps": str(len(episode)),
             "seconds": f"{episode.duration_s:.1f}",
-            "actions a second": f"{episode.rate_hz:g}",
+            "action rate [Hz]": f"{episode.rate_hz:g}",
             "outcome": episode.outcome,
             "steps by a person": str(int(episode.intervention.sum())),
         }
@@ -44,10 +45,10 @@ def episode_page(episode: Episode, *, video: bool = True) -> Page:
         for camera, images in episode.images.items():
             page.video(encode_video(images, episode.rate_hz), "video/mp4", camera)
     page.heading("Actions")
-    page.figure(plot_actions(episode), "commanded; where poses were measured, what the arm did (dashed)")
+    page.figure(plot_actions(episode), "commanded, and measured where the episode has poses (dashed)")
     if episode.poses is not None or episode.joint_positions is not None:
         page.heading("State")
-        page.figure(plot_state(episode), "what the robot reported of itself")
+        page.figure(plot_state(episode), "robot state, as reported")
     page.heading("Origin")
     page.table(("field", "value"), [(key, value) for key, value in sorted(episode.provenance.items())])
     return page
@@ -76,22 +77,22 @@ def encode_video(images: ImageSequence, rate_hz: float) -> bytes:
         return path.read_bytes()
 
 
-def _seconds(episode: Episode) -> NDArray[np.float64]:
-    seconds: NDArray[np.float64] = (episode.stamps_ns - episode.stamps_ns[0]) * 1e-9
-    return seconds
+def _times_s(episode: Episode) -> NDArray[np.float64]:
+    times_s: NDArray[np.float64] = seconds(episode.stamps_ns - episode.stamps_ns[0])
+    return times_s
 
 
 def plot_actions(episode: Episode) -> Figure:
     """Return one small plot for each dimension of the action over time."""
-    seconds, width = _seconds(episode), episode.space.width
+    times_s, width = _times_s(episode), episode.space.width
     measured = None if episode.poses is None or len(episode) < 2 else episode.measured_deltas()
     figure = Figure(figsize=(11, 1.5 * -(-width // 2)), layout="constrained")
     axes = figure.subplots(-(-width // 2), 2, sharex=True, squeeze=False).flat
     for dimension, axis in zip(range(width), axes, strict=False):
-        axis.step(seconds, episode.actions[:, dimension], where="post")
+        axis.step(times_s, episode.actions[:, dimension], where="post")
         if measured is not None and dimension < 6:
-            axis.plot(seconds[:-1], measured[:, dimension], "--", linewidth=1)
-        _shade(axis, seconds, episode)
+            axis.plot(times_s[:-1], measured[:, dimension], "--", linewidth=1)
+        _shade(axis, times_s, episode)
         axis.set_ylabel(f"{episode.space.names[dimension]} [{episode.space.units[dimension]}]")
     for axis in list(figure.axes)[width:]:
         axis.set_visible(False)
@@ -100,7 +101,7 @@ def plot_actions(episode: Episode) -> Figure:
 
 
 def plot_state(episode: Episode) -> Figure:
-    """Return the measured joints, position and gripper over time, whichever there are."""
+    """Return the measured joints, position and gripper over time, as far as the episode has them."""
     series = [
         ("joints [rad]", episode.joint_positions),
         ("position [m]", None if episode.poses is None else episode.poses[:, :3, 3]),
@@ -110,15 +111,15 @@ def plot_state(episode: Episode) -> Figure:
     figure = Figure(figsize=(11, 2.2 * len(shown)), layout="constrained")
     axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (name, values) in zip(axes, shown, strict=True):
-        axis.plot(_seconds(episode), values)
+        axis.plot(_times_s(episode), values)
         axis.set_ylabel(name)
     axes[-1].set_xlabel("s")
     return figure
 
 
-def _shade(axis: Any, seconds: NDArray[np.float64], episode: Episode) -> None:
-    """Mark the stretches in which a person had taken over."""
+def _shade(axis: Any, times_s: NDArray[np.float64], episode: Episode) -> None:
+    """Shade the steps at which a person had taken over."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], episode.intervention.astype(int), [0]])))
     for start, stop in edges.reshape(-1, 2):
-        end = seconds[stop] if stop < len(seconds) else seconds[-1] + 1.0 / episode.rate_hz
-        axis.axvspan(seconds[start], end, alpha=0.2, color="tab:orange")
+        end = times_s[stop] if stop < len(times_s) else times_s[-1] + 1.0 / episode.rate_hz
+        axis.axvspan(times_s[start], end, alpha=0.2, color="tab:orange")

@@ -1,7 +1,7 @@
 """Writing episodes in one of the formats: a part for each group of episodes, then a merge of the parts.
 
-Each format gives two functions of plain values, so that groups can be written by any process on
-any machine that shares the destination folder.
+Each format provides two functions of plain values, so that groups can be written by any process on any
+machine that shares the destination folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from openvla_ros.data.bags.bag_export import write_episode
 from openvla_ros.data.episodes.atomic_move import place
 from openvla_ros.data.episodes.layout import Layout
 from openvla_ros.data.formats.hdf5 import Hdf5Writer
-from openvla_ros.data.formats.lerobot_writer import LerobotPart, Storage, merge_parts
 from openvla_ros.data.formats.rlds_writer import (
     VERSION,
     describe_features,
@@ -26,6 +25,7 @@ from openvla_ros.data.formats.rlds_writer import (
     write_description,
 )
 from openvla_ros.data.formats.tfrecord import write_record
+from openvla_ros.data.lerobot.lerobot_writer import LerobotPart, Storage, merge_parts
 from openvla_ros.values.episode import Episode
 
 Target = Literal["bag", "rlds", "lerobot", "hdf5"]
@@ -107,7 +107,7 @@ class _BagPart:
 
 
 def _merge_bags(parts: Sequence[Path], destination: Path) -> None:
-    """Number the bags through; the file inside is called ``episode_0.mcap`` in each of them."""
+    """Renumber the bags; the file in each of them is called ``episode_0.mcap``."""
     bags = [bag for part in parts for bag in sorted(part.glob("*/episode"))]
     for index, bag in enumerate(bags):
         for file in bag.iterdir():

@@ -1,4 +1,4 @@
-"""What a dataset holds, one line an episode: for people in a table, for programs as JSON."""
+"""A dataset's contents, one line per episode: a table for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from openvla_ros.data.bags.recording_folder import RECORDING
+from openvla_ros.data.episodes.composed_deltas import INCOMPLETE
 from openvla_ros.data.episodes.episode_source import EpisodeSource
+from openvla_ros.data.episodes.frame_instructions import LEFT_OUT
+from openvla_ros.data.lerobot.lerobot_reader import EDITED
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.values.episode import Episode
+from openvla_ros.values.time import seconds
 
 
 @dataclass(frozen=True)
 class EpisodeSummary:
-    """One episode without its images; ``problem`` says why it cannot be read, if it cannot."""
+    """Summary of one episode; ``problem`` says why it cannot be read, if so."""
 
     index: int
     id: str = ""
@@ -33,7 +37,7 @@ class EpisodeSummary:
 
 
 def summarise(source: EpisodeSource) -> Iterator[EpisodeSummary]:
-    """Yield a summary of every episode; a damaged one is named and does not end the list."""
+    """Yield a summary of every episode, damaged ones included."""
     for index in range(len(source)):
         try:
             yield summary(index, source[index])
@@ -63,22 +67,28 @@ def unfinished(path: Path) -> list[str]:
 
 
 def recorded_warnings(episode: Episode) -> Iterator[str]:
-    """Yield what was found odd while ``episode`` was recorded and when it was read."""
+    """Yield the warnings from while ``episode`` was recorded and from reading it."""
     origin = episode.provenance
     yield from json.loads(origin.get("quality_warnings", "[]"))
     if origin.get("recovered") == "true":
         yield "recovered: the recorder was killed before the end"
     if "steps_left_out" in origin:
-        yield f"steps left out: {origin['steps_left_out']}"
+        yield f"steps skipped: {origin['steps_left_out']}"
+    if LEFT_OUT in origin:
+        yield f"steps skipped (another instruction, or none): {origin[LEFT_OUT]}"
+    if INCOMPLETE in origin:
+        yield f"steps skipped (too few to compose one at the new rate): {origin[INCOMPLETE]}"
+    if EDITED in origin:
+        yield f"edited by another tool after the export: {origin[EDITED]}"
 
 
 def numeric_warnings(episode: Episode) -> Iterator[str]:
-    """Yield what is odd about an episode's numbers; no image is decoded."""
+    """Yield warnings about an episode's numbers; no image is decoded."""
     if not episode.instruction.strip():
         yield "no instruction"
-    seconds = np.diff(episode.stamps_ns) * 1e-9
-    if len(seconds) and seconds.max() > 2.0 / episode.rate_hz:
-        yield f"a gap of {seconds.max():.2f} s between steps at {episode.rate_hz:g} Hz"
+    steps_s = seconds(np.diff(episode.stamps_ns))
+    if len(steps_s) and steps_s.max() > 2.0 / episode.rate_hz:
+        yield f"a gap of {steps_s.max():.2f} s between steps at {episode.rate_hz:g} Hz"
     outside = (episode.actions < episode.space.lower - 1e-6) | (episode.actions > episode.space.upper + 1e-6)
     if outside.any():
         beyond = np.flatnonzero(outside.any(axis=0))

@@ -1,4 +1,4 @@
-"""Which format a dataset on disk has, and opening it."""
+"""Detects a dataset's format and opens it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Literal, get_args
 from openvla_ros.data.bags.bag_export import ExportedBagSource, is_exported
 from openvla_ros.data.bags.bag_folder import bag_folders
 from openvla_ros.data.bags.bag_source import BagSource
+from openvla_ros.data.episodes.composed_deltas import ComposedSource
 from openvla_ros.data.episodes.episode_source import EpisodeSource
 from openvla_ros.data.episodes.guarded_source import GuardedSource
 from openvla_ros.data.foreign_bags.recording_files import is_recording
 from openvla_ros.data.formats.hdf5 import SUFFIXES, Hdf5Source
-from openvla_ros.data.formats.lerobot_reader import LerobotSource
 from openvla_ros.data.formats.rlds_reader import RldsSource, find_dataset_folder
+from openvla_ros.data.lerobot.lerobot_reader import LerobotSource
 from openvla_ros.errors import DatasetError
 from openvla_ros.integrity.checksums import absent
 from openvla_ros.integrity.damage import reading
@@ -24,7 +25,7 @@ Format = Literal["bag", "rlds", "lerobot", "hdf5"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 _SIGNS = (
-    "bag: a folder with metadata.yaml and .mcap files, or a folder of such folders; "
+    "bag: a folder with metadata.yaml and an .mcap file, or a folder of such folders; "
     "rlds: a folder with dataset_info.json and features.json; "
     "lerobot: a folder with meta/info.json; "
     "hdf5: a .hdf5 or .h5 file, or a folder with one"
@@ -50,7 +51,7 @@ def detect_format(path: Path) -> Format:
         return "hdf5"
     if is_recording(path):
         raise DatasetError(f"{path} is a recording of others; openvla import-bag makes episodes of it")
-    raise DatasetError(f"{path}: of no known format; the formats are {_SIGNS}")
+    raise DatasetError(f"{path}: unknown format; the formats are {_SIGNS}")
 
 
 def hdf5_files(folder: Path) -> list[Path]:
@@ -64,7 +65,9 @@ def _hdf5_file(path: Path) -> Path:
         return path
     files = hdf5_files(path)
     if len(files) > 1:
-        raise DatasetError(f"{path} holds several datasets; name one: {', '.join(f.name for f in files)}")
+        raise DatasetError(
+            f"{path} contains several datasets; choose one: {', '.join(f.name for f in files)}"
+        )
     return files[0]
 
 
@@ -76,20 +79,22 @@ class SourceRequest:
     split: str | None = None  # of an RLDS dataset
     convention: str | None = None  # entry of the table of conventions for an RLDS dataset
     space: ActionSpace | None = None  # what the actions of a LeRobot dataset mean
+    rate_hz: float | None = None  # compose consecutive deltas into steps of this rate
 
     def open(self, *, partial: bool = False) -> EpisodeSource:
         """Return the dataset; raises ``DatasetError`` if it cannot be opened or an option does not fit.
 
-        With ``partial`` files that were deleted are no reason not to read the others; see ``absent``.
+        With ``partial``, deleted files do not prevent reading the others; see ``absent``.
         """
         lost = [] if partial else self.absent()
         if lost:
             raise DatasetError(f"{self.path}: these files are missing: {', '.join(lost)}")
         with reading(self.path):
-            return GuardedSource(self._open(detect_format(self.path)))
+            source = self._open(detect_format(self.path))
+            return GuardedSource(source if self.rate_hz is None else ComposedSource(source, self.rate_hz))
 
     def absent(self) -> list[str]:
-        """Return the files that the dataset's ``SHA256SUMS`` lists and that are not there any more."""
+        """Return the files that are listed in the dataset's ``SHA256SUMS`` but missing."""
         return absent(self.path) if self.path.is_dir() else []
 
     def _open(self, found: Format) -> EpisodeSource:
@@ -101,6 +106,6 @@ class SourceRequest:
             case "hdf5":
                 return Hdf5Source(_hdf5_file(self.path))
             case "lerobot":
-                return LerobotSource(self.path, space=self.space)
+                return LerobotSource(self.path, space=self.space, any_rate=self.rate_hz is not None)
             case "bag":
                 return ExportedBagSource(self.path) if is_exported(self.path) else BagSource(self.path)

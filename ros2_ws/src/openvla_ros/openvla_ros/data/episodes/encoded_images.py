@@ -1,6 +1,6 @@
-"""Images of one camera that are decoded only when they are looked at.
+"""Images of one camera, decoded on access.
 
-Compressed images keep their bytes, so that a conversion passes them on unchanged.
+Compressed images keep their bytes, so that a conversion copies them unchanged.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _JPEG_TAIL = 64  # bytes: some cameras pad an image behind its end marker
 def decode_image(data: bytes, origin: str) -> Image:
     """Return a JPEG or PNG as uint8 (H, W, 3) RGB; ``origin`` names it in errors.
 
-    Raises ``DatasetError`` if the bytes are not a whole image: a JPEG that was cut off still
-    decodes, to grey below the cut, so its end marker is looked for.
+    Raises ``DatasetError`` if the bytes are not a complete image: a truncated JPEG still decodes, grey
+    below the cut, so its end marker is checked.
     """
     if data.startswith(_JPEG_START) and _JPEG_END not in data[-_JPEG_TAIL:]:
-        raise DatasetError(f"{origin}: a JPEG of {len(data)} bytes that was cut off")
+        raise DatasetError(f"{origin}: a truncated JPEG of {len(data)} bytes")
     try:
         return decode_compressed(origin, data)
     except InvalidValueError as error:
@@ -77,6 +77,6 @@ class ArrayFrames:
 
 
 def encoded_frame(images: ImageSequence, index: int) -> bytes | None:
-    """Return image ``index`` as its source stores it, or None where the source holds pixels."""
+    """Return image ``index`` as its source stores it, or None if the source has raw pixels."""
     encoded = getattr(images, "encoded", None)
     return None if encoded is None else cast("bytes | None", encoded(index))

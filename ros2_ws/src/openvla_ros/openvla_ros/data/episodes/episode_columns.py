@@ -1,4 +1,4 @@
-"""An episode as columns of numbers and one JSON text, stored by every export beside its own fields.
+"""An episode as numeric columns and one JSON text, stored by every export alongside its own fields.
 
 Formats fix names and float32 for the fields that learning code reads. These columns keep what
 those fields cannot hold (nanosecond stamps, float64, interventions, the action space), so that an
@@ -54,7 +54,7 @@ def space_from_json(values: Mapping[str, Any]) -> ActionSpace:
 
 
 def episode_metadata(episode: Episode) -> str:
-    """Return everything of ``episode`` that is not a column or an image, as JSON."""
+    """Return everything in ``episode`` that is not a column or an image, as JSON."""
     return json.dumps(
         {
             "version": VERSION,
@@ -77,7 +77,7 @@ def parse_metadata(text: str, origin: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise DatasetError(f"{origin}: the episode's description is not JSON: {error}") from error
     if values.get("version") != VERSION:
-        raise DatasetError(f"{origin}: description version {values.get('version')!r}; this reads {VERSION}")
+        raise DatasetError(f"{origin}: description version {values.get('version')!r}; supported is {VERSION}")
     return values
 
 
@@ -89,7 +89,7 @@ def build_episode(
 ) -> Episode:
     """Return the episode of ``episode_metadata`` and ``episode_columns``.
 
-    ``provenance`` is where it was read from now; it goes on top of what the episode brought along.
+    ``provenance`` is where it was read from; it is added to the episode's own, and overrides it.
     """
     pose = columns.get("pose")
     return Episode(

@@ -1,4 +1,4 @@
-"""A dataset on disk, whatever its format: a row of episodes that are opened when asked for."""
+"""A dataset on disk in any format: a sequence of episodes, opened on access."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 
 from openvla_ros.values.arrays import Float, Int
 from openvla_ros.values.episode import Episode
+from openvla_ros.values.time import NS_PER_S
 
-_FIRST_NS = 1_000_000_000  # datasets without time begin at 1 s: a stamp of 0 means "not set" in ROS
+_FIRST_NS = NS_PER_S  # datasets without time begin at 1 s: a stamp of 0 means "not set" in ROS
 
 
 def stamps_from_seconds(seconds: Float) -> Int:
-    """Return stamps (T,) for steps at ``seconds`` (T,) from the beginning, where a dataset has no date."""
-    stamps: Int = _FIRST_NS + np.rint(seconds * 1e9).astype(np.int64)
+    """Return stamps (T,), nanoseconds, for steps at ``seconds`` (T,) from the start, for undated datasets."""
+    stamps: Int = _FIRST_NS + np.rint(seconds * NS_PER_S).astype(np.int64)
     return stamps
 
 
@@ -39,6 +40,6 @@ class EpisodeSource(Protocol):
     def __getitem__(self, index: int) -> Episode:
         """Return episode ``index``, images undecoded; raises ``IndexError`` past the end.
 
-        Raises ``DatasetError`` or ``InvalidValueError``, and nothing else, however it is damaged.
+        However it is damaged, raises only ``DatasetError`` or ``InvalidValueError``.
         """
         ...

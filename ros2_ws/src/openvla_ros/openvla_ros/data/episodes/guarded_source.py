@@ -1,4 +1,4 @@
-"""The border of every format: whatever a library raises on damaged bytes leaves it as a ``DatasetError``."""
+"""Error guard around every format: whatever a library raises on damaged bytes becomes a ``DatasetError``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from openvla_ros.values.episode import Episode, ImageSequence
 
 
 class GuardedSource:
-    """A dataset whose episodes, images included, raise ``DatasetError`` and ``InvalidValueError`` alone."""
+    """A dataset whose episodes and images raise only ``DatasetError`` and ``InvalidValueError``."""
 
     def __init__(self, source: EpisodeSource) -> None:
         self.source = source
@@ -34,7 +34,7 @@ class GuardedSource:
     def __getitem__(self, index: int) -> Episode:
         """Return episode ``index``, images undecoded; raises ``IndexError`` past the end."""
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.path}: there is no episode {index}; there are {len(self)}")
+            raise IndexError(f"{self.path}: no episode {index}; there are {len(self)}")
         origin = f"{self.path}: episode {index}"
         with reading(origin):
             episode = self.source[index]
@@ -46,7 +46,7 @@ class GuardedSource:
 
 
 class GuardedImages:
-    """Images of one camera, decoded when they are looked at."""
+    """Images of one camera, decoded on access."""
 
     def __init__(self, images: ImageSequence, origin: str) -> None:
         self._images, self._origin = images, origin
@@ -59,6 +59,6 @@ class GuardedImages:
             return self._images[index]
 
     def encoded(self, index: int) -> bytes | None:
-        """Return image ``index`` as its source stores it, or None where the source holds pixels."""
+        """Return image ``index`` as its source stores it, or None if the source has raw pixels."""
         with reading(f"{self._origin}: image {index}"):
             return encoded_frame(self._images, index)

@@ -1,8 +1,8 @@
-"""What all episodes of one exported dataset must have in common.
+"""The layout that all episodes of one exported dataset must share.
 
-Learning formats keep one schema for a whole dataset. The layout is taken from the first readable
-episode; an episode that differs, or whose images cannot all be decoded, is refused with the
-reason before anything of it is written.
+Learning formats have one schema for a whole dataset. The layout comes from the first readable episode;
+an episode that differs, or whose images cannot all be decoded, is refused with the reason before any of
+it is written.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from openvla_ros.data.episodes.episode_columns import episode_columns
 from openvla_ros.errors import DatasetError
+from openvla_ros.values.action import ActionSpace
 from openvla_ros.values.episode import Episode
 
 
@@ -23,6 +24,7 @@ class Layout:
     columns: Mapping[str, int]  # column of ``episode_columns`` → numbers a step
     action_names: tuple[str, ...]
     rate_hz: float
+    space: ActionSpace  # bounds of the first episode; the rest of it is everybody's
 
     @classmethod
     def of(cls, episode: Episode) -> Layout:
@@ -34,6 +36,7 @@ class Layout:
             columns={name: array[0].size for name, array in columns.items()},
             action_names=episode.space.names,
             rate_hz=episode.rate_hz,
+            space=episode.space,
         )
 
     def check(self, episode: Episode) -> None:
@@ -43,8 +46,13 @@ class Layout:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise DatasetError(
-                    f"episode {episode.id!r}: {name} are {theirs}, but those of the dataset are {mine}"
+                    f"episode {episode.id!r}: {name} are {theirs}, but the dataset's are {mine}"
                 )
+        if lines := self.space.differences(other.space):
+            raise DatasetError(
+                f"episode {episode.id!r}: its actions are not those of the dataset (here: of the dataset, "
+                "there: of the episode): " + "; ".join(lines)
+            )
         for camera, images in episode.images.items():
             for index in range(len(images)):
                 if images[index].shape[:2] != self.cameras[camera]:

@@ -62,7 +62,7 @@ class VideoWriter:
         self._container.close()
 
     def add(self, image: Image) -> None:
-        """Append ``image`` uint8 (H, W, 3) RGB; height and width must be even."""
+        """Append ``image`` uint8 (H, W, 3) RGB; for H.264 height and width must be even."""
         if self._stream is None:
             self._open(image)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
@@ -75,9 +75,9 @@ class VideoWriter:
 
     def _open(self, image: Image) -> None:
         height, width = image.shape[:2]
-        if height % 2 or width % 2:
+        if self._encoder == "libx264" and (height % 2 or width % 2):
             raise InvalidValueError(
-                f"{self._path}: a video needs even sizes, the images are {width}×{height}"
+                f"{self._path}: H.264 needs even sizes, the images are {width}×{height}; AV1 takes them"
             )
         self._stream = self._container.add_stream(self._encoder, rate=self._rate, options=self._options)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
@@ -90,13 +90,13 @@ def _fraction(rate_hz: float) -> Fraction:
 def check_length(path: Path, start_s: float, count: int, rate_hz: float) -> None:
     """Raise ``DatasetError`` unless a video holds ``count`` images from ``start_s`` seconds on.
 
-    Its header is read, its images are not: a file that was cut off or exchanged has too few in it.
+    Only the header is read, not the images: a truncated or replaced file has too few of them.
     """
     verify(path)
     held = _image_count(path, path.stat().st_mtime_ns if path.is_file() else 0)
     needed = round(start_s * rate_hz) + count
     if start_s < 0 or held < needed:
-        raise DatasetError(f"{path}: holds {held} images; the episode needs {needed}")
+        raise DatasetError(f"{path}: contains {held} images; the episode needs {needed}")
 
 
 @lru_cache(maxsize=256)
@@ -108,14 +108,29 @@ def _image_count(path: Path, _: int) -> int:
         return sum(1 for _ in container.decode(stream))  # a container without a count
 
 
+@lru_cache(maxsize=256)
+def _first_time(path: Path, _: int) -> float:
+    """Return the time of the first image in seconds: in some files it is not 0."""
+    with reading(path), av.open(str(path)) as container:
+        container.streams.video[0].thread_count = 1
+        for frame in container.decode(video=0):
+            return float(frame.time or 0.0)
+    raise DatasetError(f"{path}: holds no images")
+
+
 class VideoFrames:
-    """Images of one episode inside a video file, which is opened at the first access."""
+    """Images of one episode inside a video file, which is opened at the first access.
+
+    Image ``index`` is the one ``index`` steps after the image at ``start_s``, both counted from the file's
+    first image, whatever time that one carries.
+    """
 
     def __init__(self, path: Path, start_s: float, count: int, rate_hz: float) -> None:
         self._path, self._start_s, self._count, self._rate_hz = path, start_s, count, rate_hz
         self._frames: Iterator[Any] | None = None
         self._container: Any = None
         self._next = 0  # index of the image that the iterator gives next
+        self._first_s = 0.0
 
     def __len__(self) -> int:
         return self._count
@@ -139,6 +154,7 @@ class VideoFrames:
     def _seek(self, index: int) -> None:
         if self._container is None:
             verify(self._path)
+            self._first_s = _first_time(self._path, self._path.stat().st_mtime_ns)
             self._container = av.open(str(self._path))
             self._container.streams.video[0].thread_count = 1
         stream = self._container.streams.video[0]
@@ -150,11 +166,11 @@ class VideoFrames:
         for frame in self._frames or ():
             if frame.time >= wanted:
                 if frame.time > wanted + 1.0 / self._rate_hz:
-                    raise DatasetError(f"{self._path}: there is no image at {self._time(index):.3f} s")
+                    raise DatasetError(f"{self._path}: no image at {self._time(index):.3f} s")
                 self._next = index + 1
                 return image_array(str(self._path), frame.to_ndarray(format="rgb24"))
         self._frames = None
         raise DatasetError(f"{self._path}: ends before image {index} at {self._time(index):.3f} s")
 
     def _time(self, index: int) -> float:
-        return self._start_s + index / self._rate_hz
+        return self._first_s + self._start_s + index / self._rate_hz

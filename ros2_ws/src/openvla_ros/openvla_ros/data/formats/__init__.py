@@ -1,1 +1,1 @@
-"""Other tools' datasets, one reader and one writer a format; formats never import each other."""
+"""Other tools' dataset formats, one reader and one writer each; formats never import each other."""

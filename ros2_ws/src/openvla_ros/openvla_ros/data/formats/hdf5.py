@@ -42,9 +42,9 @@ SUFFIXES = (".hdf5", ".h5")
 
 @lru_cache(maxsize=16)
 def _shared(path: Path, modified_ns: int, process: int) -> Any:
-    """Return ``path`` open for reading: opening takes as long as reading several images.
+    """Return ``path`` open for reading, cached: opening takes as long as reading several images.
 
-    The other arguments are for the cache: a file that was replaced, and a forked process, open anew.
+    The other arguments are cache keys: a replaced file, or a forked process, opens it again.
     """
     return h5py.File(path, "r")
 
@@ -69,7 +69,7 @@ class Hdf5Frames:
 def _opened(path: Path) -> Iterator[Any]:
     if path.is_file() and not verify(path):
         say_unverified(
-            str(path), f"no {SUMS} lists it; only arrays with a fletcher32 filter carry a checksum"
+            str(path), f"not listed in {SUMS}; only arrays with a fletcher32 filter have a checksum"
         )
     with reading(path), h5py.File(path, "r") as file:
         yield file
@@ -84,7 +84,7 @@ class Hdf5Source:
         self.path = path
         with _opened(path) as file:
             if "data" not in file:
-                raise DatasetError(f"{path}: has no group 'data'; it holds {sorted(file)}")
+                raise DatasetError(f"{path}: has no group 'data'; it contains {sorted(file)}")
             self._names = sorted(file["data"], key=_number)
             self._environment = str(file["data"].attrs.get("env_args", "{}"))
             _check_total(file["data"], self._names, path)
@@ -146,12 +146,12 @@ def _check_total(data: Any, names: list[str], path: Path) -> None:
     found = sum(int(data[name].attrs.get("num_samples", 0)) for name in names)
     if int(data.attrs["total"]) != found:
         raise DatasetError(
-            f"{path}: data/total is {data.attrs['total']}; its {len(names)} demonstrations hold {found}"
+            f"{path}: data/total is {data.attrs['total']}; its {len(names)} demonstrations have {found}"
         )
 
 
 def _check_samples(demo: Any, origin: str) -> None:
-    """Raise ``DatasetError`` unless actions and images are as many as ``num_samples`` says."""
+    """Raise ``DatasetError`` unless there are ``num_samples`` actions and images."""
     count = len(demo["actions"])
     if int(demo.attrs.get("num_samples", count)) != count:
         raise DatasetError(f"{origin}: num_samples is {demo.attrs['num_samples']}; there are {count} actions")
@@ -184,8 +184,8 @@ def robosuite_space(environment: dict[str, Any], width: int, origin: str) -> Act
     kind = controller.get("type")
     if kind != "OSC_POSE" or not controller.get("control_delta", True) or width != 7:
         raise DatasetError(
-            f"{origin}: actions of width {width} of controller {kind!r}; known is OSC_POSE with 7 deltas, "
-            "or a file that openvla_ros wrote"
+            f"{origin}: actions of width {width} for controller {kind!r}; supported are OSC_POSE with 7 "
+            "deltas and files written by openvla_ros"
         )
     reach = np.broadcast_to(np.asarray(controller.get("output_max", [0.05] * 3 + [0.5] * 3)), (6,))
     return ActionSpace(
@@ -292,5 +292,5 @@ class Hdf5Writer:
 
 
 def _store(group: Any, name: str, values: NDArray[Any]) -> None:
-    """Store an array as one chunk with a checksum, so that damage is found when it is read."""
+    """Store an array as one chunk with a checksum, so that damage is detected on reading."""
     group.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)

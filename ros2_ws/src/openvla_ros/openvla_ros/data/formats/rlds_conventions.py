@@ -1,8 +1,8 @@
-"""What the numbers of a public dataset mean, as a table, and the engine that applies it.
+"""Conventions of public RLDS datasets: a table, and the code that applies it.
 
 ``rlds_conventions.yaml`` says for each dataset which columns are images, motion, gripper and state, and
-in which sign, frame and unit they are. Every import ends in the package's own terms: the gripper is
-1 open .. 0 closed, poses are those of the tool in the base frame. Actions stay the commanded ones;
+in which sign, frame and unit they are. Every import converts to this package's conventions: the gripper
+is 1 open .. 0 closed, poses are those of the tool in the base frame. Actions stay the commanded ones;
 where OpenVLA trained on differences of measured poses instead (BridgeData V2),
 ``Episode.with_measured_actions`` gives those.
 """
@@ -104,7 +104,7 @@ class Convention:
         )
 
     def episode(self, episode_id: str, record: Record, provenance: Mapping[str, str]) -> Episode:
-        """Return ``record`` as an episode in the package's terms.
+        """Return ``record`` as an episode in this package's conventions.
 
         Raises ``DatasetError`` naming the column that is missing or has the wrong width.
         """
@@ -178,7 +178,7 @@ class _Table:
             return array
         stop = int(match["stop"])
         if stop > array.shape[1]:
-            raise DatasetError(f"{self.record.origin}: {selector} reaches past the {array.shape[1]} columns")
+            raise DatasetError(f"{self.record.origin}: {selector} exceeds the {array.shape[1]} columns")
         return array[:, int(match["start"]) : stop]
 
     def _length(self) -> int:
@@ -192,7 +192,7 @@ class _Table:
         if columns.relative:
             return absolute_from_relative(values)
         if columns.open is None or columns.closed is None:
-            raise DatasetError(f"gripper {columns.from_!r} says neither relative nor both open and closed")
+            raise DatasetError(f"gripper {columns.from_!r} needs either relative or both open and closed")
         opening = np.clip((values - columns.closed) / (columns.open - columns.closed), 0.0, 1.0)
         return settle(opening) if columns.settle else opening
 
@@ -224,18 +224,18 @@ class _Table:
         return "".join(chr(c) for c in codes[: int(np.argmin(codes)) if 0 in codes else None]).strip()
 
     def outcome(self) -> Outcome:
-        """Return "success" if the last step is rewarded; a missing reward says nothing."""
+        """Return "success" if the last step has a reward; without rewards the outcome is unknown."""
         rewarded = "steps/reward" in self.record and float(self.record.array("steps/reward")[-1]) > 0.0
         return "success" if rewarded else "unknown"
 
     def metadata(self) -> dict[str, str]:
-        """Return what the record says about its own origin."""
+        """Return the record's metadata about its origin."""
         path = "episode_metadata/file_path"
         return {"file_path": self.record.text(path)} if path in self.record else {}
 
 
 def absolute_from_relative(values: Float) -> Float:
-    """Return openings (T,) from commands of change: above 0.1 closes, below -0.1 opens, else it stays.
+    """Return openings (T,) from relative commands: above 0.1 closes, below -0.1 opens, else unchanged.
 
     Before the first change the gripper is in the opposite state; without any change it is open.
     """
@@ -302,7 +302,7 @@ def _rename(values: Any) -> Any:
 
 @lru_cache(maxsize=1)
 def convention_table() -> ConventionTable:
-    """Return the table that comes with the package."""
+    """Return the table that is part of the package."""
     resource = files("openvla_ros.data.formats").joinpath("rlds_conventions.yaml")
     return parse_conventions(resource.read_text(encoding="utf-8"), "rlds_conventions.yaml")
 
@@ -311,7 +311,5 @@ def find_convention(name: str) -> Convention:
     """Return the entry of dataset ``name``; raises ``DatasetError`` listing the known ones."""
     datasets = convention_table().datasets
     if name not in datasets:
-        raise DatasetError(
-            f"no convention is known for RLDS dataset {name!r}; choose one: {', '.join(datasets)}"
-        )
+        raise DatasetError(f"no convention for RLDS dataset {name!r}; choose one: {', '.join(datasets)}")
     return datasets[name]

@@ -1,8 +1,8 @@
 """RLDS datasets in the layout of TensorFlow Datasets, read without TensorFlow.
 
 A dataset folder ``<name>/<version>/`` holds ``dataset_info.json``, ``features.json`` and shards
-``<name>-<split>.tfrecord-00000-of-00001`` with one record an episode. A dataset that this package
-wrote brings its exact numbers along; any other is read by its entry in the table of conventions.
+``<name>-<split>.tfrecord-00000-of-00001`` with one record per episode. Datasets written by this package
+also contain the exact numbers; any other is read with its entry in the table of conventions.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:  # ValueError: no JSON, or no UTF-8
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     if not isinstance(values, dict):
-        raise DatasetError(f"{path}: holds {type(values).__name__}, not a JSON object")
+        raise DatasetError(f"{path}: contains {type(values).__name__}, not a JSON object")
     return values
 
 
@@ -95,9 +95,7 @@ def list_shards(folder: Path, info: Mapping[str, Any], split: str | None) -> lis
     if split is not None and split not in there:
         raise DatasetError(f"{folder}: split {split!r} has no files; splits with files: {there}")
     for name in splits.keys() - there if split is None and there else ():
-        _LOG.warning(
-            "%s: split %r is announced, but none of its files is here; read are %s", folder, name, there
-        )
+        _LOG.warning("%s: split %r is listed, but all its files are missing; reading %s", folder, name, there)
     wanted = there if split is None else [split]
     chosen = [shard for name, shards in splits.items() if name in wanted for shard in shards]
     missing = [shard.path.name for shard in chosen if not shard.path.is_file()]
@@ -112,12 +110,12 @@ def list_shards(folder: Path, info: Mapping[str, Any], split: str | None) -> lis
 
 
 def _check_size(shard: Shard) -> None:
-    """Raise ``DatasetError`` if a file is too small by far for its episodes, or holds some and should not."""
+    """Raise ``DatasetError`` if a file is far too small for its episodes, or should be empty but is not."""
     size = shard.path.stat().st_size
     most = max(size // _SMALLEST_RECORD, _PLAUSIBLE)
     if shard.episodes > most or (size > 0 and shard.episodes == 0):
         raise DatasetError(
-            f"{shard.path}: {INFO} announces {shard.episodes} episodes in this file of {size} bytes"
+            f"{shard.path}: {INFO} says {shard.episodes} episodes, but the file has {size} bytes"
         )
 
 
@@ -125,7 +123,7 @@ def _count(value: object, origin: str) -> int:
     """Return a number of episodes, which JSON of protocol buffers writes as text."""
     number = int(value) if isinstance(value, str) and value.isdecimal() else value
     if type(number) is not int or number < 0:
-        raise DatasetError(f"{origin} holds {value!r}; it must be whole numbers of episodes, 0 or more")
+        raise DatasetError(f"{origin} contains {value!r}; it must be whole numbers of episodes, 0 or more")
     return number
 
 
@@ -140,7 +138,7 @@ class RldsSource:
     def __init__(self, path: Path, *, split: str | None = None, convention: str | None = None) -> None:
         folder = find_dataset_folder(path)
         if folder is None:
-            raise DatasetError(f"{path}: holds no TFDS dataset ({INFO} and {FEATURES} in one folder)")
+            raise DatasetError(f"{path}: contains no TFDS dataset ({INFO} and {FEATURES} in one folder)")
         self.path = path
         self.info = _read_json(folder / INFO)
         self.name = str(self.info.get("name", folder.parent.name))
@@ -159,7 +157,7 @@ class RldsSource:
     def record(self, index: int) -> tuple[str, Record]:
         """Return the episode's id and its undecoded record."""
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.path}: there is no episode {index}; there are {len(self)}")
+            raise IndexError(f"{self.path}: no episode {index}; there are {len(self)}")
         inside = index
         for shard in self._shards:
             if inside < shard.episodes:
@@ -173,8 +171,8 @@ class RldsSource:
         found = self._indices[shard.path]
         whole = found.damage is None
         if inside >= len(found.places) or (whole and len(found.places) != shard.episodes):
-            why = found.damage or f"{shard.path}: holds {len(found.places)} records"
-            raise DatasetError(f"{why}; {INFO} announces {shard.episodes} episodes")
+            why = found.damage or f"{shard.path}: contains {len(found.places)} records"
+            raise DatasetError(f"{why}; {INFO} says {shard.episodes} episodes")
         place = found.places[inside]
         return Record(self._features, parse_example(read_record(place), str(place)), str(place))
 
@@ -189,10 +187,10 @@ class RldsSource:
 
 
 def verified_index(path: Path) -> RecordIndex:
-    """Return where the records of a shard lie, after comparing the shard with its line in SHA256SUMS.
+    """Return where the records of a shard are, after verifying the shard against SHA256SUMS.
 
-    Where it differs because of records whose own checksums are wrong, the others can still be read. Raises
-    ``ChecksumError`` if the records do not explain the difference: some were moved or exchanged.
+    If it differs because some records have wrong checksums of their own, the others can still be read. Raises
+    ``ChecksumError`` if damaged records do not explain the difference: some were moved or replaced.
     """
     found = index_records(path)
     try:

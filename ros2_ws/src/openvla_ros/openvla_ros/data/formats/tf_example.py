@@ -59,7 +59,7 @@ def _values(kind: int, view: memoryview) -> Values:
             return np.frombuffer(b"".join(parts), "<f4").astype(np.float32)
         case 3:
             return _varints(b"".join(parts))
-    raise ValueError(f"a feature of kind {kind}; known are 1 (bytes), 2 (float) and 3 (int64)")
+    raise ValueError(f"a feature of kind {kind}; supported are 1 (bytes), 2 (float) and 3 (int64)")
 
 
 def _varint(view: memoryview, position: int) -> tuple[int, int]:
@@ -103,7 +103,7 @@ def _varints(data: bytes) -> NDArray[np.int64]:
     raw = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(raw < 0x80)
     if len(raw) and (not len(ends) or ends[-1] != len(raw) - 1):
-        raise ValueError("a packed list of numbers ends within one")
+        raise ValueError("a packed list of numbers ends in the middle of a number")
     starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)[: len(ends)]
     shift = (np.arange(len(raw)) - np.repeat(starts, ends - starts + 1)).astype(np.uint64) * np.uint64(7)
     parts = (raw & 0x7F).astype(np.uint64) << shift

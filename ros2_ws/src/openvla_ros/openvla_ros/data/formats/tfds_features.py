@@ -1,7 +1,7 @@
 """The ``features.json`` of a TFDS dataset: which columns a record has, and their types.
 
 Nested features are flattened to paths joined with ``/``, as TFDS names them inside a record
-(``steps/observation/image``). What sits under a sequence has one value a step.
+(``steps/observation/image``). Features under a sequence have one value per step.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _walk(
             yield _feature(path, "tensor", {"dtype": "int64"}, lengths)
         case _:
             kind = node.get("pythonClassName", "a feature without a class")
-            raise DatasetError(f"{origin}: {'/'.join(path)} is {kind}, which this reader does not know")
+            raise DatasetError(f"{origin}: {'/'.join(path)} is {kind}, which is not supported")
 
 
 def _feature(
@@ -83,7 +83,7 @@ def _feature(
 
 
 class Record:
-    """One episode's record; a column is decoded when it is asked for."""
+    """One episode's record; columns are decoded on access."""
 
     def __init__(self, features: Mapping[str, Feature], example: Example, origin: str) -> None:
         self._features = features
@@ -96,7 +96,7 @@ class Record:
     def _values(self, path: str) -> tuple[Feature, Values]:
         if path not in self._features:
             known = ", ".join(sorted(self._features))
-            raise DatasetError(f"{self.origin}: there is no feature {path!r}; there are {known}")
+            raise DatasetError(f"{self.origin}: no feature {path!r}; it has {known}")
         feature = self._features[path]
         if feature.ragged or path not in self._example:
             why = "is a sequence of sequences" if feature.ragged else "is missing in this record"
@@ -107,11 +107,11 @@ class Record:
         """Return a column of texts or of encoded images, one entry a step."""
         _, values = self._values(path)
         if not isinstance(values, list):
-            raise DatasetError(f"{self.origin}: feature {path!r} holds numbers, not texts or images")
+            raise DatasetError(f"{self.origin}: feature {path!r} contains numbers, not texts or images")
         return values
 
     def is_text(self, path: str) -> bool:
-        """Say whether column ``path`` holds texts; raises ``DatasetError`` if there is no such column."""
+        """Return whether column ``path`` contains texts; raises ``DatasetError`` if it does not exist."""
         feature, values = self._values(path)
         return isinstance(values, list) and feature.encoding == "none"
 
@@ -140,5 +140,5 @@ class Record:
             case "zlib":
                 joined = b"".join(zlib.decompress(value) for value in values)
             case _:
-                raise DatasetError(f"{self.origin}: feature {feature.path!r} holds texts, not numbers")
+                raise DatasetError(f"{self.origin}: feature {feature.path!r} contains texts, not numbers")
         return np.frombuffer(joined, dtype)

@@ -1,4 +1,4 @@
-"""TFRecord files: a row of byte strings, each with its length and two checksums.
+"""TFRecord files: a sequence of byte strings, each with its length and two checksums.
 
 A record is uint64 length, masked CRC-32C of the length, the data, masked CRC-32C of the data, all
 little-endian (https://www.tensorflow.org/tutorials/load_data/tfrecord). Knows nothing of what the
@@ -29,7 +29,7 @@ def masked_crc(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class RecordPlace:
-    """Where one record lies."""
+    """The location of one record."""
 
     path: Path
     offset: int  # bytes from the file's start to the record's header
@@ -41,14 +41,14 @@ class RecordPlace:
 
 @dataclass(frozen=True)
 class RecordIndex:
-    """The whole records of a file, and what ends it too early, if anything does."""
+    """The complete records of a file, and the damage that cuts it short, if any."""
 
     places: tuple[RecordPlace, ...]
     damage: str | None = None
 
 
 def index_records(path: Path) -> RecordIndex:
-    """Return where each whole record of ``path`` lies, reading only the headers.
+    """Return the location of each complete record in ``path``, reading only the headers.
 
     ``damage`` names the byte offset from which a damaged or truncated file cannot be read.
     """
@@ -77,10 +77,10 @@ def read_record(place: RecordPlace) -> bytes:
         file.seek(place.offset)
         length = _read_header(file, place.path, place.offset)
         if length != place.length:
-            raise DatasetError(f"{place}: {length} bytes long, {place.length} when the file was indexed")
+            raise DatasetError(f"{place}: {length} bytes long, but {place.length} when the file was indexed")
         body = file.read(length + _FOOTER.size)
     if len(body) != length + _FOOTER.size:
-        raise DatasetError(f"{place}: the file ends within the record")
+        raise DatasetError(f"{place}: the file ends in the middle of the record")
     data = body[:length]
     if masked_crc(data) != _FOOTER.unpack(body[length:])[0]:
         raise DatasetError(f"{place}: the checksum of the record's {length} bytes is wrong")

@@ -1,1 +1,1 @@
-"""Recording as it happens: queues, alarms, quality, and the order of a session."""
+"""Live recording: queues, alarms, quality, and the sequence of a session."""

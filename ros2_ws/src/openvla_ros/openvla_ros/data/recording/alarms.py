@@ -1,4 +1,4 @@
-"""What endangers a recording at present: each danger is told once when it arises, and kept until it ends."""
+"""Active recording alarms: reported once when raised, kept until cleared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Tell = Callable[[Level, str], None]  # a level, and a line for people
 
 
 class Alarms:
-    """The dangers in force by name; ``tell`` hears of each when it arises or gets worse."""
+    """The active alarms by name; ``tell`` is called when one is raised or gets worse."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
@@ -20,22 +20,22 @@ class Alarms:
         return name in self._raised
 
     def set_off(self, name: str, level: Level, text: str) -> None:
-        """Put ``name`` in force; the text of one that is in force already is brought up to date."""
+        """Raise the alarm ``name``, or update its text if it is already active."""
         known = self._raised.get(name)
         self._raised[name] = (level, text)
         if known is None or known[0] != level:
             self._tell(level, text)
 
     def end(self, name: str) -> None:
-        """Note that ``name`` is over."""
+        """Clear the alarm ``name``."""
         self._raised.pop(name, None)
 
     def end_all(self) -> None:
-        """Note that nothing is in danger."""
+        """Clear all alarms."""
         self._raised.clear()
 
     def worst(self) -> tuple[Level, str]:
-        """Return the worst level in force and what is said at it; ``("ok", "")`` without any."""
+        """Return the worst active level and its texts; ``("ok", "")`` without alarms."""
         raised = list(self._raised.values())
         for level in ("error", "warn"):
             texts = [text for at, text in raised if at == level]

@@ -1,7 +1,7 @@
-"""How good a demonstration is, while it is recorded and afterwards, by the same code.
+"""Quality checks of a demonstration, the same while it is recorded and afterwards.
 
-``QualityMonitor`` sees every message in the order of arrival. Live it warns; at the end its report
-is stored with the episode; offline ``measure`` runs it over a bag. Knows nothing of ROS.
+``QualityMonitor`` gets every message in order of arrival. Live, it warns; at the end its report is
+stored with the episode; offline, ``measure`` runs it over a bag. Knows nothing of ROS.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from openvla_ros.data.bags import cdr
 from openvla_ros.data.bags.bag_folder import open_verified
 from openvla_ros.data.bags.bag_metadata import EpisodeMetadata, parse_metadata
 from openvla_ros.data.bags.bag_reader import read_metadata
-from openvla_ros.data.recording.stream_quality import FROZEN_S, NS, ImageWatch, StreamStatistics
+from openvla_ros.data.recording.stream_quality import FROZEN_S, ImageWatch, StreamStatistics
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.profile import RobotProfile
 from openvla_ros.values.arrays import Float
+from openvla_ros.values.time import seconds
 
-# Less joint motion than this over IDLE_S is standing still: ten times an encoder's step.
+# Less joint motion than this over IDLE_S counts as idle: ten times an encoder's step.
 IDLE_RAD = 0.01
 IDLE_S = 2.0
-# Newest images further apart than so many periods of the slowest camera show different moments.
+# Newest images further apart than this many periods of the slowest camera show different moments.
 DESYNC_PERIODS = 1.5
-# How often joints are looked at; the rest of their messages is only counted.
+# How often joints are checked; the other messages are only counted.
 STATE_PERIOD_NS = 50_000_000
 # The reasons of the controller that mean a limit was touched (see ``verdict.Reason``).
 LIMITS = frozenset(
@@ -42,13 +43,13 @@ LIMITS = frozenset(
 
 @dataclass(frozen=True)
 class QualityReport:
-    """What was found: warnings for people, figures for machines. Empty warnings: nothing to object to."""
+    """The result: warnings for people (none if all is well), figures for programs."""
 
     warnings: tuple[str, ...]
     values: Mapping[str, str] = field(default_factory=dict)
 
     def record(self) -> dict[str, str]:
-        """Return the report as the metadata record that is stored with the episode."""
+        """Return the report as the metadata record stored with the episode."""
         return {**self.values, "warnings": json.dumps(self.warnings)}
 
     @classmethod
@@ -84,7 +85,7 @@ class QualityMonitor:
         self._newest_ns = 0
 
     def see(self, role: str, data: bytes | memoryview, received_ns: int) -> None:
-        """Take note of one serialised message of the stream that plays ``role``."""
+        """Process one serialised message of the stream with ``role``."""
         if self._began_ns is None:
             self._began_ns = received_ns
         self._newest_ns = received_ns
@@ -99,7 +100,7 @@ class QualityMonitor:
             self.unreadable += 1
 
     def report(self) -> QualityReport:
-        """Return what is known so far."""
+        """Return the report so far."""
         parts = [
             *(self._of_stream(stream) for stream in self.streams.values()),
             *(self._of_images(role) for role in self.images),
@@ -129,15 +130,15 @@ class QualityMonitor:
         return QualityReport(tuple(warnings), values)
 
     def _of_the_whole(self) -> QualityReport:
-        """Return what concerns no single stream: cameras together, the arm, its limits, damage."""
+        """Return the results that span streams: camera synchronisation, the arm, its limits, damage."""
         limits = ", ".join(f"{reason} {count}" for reason, count in sorted(dict(self._limits).items()))
         warnings = []
         if self._desync_s > self._allowed_desync_s():
             warnings.append(f"cameras were up to {1e3 * self._desync_s:.0f} ms apart")
         if self._idle.longest_s > IDLE_S:
-            warnings.append(f"the arm stood still for {self._idle.longest_s:.1f} s")
+            warnings.append(f"the arm did not move for {self._idle.longest_s:.1f} s")
         if limits:
-            warnings.append(f"limits touched: {limits}")
+            warnings.append(f"limits reached: {limits}")
         if self.unreadable:
             warnings.append(f"{self.unreadable} messages could not be read")
         values = {
@@ -149,14 +150,14 @@ class QualityMonitor:
         return QualityReport(tuple(warnings), values)
 
     def _stream_warnings(self, stream: StreamStatistics) -> list[str]:
-        if self._began_ns is None or (self._newest_ns - self._began_ns) * NS < 1.0:
+        if self._began_ns is None or seconds(self._newest_ns - self._began_ns) < 1.0:
             return []
         if not stream.count:
-            return [f"{stream.name}: no message"]
+            return [f"{stream.name}: no messages"]
         warnings = []
         if stream.slow:
             warnings.append(f"{stream.name}: {stream.measured_rate_hz:.1f} Hz instead of {stream.rate_hz:g}")
-        silent_s = (self._newest_ns - stream.last_ns) * NS - stream.lag_max_s
+        silent_s = seconds(self._newest_ns - stream.last_ns) - stream.lag_max_s
         limit_s = self._max_age_s(stream)
         if silent_s > limit_s:
             warnings.append(f"{stream.name}: silent for {silent_s:.1f} s")
@@ -187,10 +188,10 @@ class QualityMonitor:
         newest = [other.last_ns for other in others if other.count]
         if newest:
             # A camera of lower rate may be one of its own periods behind and still be in step.
-            self._desync_s = max(self._desync_s, *(abs(stamp_ns - other) * NS for other in newest))
+            self._desync_s = max(self._desync_s, *(seconds(abs(stamp_ns - other)) for other in newest))
 
     def _must_have_changed(self, role: str) -> bool:
-        """A simulated image has no noise: it is frozen only if the arm moved meanwhile."""
+        """Simulated images have no noise: they count as frozen only if the arm moved in the meantime."""
         return self._profile.simulation is None or self._idle.moved_since_mark(role)
 
     def _see_state(self, data: bytes | memoryview, received_ns: int) -> None:
@@ -217,7 +218,7 @@ class QualityMonitor:
 
 
 class _IdleWatch:
-    """How long the joints stood still."""
+    """How long the joints did not move."""
 
     def __init__(self) -> None:
         self.total_s = self.longest_s = 0.0
@@ -231,9 +232,9 @@ class _IdleWatch:
         """Note the joints' positions."""
         still = self._still_at is not None and self._still_at.shape == positions.shape
         if still and self._still_at is not None and np.abs(positions - self._still_at).max() < IDLE_RAD:
-            stood_s = (stamp_ns - self._since_ns) * NS
+            stood_s = seconds(stamp_ns - self._since_ns)
             if stood_s > IDLE_S:
-                self.total_s += (stamp_ns - max(self.looked_ns, self._since_ns)) * NS
+                self.total_s += seconds(stamp_ns - max(self.looked_ns, self._since_ns))
             self.longest_s = max(self.longest_s, stood_s)
         else:
             self._still_at, self._since_ns = positions, stamp_ns
@@ -267,6 +268,6 @@ def measure(path: Path) -> QualityReport:
 
 
 def episode_quality(path: Path, metadata: EpisodeMetadata | None = None) -> QualityReport:
-    """Return the quality that was stored with an episode, or measure it if none was (a recovered one)."""
+    """Return the quality stored with an episode, or measure it if there is none (a recovered one)."""
     stored = (metadata or read_metadata(path)).quality
     return QualityReport.from_record(stored) if stored else measure(path)

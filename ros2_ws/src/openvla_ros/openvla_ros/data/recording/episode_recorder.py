@@ -1,8 +1,8 @@
-"""Writes episodes on a thread of its own and says at once when something endangers them.
+"""Writes episodes on a separate thread, and raises an alarm at once when something endangers them.
 
-The caller hands over serialised messages and goes on; compressing, writing and closing happen
-here. A disk that fills up, refuses, or is too slow, lost permissions and a clock that jumps each
-raise an alarm while the data is still safe. Knows nothing of ROS nor of what the topics mean.
+The caller hands over serialised messages without waiting; compressing, writing and closing happen here.
+A disk that fills up, fails or is too slow, lost permissions and a clock that jumps each raise an alarm
+while the data is still safe. Knows nothing of ROS or of what the topics mean.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from openvla_ros.data.recording.write_queue import Backlog, ReceivedMessage
 from openvla_ros.errors import DatasetError
 from openvla_ros.values.episode import OUTCOMES, Outcome
 from openvla_ros.values.health import Health
+from openvla_ros.values.time import seconds
 
 Records = Mapping[str, Mapping[str, str]]  # metadata records by name
 Transform = Callable[[bytes], bytes]  # serialised message in, as it is stored out
 Inspect = Callable[[str, "bytes | memoryview", int], None]  # topic, message as it came, receive stamp
-BATCH_BYTES = 8 << 20  # of messages that are stored between two looks at what else is to be done
-CHECK_S = 0.5  # between two looks at what needs no hurry
-RETRY_S = 0.2  # before a write that the disk refused is tried again
+BATCH_BYTES = 8 << 20  # of messages stored before checking for other work
+CHECK_S = 0.5  # between checks of what is not urgent
+RETRY_S = 0.2  # before a failed write is retried
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,18 @@ class RecorderLimits:
     """When to warn and when to stop writing."""
 
     reserve_bytes: int = 256 << 20  # kept free, so that the episode in progress can be finished
-    warn_s: float = 120.0  # warn when the disk is full this soon at the present rate
+    warn_s: float = 120.0  # warn when the disk will be full this soon at the current rate
     backlog_bytes: int = 512 << 20  # memory for what is not stored yet
     # With flush_s this is what a crash can cost: together at most one second.
     backlog_s: float = 0.5
     flush_s: float = 0.5
     clock_jump_s: float = 0.05  # NTP slews by 0.0005 s a second; more at once is a jump
-    sync_s: float = 2.0  # how much a power failure may cost
+    sync_s: float = 2.0  # how much a power failure may lose
 
 
 @dataclass(frozen=True)
 class RecordedTopic:
-    """A topic, how it is stored, and what is done to each of its messages before."""
+    """A topic, how it is stored, and how each of its messages is transformed first."""
 
     topic: Topic  # as it is stored: an image that is compressed has another name and type
     source: str = ""  # the topic that messages come from, where its name is another
@@ -69,10 +70,10 @@ class _Open:
 
 
 class EpisodeRecorder:
-    """Records one episode after another into ``recordings``, whose lock it holds until ``close``.
+    """Records one episode after another into ``recordings``, and holds its lock until ``close``.
 
-    ``alarm`` is called with a level and a line for people, from either thread; ``clock`` gives the
-    time of receipt, nanoseconds. ``inspect`` sees each message on the writing thread before it is
+    ``alarm`` is called with a level and a line of text, from either thread; ``clock`` returns the time of
+    receipt, nanoseconds. ``inspect`` is called with each message on the writing thread before it is
     stored. Unfinished episodes of an earlier process are recovered first; ``recovered`` lists them.
     """
 
@@ -119,21 +120,21 @@ class EpisodeRecorder:
 
     @property
     def lost(self) -> Counter[str]:
-        """Messages by topic that came but could not be stored, of this episode or of the last one."""
+        """Received messages that could not be stored, by topic, in this episode or the last one."""
         with self._changed:
             return self._lost.copy()
 
     def add_topic(self, item: RecordedTopic) -> None:
-        """Announce a topic, or say anew how it is stored; it is in a bag once a message of it came."""
+        """Add a topic, or change how it is stored; it is in the bag once it has a message."""
         self._topics = {**self._topics, item.source or item.topic.name: item}
 
     def start(self, metadata: Records) -> Path:
-        """Begin an episode with these metadata records inside; return its folder.
+        """Begin an episode with these metadata records; return its folder.
 
-        Raises ``DatasetError`` if one is in progress, or the disk has no room or refuses.
+        Raises ``DatasetError`` if one is in progress, the disk is full, or writing fails.
         """
         if self._open is not None:
-            raise DatasetError(f"{self._open.folder.name} is being recorded; stop it first")
+            raise DatasetError(f"already recording {self._open.folder.name}; stop it first")
         self._disk.begin()
         folder = self.recordings.begin()
         writer = None
@@ -156,9 +157,9 @@ class EpisodeRecorder:
         return folder
 
     def write(self, topic: str, data: bytes, sent_ns: int = 0) -> None:
-        """Hand over one serialised message that has just come; never blocks on the disk.
+        """Hand over one serialised message that has just arrived; never blocks on the disk.
 
-        ``sent_ns`` is the source's stamp, where it gave one.
+        ``sent_ns`` is the source's stamp, if it has one.
         """
         received_ns = self._now_ns()
         message = ReceivedMessage(topic, data, received_ns, sent_ns or received_ns)
@@ -170,14 +171,14 @@ class EpisodeRecorder:
             if self._backlog.put(message):
                 self._changed.notify()
                 return
-        self._lose(topic, "they come faster than they can be stored")
+        self._lose(topic, "they arrive faster than they can be stored")
 
     def stop(self, outcome: Outcome, notes: Callable[[], Records] = dict[str, Mapping[str, str]]) -> Path:
         """Finish the episode in progress; return its final folder.
 
-        ``notes`` returns further metadata records, once every message is written. Raises
-        ``DatasetError`` if there is no episode, or the disk refuses; in the latter case the episode
-        stays unfinished and can be recovered.
+        ``notes`` is called once every message is written, and returns further metadata records. Raises
+        ``DatasetError`` if there is no episode, or writing fails; then the episode stays unfinished and
+        can be recovered.
         """
         if outcome not in OUTCOMES:
             raise DatasetError(f"outcome is {outcome!r}; choose from {', '.join(OUTCOMES)}")
@@ -192,18 +193,18 @@ class EpisodeRecorder:
         except DatasetError as error:
             episode.writer.abandon()
             raise DatasetError(
-                f"{error}; what was recorded stays in {episode.folder} and is recovered at the next start "
-                "or with 'openvla recover'"
+                f"{error}; the recording so far is in {episode.folder} and will be recovered at the next "
+                "start or with 'openvla recover'"
             ) from error
 
     def discard(self) -> None:
-        """Delete the episode in progress; its number is used again."""
+        """Delete the episode in progress; its number is reused."""
         episode = self._take()
         episode.writer.abandon()
         self.recordings.discard(episode.folder)
 
     def close(self) -> None:
-        """End the threads and give back the folder. An episode in progress stays unfinished."""
+        """Stop the threads and unlock the folder. An episode in progress stays unfinished."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -215,7 +216,7 @@ class EpisodeRecorder:
         self._lock.close()
 
     def health(self) -> Health:
-        """Return the worst alarm in force, and figures."""
+        """Return the worst active alarm, and figures."""
         with self._changed:
             episode, waiting, age_s = self._open, self._backlog.bytes, self._backlog.age_s()
             lost = self._lost.total()
@@ -235,18 +236,18 @@ class EpisodeRecorder:
     # The caller's side
 
     def _now_ns(self) -> int:
-        """Return the stamp of now; a clock that was set raises an alarm and is noted in the episode."""
+        """Return the current stamp; a clock jump raises an alarm and is noted in the episode."""
         received_ns, jump_ns = self._clock.read()
         if jump_ns:
             if self._open is not None:
                 self._open.clock_jumps.append(f"{received_ns}:{jump_ns}")
             self._alarms.end("clock")  # each jump is told
-            text = f"the clock jumped by {jump_ns * 1e-9:+.3f} s: stamps before and after do not fit"
+            text = f"the clock jumped by {seconds(jump_ns):+.3f} s: stamps before and after do not fit"
             self._alarms.set_off("clock", "error", text)
         return received_ns
 
     def _take(self) -> _Open:
-        """Let the writing thread finish what waits, and take the episode from it."""
+        """Wait until the writing thread has written its queue, and take the episode from it."""
         with self._changed:
             if self._open is None:
                 raise DatasetError("no episode is being recorded")
@@ -269,7 +270,7 @@ class EpisodeRecorder:
                     continue
                 if self._stopping and not self._backlog:
                     return
-                # So little at a time that the reserve is not used up between two looks at the disk.
+                # Small batches, so that the reserve is not used up between checks of the disk.
                 batch = self._backlog.take(min(BATCH_BYTES, self.limits.reserve_bytes // 4))
                 episode = self._open
             if episode is not None:
@@ -281,7 +282,7 @@ class EpisodeRecorder:
                     self._check_backlog()
 
     def _hand_over(self) -> None:
-        """Give the episode to the caller that waits for it; the writing thread holds the lock."""
+        """Pass the episode to the waiting caller; the writing thread holds the lock."""
         left = self._backlog.take(self.limits.backlog_bytes)
         self._lost.update(message.topic for message in left)
         self._open = None
@@ -289,7 +290,7 @@ class EpisodeRecorder:
         self._changed.notify_all()
 
     def _store(self, episode: _Open, batch: list[ReceivedMessage]) -> None:
-        """Write ``batch``; what the disk refuses waits again, in front."""
+        """Write ``batch``; messages that cannot be written go back to the front of the queue."""
         for position, message in enumerate(batch):
             if episode.full:
                 self._count_lost(message.topic)  # the full disk is the alarm
@@ -298,11 +299,11 @@ class EpisodeRecorder:
             try:
                 self._store_one(episode, message)
             except DatasetError as error:
-                # The writer keeps a message that it has counted, and tries that again by itself.
+                # The writer keeps a message that it has counted, and retries it by itself.
                 self._wait_for_disk(error, batch[position + (episode.writer.message_count > written) :])
                 return
             except Exception as error:  # noqa: BLE001 - told and counted; it must not cost the other messages
-                self._lose(message.topic, f"one of {message.topic} cannot be stored: {error}")
+                self._lose(message.topic, f"a message on {message.topic} cannot be stored: {error}")
         try:
             episode.writer.flush_if_due()
         except DatasetError as error:
@@ -320,17 +321,17 @@ class EpisodeRecorder:
         episode.writer.write(episode.numbers[message.topic], data, message.received_ns, message.sent_ns)
 
     def _look_at(self, message: ReceivedMessage) -> None:
-        """Inspect ``message``, which is stored whatever comes of that."""
+        """Run the inspector; the message is stored even if it fails."""
         if self._inspect is None:
             return
         try:
             self._inspect(message.topic, message.data, message.received_ns)
         except Exception as error:  # noqa: BLE001 - told, and the message is stored
-            text = f"a message of {message.topic} could not be inspected: {error}"
+            text = f"inspection of a message on {message.topic} failed: {error}"
             self._alarms.set_off(f"inspection of {message.topic}", "warn", text)
 
     def _wait_for_disk(self, error: DatasetError, rest: Sequence[ReceivedMessage]) -> None:
-        self._alarms.set_off("write", "error", f"{error}; recording waits for the disk")
+        self._alarms.set_off("write", "error", f"{error}; buffering until the disk works again")
         with self._changed:
             if not self._stopping:
                 self._backlog.give_back(rest)
@@ -350,13 +351,13 @@ class EpisodeRecorder:
         with self._changed:
             waiting, age_s = self._backlog.bytes, self._backlog.age_s()
         if age_s > self.limits.backlog_s:
-            text = f"{age_s:.1f} s of messages ({waiting / 1e6:.0f} MB) wait to be stored"
-            self._alarms.set_off("backlog", "warn", f"{text}: a crash would cost them")
+            text = f"{age_s:.1f} s of messages ({waiting / 1e6:.0f} MB) are not stored yet"
+            self._alarms.set_off("backlog", "warn", f"{text}: a crash would lose them")
         else:
             self._alarms.end("backlog")
 
     def _sync(self) -> None:
-        """See the data onto the disk as it grows, so that finishing is quick and little is at risk."""
+        """Fsync the data as it grows, so that finishing is quick and little is at risk."""
         while True:
             with self._changed:
                 if self._changed.wait_for(lambda: self._stopping, timeout=self.limits.sync_s):
@@ -368,7 +369,7 @@ class EpisodeRecorder:
                 with episode.writer.path.open("rb") as file:
                     os.fdatasync(file.fileno())
             except OSError as error:
-                if self._open is episode:  # else it was finished meanwhile, and has another name
+                if self._open is episode:  # else it has been finished in the meantime, and renamed
                     text = f"cannot write {episode.writer.path}: {error.strerror}"
                     self._alarms.set_off("sync", "error", text)
 

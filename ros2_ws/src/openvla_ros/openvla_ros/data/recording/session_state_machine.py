@@ -1,6 +1,6 @@
 """A batch of demonstrations, one after the other: what each key does in each state.
 
-Pure: keys and times in, what to do out. The terminal and the recorder are elsewhere.
+Pure logic: keys and times in, actions out. The terminal and the recorder are elsewhere.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Literal
 State = Literal["pause", "ready", "recording", "over"]
 Act = Literal["start", "success", "failure", "discard", "rerecord", "quit"]
 HELP: dict[State, str] = {
-    "pause": "reset the scene   Enter: start now   p: wait   r: record the last one again   q: quit",
-    "ready": "Enter: start   r: record the last one again   q: quit",
-    "recording": "Enter or s: success   f: failure   d: discard   r: start again   q: discard and quit",
+    "pause": "reset the scene   Enter: start now   p: wait   r: re-record the last one   q: quit",
+    "ready": "Enter: start   r: re-record the last one   q: quit",
+    "recording": "Enter or s: success   f: failure   d: discard   r: start over   q: discard and quit",
     "over": "",
 }
 PROMPTS: dict[State, str] = {
@@ -28,8 +28,8 @@ PROMPTS: dict[State, str] = {
 class Batch:
     """``episodes`` demonstrations, with a pause of ``pause_s`` before each to reset the scene.
 
-    A pause of 0 waits for the operator instead. Failures are kept and count: whether one is worth
-    training on is decided later.
+    A pause of 0 waits for the operator instead. Failures are kept and count: whether to train on them is
+    decided later.
     """
 
     episodes: int
@@ -43,15 +43,15 @@ class Batch:
         self._rest(now_s)
 
     def left_s(self, now_s: float) -> float:
-        """Seconds of the pause that are left."""
+        """Seconds left of the pause."""
         return max(0.0, self.until_s - now_s) if self.state == "pause" else 0.0
 
     def due(self, now_s: float) -> Act | None:
-        """Return what is to be done now without a key: start, when the pause is over."""
+        """Return what to do now without a key press: start, when the pause is over."""
         return "start" if self.state == "pause" and now_s >= self.until_s else None
 
     def key(self, key: str) -> Act | None:
-        """Return what ``key`` asks for in this state; ``done`` is to be called once that worked."""
+        """Return the action of ``key`` in this state; call ``done`` once it has succeeded."""
         match self.state, key:
             case "pause", "p":
                 self.state = "ready"
@@ -73,7 +73,7 @@ class Batch:
         return None
 
     def done(self, act: Act, now_s: float) -> None:
-        """Take note that ``act`` was done."""
+        """Note that ``act`` succeeded."""
         match act:
             case "start":
                 self.state = "recording"
@@ -89,7 +89,7 @@ class Batch:
                 self.state = "over"
 
     def refused(self, recording: bool) -> None:
-        """Take note that it could not be done, and whether an episode is in progress."""
+        """Note that it failed, and whether an episode is in progress."""
         self.state = "recording" if recording else "ready"
 
     def _rest(self, now_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Figures of one recorded stream: its real rate, gaps, lag, and images that froze or went black."""
+"""Statistics of one recorded stream: measured rate, gaps, lag, and frozen or black images."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from openvla_ros.data.bags import cdr
 from openvla_ros.errors import InvalidValueError
+from openvla_ros.values.time import seconds
 
-NS = 1e-9
 # An image whose brightest sampled value is below this is black: a cap, or a driver without exposure.
 BLACK_LEVEL = 10
-SAMPLE_STRIDE = 97  # bytes between those that are looked at; prime, so that no column is always missed
-# The same pixels for so long are a frozen camera: sensors have noise.
+SAMPLE_STRIDE = 97  # stride of the sampled bytes; prime, so that no column is always missed
+# The same pixels for this long mean a frozen camera: sensors have noise.
 FROZEN_S = 1.0
 
 
@@ -33,21 +33,21 @@ class StreamStatistics:
     def add(self, stamp_ns: int, received_ns: int) -> None:
         """Note one message."""
         if self.count:
-            periods = (stamp_ns - self.last_ns) * NS * self.rate_hz
+            periods = seconds(stamp_ns - self.last_ns) * self.rate_hz
             self.backwards += periods < 0
             self.missing += max(0, round(periods) - 1)
         else:
             self.first_ns = stamp_ns
         self.count += 1
         self.last_ns = stamp_ns
-        lag = (received_ns - stamp_ns) * NS
+        lag = seconds(received_ns - stamp_ns)
         self._lag_sum += lag
         self.lag_max_s = max(self.lag_max_s, lag)
 
     @property
     def measured_rate_hz(self) -> float:
-        """Messages a second by their stamps; 0 while unknown."""
-        span = (self.last_ns - self.first_ns) * NS
+        """Rate by the messages' stamps, Hz; 0 while unknown."""
+        span = seconds(self.last_ns - self.first_ns)
         return (self.count - 1) / span if self.count > 1 and span > 0 else 0.0
 
     @property
@@ -57,13 +57,13 @@ class StreamStatistics:
 
     @property
     def slow(self) -> bool:
-        """Whether the real rate is below nine tenths of the one asked for."""
+        """Whether the measured rate is below nine tenths of the nominal one."""
         return self.count > 5 and self.measured_rate_hz < 0.9 * self.rate_hz
 
 
 @dataclass
 class ImageWatch:
-    """Finds images that do not change and images without light, from a few of their bytes."""
+    """Detects frozen and black images, from a sample of their bytes."""
 
     frozen_s: float = 0.0  # longest stretch of equal images
     black_s: float = 0.0  # longest stretch of black ones
@@ -75,21 +75,23 @@ class ImageWatch:
         """Look at one serialised image."""
         try:
             digest, brightest = _sample(type_name, data)
-        except InvalidValueError:  # what cannot be read cannot be stored either: that alarm is the writer's
+        except (
+            InvalidValueError
+        ):  # an unreadable message cannot be stored either: the writer raises that alarm
             return
         if digest != self._digest:
             self._digest, self._same_since_ns = digest, stamp_ns
-        self.frozen_s = max(self.frozen_s, (stamp_ns - self._same_since_ns) * NS)
+        self.frozen_s = max(self.frozen_s, seconds(stamp_ns - self._same_since_ns))
         if brightest >= BLACK_LEVEL:
             self._black_since_ns = None
         elif self._black_since_ns is None:
             self._black_since_ns = stamp_ns
         if self._black_since_ns is not None:
-            self.black_s = max(self.black_s, (stamp_ns - self._black_since_ns) * NS)
+            self.black_s = max(self.black_s, seconds(stamp_ns - self._black_since_ns))
 
     def same_s(self, stamp_ns: int) -> float:
         """Seconds for which the image has been the same by ``stamp_ns``."""
-        return 0.0 if self._digest is None else (stamp_ns - self._same_since_ns) * NS
+        return 0.0 if self._digest is None else seconds(stamp_ns - self._same_since_ns)
 
 
 def _sample(type_name: str, data: bytes | memoryview) -> tuple[int, int]:

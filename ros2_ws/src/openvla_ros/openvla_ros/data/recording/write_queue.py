@@ -1,6 +1,6 @@
-"""Messages that were received and are not stored yet, in order, within a bound of memory.
+"""Received messages that are not stored yet, in order, with bounded memory.
 
-Not safe between threads: whoever shares one holds a lock.
+Not thread-safe: guard a shared one with a lock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class ReceivedMessage:
-    """One serialised message and when it came."""
+    """One serialised message and when it arrived."""
 
     topic: str
     data: bytes
@@ -34,7 +34,7 @@ class Backlog:
         return len(self._messages)
 
     def put(self, message: ReceivedMessage) -> bool:
-        """Append ``message``; return False, and leave it out, where there is no room for it."""
+        """Append ``message``; return False, and drop it, if there is no room."""
         if self.bytes + len(message.data) > self._limit_bytes:
             return False
         self._messages.append(message)
@@ -42,7 +42,7 @@ class Backlog:
         return True
 
     def take(self, most_bytes: int) -> list[ReceivedMessage]:
-        """Return the oldest messages, as many as fit into ``most_bytes`` and at least one; none if empty."""
+        """Take the oldest messages, as many as fit into ``most_bytes`` but at least one; none if empty."""
         taken: list[ReceivedMessage] = []
         size = 0
         while self._messages and (not taken or size + len(self._messages[0].data) <= most_bytes):
@@ -52,10 +52,10 @@ class Backlog:
         return taken
 
     def age_s(self) -> float:
-        """Return for how many seconds the oldest message has waited; 0 if empty."""
+        """Return the age of the oldest message, seconds; 0 if empty."""
         return time.monotonic() - self._messages[0].taken_s if self._messages else 0.0
 
     def give_back(self, messages: Sequence[ReceivedMessage]) -> None:
-        """Put messages that were taken in front again."""
+        """Put messages that were taken back to the front."""
         self._messages.extendleft(reversed(messages))
         self.bytes += sum(len(message.data) for message in messages)

@@ -1,4 +1,4 @@
-"""In which order steps of many episodes are read for training: shuffled, weighted, repeatable.
+"""The order in which steps of many episodes are read for training: shuffled, weighted, repeatable.
 
 Every order is a function of a seed and a position, so a run that is resumed at a position reads on
 exactly where it stopped. Steps are shuffled within windows of episodes, and windows over the whole
@@ -28,7 +28,7 @@ class StepPlace:
 
 
 class ShuffledSteps:
-    """Endless passes over all steps of one dataset, each in an order of its own."""
+    """Endless passes over all steps of one dataset, each in a different order."""
 
     def __init__(self, lengths: Sequence[int], seed: int, window: int = 64) -> None:
         self._lengths = np.asarray(lengths, np.int64)

@@ -1,7 +1,7 @@
-"""Steps of datasets on disk as training samples, in any order and at random: no copy is made first.
+"""Steps of datasets on disk as training samples, in any order, without copying them first.
 
-What a sample holds is the ``Observation`` that live code makes, and the actions that followed.
-Episodes that were opened last stay open. A damaged episode is left out and named in ``skipped``.
+A sample is the same ``Observation`` as in live code, and the actions that followed. Recently opened episodes
+stay open. A damaged episode is skipped and listed in ``skipped``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OPEN_EPISODES = 128  # twice a window of the reading order
 
 @dataclass(frozen=True, eq=False)
 class TrainingSample:
-    """What was seen, and the actions from there on."""
+    """An observation, and the actions from there on."""
 
     observation: Observation
     actions: Float  # (horizon, D); the last one repeats behind the end of the episode

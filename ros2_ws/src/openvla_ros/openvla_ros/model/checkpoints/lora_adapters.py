@@ -1,8 +1,8 @@
-"""LoRA adapters: read as peft writes them, applied without being merged, switched between calls.
+"""LoRA adapters in peft's format: loaded, applied unmerged, and switched between calls.
 
 A hook on each adapted module adds ``scale * B(A(x))`` to its output, so the network's modules and
 parameter names stay as they are. Several adapters can be loaded at once; activating one only
-swaps a table. ``merge_adapter`` writes a checkpoint with the sum instead.
+swaps a table. ``merge_adapter`` writes a merged checkpoint instead.
 Method: Hu et al., arXiv 2106.09685. File format: peft's ``adapter_config.json`` and
 ``adapter_model.safetensors``, old ``all-linear`` adapters (output head, patch convolution) included.
 """
@@ -77,12 +77,12 @@ class Adapter:
 
     @property
     def parameters(self) -> int:
-        """How many numbers were trained."""
+        """Number of trained parameters."""
         return sum(update.down.numel() + update.up.numel() for update in self.updates.values())
 
 
 class AdapterSet:
-    """The adapters that are loaded beside one network; at most one is active."""
+    """The adapters loaded for one network; at most one is active."""
 
     def __init__(self, network: OpenVLA) -> None:
         self._network = network
@@ -99,11 +99,11 @@ class AdapterSet:
     def add(self, name: str, adapter: Adapter) -> None:
         """Put ``adapter`` on the network's device, ready to be activated as ``name``.
 
-        Parts that sit on weights which OpenVLA never computes are left out: they have no effect.
-        Raises ``CheckpointError`` if a module is unknown or of another shape.
+        Updates to weights that OpenVLA never computes are skipped: they have no effect. Raises
+        ``CheckpointError`` if a module is unknown or its shape does not match.
         """
         if name in self._loaded:
-            raise CheckpointError(f"an adapter {name!r} is loaded already; remove it first")
+            raise CheckpointError(f"adapter {name!r} is already loaded; remove it first")
         check_fits(adapter, self._network)
         modules = dict(self._network.named_modules())
         live = {module: update for module, update in adapter.updates.items() if module in modules}
@@ -115,7 +115,7 @@ class AdapterSet:
             self._hooked.add(module)
 
     def remove(self, name: str) -> None:
-        """Forget the adapter ``name``; if it is active, the base model is active afterwards."""
+        """Unload the adapter ``name``; if it is active, the base model becomes active."""
         self._known(name)
         if self._network.adapter is not None and self._network.adapter.name == name:
             self.activate(None)
@@ -145,7 +145,7 @@ class AdapterSet:
 
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
-    """Return what ``folder/adapter_config.json`` says; raises ``CheckpointError``."""
+    """Return the configuration in ``folder/adapter_config.json``; raises ``CheckpointError``."""
     path = folder / ADAPTER_CONFIG
     data = {key: value for key, value in read_json(path).items() if value is not None}
     try:
@@ -158,8 +158,8 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
 def read_adapter(folder: str | Path) -> Adapter:
     """Return the adapter in ``folder``, on the CPU, in its stored type.
 
-    Its files are compared with their checksums first. Raises ``CheckpointError`` for anything that is not a
-    plain LoRA in safetensors.
+    Its files' checksums are verified first. Raises ``CheckpointError`` for anything but a plain LoRA in
+    safetensors.
     """
     folder = Path(folder)
     check_present(folder)
@@ -170,14 +170,14 @@ def read_adapter(folder: str | Path) -> Adapter:
     for key, tensor in stored.items():
         match = _FACTOR.fullmatch(key.removeprefix(_PREFIX))
         if match is None or not key.startswith(_PREFIX):
-            raise CheckpointError(f"{folder / ADAPTER_WEIGHTS}: {key} is no factor of a LoRA")
+            raise CheckpointError(f"{folder / ADAPTER_WEIGHTS}: {key} is not a LoRA factor")
         factors.setdefault(match["module"], {})[match["factor"]] = read_tensor(tensor, key).clone()
     updates = {name: _update(folder, config, name, pair) for name, pair in sorted(factors.items())}
     return Adapter(str(folder), config, updates)
 
 
 def verify_adapter(folder: Path) -> None:
-    """Compare an adapter's weights with their checksum, or with the hash in its manifest.
+    """Verify an adapter's weights against their checksum, or the hash in its manifest.
 
     Raises ``ChecksumError`` or ``ManifestError`` if they differ.
     """
@@ -189,15 +189,15 @@ def verify_adapter(folder: Path) -> None:
 
 
 def adapter_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Return what the headers say of the adapter's tensors; raises ``CheckpointError``."""
+    """Return the adapter's tensors, from the headers; raises ``CheckpointError``."""
     path = folder / ADAPTER_WEIGHTS
     if not path.is_file():
         pickle = folder / "adapter_model.bin"
-        why = f"; {pickle.name} is a pickle and is not opened" if pickle.exists() else ""
+        why = f"; {pickle.name} is a pickle and pickles are never opened" if pickle.exists() else ""
         raise CheckpointError(f"{folder} has no {ADAPTER_WEIGHTS}{why}")
     stored = read_header(path)
     if not stored:
-        raise CheckpointError(f"{path} holds no tensors")
+        raise CheckpointError(f"{path} contains no tensors")
     return stored
 
 
@@ -216,7 +216,7 @@ def _update(folder: Path, config: AdapterConfig, module: str, pair: Mapping[str,
 
 
 def check_fits(adapter: Adapter, network: OpenVLA) -> None:
-    """Raise ``CheckpointError`` unless every update has the shape of a weight of the whole network."""
+    """Raise ``CheckpointError`` unless every update has the shape of the weight that it belongs to."""
     whole = skeleton(network.config).state_dict()
     for module, update in adapter.updates.items():
         weight = whole.get(f"{module}.weight")
@@ -230,5 +230,5 @@ def check_fits(adapter: Adapter, network: OpenVLA) -> None:
 
 
 def _matches(pattern: str, module: str) -> bool:
-    """Tell whether a pattern of peft's ``rank_pattern`` or ``alpha_pattern`` names ``module``."""
+    """Return whether a pattern of peft's ``rank_pattern`` or ``alpha_pattern`` matches ``module``."""
     return re.match(rf"(.*\.)?({pattern})$", module) is not None

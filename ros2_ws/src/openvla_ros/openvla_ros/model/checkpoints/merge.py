@@ -1,4 +1,4 @@
-"""Merging an adapter into its base: a new checkpoint, shard by shard, never whole in memory."""
+"""Merges an adapter into its base: a new checkpoint, written shard by shard to save memory."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from openvla_ros.model.network.config_file import read_config
 def merge_adapter(base: Path, adapter_folder: Path, out: Path) -> None:
     """Write ``base`` with the adapter added to its weights into the new folder ``out``.
 
-    The sum is taken in float32 and stored in each weight's own type. Raises ``CheckpointError`` if
-    the adapter does not fit or ``out`` exists.
+    The sum is computed in float32 and stored in each weight's own type. Raises ``CheckpointError`` if the
+    adapter does not match or ``out`` exists.
     """
     network = skeleton(read_config(base))
     stored = checked_tensors(base, network)
@@ -49,9 +49,9 @@ def merge_adapter(base: Path, adapter_folder: Path, out: Path) -> None:
 
 
 def new_folder(out: Path) -> Path:
-    """Create ``out``; raises ``CheckpointError`` if something is there already."""
+    """Create ``out``; raises ``CheckpointError`` if it exists."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists already; give a new folder")
+        raise CheckpointError(f"{out} already exists; choose a new folder")
     out.mkdir(parents=True, exist_ok=True)
     return out
 

@@ -1,7 +1,7 @@
 """OpenVLA-OFT checkpoints after conversion: the extra parts, and ``oft.json``.
 
-The original saves the extra parts as pickles and nowhere says how long its chunks are;
-``conversion.oft_pickles`` writes both down once, and only that form is read here.
+The original saves the extra parts as pickles and does not store the chunk length;
+``conversion.oft_pickles`` converts both once, and only the result is read here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PARTS = "oft_parts.safetensors"
 
 
 def read_layout(folder: Path) -> OFTLayout:
-    """Return what ``folder/oft.json`` says; raises ``CheckpointError``."""
+    """Return the layout in ``folder/oft.json``; raises ``CheckpointError``."""
     path = folder / LAYOUT
     if not path.is_file():
         raise CheckpointError(
@@ -48,7 +48,7 @@ def write_layout(folder: Path, layout: OFTLayout) -> None:
 
 
 def parts_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of what OpenVLA-OFT adds to the network."""
+    """Return the names and shapes of the tensors that OpenVLA-OFT adds to the network."""
     return {
         key: tuple(value.shape) for key, value in model.state_dict().items() if not key.startswith("network.")
     }
@@ -62,7 +62,7 @@ def load_parts(network: OpenVLA, layout: OFTLayout, folder: Path) -> OpenVLAOFT:
     stored = read_header(folder / PARTS)
     problems = compare_keys(parts_of(model), {key: tensor.shape for key, tensor in stored.items()})
     if problems:
-        raise CheckpointError(f"{folder / PARTS} does not fit {LAYOUT}: " + "; ".join(problems))
+        raise CheckpointError(f"{folder / PARTS} does not match {LAYOUT}: " + "; ".join(problems))
     verify_files([folder / PARTS])
     for key, tensor in stored.items():
         assign(model, key, read_tensor(tensor, key).to(network.device, network.dtype, copy=True))

@@ -1,4 +1,4 @@
-"""Checkpoints on disk or on the hub: what a folder holds, and its weights on a device.
+"""Checkpoints on disk or on the hub: a folder's tensors, and loading them onto a device.
 
 The published layout: ``config.json``, safetensors shards with an index, ``tokenizer.json``,
 ``preprocessor_config.json`` and, after fine-tuning, ``dataset_statistics.json``. Only safetensors
@@ -44,7 +44,7 @@ _NAMED = 5  # how many keys an error lists before it only counts
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor is, and what its header says of it."""
+    """The location of one tensor, and its header."""
 
     path: Path
     shape: tuple[int, ...]
@@ -59,9 +59,8 @@ class StoredTensor:
 def resolve(source: str | Path, *, offline: bool = False, revision: str | None = None) -> Path:
     """Return the local folder of ``source``.
 
-    That is a folder, a hub id, which is downloaded unless it is cached, or the name of a checkpoint
-    that comes with this package. Raises ``CheckpointError`` if it is none of them, or is not there, or
-    cannot be reached.
+    ``source`` is a folder, a hub id (downloaded unless cached), or the name of a checkpoint in this
+    package. Raises ``CheckpointError`` if it is none of them, does not exist, or cannot be downloaded.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -74,8 +73,8 @@ def resolve(source: str | Path, *, offline: bool = False, revision: str | None =
         return shipped[str(source)]
     if not _HUB_ID.fullmatch(str(source)):
         raise CheckpointError(
-            f"{source} is no folder, no hub id (owner/name) and none of the package's own checkpoints "
-            f"({', '.join(sorted(shipped)) or 'there are none'})"
+            f"{source} is neither a folder, nor a hub id (owner/name), nor one of the package's own "
+            f"checkpoints ({', '.join(sorted(shipped)) or 'there are none'})"
         )
     try:
         path = snapshot_download(
@@ -86,7 +85,7 @@ def resolve(source: str | Path, *, offline: bool = False, revision: str | None =
         )
     except LocalEntryNotFoundError as error:
         how = "is not in the local cache" if offline else "is not cached and the hub cannot be reached"
-        raise CheckpointError(f"checkpoint {source} is no folder here, and {how}") from error
+        raise CheckpointError(f"checkpoint {source} is not a folder here, and {how}") from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise CheckpointError(f"checkpoint {source} cannot be downloaded: {error}") from error
     return Path(path)
@@ -126,10 +125,10 @@ def read_tensor(stored: StoredTensor, key: str) -> Tensor:
 
 
 def digest_of_weights(folder: Path) -> str:
-    """Return a digest that tells models of one shape apart, from a few values of every tensor.
+    """Return a digest that distinguishes models of the same shape, from a few values of every tensor.
 
-    Copies in other shards or another floating type give the same one: values count as bfloat16. Raises
-    what ``stored_tensors`` raises.
+    Copies with other shards or another floating-point type have the same digest: values are converted to
+    bfloat16. Raises as ``stored_tensors``.
     """
     samples = {}
     stored = stored_tensors(folder)
@@ -157,10 +156,10 @@ def load_model(
 ) -> OpenVLA:
     """Return the network of a local folder or a hub id, in evaluation mode, on ``device``.
 
-    Each tensor is mapped, copied once to where it stays, and unmapped, while other threads compare the files
-    with their checksums; with ``quantization`` the linear layers' weights become integers on the way.
-    ``progress`` shows a bar; ``None`` shows it on a terminal. Raises ``CheckpointError`` naming what is wrong
-    with the folder.
+    Each tensor is mapped, copied once to its destination, and unmapped, while other threads verify the
+    files' checksums; with ``quantization`` the linear layers' weights are quantised on the way. ``progress``
+    shows a bar; ``None`` shows it only in a terminal. Raises ``CheckpointError`` naming what is wrong with
+    the folder.
     """
     folder = resolve(source, offline=offline)
     config = read_config(folder)
@@ -188,16 +187,16 @@ def skeleton(config: OpenVLAConfig) -> OpenVLA:
 
 
 def checked_tensors(folder: Path, model: OpenVLA) -> dict[str, StoredTensor]:
-    """Return the tensors in ``folder`` after comparing names and shapes with the whole ``model``."""
+    """Return the tensors in ``folder`` after comparing names and shapes with ``model``."""
     stored = stored_tensors(folder)
     problems = differences(model, stored)
     if problems:
-        raise CheckpointError(f"{folder} does not fit its config.json: " + "; ".join(problems))
+        raise CheckpointError(f"{folder} does not match its config.json: " + "; ".join(problems))
     return stored
 
 
 def differences(model: OpenVLA, stored: Mapping[str, StoredTensor]) -> list[str]:
-    """Return where ``stored`` tensors differ from the whole ``model``; empty if nowhere."""
+    """Return the differences between ``stored`` tensors and ``model``; empty if none."""
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     if model.config.text_config.tie_word_embeddings and "language_model.lm_head.weight" not in stored:
         del expected["language_model.lm_head.weight"]
@@ -205,7 +204,7 @@ def differences(model: OpenVLA, stored: Mapping[str, StoredTensor]) -> list[str]
 
 
 def compare_keys(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Return what differs between two tables of tensor names and shapes; empty if nothing."""
+    """Return the differences between two tables of tensor names and shapes; empty if none."""
     missing = [key for key in expected if key not in found]
     extra = [key for key in found if key not in expected]
     shapes = [
@@ -231,19 +230,19 @@ def _shards(folder: Path) -> list[Path]:
         names = sorted({str(name) for name in weight_map.values()})
         for name in names:
             if Path(name).name != name or not (folder / name).is_file():
-                raise CheckpointError(f"{folder / INDEX} names the shard {name}, which is not in the folder")
+                raise CheckpointError(f"{folder / INDEX} lists the shard {name}, which is missing")
         return [folder / name for name in names]
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(
-            f"{folder} holds a LoRA adapter; give its base checkpoint and the adapter beside it"
+            f"{folder} is a LoRA adapter; give its base as the checkpoint, and this folder as the adapter"
         )
     pickles = sorted(path.name for suffix in ("*.bin", "*.pt", "*.pth") for path in folder.rglob(suffix))
     if pickles:
         raise CheckpointError(
-            f"{folder} holds pickles ({_some(pickles)}) and no safetensors; "
-            "openvla convert-checkpoint rewrites a Prismatic .pt"
+            f"{folder} contains pickles ({_some(pickles)}) and no safetensors; "
+            "openvla convert-checkpoint converts a Prismatic .pt"
         )
     raise CheckpointError(f"{folder} has neither {SINGLE} nor {INDEX}")
 
@@ -253,18 +252,18 @@ def _check_index(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
     weight_map = index["weight_map"]
     lost = [key for key, name in weight_map.items() if key not in tensors or tensors[key].path.name != name]
     if lost:
-        raise CheckpointError(f"{folder / INDEX} lists keys that its shards do not hold: {_some(lost)}")
+        raise CheckpointError(f"{folder / INDEX} lists keys that are not in its shards: {_some(lost)}")
     metadata = index.get("metadata")
     said = metadata.get("total_size") if isinstance(metadata, dict) else None
     held = sum(tensor.size_bytes for tensor in tensors.values())
     if said not in (None, held):
         raise CheckpointError(
-            f"{folder / INDEX}: total_size is {said!r}; the shards hold {held} bytes of tensors"
+            f"{folder / INDEX}: total_size is {said!r}; the shards contain {held} bytes of tensors"
         )
 
 
 def _read_all(stored: Mapping[str, StoredTensor], progress: bool | None) -> Iterator[tuple[str, Tensor]]:
-    """Yield each tensor, shard by shard and the largest first, so that the peak stays low."""
+    """Yield each tensor, shard by shard and the largest first, to keep peak memory low."""
     order = sorted(stored, key=lambda key: (stored[key].path, -stored[key].size_bytes))
     hidden = not sys.stderr.isatty() if progress is None else not progress
     total = sum(tensor.size_bytes for tensor in stored.values())

@@ -1,8 +1,8 @@
-"""Checkpoints and adapters compared with their checksums, in the time that loading them takes anyway.
+"""Verifies the checksums of checkpoints and adapters while they are being loaded.
 
-What this package writes lists its files in ``SHA256SUMS``; files in the hub's cache are named by their
-content. An adapter without either has the hash of its weights in its manifest. Anything else is loaded
-unverified, and that is logged once.
+Checkpoints written by this package have a ``SHA256SUMS``; files in the hub's cache are named by their
+content. An adapter with neither has the hash of its weights in its manifest. Anything else is loaded
+unverified, which is logged once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _THREADS = 4  # a published model has three or four shards
 
 @contextmanager
 def verified_meanwhile(paths: Iterable[Path]) -> Iterator[None]:
-    """Verify files on threads of their own while the body loads them; the body's result counts only after.
+    """Verify files on other threads while the body loads them; use the body's result only afterwards.
 
     Raises ``ChecksumError`` at the end of the body.
     """
@@ -38,16 +38,16 @@ def verify_files(paths: Iterable[Path]) -> None:
 
 def _tell(unknown: Iterable[Path]) -> None:
     for folder in sorted({path.parent for path in unknown}):
-        say_unverified(str(folder), "its weights carry no checksum")
+        say_unverified(str(folder), "its weights have no checksum")
 
 
 def write_checkpoint_sums(folder: Path, names: Iterable[str]) -> None:
-    """List those of ``names`` that are there in ``folder``/SHA256SUMS. Write it last of all."""
+    """Write the existing ones of ``names`` to ``folder``/SHA256SUMS. Call this last."""
     write_sums(folder, (folder / name for name in set(names) if (folder / name).is_file()))
 
 
 def describe_checksums(folder: Path, names: Iterable[str]) -> dict[str, Any]:
-    """Verify the files ``names`` in ``folder``, and return which carry a checksum and which do not.
+    """Verify the files ``names`` in ``folder``; return which have a checksum and which do not.
 
     Raises ``ChecksumError`` if a file is damaged or missing.
     """

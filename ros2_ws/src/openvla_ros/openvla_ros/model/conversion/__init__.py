@@ -1,1 +1,1 @@
-"""Pickled checkpoints rewritten as safetensors."""
+"""Conversion of pickled checkpoints to safetensors."""

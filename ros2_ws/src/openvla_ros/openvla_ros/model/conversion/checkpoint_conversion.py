@@ -1,4 +1,4 @@
-"""Rewriting checkpoints that are pickles as safetensors: Prismatic's own, and OpenVLA-OFT's parts."""
+"""Converts pickled checkpoints to safetensors: Prismatic's own, and OpenVLA-OFT's parts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,17 @@ def convert_checkpoint(
     platform: Platform | None = None,
     images: int | None = None,
 ) -> Kind:
-    """Rewrite ``source`` in the published layout into the new folder ``out``; return its kind.
+    """Convert ``source`` to the published layout in the new folder ``out``; return its kind.
 
-    ``tokenizer`` is a folder with a ``tokenizer.json``, for Prismatic checkpoints, which have none.
-    ``platform`` and ``images`` say what an OpenVLA-OFT checkpoint was trained for. Raises
-    ``CheckpointError``.
+    Args:
+        source: Folder of the pickled checkpoint.
+        out: Folder to create.
+        tokenizer: Folder with a ``tokenizer.json``, for Prismatic checkpoints, which have none.
+        platform: Platform that an OpenVLA-OFT checkpoint was trained for.
+        images: Number of images that it takes, if not the platform's.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be converted, or an argument is missing.
     """
     kind = kind_of(source)
     match kind:
@@ -31,5 +37,5 @@ def convert_checkpoint(
         case "openvla-oft":
             convert_oft(source, out, platform, images)
         case _:
-            raise CheckpointError(f"{source} is of the kind {kind}, which needs no conversion")
+            raise CheckpointError(f"{source} is a checkpoint of kind {kind}, which needs no conversion")
     return kind

@@ -1,4 +1,4 @@
-"""OpenVLA-OFT's checkpoints: their pickled parts become safetensors, their unwritten layout a file."""
+"""Converts OpenVLA-OFT checkpoints: pickled parts to safetensors, the implicit layout to a file."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _FILM_BLOCK = re.compile(r"(film\.\d+)\.blocks\.(\d+)\..*")
 
 
 def convert_oft(source: Path, out: Path, platform: Platform | None, images: int | None) -> None:
-    """Rewrite the OpenVLA-OFT checkpoint ``source`` for the robot it was trained on.
+    """Convert the OpenVLA-OFT checkpoint ``source``, with the layout of the platform it was trained for.
 
     ``images`` replaces the platform's number of images. Raises ``CheckpointError``.
     """
     if (source / LAYOUT).is_file():
-        raise CheckpointError(f"{source} is converted already: it has {LAYOUT}")
+        raise CheckpointError(f"{source} is already converted: it has {LAYOUT}")
     if platform is None:
         raise CheckpointError(f"{source} is an OpenVLA-OFT checkpoint; give --platform {'|'.join(PLATFORMS)}")
     parts = _oft_parts(source)
     if "noisy_action_projector" in parts:
-        raise CheckpointError(f"{source} has a diffusion head, which is not supported; L1 regression is")
+        raise CheckpointError(f"{source} has a diffusion head; only L1 regression is supported")
     layout = _oft_layout(PLATFORMS[platform], parts, images, source)
     extra, backbone = _oft_weights(parts, source)
     unknown = backbone.keys() - stored_tensors(source).keys()
@@ -94,7 +94,7 @@ def _oft_layout(
 def _oft_weights(
     parts: Mapping[str, Mapping[str, Tensor]], source: Path
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the extra parts under this package's names, and vision weights that replace the model's."""
+    """Return the extra parts under this package's names, and the vision weights to replace the model's."""
     extra = {
         f"{name}.{key}": value.contiguous()
         for name in ("action_head", "proprio_projector")
@@ -113,7 +113,7 @@ def _oft_weights(
 
 
 def _without_last_film(extra: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out FiLM of each tower's last block, which is never computed."""
+    """Drop FiLM of each tower's last block, which is never computed."""
     last: dict[str, int] = {}
     for key in extra:
         if match := _FILM_BLOCK.fullmatch(key):
@@ -148,7 +148,7 @@ def _oft_alpha(source: Path, rank: int) -> float:
 
 
 def _copy_with(path: Path, target: Path, replaced: Mapping[str, Tensor]) -> None:
-    """Copy one shard, with ``replaced`` weights in the place of its own."""
+    """Copy one shard, with the weights in ``replaced`` instead of its own."""
     stored = read_header(path)
     if not any(key in replaced for key in stored):
         shutil.copyfile(path, target)

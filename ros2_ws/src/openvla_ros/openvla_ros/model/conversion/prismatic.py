@@ -1,4 +1,4 @@
-"""Prismatic's native checkpoints: ``config.json`` and a pickled ``checkpoints/*.pt``, rewritten.
+"""Converts Prismatic's native checkpoints: ``config.json`` and a pickled ``checkpoints/*.pt``.
 
 The names and sizes become those of the published checkpoints, the weights bf16 safetensors. The
 image normalisation is timm's own, as Prismatic uses it, not the rounded one of openvla-7b.
@@ -32,7 +32,7 @@ _HEAD_WIDTH = 128  # of each attention head of Llama-2
 
 @dataclass(frozen=True)
 class PrismaticModel:
-    """What the names in a Prismatic configuration stand for."""
+    """The components that the names in a Prismatic configuration stand for."""
 
     vision_backbone_id: str
     llm_backbone_id: str
@@ -63,7 +63,7 @@ _NORMALISATION = {  # timm's mean and standard deviation
 
 
 def convert_prismatic(source: Path, out: Path, tokenizer: Path) -> None:
-    """Rewrite the native checkpoint ``source`` with the tokenizer of another folder.
+    """Convert the native checkpoint ``source``, with the tokenizer from another folder.
 
     Raises ``CheckpointError`` if the tokenizer, a weight or a known configuration is missing.
     """
@@ -79,7 +79,7 @@ def convert_prismatic(source: Path, out: Path, tokenizer: Path) -> None:
         {key: tuple(value.shape) for key, value in weights.items()},
     )
     if problems:
-        raise CheckpointError(f"{source} does not fit its configuration: " + "; ".join(problems))
+        raise CheckpointError(f"{source} does not match its configuration: " + "; ".join(problems))
     out = new_folder(out)
     stored = {key: value.to(torch.bfloat16).contiguous() for key, value in weights.items()}
     save_torch_state_dict(stored, out)
@@ -100,7 +100,7 @@ def _only_pickle(source: Path) -> Path:
         return latest
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise CheckpointError(f"{source / 'checkpoints'} must hold one .pt file; it holds {names}")
+        raise CheckpointError(f"{source / 'checkpoints'} must contain one .pt file; it contains {names}")
     return found[0]
 
 
@@ -139,7 +139,7 @@ def _published_names(native: Mapping[str, Any], source: Path) -> dict[str, Tenso
     wanted = ("vision_backbone", "projector", "llm_backbone")
     if not isinstance(parts, Mapping) or any(part not in parts for part in wanted):
         have = ", ".join(parts) if isinstance(parts, Mapping) else type(parts).__name__
-        raise CheckpointError(f"{source}: the .pt must hold model.{{{', '.join(wanted)}}}; it holds {have}")
+        raise CheckpointError(f"{source}: the .pt must contain model.{{{', '.join(wanted)}}}; it has {have}")
     weights = {}
     for part in wanted:
         for key, value in parts[part].items():
@@ -180,7 +180,7 @@ def _published_config(
 
 
 def _text_config(weights: Mapping[str, Tensor], source: Path) -> dict[str, Any]:
-    """Return the language model's sizes, read off its weights."""
+    """Return the language model's sizes, inferred from its weights."""
     try:
         vocabulary, hidden = weights["language_model.model.embed_tokens.weight"].shape
         intermediate = weights["language_model.model.layers.0.mlp.gate_proj.weight"].shape[0]

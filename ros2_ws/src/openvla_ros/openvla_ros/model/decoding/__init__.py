@@ -1,1 +1,1 @@
-"""From a prompt to action tokens: the greedy reference and the decoders on an engine."""
+"""Action decoding: the greedy reference decoder, and the fast decoders on an engine."""

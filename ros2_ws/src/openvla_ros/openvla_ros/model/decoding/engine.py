@@ -1,8 +1,7 @@
-"""What the fast decoders run on: vision and language stages of one network, laid out once.
+"""The engine of the fast decoders: vision and language stages of one network, allocated once.
 
-The vision stage serves every prompt; the language stages are made for each length of prompt by the
-decoder that needs them. On a CUDA device they are captured graphs, elsewhere the same functions are
-called.
+The vision stage is the same for every prompt; each decoder creates language stages for each prompt length.
+On a CUDA device they are captured graphs, elsewhere plain calls of the same functions.
 """
 
 from __future__ import annotations
@@ -28,27 +27,27 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PromptKey:
-    """What a language stage is made for; another adapter means other tensors in it."""
+    """The key of a language stage; another adapter means other tensors in it."""
 
     length: int  # embeddings of the prompt, the image's among them
     count: int  # tokens of the action
     adapter: int  # serial number of the active adapter
-    capacity: int  # of the cache: where it moved, a stage that was made before is of no use
+    capacity: int  # of the cache: once it has moved, earlier stages are useless
 
 
 def make_engine(model: OpenVLA, how: Packing | None = None, stages: Stages | None = None) -> Engine:
-    """Return the engine of ``model`` with the kernels that its device runs and its weights packed.
+    """Return the engine of ``model``, with the kernels that its device supports and its weights packed.
 
-    Raises ``CheckpointError`` where the device cannot compute with such weights.
+    Raises ``CheckpointError`` if the device does not support such weights.
     """
     pack = None if how is None else packing(how, model.device)
     return Engine(model, stages, StaticLlama(model, kernels_for(model), pack))
 
 
 def kernels_for(model: OpenVLA) -> TorchKernels:
-    """Return the fused kernels where they run and give the reference's numbers, otherwise torch's.
+    """Return the fused kernels if they run and match the reference, otherwise torch's operations.
 
-    On a CUDA device that takes the latter, the reason is logged.
+    If a CUDA device gets the latter, the reason is logged.
     """
     config = model.language_model.config
     plain = TorchKernels(LlamaShape.of(config))
@@ -100,7 +99,7 @@ class Engine:
         return f"{self.stages.state}, {self.llama.kernels.name} kernels"
 
     def prompt_key(self, length: int, count: int) -> PromptKey:
-        """Make room for a prompt of ``length`` and ``count`` tokens; return what its stages depend on."""
+        """Allocate a prompt of ``length`` and ``count`` tokens; return the key of its stages."""
         self.llama.reserve(length + count - 1)
         return PromptKey(length, count, self.model.adapter_serial, self.llama.capacity)
 
@@ -121,7 +120,7 @@ class Engine:
 
 
 class _Vision:
-    """Both towers, side by side where the device can, and the projector."""
+    """Both towers, in parallel where the device can, and the projector."""
 
     def __init__(self, model: OpenVLA, stages: Stages, shape: torch.Size) -> None:
         self._model, self._stages = model, stages

@@ -1,7 +1,7 @@
-"""The plain greedy decoder: the reference that every faster one is held against.
+"""The plain greedy decoder: the reference for every faster one.
 
-One prefill over [BOS, patches, text], then one pass a token through a growing key-value cache. The
-argmax runs over the whole vocabulary, as in the original. Also here: how sure the model was, over
+One prefill over [BOS, patches, text], then one pass per token with a growing key-value cache. The
+argmax runs over the whole vocabulary, as in the original. Also here: the model's confidence, over
 the action bins alone, and text generation.
 """
 
@@ -26,7 +26,7 @@ COLUMNS = 5  # of an action table
 
 @dataclass(frozen=True, eq=False)
 class ActionTokens:
-    """The tokens of one action (or of several in a row), and how sure the model was of each."""
+    """The tokens of one action (or several consecutive ones), and the model's confidence in each."""
 
     token_ids: Int  # (N,)
     probability: Float  # (N,) of the chosen bin, among the action bins, 0..1
@@ -40,16 +40,19 @@ class Decoder(Protocol):
     def decode(self, pixels: Tensor, token_ids: Tensor, count: int) -> ActionTokens:
         """Return ``count`` tokens for pixels (1, 3 a tower, H, W) and prompt ids (1, L).
 
-        Raises ``ModelOutputError`` if what came out is not an action.
+        Raises ``ModelOutputError`` if the output is not an action.
         """
         ...
 
     def prepare(self, text_tokens: int, count: int) -> bool:
-        """Make what prompts of so many token ids need; tell whether that took its time."""
+        """Prepare (on CUDA: capture) the stages for prompts of this length.
+
+        Returns True if something had to be captured.
+        """
         ...
 
     def forget(self) -> None:
-        """Forget the actions so far."""
+        """Reset the decoder: forget the previous actions."""
         ...
 
 
@@ -67,11 +70,11 @@ class GreedyDecoder:
         return decode_greedily(self.model, embeddings, count, only_action_tokens=self.only_action_tokens)
 
     def prepare(self, text_tokens: int, count: int) -> bool:
-        """Nothing is made before it is needed."""
+        """Do nothing: this decoder needs no preparation."""
         return False
 
     def forget(self) -> None:
-        """Nothing is carried from one action to the next."""
+        """Do nothing: this decoder keeps no state between actions."""
 
 
 def prefill(model: OpenVLA, embeddings: Tensor) -> tuple[Tensor, DynamicCache]:
@@ -98,9 +101,8 @@ def decode_greedily(
     """Return ``count`` tokens for one embedded prompt (1, N, H).
 
     ``only_action_tokens`` takes the argmax over the action bins instead of the whole vocabulary; the
-    result then always is an action, but no longer always the original's.
-    Raises ``ModelOutputError`` on logits that are not finite and on an end of sequence before the
-    last token.
+    result then is always an action, but not always the original's.
+    Raises ``ModelOutputError`` on non-finite logits and if the sequence ends before the last token.
     """
     logits, cache = prefill(model, embeddings)
     rows, chosen = [logits], [choose(model, logits, only_action_tokens)]
@@ -120,7 +122,7 @@ def choose(model: OpenVLA, logits: Tensor, only_action_tokens: bool) -> Tensor:
 
 
 def action_tokens(model: OpenVLA, logits: Tensor, chosen: Tensor) -> ActionTokens:
-    """Check ``chosen`` (N,) ids and their ``logits`` (N, vocabulary); return them with their certainty.
+    """Check ``chosen`` (N,) ids and their ``logits`` (N, vocabulary); return them with their confidence.
 
     All numbers come from the device in one transfer. Raises ``ModelOutputError``.
     """
@@ -134,10 +136,10 @@ def bin_centers(model: OpenVLA) -> Tensor:
 
 
 def action_table(model: OpenVLA, logits: Tensor, chosen: Tensor, centers: Tensor) -> Tensor:
-    """Return what is told of ``chosen`` (N,) ids and their ``logits`` (N, vocabulary), float64 (N, COLUMNS).
+    """Return the action table of ``chosen`` (N,) ids and ``logits`` (N, vocabulary), float64 (N, COLUMNS).
 
     The columns are token id, probability, entropy, bin center and highest logit; ``centers`` are
-    those of ``bin_centers``. Nothing waits for the device.
+    those of ``bin_centers``. Does not synchronise with the device.
     """
     probability, entropy = certainty(model, logits, chosen)
     highest = logits.amax(dim=-1)  # a NaN anywhere in a row becomes its maximum
@@ -147,7 +149,7 @@ def action_table(model: OpenVLA, logits: Tensor, chosen: Tensor, centers: Tensor
 
 
 def read_table(table: Tensor) -> ActionTokens:
-    """Check an action table (N, COLUMNS) that has come from the device; raises ``ModelOutputError``."""
+    """Check an action table (N, COLUMNS) that was copied from the device; raises ``ModelOutputError``."""
     rows = table.numpy()
     for position, row in enumerate(rows):
         if not np.isfinite(row).all():
@@ -156,7 +158,7 @@ def read_table(table: Tensor) -> ActionTokens:
     early = np.flatnonzero(token_ids[:-1] == EOS_ID)
     if early.size:
         raise ModelOutputError(
-            f"the model ended its sequence at action token {early[0]} of {len(token_ids)}; "
+            f"the model ended the sequence at action token {early[0]} of {len(token_ids)}; "
             "this prompt or image is unlike what it was trained on"
         )
     return ActionTokens(read_only(token_ids), *(read_only(rows[:, column]) for column in (1, 2, 3)))

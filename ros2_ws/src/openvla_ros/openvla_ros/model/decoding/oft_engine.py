@@ -1,7 +1,7 @@
-"""OpenVLA-OFT on the engine: a whole chunk of actions as one stage, from the pixels to the head.
+"""OpenVLA-OFT on the engine: a whole chunk of actions as one stage, from pixels to the action head.
 
-The same arithmetic as ``OpenVLAOFT.predict``; on a CUDA device one captured graph for each length of
-prompt, replayed with one launch.
+The same arithmetic as ``OpenVLAOFT.predict``; on a CUDA device one captured graph for each prompt length,
+replayed with one launch.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class ChunkEngine:
 
     @torch.inference_mode()
     def prepare(self, text_tokens: int) -> bool:
-        """Lay out what prompts of so many token ids need; tell whether a stage had to be recorded."""
+        """Prepare (on CUDA: capture) the stage for prompts of this length; True if it had to be captured."""
         return self.prompts.prepare(self._around + text_tokens, 1)
 
     @property
     def _around(self) -> int:
-        """Embeddings of a sequence besides those of its prompt: patches, state, slots, end."""
+        """Number of embeddings in a sequence other than the prompt's: patches, state, slots, end."""
         layout = self.model.layout
         patches = self.model.network.config.patches * layout.images
         return patches + (layout.proprio_width is not None) + layout.slots + 1

@@ -1,8 +1,8 @@
-"""What was laid out for prompts of each length, on one engine.
+"""A cache of stages by prompt length, for one engine.
 
-A captured stage has its sizes fixed, so each length of prompt needs stages of its own. They are made
-when the length is met for the first time, or before, by ``prepare``; those of the last few lengths are
-kept. On a CUDA device, where making them takes as long as several actions, the log tells of it.
+A captured stage has fixed sizes, so each prompt length needs its own. They are created when a length
+first occurs, or earlier by ``prepare``; those of the last few lengths are kept. On a CUDA device, where
+capturing takes as long as several actions, it is logged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class PromptStages(Generic[V]):
-    """The tensors and stages of each length of prompt, made by ``make``."""
+    """The tensors and stages of each prompt length, created by ``make``."""
 
     def __init__(self, engine: Engine, make: Callable[[PromptKey], V]) -> None:
         self._engine = engine
@@ -32,15 +32,15 @@ class PromptStages(Generic[V]):
 
     @property
     def state(self) -> str:
-        """How many are kept, for people."""
+        """The number of cached lengths, as text."""
         return f"{len(self)} of at most {KEPT} prompt lengths"
 
     def of(self, length: int, count: int) -> V:
-        """Return what serves prompts of ``length`` embeddings and actions of ``count`` tokens."""
+        """Return the stages for prompts of ``length`` embeddings and actions of ``count`` tokens."""
         return self._kept[self._engine.prompt_key(length, count)]
 
     def prepare(self, length: int, count: int) -> bool:
-        """Lay out what ``of`` returns; tell whether stages had to be recorded for it."""
+        """Create what ``of`` returns; returns True if stages had to be captured."""
         key = self._engine.prompt_key(length, count)
         new = key not in self._kept
         self._kept[key]
@@ -51,7 +51,7 @@ class PromptStages(Generic[V]):
         made = self._make(key)
         if self._engine.stages.fixed:
             _LOG.info(
-                "stages for prompts of %d embeddings recorded in %.2f s; those of the last %d lengths stay",
+                "captured stages for prompts of %d embeddings in %.2f s; the last %d lengths are kept",
                 key.length,
                 time.perf_counter() - began,
                 KEPT,

@@ -1,11 +1,11 @@
-"""The fast decoder: guess the whole action, let the prefill verify it, and guess again what was wrong.
+"""The fast decoder: guess the whole action, verify it in the prefill, and guess the wrong part again.
 
-The guessed tokens stand behind the prompt, so that the one pass which the prompt needs anyway also
-gives the logits after each guess. Up to the first wrong guess all tokens are certain, and the token
-at the wrong place is known too. The rest is guessed again from the same logits (Jacobi decoding,
-arXiv 2305.10427) and verified in a short pass. At worst there are as many passes as in plain
-decoding; where a pass over more tokens takes longer (on a CPU), a second guess that was all wrong is the
-last, and the rest comes token by token. Verification as in speculative decoding: Leviathan et al.,
+The guessed tokens are appended to the prompt, so that the pass that the prompt needs anyway also computes
+the logits after each guess. Up to the first wrong guess all tokens are verified, and the token at that
+position is known too. The rest is guessed again from the same logits (Jacobi decoding,
+arXiv 2305.10427) and verified in a short pass. At worst it takes as many passes as plain decoding; where
+a pass over more tokens takes longer (on a CPU), guessing ends after a second guess that was all wrong, and
+the rest is decoded token by token. Verification as in speculative decoding: Leviathan et al.,
 arXiv 2211.17192; greedy, hence the plain decoder's own tokens.
 """
 
@@ -27,12 +27,12 @@ from openvla_ros.model.network.openvla import OpenVLA
 
 @dataclass
 class Acceptance:
-    """How well the guesses were, since the decoder was made or forgot."""
+    """Acceptance of the guesses since the decoder was created or reset."""
 
     actions: int = 0
     passes: Counter[int] = field(default_factory=Counter)  # passes after the prefill → actions
     guessed: int = 0  # tokens guessed in prefills
-    right: int = 0  # of those, the ones that stood before the first wrong one
+    right: int = 0  # those before the first wrong one
 
     def note(self, extra_passes: int, guessed: int, right: int) -> None:
         """Count one action."""
@@ -43,17 +43,17 @@ class Acceptance:
 
     @property
     def share(self) -> float:
-        """Share of the guessed tokens that were accepted at once, 0..1."""
+        """Fraction of guessed tokens that were accepted immediately, 0..1."""
         return self.right / self.guessed if self.guessed else 0.0
 
     @property
     def mean_extra_passes(self) -> float:
-        """Passes after the prefill that an action took on average; plain decoding takes D - 1."""
+        """Average number of passes per action after the prefill; plain decoding takes D - 1."""
         return sum(n * count for n, count in self.passes.items()) / self.actions if self.actions else 0.0
 
 
 class DraftingDecoder(StagedDecoder["Draft"]):
-    """Decodes one action after the other; the previous one is the guess for the next."""
+    """Decodes actions in sequence; the previous one is the guess for the next."""
 
     def __init__(
         self, model: OpenVLA, only_action_tokens: bool = False, engine: Engine | None = None
@@ -62,7 +62,7 @@ class DraftingDecoder(StagedDecoder["Draft"]):
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: without a previous action, and without what was counted."""
+        """Reset the previous action and the counts."""
         self._previous: Tensor | None = None  # (count,) tokens of the last action
         self.acceptance = Acceptance()
 
@@ -106,8 +106,8 @@ class DraftingDecoder(StagedDecoder["Draft"]):
 class Draft:
     """The tensors and the stages of one prompt length.
 
-    ``result`` holds the action table, row by row, and behind it how many of the guessed tokens are
-    certain: those before the first one that was wrong.
+    ``result`` contains the action table, row by row, followed by the number of verified guesses: those
+    before the first wrong one.
     """
 
     def __init__(self, engine: Engine, key: PromptKey, only_action_tokens: bool) -> None:
@@ -115,7 +115,7 @@ class Draft:
         self._engine, self._length, self._count = engine, length, count
         self._only_action_tokens = only_action_tokens
         self._places = torch.arange(count, device=model.device)
-        self._maps = engine.llama.maps  # a recorded stage goes on reading these tensors
+        self._maps = engine.llama.maps  # captured stages keep reading these tensors
         text = model.config.text_config
         self.prompt = torch.zeros(length, text.hidden_size, dtype=model.dtype, device=model.device)
         self.guess = torch.zeros(count - 1, dtype=torch.int64, device=model.device)
@@ -129,10 +129,9 @@ class Draft:
             self._agains[count - 1] = engine.stages.prepare(partial(self._again, count - 1))
 
     def again(self, certain: int) -> None:
-        """Verify the chosen tokens once more, as the first ``certain`` + 1 of them are certain.
+        """Verify the chosen tokens once more, given that the first ``certain`` + 1 are verified.
 
-        A captured stage always takes all of them: that costs the same, and the rows that are certain
-        keep what they had.
+        A captured stage always processes all of them: that costs the same, and verified rows do not change.
         """
         tokens = self._count - 1 if self._engine.stages.fixed else self._count - 1 - certain
         if tokens not in self._agains:
@@ -140,7 +139,7 @@ class Draft:
         self._agains[tokens]()
 
     def one_by_one(self, certain: int) -> int:
-        """Decode what follows the first ``certain`` + 1 tokens, one a pass; return the passes."""
+        """Decode the tokens after the first ``certain`` + 1, one per pass; return the number of passes."""
         model, steps = self._engine.model, range(certain, self._count - 1)
         for place in steps:
             embedded = model.text_embeddings(self.chosen[place : place + 1])
@@ -163,7 +162,7 @@ class Draft:
     def _again(self, tokens: int) -> None:
         """The last ``tokens`` of the chosen tokens but one, as new guesses, in a short pass.
 
-        Row ``certain`` follows the last guess that was right, so its token is certain as well.
+        Row ``certain`` follows the last correct guess, so its token is verified as well.
         """
         model, places = self._engine.model, self._places
         guess = self.chosen[:-1].clone()

@@ -1,4 +1,4 @@
-"""What the decoders on an engine have in common: stages for each length of prompt."""
+"""The common base of decoders on an engine: stages for each prompt length."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ S = TypeVar("S")
 
 
 class StagedDecoder(ABC, Generic[S]):
-    """Decodes actions on one engine; ``S`` is what is laid out for prompts of one length."""
+    """Decodes actions on one engine; ``S`` holds the tensors and stages of one prompt length."""
 
     def __init__(
         self, model: OpenVLA, only_action_tokens: bool = False, engine: Engine | None = None
@@ -45,8 +45,11 @@ class StagedDecoder(ABC, Generic[S]):
 
     @torch.inference_mode()
     def prepare(self, text_tokens: int, count: int) -> bool:
-        """Lay out what prompts of so many token ids need; tell whether stages had to be recorded."""
+        """Prepare (on CUDA: capture) the stages for prompts of this length.
+
+        Returns True if something had to be captured.
+        """
         return self.prompts.prepare(text_tokens + self.model.config.patches, count)
 
     def forget(self) -> None:
-        """Nothing is carried from one action to the next."""
+        """Do nothing: this decoder keeps no state between actions."""

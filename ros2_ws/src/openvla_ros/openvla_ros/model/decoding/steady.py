@@ -1,8 +1,8 @@
-"""The steady decoder: token by token as the plain one, as a single stage that always takes as long.
+"""The steady decoder: token by token like the plain one, but as a single stage of constant duration.
 
-The prompt's pass and the passes for all tokens but the last are one piece of work: on a CUDA device
-one graph, with one transfer at its end. Where the guesses of the drafting decoder are poor, or where
-an even pace counts more than speed, this is the one to take.
+The prompt's pass and the passes for all tokens but the last are one stage: on a CUDA device one graph,
+with one transfer at its end. Use it where the fast decoder's guesses are poor, or where constant latency
+matters more than speed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Action:
         model = engine.model
         self._engine, self._key = engine, key
         self._only_action_tokens = only_action_tokens
-        self._maps = engine.llama.maps  # a recorded stage goes on reading these tensors
+        self._maps = engine.llama.maps  # captured stages keep reading these tensors
         width = model.config.text_config.hidden_size
         self.prompt = torch.zeros(key.length, width, dtype=model.dtype, device=model.device)
         self.table = torch.zeros(key.count, COLUMNS, dtype=torch.float64, device=model.device)

@@ -1,1 +1,1 @@
-"""A loaded checkpoint as something to ask: images and words in, actions or text out."""
+"""Inference with a loaded checkpoint: images and words in, actions or text out."""

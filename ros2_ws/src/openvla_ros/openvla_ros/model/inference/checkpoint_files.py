@@ -1,4 +1,4 @@
-"""The small files of a checkpoint, read once and held against each other, before any weight is loaded."""
+"""The small files of a checkpoint, read once and checked for consistency before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from openvla_ros.preprocessing.prompt import PromptStyle
 
 @dataclass(frozen=True, eq=False)
 class CheckpointFiles:
-    """What a checkpoint's folder says besides its weights."""
+    """A checkpoint's folder without its weights: configuration, tokenizer, image transform."""
 
     folder: Path
     config: OpenVLAConfig
@@ -28,7 +28,7 @@ class CheckpointFiles:
     def read(cls, source: str | Path, *, offline: bool = False) -> CheckpointFiles:
         """Return the files of ``source``: a folder, a hub id or the name of a shipped checkpoint.
 
-        Raises ``CheckpointError`` if one is missing or wrong, or if they don't fit each other.
+        Raises ``CheckpointError`` if one is missing or invalid, or if they contradict each other.
         """
         folder = resolve(source, offline=offline)
         config = read_config(folder)
@@ -49,7 +49,7 @@ def read_transform(folder: Path) -> ImageTransform:
 
 
 def default_prompt_style(config: OpenVLAConfig) -> PromptStyle:
-    """Return the prompt that the language model was trained with: Vicuna's for the first release."""
+    """Return the prompt style that the language model was trained with: Vicuna's for the first release."""
     return "vicuna_v01" if config.llm_backbone_id == "vicuna-v15-7b" else "openvla"
 
 
@@ -60,7 +60,7 @@ def check_sizes(
     size = config.image_sizes[0]
     if transform.size != (size, size) or len(transform.towers) != len(config.towers()):
         raise CheckpointError(
-            f"{source}: preprocessor_config.json makes {len(transform.towers)} x {transform.size} pixels; "
+            f"{source}: preprocessor_config.json outputs {len(transform.towers)} x {transform.size} pixels; "
             f"the network takes {len(config.towers())} x {(size, size)}"
         )
     if tokenizer.size > config.text_config.vocab_size:

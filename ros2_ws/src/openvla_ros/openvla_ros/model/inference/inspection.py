@@ -1,4 +1,4 @@
-"""What a folder holds, told from its small files and the headers of its weights alone."""
+"""Describes a checkpoint folder from its small files and the headers of its weights."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _FILES = (
 
 
 def kind_of(folder: Path) -> Kind:
-    """Return what kind of checkpoint lies in ``folder``; raises ``CheckpointError`` if none does."""
+    """Return the kind of checkpoint in ``folder``; raises ``CheckpointError`` if there is none."""
     if not (folder / "config.json").is_file():
         if (folder / ADAPTER_CONFIG).is_file():
             return "lora-adapter"
-        raise CheckpointError(f"{folder} is no checkpoint: it has neither config.json nor {ADAPTER_CONFIG}")
+        raise CheckpointError(f"{folder} is not a checkpoint: it lacks config.json and {ADAPTER_CONFIG}")
     config = read_json(folder / "config.json")
     if "vla" in config or isinstance(config.get("model"), Mapping):
         return "prismatic-native"
@@ -60,9 +60,9 @@ def kind_of(folder: Path) -> Kind:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Return what ``folder`` holds, as JSON values. Opens no pickle; reads weights for their checksums alone.
+    """Describe ``folder`` as JSON values. Opens no pickle; reads weights only to verify their checksums.
 
-    ``problems`` lists where the weights do not fit ``config.json``. Raises ``CheckpointError``.
+    ``problems`` lists where the weights do not match ``config.json``. Raises ``CheckpointError``.
     """
     kind = kind_of(folder)
     found: dict[str, Any] = {"kind": kind, "folder": str(folder)}
@@ -82,7 +82,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> list[str]:
-    """Return the names of the files that a checkpoint or adapter is read from."""
+    """Return the names of the files of a checkpoint or adapter."""
     names = [*_FILES, *read_sums(folder)]
     if (folder / SINGLE).is_file() or (folder / INDEX).is_file():
         names += [tensor.path.name for tensor in stored_tensors(folder).values()]
@@ -123,7 +123,7 @@ def _describe_adapter(folder: Path) -> dict[str, Any]:
 def _describe_oft(folder: Path) -> dict[str, Any]:
     pickles = sorted(path.name for part in OFT_PARTS for path in folder.glob(f"{part}--*"))
     if not (folder / LAYOUT).is_file():
-        return {"pickles": pickles, "hint": "openvla convert-checkpoint rewrites the parts as safetensors"}
+        return {"pickles": pickles, "hint": "openvla convert-checkpoint converts the parts to safetensors"}
     return {"layout": asdict(read_layout(folder))}
 
 
@@ -132,7 +132,7 @@ def _describe_native(folder: Path) -> dict[str, Any]:
     return {
         "pickles": [path.name for path in pickles],
         "size_bytes": sum(path.stat().st_size for path in pickles),
-        "hint": "openvla convert-checkpoint rewrites it as safetensors",
+        "hint": "openvla convert-checkpoint converts it to safetensors",
     }
 
 

@@ -1,4 +1,4 @@
-"""Loads the predictor that fits a checkpoint's kind, in one visible place."""
+"""Loads the predictor for a checkpoint's kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from openvla_ros.model.inference.predictor import ActionPredictor, load_predicto
 def load_action_predictor(source: str | Path, options: LoadOptions = DEFAULTS) -> ActionPredictor:
     """Return a local folder or hub id ready to predict actions.
 
-    Raises ``CheckpointError`` for a kind that does not act, and for whatever is wrong with it.
+    Raises ``CheckpointError`` for a kind that outputs no actions, and if it is damaged or incomplete.
     """
     folder = resolve(source, offline=options.offline)
     match kind := kind_of(folder):
@@ -25,15 +25,15 @@ def load_action_predictor(source: str | Path, options: LoadOptions = DEFAULTS) -
             return load_oft(folder, options)
         case "openvla-oft":
             raise CheckpointError(
-                f"{folder} is an OpenVLA-OFT checkpoint: it takes no adapter and no mask of action tokens"
+                f"{folder} is an OpenVLA-OFT checkpoint, without support for adapters or an action-token mask"
             )
         case "lora-adapter":
             raise CheckpointError(
-                f"{folder} is a LoRA adapter; give its base checkpoint and the adapter beside it"
+                f"{folder} is a LoRA adapter; give its base as the checkpoint, and this folder as the adapter"
             )
         case "prismatic":
             raise CheckpointError(
-                f"{folder} is a vision-language model without actions; openvla ask talks to it"
+                f"{folder} is a vision-language model without actions; use it with openvla ask"
             )
         case "prismatic-native":
-            raise CheckpointError(f"{folder} is of the kind {kind}; openvla convert-checkpoint rewrites it")
+            raise CheckpointError(f"{folder} is a {kind} checkpoint; openvla convert-checkpoint converts it")

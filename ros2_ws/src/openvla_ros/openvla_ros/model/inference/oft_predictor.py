@@ -33,7 +33,7 @@ from openvla_ros.values.arrays import Float, Image
 
 @dataclass(frozen=True, eq=False)
 class OFTPredictor:
-    """A chunk of actions in one pass."""
+    """Predicts a chunk of actions in one pass."""
 
     base: VisionLanguageModel
     model: OpenVLAOFT
@@ -44,24 +44,24 @@ class OFTPredictor:
 
     @property
     def image_count(self) -> int:
-        """How many images one prediction takes."""
+        """Number of images per prediction."""
         return self.model.layout.images
 
     @property
     def proprio_width(self) -> int | None:
-        """How many numbers of proprioception one prediction takes; ``None`` for none."""
+        """Width of the proprioception vector; ``None`` if the model takes none."""
         return self.model.layout.proprio_width
 
     @property
     def weight_bytes(self) -> int:
-        """How much memory the weights take, those of the extra parts included."""
+        """Memory used by the weights, bytes, the extra parts included."""
         return weight_bytes(self.model)
 
     def predict(self, images: Sequence[Image], instruction: str, proprio: Float | None = None) -> Prediction:
         """Return a chunk of actions; ``proprio`` (P,) is in the dataset's units.
 
-        Raises ``InvalidValueError`` where an input is missing or too many, and ``ModelOutputError``
-        if what came out is not finite.
+        Raises ``InvalidValueError`` for missing or extra inputs, and ``ModelOutputError`` if the output is
+        not finite.
         """
         if not images:
             raise InvalidValueError(f"no images were given; this model takes {self.image_count}")
@@ -76,13 +76,13 @@ class OFTPredictor:
         return Prediction(self._unnormalised(normalised), time.perf_counter() - began)
 
     def prepare(self, instruction: str) -> bool:
-        """Make what prompts of this length need; tell whether that took its time."""
+        """Prepare (on CUDA: capture) the stage for prompts of this length; True if it had to be captured."""
         if self.engine is None:
             return False
         return self.engine.prepare(self.base.prompt_ids(instruction).shape[1])
 
     def forget(self) -> None:
-        """Nothing is carried from one chunk to the next."""
+        """Do nothing: no state is kept between chunks."""
 
     def _compute(self, pixels: Tensor, ids: Tensor, state: Tensor | None) -> Tensor:
         """Return normalised actions or, without a regression head, an action table, on the CPU."""
@@ -110,7 +110,7 @@ class OFTPredictor:
         return unnormalise(values, self.statistics, self.model.layout.bounds, epsilon=EPSILON)
 
     def _pixels(self, image: Image) -> Tensor:
-        """Return an image's pixels after what the original evaluation does to other sizes."""
+        """Return an image's pixels, resized as in the original evaluation."""
         if image.shape[:2] != MODEL_SIZE:
             image = resize_lanczos(jpeg_round_trip(image))
         return self.base.pixels(image, center_crop=self.center_crop)
@@ -143,10 +143,10 @@ def load_oft(source: str | Path, options: LoadOptions = DEFAULTS) -> OFTPredicto
 
 
 def _make_engine(model: OpenVLAOFT, options: LoadOptions) -> ChunkEngine | None:
-    """Return the engine for every decoder but the plain one; there are no tokens to decode one by one."""
+    """Return the engine, or None for the plain decoder; there are no tokens to decode one by one."""
     how = options.quantization
     if how in ("int8wo", "int4wo"):
-        raise CheckpointError(f"{how} makes short passes faster; an OFT model has none, fp8 is for it")
+        raise CheckpointError(f"{how} only speeds up short passes, which an OFT model does not have; use fp8")
     if options.decoder == "plain":
         if how == "fp8":
             raise InvalidValueError("decoder 'plain' has no fp8 weights; the choices are fast and steady")

@@ -1,4 +1,4 @@
-"""How a checkpoint is loaded and used: stated once, for every loader."""
+"""Options for loading and using a checkpoint, shared by all loaders."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ DECODERS: tuple[DecoderName, ...] = get_args(DecoderName)
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What the person who loads a checkpoint chooses."""
+    """The options for loading a checkpoint."""
 
-    adapter: str | Path | None = None  # folder of a LoRA adapter, which may bring its own statistics
-    unnorm_key: str | None = None  # the dataset whose statistics apply, where there are several
+    adapter: str | Path | None = None  # folder of a LoRA adapter, which may have its own statistics
+    unnorm_key: str | None = None  # the dataset whose statistics to use, if there are several
     statistics: Mapping[str, DatasetStatistics] | None = None  # replace the checkpoint's and the adapter's
     center_crop: bool = False  # for checkpoints that were trained with random crops
     prompt_style: PromptStyle | None = None  # None: that of the checkpoint's language model
-    only_action_tokens: bool = False  # keeps the model from ending early, see ``decode_greedily``
+    only_action_tokens: bool = False  # prevents the model from ending early, see ``decode_greedily``
     decoder: DecoderName = "fast"
     dtype: torch.dtype = torch.bfloat16
     device: str | torch.device = "cpu"
     quantization: Quantization | None = None
-    offline: bool = False  # never reach for the hub
+    offline: bool = False  # never contact the hub
     progress: bool | None = None  # a bar while weights are read; None: on a terminal
 
 
@@ -40,7 +40,7 @@ DEFAULTS = LoadOptions()
 
 
 def select_decoder(name: str) -> DecoderName:
-    """Return ``name`` if it is a decoder's; raises ``InvalidValueError`` listing them."""
+    """Return ``name`` if it is a decoder, else raise ``InvalidValueError`` listing the choices."""
     for known in DECODERS:
         if name == known:
             return known

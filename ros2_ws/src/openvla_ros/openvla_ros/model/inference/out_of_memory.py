@@ -1,4 +1,4 @@
-"""Out of memory while a checkpoint is loaded: recognised on any device, answered with what would fit."""
+"""Out of memory while loading a checkpoint: detected on any device, with advice on what would fit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def weight_sizes(folder: Path) -> dict[str, float]:
-    """Return how many bytes the weights in ``folder`` take, about, by how they are kept."""
+    """Return the approximate size of the weights in ``folder``, bytes, for each way of storing them."""
     stored = stored_tensors(folder)
     count = sum(_numbers(tensor) for tensor in stored.values())
     linear = sum(_numbers(tensor) for key, tensor in stored.items() if _is_linear(key, tensor))
@@ -47,19 +47,19 @@ def loading_advice(
     need = f"its weights take about {sizes[kept] / GB:.1f} GB as {kept}"
     if quantization in PACKINGS:
         return (
-            f"out of memory: {name} does not fit {device}: {need}, and {quantization} keeps packed weights "
-            f"beside them: use {_named(smaller)}, or quantization none"
+            f"out of memory: {name} does not fit on {device}: {need}, and {quantization} keeps packed "
+            f"weights in addition: use {_named(smaller)}, or quantization none"
         )
     free = _free_bytes(device)
     room = "" if free is None else f", and {free / GB:.1f} GB are free"
     fits = {how: size for how, size in smaller.items() if free is None or size * HEADROOM <= free}
     if fits:
-        remedy = f"use {_named(fits)}; an adapter is kept beside the weights, unmerged, in any case"
+        remedy = f"use {_named(fits)}; any adapter is stored in addition, unmerged"
     else:
         remedy = (
-            "no smaller way to keep them fits: free memory, or serve it from a larger GPU (openvla serve)"
+            "no smaller format fits either: free some memory, or serve it from a larger GPU (openvla serve)"
         )
-    return f"out of memory: {name} does not fit {device}: {need}{room}; {remedy}"
+    return f"out of memory: {name} does not fit on {device}: {need}{room}; {remedy}"
 
 
 def _named(sizes: dict[str, float]) -> str:
@@ -72,7 +72,7 @@ def _named(sizes: dict[str, float]) -> str:
 
 
 def _free_bytes(device: torch.device) -> float | None:
-    """Return what a GPU has free for this process, what its allocator has kept included."""
+    """Return a GPU's free memory for this process, bytes, including the allocator's cache."""
     if device.type != "cuda":
         return None
     torch.cuda.empty_cache()

@@ -1,6 +1,6 @@
-"""From an image and words to an action in the dataset's units: transform, prompt, decode, un-normalise.
+"""Image and instruction to an action in the dataset's units: transform, prompt, decode, un-normalise.
 
-Knows nothing of robots, cameras or time; ``policy.openvla`` adds those.
+Knows nothing of robots, cameras or time; ``policy.openvla_policy`` adds those.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from openvla_ros.values.arrays import Float, Image, Int
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Consecutive actions from one moment; what a regression head cannot state is ``None``."""
+    """Consecutive actions from one moment; fields that a regression head does not have are ``None``."""
 
     actions: Float  # (T, D) in the dataset's units
     seconds: float  # from the image to the actions
@@ -52,32 +52,32 @@ class ActionPredictor(Protocol):
 
     @property
     def statistics(self) -> FieldStatistics:
-        """What the actions are un-normalised with."""
+        """The statistics that un-normalise the actions."""
         ...
 
     @property
     def image_count(self) -> int:
-        """How many images one prediction takes."""
+        """Number of images per prediction."""
         ...
 
     @property
     def proprio_width(self) -> int | None:
-        """How many numbers of proprioception one prediction takes; ``None`` for none."""
+        """Width of the proprioception vector; ``None`` if the model takes none."""
         ...
 
     @property
     def weight_bytes(self) -> int:
-        """How much memory the weights take."""
+        """Memory used by the weights, bytes."""
         ...
 
     def predict(self, images: Sequence[Image], instruction: str, proprio: Float | None = None) -> Prediction:
-        """Return the actions for RGB ``images`` and, where the model has it, proprioception (P,)."""
+        """Return the actions for RGB ``images`` uint8 (H, W, 3) and, if the model takes it, state (P,)."""
         ...
 
     def prepare(self, instruction: str) -> bool:
-        """Make what prompts of this length need; tell whether that took its time.
+        """Prepare (on CUDA: capture) the stages for prompts of this length.
 
-        Where it did not come first, the first prediction takes as much longer.
+        Returns True if something had to be captured. Without it, the first prediction takes longer.
         """
         ...
 
@@ -100,7 +100,7 @@ class OpenVLAPredictor:
 
     @property
     def weight_bytes(self) -> int:
-        """How much memory the weights take, without adapters."""
+        """Memory used by the weights, bytes, without adapters."""
         return weight_bytes(self.model.network)
 
     def predict(self, images: Sequence[Image], instruction: str, proprio: Float | None = None) -> Prediction:
@@ -124,7 +124,7 @@ class OpenVLAPredictor:
         )
 
     def prepare(self, instruction: str) -> bool:
-        """Make what prompts of this length need; tell whether that took its time."""
+        """Prepare (on CUDA: capture) the stages for prompts of this length; True if any were captured."""
         self.model.adapters.activate(self.adapter)
         return self.decoder.prepare(self.model.prompt_ids(instruction).shape[1], self.statistics.width)
 
@@ -164,17 +164,17 @@ def load_predictor(source: str | Path, options: LoadOptions = DEFAULTS) -> OpenV
 
 
 def make_decoder(network: OpenVLA, options: LoadOptions = DEFAULTS) -> Decoder:
-    """Return the decoder that ``options`` ask for: all give the same tokens on the same weights.
+    """Return the decoder for ``options``; all decoders output the same tokens for the same weights.
 
-    Raises ``CheckpointError`` where the device cannot compute with the weights that are asked for, and
-    ``InvalidValueError`` if the plain decoder is asked for others than its own.
+    Raises ``CheckpointError`` if the device does not support the requested weights, and
+    ``InvalidValueError`` if the plain decoder is combined with packed weights.
     """
     how, only = options.quantization, options.only_action_tokens
     if options.decoder == "plain":
         if packing_of(how):
             raise InvalidValueError(f"decoder 'plain' has no {how} weights; the choices are fast and steady")
         return GreedyDecoder(network, only)
-    # LLM.int8 looks at its inputs to decide what to compute: no graph can hold that.
+    # LLM.int8 decides from its inputs what to compute, which cannot be captured in a graph.
     stages = EagerStages() if how == "int8" else None
     engine = make_engine(network, packing_of(how), stages)
     match options.decoder:

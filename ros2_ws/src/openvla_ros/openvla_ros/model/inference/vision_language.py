@@ -1,6 +1,6 @@
-"""A network with its tokenizer and its image transform: images and words in, tokens out.
+"""A network with its tokenizer and image transform: images and words in, tokens out.
 
-What acting and answering have in common. Knows nothing of action statistics or robots.
+The common part of acting and answering questions. Knows nothing of action statistics or robots.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class VisionLanguageModel:
     table: PixelTable
 
     def pixels(self, image: Image, *, center_crop: bool = False) -> Tensor:
-        """Return the network's view (1, 3 a tower, H, W) of an RGB image, on its device, in its type."""
+        """Return the network's input (1, 3 a tower, H, W) for an RGB image, on its device, in its type."""
         return self.table(image, center_crop=center_crop)
 
     def prompt_ids(self, instruction: str) -> Tensor:
@@ -59,7 +59,7 @@ class VisionLanguageModel:
     def check_image_is_used(self) -> None:
         """Raise ``CheckpointError`` unless two different images give different logits.
 
-        The original, run on other library versions, is known to skip the image without a word.
+        The original, run on other library versions, is known to ignore the image silently.
         """
         height, width = self.transform.size
         noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -67,7 +67,7 @@ class VisionLanguageModel:
         if not bool(first.isfinite().all() and second.isfinite().all()):
             raise CheckpointError("the logits of a test image are not finite; try another dtype")
         if torch.equal(first, second):
-            raise CheckpointError("the image is not used: two different images give the same logits")
+            raise CheckpointError("the model ignores the image: two different images give the same logits")
 
     def _first_logits(self, image: Image) -> Tensor:
         embeddings = self.network.embed(self.pixels(image), self.prompt_ids("look around"))
@@ -75,9 +75,9 @@ class VisionLanguageModel:
 
 
 def load_vision_language(source: str | Path, options: LoadOptions = DEFAULTS) -> VisionLanguageModel:
-    """Return a checkpoint, after a test that it looks at its image; options of acting are not used.
+    """Load a checkpoint and test that it uses its image; options for actions are ignored.
 
-    All small files are read before the weights, so that a wrong one is told at once. Raises
+    All small files are read before the weights, so that an invalid one is reported at once. Raises
     ``CheckpointError``.
     """
     files = CheckpointFiles.read(source, offline=options.offline)
@@ -101,14 +101,14 @@ def select_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
-        raise InvalidValueError(f"device {name!r} is none of auto, cpu, cuda, cuda:N")
+        raise InvalidValueError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidValueError(f"device {name!r} was asked for, but torch finds no CUDA device here")
+        raise InvalidValueError(f"device {name!r} was requested, but torch finds no CUDA device")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise InvalidValueError(
-            f"device {name!r} was asked for; torch finds {count} CUDA devices, from cuda:0"
+            f"device {name!r} was requested; torch finds {count} CUDA devices, starting at cuda:0"
         )
     return device
 
@@ -118,5 +118,5 @@ def select_dtype(name: str | None, device: torch.device) -> torch.dtype:
     if name is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in DTYPES:
-        raise InvalidValueError(f"dtype {name!r} is none of {', '.join(DTYPES)}")
+        raise InvalidValueError(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
     return DTYPES[name]

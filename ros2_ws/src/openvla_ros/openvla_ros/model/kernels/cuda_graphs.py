@@ -1,9 +1,9 @@
-"""Stages: fixed work over fixed tensors, which a CUDA device replays as one captured graph.
+"""Stages: fixed work on fixed tensors, replayed on a CUDA device as one captured graph.
 
-A stage takes and returns nothing: it reads and writes tensors that its owner laid out before. On a
-CUDA device the work is run once or twice to warm up, recorded, and from then on replayed with a
-single launch; on a CPU the very same function is called each time. Whoever owns a stage fills its
-inputs, runs it, and reads its outputs. Method: CUDA graphs, as in PyTorch's ``torch.cuda.graph``.
+A stage has no arguments and no result: it reads and writes tensors that its owner allocated before. On a
+CUDA device the work is run once or twice to warm up, captured, and from then on replayed with a single
+launch; on a CPU the same function is called each time. The owner fills the inputs, runs the stage, and
+reads the outputs. Method: CUDA graphs, as in PyTorch's ``torch.cuda.graph``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _LOG = logging.getLogger(__name__)
 
 # The first run compiles kernels and sizes workspaces; the second shows that nothing more is made.
 WARM_UPS = 2
-# Prompts of different lengths need stages of their own. One action of a length that is not among the
-# last so many pays for recording them again.
+# Each prompt length needs its own stages. The first action with a length that is not among this many last
+# ones pays for capturing them again.
 KEPT = 8
 
 K = TypeVar("K", bound=Hashable)
@@ -35,24 +35,24 @@ class Stages(Protocol):
 
     @property
     def state(self) -> str:
-        """One word, and a reason where there is one, on how the stages run."""
+        """How the stages run: one word, with a reason if there is one."""
         ...
 
     @property
     def fixed(self) -> bool:
-        """Whether a stage is dear to make, so that one should serve all cases."""
+        """Whether capturing is expensive, so that one fixed-shape stage is reused."""
         ...
 
     def prepare(self, work: Work) -> Work:
-        """Return a function that does what ``work`` does."""
+        """Return a function that does the same as ``work``."""
         ...
 
     def beside(self, first: Callable[[], Tensor], second: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-        """Return both results; the two may run at the same time."""
+        """Return both results; the two may run in parallel."""
         ...
 
     def read(self, result: Tensor) -> Tensor:
-        """Return ``result`` on the CPU: waits for the device once."""
+        """Return ``result`` on the CPU, synchronising with the device once."""
         ...
 
 
@@ -78,8 +78,8 @@ class EagerStages:
 class CapturedStages:
     """Stages on one CUDA device, recorded as graphs that share their memory.
 
-    All of them run on the caller's stream, one after the other. If the device refuses to record one,
-    that is logged and said in ``state``, and that stage runs eagerly.
+    All of them run on the caller's stream, one after the other. If one cannot be captured, that is logged
+    and reported in ``state``, and the stage runs eagerly.
     """
 
     fixed = True
@@ -98,7 +98,7 @@ class CapturedStages:
         return "captured" if self._problem is None else f"eager: {self._problem}"
 
     def prepare(self, work: Work) -> Work:
-        """Warm ``work`` up and record it; what its tensors held before is overwritten."""
+        """Warm ``work`` up and capture it; the contents of its tensors are overwritten."""
         before = torch.cuda.current_stream(self._device)
         self._recording.wait_stream(before)
         with torch.cuda.stream(self._recording):
@@ -107,26 +107,26 @@ class CapturedStages:
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
         try:
-            # Only this thread's calls are forbidden meanwhile: others may go on using the device.
+            # This only restricts calls from this thread: others may keep using the device.
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=self._recording, capture_error_mode="thread_local"
             ):
                 work()
         except RuntimeError as error:
             self._problem = str(error).strip().splitlines()[0]
-            _LOG.warning("a stage is not captured and runs eagerly: %s", error)
-            torch.cuda.set_stream(before)  # a capture that breaks does not go back by itself
+            _LOG.warning("cannot capture a stage, running it eagerly: %s", error)
+            torch.cuda.set_stream(before)  # a failed capture does not switch back by itself
             torch.cuda.synchronize(self._device)
             return partial(self._run, work)
         return graph.replay
 
     def _run(self, work: Work) -> None:
-        """Do what is not captured: Triton launches on the current device, whichever the tensors are on."""
+        """Run what is not captured on this device: Triton launches on the current one, not the tensors'."""
         with torch.cuda.device(self._device):
             work()
 
     def beside(self, first: Callable[[], Tensor], second: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-        """Return both results; ``second`` runs on a stream of its own beside ``first``."""
+        """Return both results; ``second`` runs on a separate stream, in parallel to ``first``."""
         here = torch.cuda.current_stream(self._device)
         self._beside.wait_stream(here)
         with torch.cuda.stream(self._beside):
@@ -136,7 +136,7 @@ class CapturedStages:
         return one, other
 
     def read(self, result: Tensor) -> Tensor:
-        """Return ``result`` on the CPU, by way of pinned memory."""
+        """Return ``result`` on the CPU, through pinned memory."""
         key = result.shape, result.dtype
         if key not in self._read_to:
             self._read_to[key] = torch.empty_like(result, device="cpu", pin_memory=True)
@@ -152,7 +152,7 @@ def stages_for(device: torch.device) -> Stages:
 
 
 class Recent(Generic[K, V]):
-    """The values of the last keys that were asked for; older ones are let go."""
+    """A cache of the most recently used keys; older ones are dropped."""
 
     def __init__(self, make: Callable[[K], V], kept: int = KEPT) -> None:
         self._make = make
@@ -166,7 +166,7 @@ class Recent(Generic[K, V]):
         return key in self._values
 
     def __getitem__(self, key: K) -> V:
-        """Return the value of ``key``, made now if it is not there."""
+        """Return the value of ``key``, creating it if it is not cached."""
         if key not in self._values:
             while len(self._values) >= self._kept:
                 self._values.popitem(last=False)

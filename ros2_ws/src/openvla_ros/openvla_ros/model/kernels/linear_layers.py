@@ -1,10 +1,9 @@
-"""The matrices of the language model, as a pass through it multiplies with them.
+"""The language model's matrices, arranged for a forward pass.
 
-Where several matrices are multiplied with the same input (query, key and value; gate and up) they
-lie one below the other in memory and are multiplied at once: the network's own parameters become
-views of that memory, so nothing is held twice. An adapter's updates are joined in the same way, and
-stay beside the weights. Where a module has other weights than a plain matrix, because it is quantised
-or trained, the modules themselves are called.
+Matrices with the same input (query, key and value; gate and up) are stacked in memory and multiplied at
+once: the network's own parameters become views of that memory, so nothing is stored twice. An adapter's
+updates are stacked in the same way, and stay separate from the weights. Where a module is not a plain
+matrix, because it is quantised or being trained, the module itself is called.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Dense:
 
 @dataclass(frozen=True, eq=False)
 class ThroughModules:
-    """Calls the network's modules, with everything that hangs on them, and joins their outputs."""
+    """Calls the network's modules, with all their hooks, and concatenates their outputs."""
 
     modules: tuple[nn.Module, ...]
 
@@ -80,13 +79,13 @@ class Adapted:
         return self.update(self.base.add_to(residual, x), self.down(x))
 
     def update(self, out: Tensor, low: Tensor) -> Tensor:
-        """Return ``out`` (N, out), overwritten, plus what comes up from ``low`` (N, ranks)."""
+        """Return ``out`` (N, out), overwritten, plus the update from ``low`` (N, ranks)."""
         return out.addmm_(low, self.up.t())
 
 
 @dataclass(frozen=True, eq=False)
 class LayerMaps:
-    """What one layer of the language model multiplies with."""
+    """The linear maps of one layer of the language model."""
 
     input_norm: Tensor  # (H,)
     qkv: Projection  # H → (heads + 2 groups) · head width
@@ -108,7 +107,7 @@ class LayerMaps:
 
 @dataclass(frozen=True, eq=False)
 class LlamaMaps:
-    """What a pass through the whole language model multiplies with."""
+    """The linear maps of the whole language model."""
 
     layers: tuple[LayerMaps, ...]
     norm: Tensor  # (H,)
@@ -116,7 +115,7 @@ class LlamaMaps:
 
 
 def module_maps(network: OpenVLA) -> LlamaMaps:
-    """Return the maps by way of the network's modules: exact whatever these are."""
+    """Return maps that call the network's modules: exact for modules of any kind."""
     model = network.language_model.model
     layers = []
     for layer in model.layers:
@@ -129,10 +128,9 @@ def module_maps(network: OpenVLA) -> LlamaMaps:
 @torch.inference_mode(False)
 @torch.no_grad()
 def fused_maps(network: OpenVLA) -> LlamaMaps | None:
-    """Return the maps on fused weights; ``None`` where a layer is not a plain matrix without a bias.
+    """Return the maps on fused weights; ``None`` if a layer is not a plain matrix without a bias.
 
-    The parameters of ``network`` are views of the fused weights afterwards. Calling it again fuses
-    nothing twice.
+    The parameters of ``network`` become views of the fused weights. Safe to call again.
     """
     language = network.language_model
     groups = [group for layer in language.model.layers for group in _groups(layer)]
@@ -144,7 +142,7 @@ def fused_maps(network: OpenVLA) -> LlamaMaps | None:
         norms = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         layers.append(LayerMaps(norms[0].detach(), qkv, out, norms[1].detach(), gate_up, down))
         if network.device.type == "cuda":
-            torch.cuda.empty_cache()  # what was just let go of does not fit the next layer's sizes
+            torch.cuda.empty_cache()  # the memory just freed does not fit the next layer's sizes
     head = Dense(language.lm_head.weight.detach())
     return LlamaMaps(tuple(layers), language.model.norm.weight.detach(), head)
 
@@ -164,7 +162,7 @@ def adapted_maps(maps: LlamaMaps, network: OpenVLA) -> LlamaMaps:
 
 
 def _adapted(base: Projection, names: Sequence[str], modules: Sequence[Any], network: OpenVLA) -> Projection:
-    """Return ``base`` with the updates of its modules joined: all ranks below, a block of each above."""
+    """Return ``base`` with its modules' updates stacked: ``down`` by rank, ``up`` block-diagonal."""
     updates = {} if network.adapter is None else network.adapter.updates
     if not any(name in updates for name in names):
         return base
@@ -190,7 +188,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _fuse(modules: Sequence[Any]) -> Tensor:
-    """Return the weights of ``modules`` as one matrix that they share their memory with."""
+    """Return the weights of ``modules`` as one matrix that shares their memory."""
     weights: list[Tensor] = [module.weight.detach() for module in modules]
     if len(weights) == 1:
         return weights[0]
@@ -206,7 +204,7 @@ def _fuse(modules: Sequence[Any]) -> Tensor:
 
 
 def _are_neighbours(weights: Sequence[Tensor]) -> bool:
-    """Tell whether each weight begins in the same memory where the one before it ends."""
+    """Return whether the weights are contiguous in the same memory."""
     end = weights[0].storage_offset()
     for weight in weights:
         shared = weight.untyped_storage().data_ptr() == weights[0].untyped_storage().data_ptr()

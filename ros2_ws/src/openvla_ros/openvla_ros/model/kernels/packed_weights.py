@@ -1,8 +1,8 @@
-"""Matrices of few bits: what a pass over a few tokens reads instead of the 16-bit weights.
+"""Low-bit matrices, which a pass over a few tokens reads instead of the 16-bit weights.
 
-A short pass waits for its weights to come from memory, so half or a quarter of the bytes is nearly
-half or a quarter of the time. Not exact: the weights are rounded. The pass over the prompt is bound
-by arithmetic and keeps the 16-bit weights, so these matrices lie beside them.
+A short pass is bound by memory bandwidth, so half or a quarter of the bytes takes nearly half or a quarter
+of the time. Not exact: the weights are rounded. The pass over the prompt is compute-bound and uses the
+16-bit weights, so these matrices are stored in addition.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from openvla_ros.model.kernels.linear_layers import Dense, LlamaMaps, Projection
 from openvla_ros.model.network.bitsandbytes_layers import Packing
 
 FLOAT8_CAPABILITY = (8, 9)  # the oldest devices whose matrix units take 8-bit floats: Ada and Hopper
-# Passes of at most so many tokens read the packed weights: as many rows as one matrix instruction takes.
+# Passes of at most this many tokens use the packed weights: the rows of one matrix instruction.
 SHORT = 16
 FLOAT8 = torch.float8_e4m3fn
 FLOAT8_MAX = 448.0  # the largest number of the type
@@ -37,7 +37,7 @@ class RowScaled:
     scale: Tensor  # (out,) float32
 
     def dense(self, dtype: torch.dtype) -> Tensor:
-        """Return the matrix (out, in) that the numbers stand for."""
+        """Return the dequantised matrix (out, in)."""
         return (self.values.float() * self.scale[:, None]).to(dtype)
 
     @property
@@ -58,7 +58,7 @@ class Grouped:
     group: int
 
     def dense(self, dtype: torch.dtype) -> Tensor:
-        """Return the matrix (out, in) that the numbers stand for."""
+        """Return the dequantised matrix (out, in)."""
         out, half = self.values.shape
         packed = self.values.view(out, -1, self.group // 2)
         numbers = torch.cat([packed & 0xF, packed >> 4], dim=2).float()
@@ -89,12 +89,12 @@ def pack_float8(weight: Tensor) -> RowScaled:
 def pack_int4(weight: Tensor) -> Grouped:
     """Return ``weight`` (out, in) in 4-bit integers between each group's least and largest number.
 
-    Raises ``InvalidValueError`` if a row is no multiple of the smallest group.
+    Raises ``InvalidValueError`` if the row length is not a multiple of the smallest group.
     """
     out, inside = weight.shape
     group = next((size for size in _GROUPS if inside % size == 0), None)
     if group is None:
-        raise InvalidValueError(f"rows of {inside} weights are no multiple of {_GROUPS[-1]}: not 4 bits")
+        raise InvalidValueError(f"4 bits need rows of a multiple of {_GROUPS[-1]} weights; got {inside}")
     groups = weight.float().view(out, -1, group)
     low = groups.amin(dim=2).bfloat16()
     scale = _safe((groups.amax(dim=2) - low.float()) / _INT4_MAX).bfloat16()
@@ -105,13 +105,13 @@ def pack_int4(weight: Tensor) -> Grouped:
 
 
 def _safe(scale: Tensor) -> Tensor:
-    """Return ``scale`` with 1 in place of 0, which rows of zeros have."""
+    """Return ``scale`` with 1 instead of 0 (for rows of zeros)."""
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 @dataclass(frozen=True, eq=False)
 class ShortPacked:
-    """A projection that reads packed weights in short passes and the whole ones in long passes."""
+    """A projection that uses packed weights in short passes and the original ones in long passes."""
 
     weight: Tensor  # (out, in), of the network
     packed: Packed
@@ -130,7 +130,7 @@ class ShortPacked:
 
 @dataclass(frozen=True, eq=False)
 class Float8:
-    """A projection in 8-bit floats: both the weights and, row by row, what they are multiplied with."""
+    """A projection in 8-bit floats: both the weights and, row by row, the inputs."""
 
     packed: RowScaled
 
@@ -161,9 +161,9 @@ class Float8:
 
 
 def packing(how: Packing, device: torch.device) -> Callable[[LlamaMaps], LlamaMaps]:
-    """Return what packs the maps of a model on ``device``.
+    """Return the function that packs a model's maps on ``device``.
 
-    Raises ``CheckpointError`` where the device cannot compute with such weights.
+    Raises ``CheckpointError`` if the device does not support such weights.
     """
     if how == "fp8":
         check_float8(device)
@@ -179,8 +179,8 @@ def check_float8(device: torch.device) -> None:
     if found < FLOAT8_CAPABILITY:
         name = torch.cuda.get_device_name(device)
         raise CheckpointError(
-            f"fp8 needs a CUDA device of compute capability {needed}; {name} has {found[0]}.{found[1]}: "
-            "int8wo and int4wo run there"
+            f"fp8 needs a CUDA device of compute capability {needed}; {name} has {found[0]}.{found[1]}, "
+            "which supports int8wo and int4wo"
         )
 
 
@@ -205,6 +205,6 @@ def _pack(projection: Projection, how: Packing) -> Projection:
 
 
 def packed_bytes(maps: LlamaMaps) -> int:
-    """Return what the packed weights of ``maps`` take beside the network's own."""
+    """Return the memory of the packed weights of ``maps``, bytes, without the network's own."""
     every = (projection for layer in maps.layers for projection in layer.projections)
     return sum(p.packed.size_bytes for p in every if isinstance(p, (ShortPacked, Float8)))

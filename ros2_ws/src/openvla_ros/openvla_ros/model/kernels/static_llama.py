@@ -1,9 +1,9 @@
-"""The language model over a cache of fixed size: transformers' Llama with less ceremony.
+"""The language model with a fixed-size cache: a lean version of transformers' Llama.
 
-The same arithmetic, but keys and values go into memory that is laid out once, matrices with the same
-input are multiplied at once, and the output head is computed for the last rows only. Positions are
-plain integers: a pass may begin anywhere in the cache, which is how a wrong draft is forgotten.
-Nothing here waits for the device or depends on values, so that a pass can be captured.
+The same arithmetic, but keys and values go into preallocated memory, matrices with the same input are
+multiplied at once, and the output head is computed for the last rows only. Positions are plain integers:
+a pass may start anywhere in the cache, which is how a wrong draft is discarded. Nothing here synchronises
+with the device or depends on values, so a pass can be captured.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ class StaticLlama:
         *,
         fuse: bool = True,
     ) -> None:
-        """Lay out nothing yet. ``pack`` replaces weights by others that are read faster.
+        """Allocate nothing yet. ``pack`` replaces weights with faster packed ones.
 
-        Without ``fuse`` the network's own modules are called, as where its layers are quantised.
+        Without ``fuse`` the network's own modules are called, as for quantised layers.
 
-        Raises ``InvalidValueError`` if ``pack`` is given for a model whose layers are quantised already.
+        Raises ``InvalidValueError`` if ``pack`` is given for a model whose layers are already quantised.
         """
         self._model = model
         self.kernels = kernels or TorchKernels(LlamaShape.of(model.language_model.config))
         fused = fused_maps(model) if fuse else None
         if fused is None and pack is not None:
             raise InvalidValueError(
-                "only a model of plain 16- or 32-bit weights can have packed ones beside them"
+                "only a model with plain 16- or 32-bit weights can have packed weights in addition"
             )
         self._fused = fused if fused is None or pack is None else pack(fused)
         self._modules = module_maps(model)
@@ -57,7 +57,7 @@ class StaticLlama:
 
     @property
     def maps(self) -> LlamaMaps:
-        """What a pass multiplies with now."""
+        """The linear maps currently in use."""
         if self._fused is None:
             return self._modules
         serial = self._model.adapter_serial
@@ -68,7 +68,7 @@ class StaticLlama:
         return adapted_maps(self._fused, self._model)
 
     def reserve(self, length: int) -> None:
-        """Make room for ``length`` tokens; where ``capacity`` changes, the cache has moved and is empty.
+        """Allocate ``length`` tokens; if ``capacity`` changes, the cache has moved and is empty.
 
         Raises ``InvalidValueError`` for more tokens than the model has positions.
         """
@@ -94,15 +94,15 @@ class StaticLlama:
     def logits(self, embeddings: Tensor, start: int, rows: int) -> Tensor:
         """Return the logits (rows, vocabulary) of the last ``rows`` of ``embeddings`` (N, H).
 
-        The N tokens stand at positions ``start`` .. ``start + N - 1``; the cache must hold all
-        before them, and what it holds from ``start`` on is overwritten.
+        The N tokens are at positions ``start`` .. ``start + N - 1``; the cache must contain everything before
+        them, and is overwritten from ``start`` on.
         """
         return self.kernels.project(self.hidden(embeddings, start, rows), self.maps.head)
 
     def hidden(self, embeddings: Tensor, start: int, rows: int, *, one_way: bool = True) -> Tensor:
         """Return the final-norm hidden states (rows, H) of the last ``rows`` of ``embeddings`` (N, H).
 
-        ``one_way`` false lets every token look at all others.
+        ``one_way`` false: every token attends to all others.
         """
         kernels, maps = self.kernels, self.maps
         span = self._span(start, len(embeddings), one_way)

@@ -1,7 +1,7 @@
 """The arithmetic of a Llama layer around its matrices, in plain torch.
 
-This is the reference for, and the stand-in of, the fused kernels in ``triton_kernels``: each
-method is one step of a pass over the rows of one sequence. Formulas: Touvron et al.,
+This is the reference for, and the alternative to, the fused kernels in ``triton_kernels``: each method
+is one step of a pass over the rows of one sequence. Formulas: Touvron et al.,
 arXiv 2302.13971 (pre-norm, SwiGLU), Su et al., arXiv 2104.09864 (rotary positions).
 """
 
@@ -52,7 +52,7 @@ class LayerCache:
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """Where the rows of one pass stand in the sequence, and what depends on that alone."""
+    """The positions of a pass's rows in the sequence, and what depends only on them."""
 
     start: int  # the position of the first row
     count: int  # rows

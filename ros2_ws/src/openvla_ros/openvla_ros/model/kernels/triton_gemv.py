@@ -1,8 +1,8 @@
 """Products of a few rows with the layers' matrices, as Triton kernels.
 
-A pass over a few tokens waits for the weights: each is read once, at the pace of the memory, as plain
-numbers, as 8-bit numbers with a scale a row, or as 4-bit numbers with a scale and an offset a group. The
-norm before the product, and the gate or the residual after it, are part of it. Summed in float32.
+A pass over a few tokens is bound by memory bandwidth: each weight is read once, as a plain number, as
+8 bits with a scale per row, or as 4 bits with a scale and an offset per group. The norm before the
+product, and the gate or the residual after it, are fused. Summed in float32.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def multiply(
 
 
 def is_short(x: Tensor, projection: Projection) -> bool:
-    """Tell whether ``multiply`` takes these rows and this projection, or the base of it."""
+    """Return whether ``multiply`` supports these rows and this projection, or its base."""
     match projection:
         case Adapted(base):
             return is_short(x, base)
@@ -74,10 +74,10 @@ def _operands(projection: Projection) -> tuple[Tensor, Tensor, int, int]:
 
 
 def _tiles(columns: int, inside: int, gated: bool, group: int, size: int) -> tuple[int, int, int]:
-    """Return the columns that a program takes, the weights of each at a time, and how many times ahead.
+    """Return the columns per program, the weights of each column per step, and the pipeline stages.
 
-    Enough is on its way from memory to fill it, and a program fits the 100 KB that a multiprocessor of
-    the smaller devices has.
+    Enough loads are in flight to saturate the memory, and a program fits into the 100 KB of a multiprocessor
+    on the smaller devices.
     """
     tile = 32 if columns % 32 == 0 and columns >= _NARROW and not gated else 16
     if group:
@@ -96,7 +96,7 @@ def _multiply_short(
     """BN columns of ``norm(x) @ weight.T`` for all rows, at most BM.
 
     GATED: the weight holds N rows of the gate and N rows of up; the result is silu(gate) · up.
-    The norm's division is put off to the end, where it is one factor a row.
+    The norm's division is deferred to the end, where it is one factor per row.
     """
     row = tl.arange(0, BM)
     column = tl.program_id(0) * BN + tl.arange(0, BN)

@@ -1,11 +1,11 @@
 """Fused kernels for CUDA devices: the steps of ``torch_kernels`` with fewer trips to memory.
 
-A pass over a few tokens waits for the weights; here it takes five launches a layer, each of which
-reads every weight once at the pace of the memory: the norm, the gate and the residual are part of
-the multiplications. A pass over the prompt is bound by arithmetic and leaves its multiplications to
-the vendor's library; here are the steps between them. Products are summed in float32.
+A pass over a few tokens is bound by memory bandwidth; here it takes five launches per layer, which read
+every weight once: the norm, the gate and the residual are fused into the products. A pass over the prompt
+is compute-bound and leaves its products to the vendor's library; the steps between them are here.
+Products are summed in float32.
 
-The sizes must be multiples of 16 and the head width a power of two; ``problems`` says what is not so.
+The sizes must be multiples of 16 and the head width a power of two; ``problems`` lists violations.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class TritonKernels(TorchKernels):
 
 
 def problems(shape: LlamaShape, vocabulary: int) -> list[str]:
-    """Return why the kernels cannot compute a model of these sizes; empty if they can."""
+    """Return why the kernels do not support a model of these sizes; empty if they do."""
     sizes = {
         "hidden size": shape.width,
         "inner width": shape.inner_width,
@@ -100,14 +100,14 @@ def problems(shape: LlamaShape, vocabulary: int) -> list[str]:
         "key width": shape.groups * shape.head_width,
         "vocabulary": vocabulary,
     }
-    found = [f"{name} {size} is no multiple of 16" for name, size in sizes.items() if size % 16]
+    found = [f"{name} {size} is not a multiple of 16" for name, size in sizes.items() if size % 16]
     if shape.head_width < 32 or shape.head_width & (shape.head_width - 1):
-        found.append(f"head width {shape.head_width} is no power of two from 32")
+        found.append(f"head width {shape.head_width} is not a power of two of at least 32")
     return found
 
 
 def check(kernels: TritonKernels, layer: LayerMaps, positions: tuple[Tensor, Tensor]) -> None:
-    """Raise ``RuntimeError`` unless one layer gives the reference's numbers, short and long passes.
+    """Raise ``RuntimeError`` unless one layer matches the reference, in short and long passes.
 
     ``positions`` are tables of cosines and sines (positions, head width).
     """

@@ -1,1 +1,1 @@
-"""The network and its parts in plain torch, on the published key names."""
+"""The network and its parts in plain torch, with the published key names."""

@@ -1,9 +1,10 @@
-"""Weights of fewer bits: what there is, and integer weights with bitsandbytes.
+"""Quantised weights: the choices, and integer weights with bitsandbytes.
 
-With bitsandbytes, 8 bits (LLM.int8) or 4 bits (NF4) are quantised while they load, and save memory. The
-other kinds are weights that the fast decoders keep beside the 16-bit ones, for speed (``packed_weights``).
-Here, the linear layers of the towers, the projector and the language model are quantised; the embeddings
-and the output head keep their type, as in the paper. Not exact: some tokens differ from bf16.
+With bitsandbytes, weights are quantised to 8 bits (LLM.int8) or 4 bits (NF4) while loading, which saves
+memory. The other kinds are stored by the fast decoders in addition to the 16-bit weights, for speed
+(``packed_weights``). Here, the linear layers of the towers, the projector and the language model are
+quantised; the embeddings and the output head keep their type, as in the paper. Not exact: some tokens
+differ from bf16.
 Methods: Dettmers et al., arXiv 2208.07339 and 2305.14314.
 """
 
@@ -41,7 +42,7 @@ def quantizable(network: nn.Module, how: Integers, device: str | torch.device) -
 
 
 def _is_right(layer: nn.Linear, how: Integers, device: str | torch.device) -> bool:
-    """Tell whether bitsandbytes reads this layer back as it wrote it.
+    """Return whether bitsandbytes reads this layer back as it wrote it.
 
     Version 0.50 on a CPU takes each row of a wide 4-bit matrix to start a new block of 64, though it
     does not when it writes: rows of another length come back wrong (relative error 0.25 instead of
@@ -100,20 +101,20 @@ def weight_bytes(network: nn.Module) -> int:
 
 
 def select_quantization(name: str) -> Quantization:
-    """Return ``name`` as a quantisation; raises ``CheckpointError`` listing the choices."""
+    """Return ``name`` as a ``Quantization``; ``CheckpointError`` lists the choices."""
     for choice in QUANTIZATIONS:
         if name == choice:
             return choice
-    raise CheckpointError(f"quantization {name!r} is none of {', '.join(QUANTIZATIONS)}")
+    raise CheckpointError(f"quantization {name!r} is not one of {', '.join(QUANTIZATIONS)}")
 
 
 def integers_of(how: Quantization | None) -> Integers | None:
-    """Return what ``how`` does to the weights while they load: nothing, for weights kept beside them."""
+    """Return the quantisation to apply while loading; none, for packed weights stored in addition."""
     return how if how == "int8" or how == "nf4" else None
 
 
 def packing_of(how: Quantization | None) -> Packing | None:
-    """Return which weights ``how`` puts beside those that were loaded."""
+    """Return the packed weights that ``how`` stores in addition to the loaded ones."""
     return how if how == "int8wo" or how == "int4wo" or how == "fp8" else None
 
 

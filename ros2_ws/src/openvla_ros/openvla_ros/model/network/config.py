@@ -1,7 +1,7 @@
-"""What the network is made of: towers, projector, language model, bins.
+"""The network's configuration: towers, projector, language model, action bins.
 
-The fields are those of the published ``config.json``; ``config_file`` reads one. A value that cannot be
-is a ``ValueError`` that names it. Knows nothing of files, weights or devices.
+The fields are those of the published ``config.json``; ``config_file`` reads one. Invalid values raise a
+``ValueError`` that names them. Knows nothing of files, weights or devices.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Tower:
 
     @property
     def patches(self) -> int:
-        """How many patch tokens one image gives."""
+        """Number of patch tokens per image."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -70,7 +70,7 @@ class TowerOverride:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The language model's sizes; what is absent takes transformers' ``LlamaConfig`` default."""
+    """The language model's sizes; missing ones have the defaults of transformers' ``LlamaConfig``."""
 
     model_type: Literal["llama"] = "llama"
     vocab_size: int = 32000
@@ -99,9 +99,9 @@ class TextConfig:
         _check_positive(self, "rms_norm_eps", "rope_theta")
         heads, groups = self.num_attention_heads, self.num_key_value_heads
         if self.head_dim is None and self.hidden_size % heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of the {heads} attention heads")
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of {heads} attention heads")
         if groups is not None and heads % groups:
-            raise ValueError(f"num_attention_heads {heads} is no multiple of num_key_value_heads {groups}")
+            raise ValueError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}")
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class OpenVLAConfig:
     def __post_init__(self) -> None:
         count = len(self.timm_model_ids)
         if count not in (1, 2):
-            raise ValueError(f"timm_model_ids names {count} towers; there must be one or two")
+            raise ValueError(f"timm_model_ids lists {count} towers; there must be one or two")
         _check_counts(self, "n_action_bins", least=2)
         _check_counts(self, "pad_to_multiple_of", "pad_token_id", least=0)
         if self.use_fused_vision_backbone != (count == 2):
@@ -143,7 +143,7 @@ class OpenVLAConfig:
         self._check_towers()
         if self.action_vocab_size <= self.n_action_bins:
             raise ValueError(
-                f"text_config.vocab_size {self.text_config.vocab_size} less pad_to_multiple_of "
+                f"text_config.vocab_size {self.text_config.vocab_size} minus pad_to_multiple_of "
                 f"{self.pad_to_multiple_of} leaves no room for n_action_bins {self.n_action_bins}"
             )
 
@@ -166,7 +166,7 @@ class OpenVLAConfig:
         for tower in self.towers():
             if tower.width % tower.heads:
                 raise ValueError(
-                    f"timm_model_kwargs: embed_dim {tower.width} is no multiple of num_heads {tower.heads}"
+                    f"timm_model_kwargs: embed_dim {tower.width} is not a multiple of num_heads {tower.heads}"
                 )
         if len({tower.patches for tower in self.towers()}) != 1:
             raise ValueError(f"image_sizes {self.image_sizes} give the towers different numbers of patches")
@@ -191,12 +191,12 @@ class OpenVLAConfig:
 
     @property
     def patches(self) -> int:
-        """How many patch tokens one camera image gives."""
+        """Number of patch tokens per camera image."""
         return self.towers()[0].patches
 
     @property
     def channels(self) -> int:
-        """How many channels one transformed image has: three for each tower."""
+        """Number of channels of a transformed image: three per tower."""
         return 3 * len(self.timm_model_ids)
 
 

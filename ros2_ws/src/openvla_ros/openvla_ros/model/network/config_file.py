@@ -1,6 +1,6 @@
-"""Reads a checkpoint's ``config.json``, strictly: wrong values are named with their choices.
+"""Reads a checkpoint's ``config.json``, strictly: invalid values are reported with their choices.
 
-A published file has many keys of no effect on the network; they are ignored, except among the sizes of
+Published files have many keys without effect on the network; they are ignored, except among the sizes of
 a reduced tower. Knows nothing of weights or devices.
 """
 
@@ -24,23 +24,23 @@ _ADAPTER = TypeAdapter(OpenVLAConfig)
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in ``path``; raises ``CheckpointError`` naming the file.
 
-    It is compared with its checksum first, if it has one.
+    Its checksum is verified first, if it has one.
     """
     if path.is_file():
         verify(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} is no checkpoint: it has no {path.name}") from error
+        raise CheckpointError(f"{path.parent} is not a checkpoint: it has no {path.name}") from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+        raise CheckpointError(f"{path}: invalid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: must hold a JSON object; it holds a {type(value).__name__}")
+        raise CheckpointError(f"{path}: must contain a JSON object; it contains a {type(value).__name__}")
     return value
 
 
 def read_config(folder: Path) -> OpenVLAConfig:
-    """Return what ``folder/config.json`` says; raises ``CheckpointError`` naming the key and the value."""
+    """Return the configuration in ``folder/config.json``; ``CheckpointError`` names key and value."""
     return parse_config(read_json(folder / "config.json"), str(folder / "config.json"))
 
 

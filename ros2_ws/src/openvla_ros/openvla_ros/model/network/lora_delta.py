@@ -1,4 +1,4 @@
-"""The change that an adapter makes to a module: a product of two narrow matrices, beside its weight.
+"""The update that an adapter adds to a module: a product of two narrow matrices.
 
 Method: Hu et al., arXiv 2106.09685. Files are read in ``checkpoints.lora_adapters``.
 """

@@ -1,8 +1,8 @@
 """OpenVLA-OFT: a whole chunk of actions in one pass, by regression.
 
-The prompt is followed by one zeroed embedding for each number of the chunk; attention looks both
-ways, and a head reads the actions off the final hidden states. Optional: several images,
-proprioception as one more token, and FiLM, which lets the instruction modulate the vision towers.
+The prompt is followed by one zeroed embedding for each number of the chunk; attention is bidirectional,
+and a head maps the final hidden states to actions. Optional: several images, proprioception as one more
+token, and FiLM, which lets the instruction modulate the vision towers.
 Paper: Kim, Finn, Liang, arXiv 2502.19645; layout as in moojink/openvla-oft.
 """
 
@@ -25,7 +25,7 @@ from openvla_ros.preprocessing.action_tokens import Bounds
 
 @dataclass(frozen=True)
 class OFTLayout:
-    """What an OpenVLA-OFT checkpoint was trained to take and to give; no file of the original says it."""
+    """Inputs and outputs of an OpenVLA-OFT checkpoint; no file of the original states them."""
 
     chunk: int  # actions a prediction
     action_width: int
@@ -42,7 +42,7 @@ class OFTLayout:
 
     @property
     def slots(self) -> int:
-        """How many numbers one prediction has."""
+        """Number of values per prediction."""
         return self.chunk * self.action_width
 
 
@@ -88,7 +88,7 @@ class ResidualMlp(nn.Module):
 
 
 class RegressionHead(nn.Module):
-    """Reads each action off the hidden states of its own slots."""
+    """Maps the hidden states of each action's slots to that action."""
 
     def __init__(self, width: int, action_width: int) -> None:
         super().__init__()
@@ -161,11 +161,11 @@ class OpenVLAOFT(nn.Module):
 
     @torch.inference_mode()
     def predict(self, pixels: Tensor, token_ids: Tensor, proprio: Tensor | None = None) -> Tensor:
-        """Return what the chunk's slots say for one moment, see ``read``.
+        """Return the chunk for one moment, in the form of ``read``.
 
         ``pixels`` (images, 3 a tower, H, W), ``token_ids`` (1, L) of the prompt and, where the
-        checkpoint takes it, normalised ``proprio`` (1, P). Raises ``InvalidValueError`` where an
-        input is missing or too many.
+        checkpoint takes it, normalised ``proprio`` (1, P). Raises ``InvalidValueError`` for missing or extra
+        inputs.
         """
         self.check(pixels, proprio)
         hidden = self._look_both_ways(self.embed(pixels, token_ids, proprio))
@@ -173,7 +173,7 @@ class OpenVLAOFT(nn.Module):
 
     @property
     def rows(self) -> int:
-        """How many of the last hidden states ``read`` needs: one before the first slot to the end."""
+        """Number of final hidden states that ``read`` needs: from one before the first slot to the end."""
         return self.layout.slots + 2
 
     def read(self, hidden: Tensor) -> Tensor:
@@ -203,13 +203,13 @@ class OpenVLAOFT(nn.Module):
         return self.network.join(patches, torch.cat([prompt, slots, end], dim=1))
 
     def check(self, pixels: Tensor, proprio: Tensor | None) -> None:
-        """Raise ``InvalidValueError`` where an input is missing or too many."""
+        """Raise ``InvalidValueError`` for missing or extra inputs."""
         if len(pixels) != self.layout.images:
-            raise InvalidValueError(f"{len(pixels)} images were given; this model takes {self.layout.images}")
+            raise InvalidValueError(f"got {len(pixels)} images; this model takes {self.layout.images}")
         width = None if proprio is None else proprio.shape[-1]
         if width != self.layout.proprio_width:
             raise InvalidValueError(
-                f"proprioception of width {width} was given; this model takes {self.layout.proprio_width}"
+                f"got proprioception of width {width}; this model takes {self.layout.proprio_width}"
             )
 
     def _patches(self, pixels: Tensor, language: Tensor, beside: Beside) -> Tensor:
@@ -221,7 +221,7 @@ class OpenVLAOFT(nn.Module):
         return projected.flatten(0, 1)[None]
 
     def _towers(self, language: Tensor) -> list[Callable[[Tensor], Tensor]]:
-        """Return what computes each tower's features; with FiLM, from the mean embedding as well."""
+        """Return the functions for each tower's features; with FiLM, these use the mean embedding too."""
         towers = self.network.vision_backbone.towers()
         if not self.layout.film:
             return list(towers)

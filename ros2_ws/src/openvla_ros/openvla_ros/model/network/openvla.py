@@ -1,7 +1,7 @@
 """The network: vision backbone, projector and Llama, joined as OpenVLA joins them.
 
 The sequence is [BOS, image patches, rest of the text], causal over everything, positions 0..n.
-Decoding lives in ``model.decoding``, weights in ``model.checkpoints``. Paper: Kim et al., arXiv 2406.09246.
+Decoding is in ``model.decoding``, weights in ``model.checkpoints``. Paper: Kim et al., arXiv 2406.09246.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from openvla_ros.model.network.vision_towers import VisionBackbone
 
 
 class OpenVLA(nn.Module):
-    """The network of one checkpoint; its parameters carry the published names."""
+    """The network of one checkpoint; its parameters have the published names."""
 
     def __init__(self, config: OpenVLAConfig) -> None:
         super().__init__()
@@ -35,12 +35,12 @@ class OpenVLA(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.language_model.lm_head.weight.device  # type: ignore[no-any-return]
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type that activations have."""
+        """The data type of activations."""
         return self.projector.fc1.bias.dtype
 
     @property
@@ -63,7 +63,7 @@ class OpenVLA(nn.Module):
         """Return (B, L + patches, H): the first text token (BOS), the patches, the rest of the text."""
         if image.shape[0] != text.shape[0] or text.shape[1] < 1:
             raise InvalidValueError(
-                f"image embeddings {tuple(image.shape)} and text embeddings {tuple(text.shape)} do not join"
+                f"cannot join image embeddings {tuple(image.shape)} and text embeddings {tuple(text.shape)}"
             )
         return torch.cat([text[:, :1], image, text[:, 1:]], dim=1)
 
@@ -83,7 +83,7 @@ class OpenVLA(nn.Module):
         return logits
 
     def drop_dead_weights(self) -> None:
-        """Let go of the vision parameters that are never computed."""
+        """Drop the vision parameters that are never used."""
         self.vision_backbone.drop_dead_weights()
 
     def restore_buffers(self, device: torch.device) -> None:

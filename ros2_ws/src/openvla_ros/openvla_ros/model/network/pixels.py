@@ -1,8 +1,8 @@
-"""Images to the network's pixels, on the network's own device.
+"""Converts images to the network's input pixels, on the network's device.
 
-An image travels as its 8-bit levels, already resized; each level is then looked up in a table that
-holds, for every channel of every tower, what the image transform makes of the 256 levels there are.
-So the pixels are those of ``ImageTransform`` to the last bit, whatever the device's own arithmetic.
+An image is transferred as 8-bit levels, already resized; each level is then looked up in a table with the
+image transform's output for all 256 levels, for every channel of every tower. So the pixels match
+``ImageTransform`` to the last bit, whatever the device's arithmetic.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from openvla_ros.values.arrays import Image
 
 
 class PixelTable:
-    """The image transform's arithmetic on levels, tabulated on one device in one type."""
+    """The image transform's output for each level, tabulated on one device in one data type."""
 
     def __init__(self, transform: ImageTransform, device: torch.device, dtype: torch.dtype) -> None:
         self._transform = transform
@@ -34,5 +34,5 @@ class PixelTable:
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a CPU tensor on ``device``; to a CUDA device through pinned memory, without waiting."""
+    """Copy a CPU tensor to ``device``; to a CUDA device asynchronously, through pinned memory."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint: text to Llama token ids, with the id that every action prompt ends in.
+"""A checkpoint's tokenizer: text to Llama token ids, with the id that ends every action prompt.
 
 Reads ``tokenizer.json`` with the ``tokenizers`` library alone: exact, and no code from a checkpoint.
 """
@@ -49,7 +49,7 @@ class PromptTokenizer:
 
     @property
     def size(self) -> int:
-        """How many ids the vocabulary has, the added ones included."""
+        """Size of the vocabulary, added tokens included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str) -> list[int]:

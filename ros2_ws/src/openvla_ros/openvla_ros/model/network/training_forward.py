@@ -1,8 +1,8 @@
-"""The training forward: next-token loss on a padded batch, with the original's two other numbers.
+"""The training forward pass: next-token loss on a padded batch, with the original's two other metrics.
 
-Only the positions that have a label go through the output head; the loss is the same, since it is a
-mean over exactly those. Padding stands on the right, where causal attention never looks at it, so no
-attention mask is needed.
+Only positions with a label go through the output head; the loss is the same, since it is a mean over
+exactly those. Padding is on the right, where causal attention never sees it, so no attention mask is
+needed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from openvla_ros.errors import InvalidValueError
 from openvla_ros.model.network.openvla import OpenVLA
 from openvla_ros.preprocessing.action_tokens import ActionCodec
 
-IGNORED = -100  # a label of no consequence
+IGNORED = -100  # a label that the loss ignores
 
 
 @dataclass(frozen=True, eq=False)
 class Supervision:
-    """What one batch says about the model. Scalars on the model's device; ``loss`` carries the gradient."""
+    """Metrics of one batch. Scalars on the model's device; ``loss`` has the gradient."""
 
     loss: Tensor  # mean cross entropy over all labels, nats
     action_accuracy: Tensor  # share of action tokens predicted exactly, 0..1
@@ -33,14 +33,14 @@ def supervise(model: OpenVLA, pixels: Tensor, token_ids: Tensor, labels: Tensor)
     """Return loss, accuracy and L1 distance of a batch.
 
     ``pixels`` (B, 3 a tower, H, W), ``token_ids`` and ``labels`` (B, L), padded on the right; a label
-    is ``IGNORED`` or the id at its own position. Raises ``InvalidValueError`` if no label counts.
+    is ``IGNORED`` or the id at its own position. Raises ``InvalidValueError`` if all labels are ignored.
     """
     labels = labels.to(model.device)
     hidden = model.hidden_states(model.embed(pixels, token_ids))
     wanted = labels[:, 1:] != IGNORED
     targets = labels[:, 1:][wanted]
     if not len(targets):
-        raise InvalidValueError("no label of this batch counts")
+        raise InvalidValueError("all labels of this batch are ignored")
     # The state before text token k >= 1 stands at patches + k - 1.
     logits = model.language_model.lm_head(hidden[:, model.config.patches : -1][wanted]).float()
     loss = functional.cross_entropy(logits, targets)

@@ -1,8 +1,8 @@
-"""The vision towers: DINOv2 with registers and SigLIP, in plain torch, on the published key names.
+"""The vision towers: DINOv2 with registers and SigLIP, in plain torch, with the published key names.
 
 The features are the patch tokens after the last block but one, without the final norm. The last
-block, the norm and the attention pool are in every published checkpoint but never computed: they
-exist here so that their keys are checked, and ``drop_dead_weights`` lets go of them.
+block, the norm and the attention pool are in every published checkpoint but never used: they exist here
+so that their keys are checked, and ``drop_dead_weights`` drops them.
 Architecture: Dosovitskiy et al., arXiv 2010.11929; registers: Darcet et al., arXiv 2309.16588.
 """
 
@@ -110,7 +110,7 @@ class PatchEmbed(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """The keys of SigLIP's pooling head; OpenVLA never computes it."""
+    """The parameters of SigLIP's pooling head, which OpenVLA never uses."""
 
     def __init__(self, tower: Tower) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class VisionTower(nn.Module):
 
     @property
     def prefix_tokens(self) -> int:
-        """How many tokens stand before the patches."""
+        """Number of tokens before the patches."""
         return int(self.tower.class_token) + self.tower.registers
 
     def live_blocks(self) -> nn.ModuleList:
@@ -149,14 +149,14 @@ class VisionTower(nn.Module):
         return self.blocks[: self.tower.depth - 1]
 
     def drop_dead_weights(self) -> None:
-        """Let go of the parameters that are never computed."""
+        """Drop the parameters that are never used."""
         self.blocks = self.live_blocks()
         del self.norm
         if self.tower.attention_pool:
             del self.attn_pool
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """Return (B, prefix + patches, C); only the patches carry a position."""
+        """Return (B, prefix + patches, C); only patches have position embeddings."""
         x = self.patch_embed(pixels) + self.pos_embed
         prefix = [getattr(self, name) for name in ("cls_token", "reg_token") if hasattr(self, name)]
         return torch.cat([token.expand(len(x), -1, -1) for token in prefix] + [x], dim=1)
@@ -195,7 +195,7 @@ class VisionBackbone(nn.Module):
         return sum(tower.tower.width for tower in self.towers())
 
     def drop_dead_weights(self) -> None:
-        """Let go of the parameters that are never computed."""
+        """Drop the parameters that are never used."""
         for tower in self.towers():
             tower.drop_dead_weights()
 
@@ -207,7 +207,7 @@ class VisionBackbone(nn.Module):
     ) -> Tensor:
         """Return (B, patches, width) for (B, 3 a tower, H, W) pixels.
 
-        ``beside`` computes the features of both towers, perhaps at the same time; ``towers`` replace
+        ``beside`` computes the features of both towers, possibly in parallel; ``towers`` replace
         them. Raises ``InvalidValueError`` if the number of channels or the image size is wrong.
         """
         count, size = len(self.towers()), self.featurizer.tower.image_size

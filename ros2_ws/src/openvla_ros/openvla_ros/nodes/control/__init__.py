@@ -1,1 +1,1 @@
-"""What keeps the control threads on time and lets a stop go first."""
+"""Helpers that keep the control threads on time and let a stop go first."""

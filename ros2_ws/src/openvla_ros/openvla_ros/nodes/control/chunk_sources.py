@@ -1,4 +1,4 @@
-"""Two publishers that send chunks for one owner at a time: two policies would drive one arm in turns."""
+"""Detects two publishers of chunks for one owner: two policies would drive one arm in turns."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from rclpy.node import Node
 from openvla_ros.discovery.endpoints import listed, publishers
 from openvla_ros.values.verdict import Reason, SafetyVerdict
 
-# A publisher that has sent nothing for so long is not sending: it was stopped, killed, or only waits.
+# A publisher that has sent nothing for this long is inactive: it was stopped, killed, or is waiting.
 QUIET_S = 1.0
 
 
 class ChunkSources:
-    """Who has sent chunks on one topic a moment ago."""
+    """The recent publishers of chunks on one topic."""
 
     def __init__(self, node: Node, topic: str) -> None:
         self._node, self._topic = node, topic
         self._heard_s: dict[bytes, float] = {}  # publisher → when, on the monotonic clock
 
     def judge(self, info: Mapping[str, Any]) -> SafetyVerdict | None:
-        """Note the chunk that came with ``info``; return why it is refused: another one sends too.
+        """Note a chunk received with ``info``; return why it is refused (another publisher), or None.
 
-        Releases of rclpy that do not say who sent a message (before 2024) have nothing to tell apart.
+        Releases of rclpy that do not report a message's publisher (before 2024) cannot distinguish them.
         """
         gid = info.get("publisher_gid")
         if gid is None:
@@ -36,5 +36,5 @@ class ChunkSources:
         if len(self._heard_s) < 2:
             return None
         names = [e.node for e in publishers(self._node, self._topic) if e.gid in self._heard_s]
-        text = f"{listed(names)} send on {self._node.resolve_topic_name(self._topic)} at the same time"
+        text = f"{listed(names)} publish on {self._node.resolve_topic_name(self._topic)} at the same time"
         return SafetyVerdict.hold(Reason.RIVAL, text)

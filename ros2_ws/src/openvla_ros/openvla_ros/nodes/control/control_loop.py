@@ -1,8 +1,8 @@
-"""A thread that works at a fixed rate, beside the executor: what a 100 Hz joint stream needs.
+"""A fixed-rate thread, independent of the executor, for a 100 Hz joint stream.
 
-Python's executor serves callbacks one after another, so a timer on it waits for whatever is being
-served. This thread waits for absolute deadlines instead, on the monotonic clock, or on the ROS clock
-where the time is simulated.
+Python's executor runs callbacks one after another, so a timer on it waits for the callback in progress.
+This thread waits for absolute deadlines instead, on the monotonic clock, or on the ROS clock if time is
+simulated.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from openvla_ros.nodes.control import realtime
 from openvla_ros.nodes.control.garbage_rounds import GarbageRounds
 from openvla_ros.nodes.control.stall_watch import StallWatch
 from openvla_ros.values.health import Health, LatencyHealth
+from openvla_ros.values.time import nanoseconds, seconds
 
-NS_PER_S = 1_000_000_000
-# Later than this many periods, deadlines that were missed are given up instead of caught up.
+# When late by more than this many periods, missed deadlines are skipped instead of caught up.
 GIVE_UP_PERIODS = 5
 # How long one thread may keep the interpreter before another that waits gets it (default 5 ms).
 SWITCH_INTERVAL_S = 0.0005
-# A period that takes this many is looked into.
+# A period that takes this many is diagnosed.
 STALL_PERIODS = 2.0
-# Lateness of the period that counts as trouble, 95th percentile.
+# Lateness that counts as a problem, 95th percentile.
 LATE_LIMIT_S = 0.002
 
 
 class ControlLoop:
     """Calls ``work`` every ``period_s`` until ``stop``.
 
-    An exception of ``work`` ends the loop and is kept in ``failure``: a controller that cannot
-    compute must not go on commanding.
+    An exception in ``work`` ends the loop and is kept in ``failure``: a controller that cannot compute must
+    not keep commanding.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class ControlLoop:
         simulated: bool,
         at_rest: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``at_rest``: whether nothing moves at present, so that there is time to tidy up."""
-        self._period_ns = round(period_s * NS_PER_S)
+        """``at_rest``: returns whether nothing is moving, so that there is time for garbage collection."""
+        self._period_ns = nanoseconds(period_s)
         self._work = work
         self._clock = clock if simulated else Clock(clock_type=ClockType.STEADY_TIME)
         self._simulated = simulated
         self._stopping = threading.Event()
-        # A simulated clock comes in steps of its own: being late by one of them means nothing.
+        # A simulated clock advances in steps: being late by one of them is normal.
         limit_s = 2.0 * period_s if simulated else LATE_LIMIT_S
         self._lateness = LatencyHealth("control period", limit_s, window=1000)
         self._scheduling = self._niceness = self._memory = "not started"
@@ -64,14 +64,14 @@ class ControlLoop:
         self._thread = threading.Thread(target=self._run, name="control", daemon=False)
 
     def start(self) -> None:
-        """Begin; from now on the process asks not to be kept waiting (see ``realtime``)."""
+        """Start; from now on the process has real-time priority, if permitted (see ``realtime``)."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._niceness, self._memory = realtime.ask_for_niceness(), realtime.lock_memory()
         self._garbage.start()
         self._thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> bool:
-        """Let the call in progress end; return whether the thread ended within ``timeout_s``."""
+        """Stop after the call in progress; return whether the thread ended within ``timeout_s``."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
@@ -79,14 +79,14 @@ class ControlLoop:
         return not self._thread.is_alive()
 
     def stall(self, waited_s: float) -> str:
-        """Return, inside ``work``, why the period is late; empty if it is not.
+        """Return why the current period is late, or an empty string; call this inside ``work``.
 
-        ``waited_s`` is how long ``work`` has waited since for the lock that it needs.
+        ``waited_s`` is how long ``work`` has since waited for its lock.
         """
         return self._stalls.lap(waited_s) or self._stall
 
     def health(self) -> Health:
-        """Return how late the periods began."""
+        """Return the lateness of the periods."""
         health = self._lateness.health()
         values = {
             **health.values,
@@ -110,7 +110,7 @@ class ControlLoop:
                     deadline_ns = self._now_ns()
                     continue
                 late_ns = self._now_ns() - deadline_ns
-                self._lateness.add(late_ns / NS_PER_S)
+                self._lateness.add(seconds(late_ns))
                 if late_ns > GIVE_UP_PERIODS * self._period_ns:
                     self.missed += late_ns // self._period_ns
                     deadline_ns = self._now_ns()
@@ -130,15 +130,15 @@ class ControlLoop:
         return int(self._clock.now().nanoseconds) if self._simulated else time.monotonic_ns()
 
     def _wait_until(self, deadline_ns: int) -> bool:
-        """Sleep until the deadline; return whether it came, rather than the end or a clock that jumped."""
+        """Sleep until the deadline; return False if the loop ended or the clock jumped instead."""
         if not self._simulated:
-            left_s = (deadline_ns - time.monotonic_ns()) / NS_PER_S
+            left_s = seconds(deadline_ns - time.monotonic_ns())
             if left_s > 0.0:
                 time.sleep(left_s)
             return not self._stopping.is_set()
         # Wall-clock slices: a simulation may stand still, jump back, or end.
         while (left_ns := deadline_ns - self._now_ns()) > 0:
-            self._note_stall()  # the clock that stands still is not a stall of ours
+            self._note_stall()  # a paused clock is not a stall of this loop
             if self._stopping.wait(0.0005) or left_ns > 2 * self._period_ns:
                 return False
         return True

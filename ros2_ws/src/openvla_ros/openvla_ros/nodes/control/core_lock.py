@@ -1,12 +1,12 @@
-"""The lock around the controller's core: a stop never waits in line, and what raises in it stops the arm.
+"""The lock around the controller's core: a stop goes first, and an exception inside it stops the arm.
 
 The core is used by the executor's callbacks and by the control thread. An ordinary lock is not fair: under
 a flood of messages the executor may take it again and again before a waiting thread runs. Here a stop is
-left beside the lock, and the next holder carries it out before anything of its own. So a stop waits for
-the work in progress at most, and for no message.
+queued next to the lock, and the next holder executes it before its own work. So a stop waits at most for
+the work in progress, never for a message.
 
-An exception in the middle of a change leaves the core in a state that nobody has thought of. The arm is
-brought to rest and held from there, before anyone else gets the lock.
+An exception in the middle of a change leaves the core in an undefined state. The arm is then brought to
+rest and held there, before anyone else gets the lock.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from types import TracebackType
 from openvla_ros.errors import FatalNodeError
 from openvla_ros.values.verdict import SafetyVerdict
 
-# How long a stop waits for somebody else to carry it out before it tries the lock itself again.
+# How long a stop waits for the lock's holder to execute it before it tries the lock itself again.
 RETRY_S = 0.001
 
 
 class _Stop:
-    """One stop: what to do, and what came of it."""
+    """One stop: the action, and its result."""
 
     def __init__(self, act: Callable[[], SafetyVerdict]) -> None:
         self._act = act
@@ -34,7 +34,7 @@ class _Stop:
         self.error: BaseException | None = None
 
     def carry_out(self) -> None:
-        """Do it; an exception belongs to the thread that asked, not to the one that holds the lock."""
+        """Execute it; an exception is raised in the requesting thread, not in the one that holds the lock."""
         try:
             self.verdict = self._act()
         except Exception as error:  # noqa: BLE001 - handed on to the thread that asked
@@ -43,10 +43,10 @@ class _Stop:
 
 
 class CoreLock:
-    """``with lock:`` around every use of the core; ``stop`` goes before everybody who waits.
+    """``with lock:`` around every use of the core; ``stop`` goes before all waiting threads.
 
-    ``broken`` is called with an exception that was raised inside, lock held; the exception then goes on. If
-    ``broken`` raises too, the process must end: that is a ``FatalNodeError``.
+    ``broken`` is called with an exception that was raised inside, with the lock held; the exception then
+    propagates. If ``broken`` raises too, the process must end: that is a ``FatalNodeError``.
     """
 
     def __init__(self, broken: Callable[[BaseException], object]) -> None:
@@ -57,9 +57,9 @@ class CoreLock:
         self._waited_s: dict[int, float] = {}
 
     def stop(self, act: Callable[[], SafetyVerdict]) -> SafetyVerdict:
-        """Carry ``act`` out inside the lock, before anybody else who waits for it; return its verdict.
+        """Run ``act`` inside the lock, before all waiting threads; return its verdict.
 
-        An exception of ``act`` is raised here.
+        An exception in ``act`` is raised here.
         """
         stop = _Stop(act)
         self._stops.append(stop)
@@ -76,7 +76,7 @@ class CoreLock:
         return stop.verdict
 
     def waited_s(self) -> float:
-        """Return how long this thread waited for the lock the last time it entered."""
+        """Return how long this thread waited for the lock when it last entered, seconds."""
         return self._waited_s.get(threading.get_ident(), 0.0)
 
     def _carry_out(self) -> None:

@@ -1,8 +1,8 @@
-"""When Python's garbage collector runs in a control process: right after a command, never in between.
+"""Schedules Python's garbage collector in a control process: right after a command, never in between.
 
-Left to itself the collector runs whenever enough was allocated, on any thread, and holds the interpreter
-until it is done. Here it is off while the loop runs. Young objects are looked through once a second, in
-the rest of a period whose command is out; all of them while the arm rests.
+By default the collector runs whenever enough was allocated, on any thread, and blocks the interpreter
+until it is done. Here it is off while the loop runs. Young objects are collected once a second, after a
+period's command was sent; all objects while the arm rests.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ FULL_PERIOD_S = 10.0  # at rest
 
 
 class GarbageRounds:
-    """Takes the collector over from ``start`` to ``stop``, and counts what its rounds take."""
+    """Controls the collector from ``start`` to ``stop``, and measures how long its rounds take."""
 
     def __init__(self) -> None:
-        self.total_s = 0.0  # of all rounds so far, whoever began them
+        self.total_s = 0.0  # of all rounds so far, whatever started them
         self.longest_s = 0.0
         self._began_s = 0.0
         self._young_s = self._full_s = 0.0
 
     def start(self) -> None:
-        """Leave what was allocated so far out of all later rounds, and run them only when told to."""
+        """Exclude everything allocated so far from later rounds, and disable automatic collection."""
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -32,13 +32,13 @@ class GarbageRounds:
         gc.callbacks.append(self._note)
 
     def stop(self) -> None:
-        """Give the collector back."""
+        """Re-enable automatic collection."""
         if self._note in gc.callbacks:
             gc.callbacks.remove(self._note)
         gc.enable()
 
     def run(self, at_rest: bool) -> None:
-        """Run a round if one is due; called where the most time is left before the next command."""
+        """Run a round if one is due; call this when most time is left before the next command."""
         now_s = time.monotonic()
         if at_rest and now_s - self._full_s > FULL_PERIOD_S:
             gc.collect()

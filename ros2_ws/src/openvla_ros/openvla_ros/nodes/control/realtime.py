@@ -1,7 +1,7 @@
-"""What keeps the kernel from letting this process wait: real-time priority, niceness, locked memory.
+"""Real-time settings of this process: real-time priority, niceness, locked memory.
 
-Everything here is asked for, and granted or not: each function says in words which, for diagnostics.
-docs/safety.md says how to permit it.
+Each function requests one and returns as text, for diagnostics, whether the kernel granted it.
+docs/safety.md explains how to permit them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4  # <sys/mman.h>; on fault: what i
 
 
 def ask_for_realtime(priority: int) -> str:
-    """Ask the kernel to run this thread before ordinary ones; return in words what it granted."""
+    """Request real-time priority for this thread; return as text what was granted."""
     try:
         os.sched_setscheduler(threading.get_native_id(), os.SCHED_FIFO, os.sched_param(priority))
     except PermissionError:
@@ -32,7 +32,7 @@ def ask_for_realtime(priority: int) -> str:
 
 
 def ask_for_niceness(niceness: int = NICENESS) -> str:
-    """Ask for a better share of the processor for all threads of this process; return what was granted."""
+    """Request a better niceness for all threads of this process; return as text what was granted."""
     try:
         for task in Path("/proc/self/task").iterdir():
             os.setpriority(os.PRIO_PROCESS, int(task.name), niceness)
@@ -44,9 +44,9 @@ def ask_for_niceness(niceness: int = NICENESS) -> str:
 
 
 def lock_memory() -> str:
-    """Ask that this process's pages stay in memory once touched; return in words what was granted.
+    """Request that this process's pages stay in memory once touched; return as text what was granted.
 
-    Under a limit of lockable memory nothing is locked: once it is used up, allocating would fail.
+    With a memlock limit nothing is locked: once the limit is reached, allocations would fail.
     """
     try:
         library = ctypes.CDLL(None, use_errno=True)

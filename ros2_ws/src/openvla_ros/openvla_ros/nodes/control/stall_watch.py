@@ -1,9 +1,9 @@
-"""Why the control loop stalled, as far as the kernel and the interpreter can tell.
+"""Explains why the control loop stalled, from the kernel's and the interpreter's statistics.
 
-Each period the thread's own accounts are read (about 10 microseconds); after a long one the difference
-says where the time went: waiting for a processor, for the controller's lock, for pages from disk, in the
-garbage collector, in other threads of the process, or in the loop's own work. What none of them explains
-is a process that did not run at all.
+Each period the thread's counters are read (about 10 microseconds); after a long one the difference shows
+where the time went: waiting for a CPU, for the controller's lock, for pages from disk, in the garbage
+collector, in other threads of the process, or in the loop's own work. If none of them explains it, the
+process did not run at all.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from openvla_ros.values.time import seconds
 
 # A cause is named if it explains at least this share of the stall.
 SHARE = 0.2
@@ -35,7 +37,7 @@ class Accounts:
 
 @dataclass(frozen=True)
 class Cause:
-    """One share of a stall, in words, with what a person can do about it."""
+    """One cause of a stall, as text, with a remedy."""
 
     seconds: float
     text: str
@@ -43,18 +45,18 @@ class Cause:
 
 
 class StallWatch:
-    """Reads the accounts of the thread that calls ``lap``."""
+    """Reads the counters of the thread that calls ``lap``."""
 
     def __init__(self, long_s: float, collecting_s: Callable[[], float] = lambda: 0.0) -> None:
         """``long_s``: a lap longer than this is a stall. ``collecting_s``: total time of the collector."""
         self._long_s, self._collecting_s = long_s, collecting_s
         self._before: Accounts | None = None
         self._delays: tuple[int, int] | None = None
-        self.newest = ""  # what the last stall was put down to
+        self.newest = ""  # the diagnosis of the last stall
         self.count = 0
 
     def lap(self, waited_s: float = 0.0) -> str:
-        """Return why the time since the call before was long; empty if it was not.
+        """Return why the time since the previous call was long; empty if it was not.
 
         ``waited_s`` is how long the caller has just waited for the controller's lock.
         """
@@ -67,7 +69,7 @@ class StallWatch:
         return self.newest
 
     def close(self) -> None:
-        """Give the files back."""
+        """Close the files."""
         for file in self._delays or ():
             os.close(file)
         self._delays = None
@@ -90,7 +92,7 @@ class StallWatch:
 
 
 def explain(before: Accounts, now: Accounts, waited_s: float) -> str:
-    """Return where the time between two readings went, the largest share first, and what to do about it."""
+    """Return where the time between two readings went, the largest share first, with remedies."""
     gap_s = now.wall - before.wall
     causes = [c for c in _causes(before, now, waited_s) if c.seconds >= SHARE * gap_s]
     faults = now.disk_faults - before.disk_faults
@@ -98,7 +100,7 @@ def explain(before: Accounts, now: Accounts, waited_s: float) -> str:
         text = f"{faults} page{'s' if faults > 1 else ''} had to be read from disk"
         causes.append(Cause(0.0, text, "free memory, or permit locked memory"))
     if not causes:
-        return "the process did not run: it was suspended, or the machine stood still"
+        return "the process did not run: it, or the whole machine, was suspended"
     causes.sort(key=lambda cause: -cause.seconds)
     remedies = dict.fromkeys(cause.remedy for cause in causes if cause.remedy)
     return "; ".join([", ".join(cause.text for cause in causes), *remedies])
@@ -115,20 +117,20 @@ def _causes(before: Accounts, now: Accounts, waited_s: float) -> list[Cause]:
     busy = "stop other programs, or permit real-time priority (docs/safety.md)"
     smaller = "send smaller messages, or fewer"
     causes = [
-        Cause(ready, f"{ready:.3f} s without a processor, taken off it {preempted} times by others", busy),
-        Cause(waited_s, f"{waited_s:.3f} s behind another thread in the controller's core", ""),
+        Cause(ready, f"{ready:.3f} s without a CPU, preempted {preempted} times", busy),
+        Cause(waited_s, f"{waited_s:.3f} s waiting for another thread in the controller's core", ""),
         Cause(collecting, f"{collecting:.3f} s of garbage collection", ""),
         Cause(own, f"{own:.3f} s of its own work", ""),
-        Cause(others, f"{others:.3f} s of callbacks' work", smaller),
+        Cause(others, f"{others:.3f} s of callbacks", smaller),
     ]
     if ready < ready_callbacks:
-        text = f"{ready_callbacks:.3f} s of the callbacks' thread without a processor"
+        text = f"{ready_callbacks:.3f} s of the callback thread without a CPU"
         causes.append(Cause(ready_callbacks, text, busy))
     return causes
 
 
 def _open_delays() -> tuple[int, int]:
-    """Open the scheduler's accounts of this thread and of the process's first one."""
+    """Open the scheduler statistics of this thread and of the main thread."""
     paths = (
         f"/proc/self/task/{threading.get_native_id()}/schedstat",
         f"/proc/self/task/{os.getpid()}/schedstat",
@@ -144,5 +146,5 @@ def _open(path: str) -> int:
 
 
 def _run_delay_s(file: int) -> float:
-    """Return for how long the thread of that account was ready to run and did not, seconds."""
-    return int(os.pread(file, 96, 0).split()[1]) * 1e-9 if file >= 0 else 0.0
+    """Return how long that thread was runnable but not running, seconds."""
+    return seconds(int(os.pread(file, 96, 0).split()[1])) if file >= 0 else 0.0

@@ -1,9 +1,9 @@
-"""What stops the arm, on a thread of its own: the services hold and e_stop, and the button's topic.
+"""Stops the arm, on a separate thread: the services hold and e_stop, and the button's topic.
 
-An executor serves callbacks one after another, so a stop in the controller's own executor would wait
-behind every chunk, joint state and parameter request that came before it. Here a second node with two
+An executor runs callbacks one after another, so a stop in the controller's own executor would wait
+behind every chunk, joint state and parameter request received before it. Here a second node with two
 services and one topic is spun by a second thread. All names are the controller's; only the node's name
-differs (``controller_stops``, or ``<name>_stops`` where the controller was given another name).
+differs (``controller_stops``, or ``<name>_stops`` if the controller was renamed).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class StopServices:
     """Serves hold and e_stop for ``core`` from ``start`` until ``close``.
 
     An exception ends the thread and is kept in ``failure``: a controller that cannot be stopped must not
-    go on.
+    continue.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class StopServices:
             self._node.create_service(Trigger, f"controller/{name}", self._serve(act, granted))
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Start listening."""
         self._thread.start()
 
     def close(self) -> bool:
-        """End the thread, then the node; return whether the thread ended in time. Called once."""
+        """Stop the thread, then destroy the node; return whether the thread ended in time. Call once."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._executor.wake()
@@ -80,7 +80,7 @@ class StopServices:
         return ended
 
     def pressed_publishers(self) -> int:
-        """Return how many publishers of the button's topic said true last, those that are gone included."""
+        """Return how many publishers of the button's topic last sent true, including those that are gone."""
         return self.button.pressed
 
     def _run(self) -> None:
@@ -92,7 +92,7 @@ class StopServices:
             self.failure = error
 
     def _serve(self, act: Callable[[], SafetyVerdict], granted: Reason) -> Callable[..., Trigger.Response]:
-        """Return the callback of a service; a hold for the reason ``granted`` is what was asked for."""
+        """Return the callback of a service; it succeeds if the arm holds for the reason ``granted``."""
 
         def callback(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             verdict = self._lock.stop(act)
@@ -105,7 +105,7 @@ class StopServices:
         return callback
 
     def _heard(self, message: Bool, info: Mapping[str, object]) -> None:
-        """Stop as soon as any publisher says true for the first time; a repeated true changes nothing."""
+        """Stop as soon as any publisher first sends true; a repeated true changes nothing."""
         publisher = _publisher(info)
         if not message.data:
             alive = self._publishers()
@@ -115,14 +115,14 @@ class StopServices:
             self._lock.stop(lambda: self._core.e_stop(f"the topic {BUTTON_TOPIC}"))
 
     def _publishers(self) -> set[bytes]:
-        """Return the identities of those that publish the topic at present."""
+        """Return the identities of the topic's current publishers."""
         infos = self._node.get_publishers_info_by_topic(BUTTON_TOPIC)
         return {bytes(info.endpoint_gid) for info in infos}
 
     def _hear_latched_button(self) -> None:
-        """Also subscribe to what a latched button said before, once there is one.
+        """Also subscribe to a latched button's last message, once there is such a button.
 
-        A latched subscription alone would not hear a button that is not latched.
+        A latched subscription alone would not receive from a button that is not latched.
         """
         buttons = [] if self._latched_button else self._node.get_publishers_info_by_topic(BUTTON_TOPIC)
         if any(b.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for b in buttons):
@@ -131,7 +131,7 @@ class StopServices:
 
 
 def _plain_node(controller: GuardedNode) -> GuardedNode:
-    """Return a node beside ``controller`` that serves nothing by itself: no parameters, no clock.
+    """Return a minimal node in addition to ``controller``: no parameters, no clock.
 
     A ``__node:=`` in the process's arguments is meant for the controller.
     """
@@ -151,6 +151,6 @@ def _plain_node(controller: GuardedNode) -> GuardedNode:
 
 
 def _publisher(info: Mapping[str, object]) -> bytes:
-    """Return who sent a message; the same for all where the middleware does not say (up to Jazzy)."""
+    """Return a message's publisher; the same for all if the middleware does not report it (up to Jazzy)."""
     gid = info.get("publisher_gid")
     return bytes(gid["data"]) if isinstance(gid, dict) else UNKNOWN

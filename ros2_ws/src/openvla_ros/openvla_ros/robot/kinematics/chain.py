@@ -1,8 +1,9 @@
 """Forward kinematics and the Jacobian of one serial chain, read from a URDF.
 
-Radians and metres; everything is seen from the base link. Made for a 100 Hz loop: the transforms
-of all joints are built in one numpy expression, then multiplied along the chain. Knows nothing of
-limits beyond reporting the ones that the URDF states.
+Radians and metres; everything is in the base link's frame. Designed for a 100 Hz loop: the transforms of
+all joints are computed in one numpy expression, then multiplied along the chain. Limits are only reported
+as in the URDF, not enforced. A joint with ``<mimic>`` is not one of the chain's joints: it moves with its
+leader, and its limits narrow the leader's.
 """
 
 from __future__ import annotations
@@ -16,29 +17,35 @@ from numpy.typing import ArrayLike
 
 from openvla_ros.errors import KinematicsError
 from openvla_ros.profile import ArmProfile
-from openvla_ros.robot.kinematics.urdf import Joint, RobotDescription, find_urdf, read_urdf
+from openvla_ros.robot.kinematics.joint_coupling import JointCoupling
+from openvla_ros.robot.kinematics.urdf import MANY_POSITIONS, Joint, RobotDescription, find_urdf, read_urdf
 from openvla_ros.values.arrays import Float, read_only
 from openvla_ros.values.geometry import Pose, skew, transform_rotvec_to_matrix
 
 
 @dataclass(frozen=True, eq=False)
 class KinematicChain:
-    """The moving joints between a base link and a tool link, J of them, base first."""
+    """The moving joints between a base link and a tool link, base first.
+
+    J of them have positions of their own; with those that mimic them there are F moving frames.
+    """
 
     description: RobotDescription
     base_link: str
     tool_link: str
     joints: tuple[str, ...]
-    lower: Float  # (J,) as the URDF states them
+    _moving: tuple[str, ...]  # the joint of each moving frame
+    _coupling: JointCoupling
+    lower: Float  # (J,) as the URDF states them, narrowed by the limits of joints that mimic them
     upper: Float
     velocity: Float
-    # Joint i's transform is constant + sin(q) sine + (1 - cos(q)) cosine + q linear, (J, 4, 4) each.
+    # Joint i's transform is constant + sin(q) sine + (1 - cos(q)) cosine + q linear, (F, 4, 4) each.
     _constant: Float
     _sine: Float
     _cosine: Float
     _linear: Float
-    _axes: Float  # (J, 3) in the joint's own frame
-    _revolute: Float  # (J, 1) 1 for revolute, 0 for prismatic
+    _axes: Float  # (F, 3) in the joint's own frame
+    _revolute: Float  # (F, 1) 1 for revolute, 0 for prismatic
     _tool: Float  # (4, 4) tool frame in the last moving frame
 
     @classmethod
@@ -47,22 +54,42 @@ class KinematicChain:
     ) -> KinematicChain:
         """Return the chain from ``base_link`` to ``tool_link`` whose moving joints are ``joints``.
 
-        ``path`` is a file, or the name of a description that comes with the package. Raises
-        ``KinematicsError`` naming the link or joint that does not fit.
+        Args:
+            path: A URDF file, or the name of one of the package's own.
+            base_link: The link in whose frame all poses are.
+            tool_link: The link whose pose is controlled.
+            joints: Names of the J moving joints between them, base first.
+
+        Raises:
+            KinematicsError: A link is missing, or the moving joints are not ``joints``; names them.
         """
         description = read_urdf(find_urdf(str(path)))
-        along = description.path(base_link, tool_link)
-        moving = tuple(joint.name for joint in along if joint.kind != "fixed")
-        if moving != tuple(joints):
+        chain = cls.between(description, base_link, tool_link)
+        if chain.joints != tuple(joints):
             raise KinematicsError(
                 f"{description.source}: from {base_link!r} to {tool_link!r} the moving joints are "
-                f"{', '.join(moving) or 'none'}; the profile names {', '.join(joints) or 'none'}"
+                f"{', '.join(chain.joints) or 'none'}; the profile lists {', '.join(joints) or 'none'}"
             )
+        return chain
+
+    @classmethod
+    def between(cls, description: RobotDescription, base_link: str, tool_link: str) -> KinematicChain:
+        """Return the chain from ``base_link`` to ``tool_link`` with all moving joints that lie between.
+
+        Raises ``KinematicsError`` naming the link or joint that does not fit.
+        """
+        along = description.path(base_link, tool_link)
+        for joint in along:
+            if joint.kind in MANY_POSITIONS:
+                raise KinematicsError(
+                    f"{description.source}: joint {joint.name!r} between {base_link!r} and {tool_link!r} is "
+                    f"{joint.kind}; a chain's joints must be revolute, continuous, prismatic or fixed"
+                )
         return cls._from_joints(description, base_link, tool_link, along)
 
     @classmethod
     def from_profile(cls, arm: ArmProfile) -> KinematicChain:
-        """Return the chain that a robot profile's ``arm`` describes."""
+        """Return the chain of a robot profile's ``arm``."""
         return cls.from_urdf(arm.urdf, arm.base_link, arm.tool_link, arm.joints)
 
     @classmethod
@@ -86,35 +113,47 @@ class KinematicChain:
                 k = skew(joint.axis)
                 sine[i, :3, :3] = origin[:3, :3] @ k
                 cosine[i, :3, :3] = origin[:3, :3] @ k @ k
-        revolute = np.array([[float(joint.kind != "prismatic")] for joint in moving])
+        revolute = np.array([float(joint.kind != "prismatic") for joint in moving]).reshape(-1, 1)
+        coupling = JointCoupling(description, moving)
         arrays = (
-            np.array([joint.lower for joint in moving]),
-            np.array([joint.upper for joint in moving]),
-            np.array([joint.velocity for joint in moving]),
-            np.array(origins),
+            *coupling.limits(),
+            np.array(origins).reshape(-1, 4, 4),
             sine,
             cosine,
             linear,
-            np.array([joint.axis for joint in moving]),
+            np.array([joint.axis for joint in moving]).reshape(-1, 3),
             revolute,
             offset,
         )
-        names = tuple(joint.name for joint in moving)
-        return cls(description, base_link, tool_link, names, *(read_only(array) for array in arrays))
+        return cls(
+            description,
+            base_link,
+            tool_link,
+            coupling.joints,
+            tuple(joint.name for joint in moving),
+            coupling,
+            *(read_only(array) for array in arrays),
+        )
 
     def frames(self, q: ArrayLike) -> Float:
-        """Return the frames of the moving joints and of the tool, (..., J + 1, 4, 4), for ``q`` (..., J)."""
+        """Return the frames of the moving joints and of the tool, (..., F + 1, 4, 4), for ``q`` (..., J)."""
         angles = np.asarray(q, dtype=np.float64)
         if angles.shape[-1:] != (len(self.joints),):
             raise KinematicsError(
                 f"joint positions have shape {angles.shape}; they must end in {len(self.joints)}"
             )
+        if not self._coupling.plain:
+            angles = self._coupling.positions(angles)
         part = angles[..., None, None]
         local = self._constant + np.sin(part) * self._sine + (1.0 - np.cos(part)) * self._cosine
         local += part * self._linear
-        out = np.empty((*angles.shape[:-1], len(self.joints) + 1, 4, 4))
+        count = len(self._moving)
+        out = np.empty((*angles.shape[:-1], count + 1, 4, 4))
+        if not count:
+            out[..., 0, :, :] = self._tool
+            return out
         out[..., 0, :, :] = local[..., 0, :, :]
-        for i in range(1, len(self.joints)):
+        for i in range(1, count):
             np.matmul(out[..., i - 1, :, :], local[..., i, :, :], out=out[..., i, :, :])
         np.matmul(out[..., -2, :, :], self._tool, out=out[..., -1, :, :])
         return out
@@ -128,10 +167,10 @@ class KinematicChain:
         return self.jacobian_of(self.frames(q))
 
     def jacobian_of(self, frames: Float) -> Float:
-        """Return the Jacobian (6, J) for what ``frames`` returned for one configuration."""
+        """Return the Jacobian (6, J) from the result of ``frames`` for one configuration."""
         axes = (frames[:-1, :3, :3] @ self._axes[:, :, None])[:, :, 0]
         arms = frames[-1, :3, 3] - frames[:-1, :3, 3]
-        out = np.empty((6, len(self.joints)))
+        out = np.empty((6, len(self._moving)))
         # The cross product written out: np.cross costs five times as much on arrays this small.
         out[0] = axes[:, 1] * arms[:, 2] - axes[:, 2] * arms[:, 1]
         out[1] = axes[:, 2] * arms[:, 0] - axes[:, 0] * arms[:, 2]
@@ -139,13 +178,14 @@ class KinematicChain:
         if not self._revolute.all():
             out[:3] = np.where(self._revolute.T > 0, out[:3], axes.T)
         out[3:] = (axes * self._revolute).T
-        return out
+        return out if self._coupling.plain else out @ self._coupling.follow
 
     def link_offsets(self, others: Mapping[str, float] | None = None) -> dict[str, tuple[int, Float]]:
-        """Return, for each link, the moving frame that carries it and its pose (4, 4) in that frame.
+        """Return, for each link, the moving frame that it is attached to and its pose (4, 4) in that frame.
 
-        Frame -1 is the base. Joints outside the chain (a gripper's fingers) stand at ``others``, or
-        at the position nearest to 0 that their limits allow.
+        Frame -1 is the base. Joints outside the chain (a gripper's fingers) are at ``others``, or at the
+        position nearest to 0 within their limits. Links whose place is unknown are left out;
+        ``link_covers`` reports them.
         """
         placed: dict[str, tuple[int, Float]] = {self.base_link: (-1, np.eye(4))}
         pending = [self.base_link]
@@ -155,10 +195,12 @@ class KinematicChain:
             for joint in self.description.joints.values():
                 if joint.parent != parent:
                     continue
-                if joint.name in self.joints:
-                    placed[joint.child] = (self.joints.index(joint.name), np.eye(4))
+                if joint.name in self._moving:
+                    placed[joint.child] = (self._moving.index(joint.name), np.eye(4))
                 else:
                     position = self._position(joint, others or {})
+                    if position is None:
+                        continue
                     placed[joint.child] = (frame, pose @ joint.origin @ _motion(joint, position))
                 pending.append(joint.child)
         return placed
@@ -171,13 +213,20 @@ class KinematicChain:
             for link, (frame, offset) in self.link_offsets(others).items()
         }
 
-    def _position(self, joint: Joint, others: Mapping[str, float]) -> float:
+    def _position(self, joint: Joint, others: Mapping[str, float]) -> float | None:
+        """Return where a joint outside the chain stands; None where nobody can say."""
         if joint.name in others:
             return others[joint.name]
-        if joint.mimic is not None:
-            leader, multiplier, offset = joint.mimic
-            return multiplier * self._position(self.description.joints[leader], others) + offset
-        return min(max(0.0, joint.lower), joint.upper)
+        if joint.kind in MANY_POSITIONS:
+            return None
+        try:
+            leader, multiplier, offset = self.description.leader(joint)
+        except KinematicsError:
+            return None
+        if leader.name in self._moving:
+            return None  # moves with the arm, in a branch of its own
+        position = others.get(leader.name, min(max(0.0, leader.lower), leader.upper))
+        return multiplier * position + offset
 
 
 def _motion(joint: Joint, position: float) -> Float:

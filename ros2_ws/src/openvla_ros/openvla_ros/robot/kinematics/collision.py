@@ -1,12 +1,12 @@
-"""How near the arm's links come to each other and to the table, from the URDF's collision shapes.
+"""Distances between the arm's links, and from them to the table, from the shapes of ``link_covers``.
 
-Moving links are covered by capsules (a box by one around its longest axis, so the cover is never
-too small); boxes of the base and of the first link, which the others fold onto, stay boxes. Links
-two joints apart or nearer are not compared: on both arms their joint limits keep them apart. Covers
-are wider than the arm: where a named pose of the profile, which the arm is known to reach, makes
-two covers overlap, that much overlap of that pair is allowed everywhere.
+Moving links are approximated by capsules (a box by one around its longest axis, so it is never too small);
+boxes of the base and of the first link, which the others fold onto, stay boxes. Links at most two joints
+apart are not compared: on both arms their joint limits keep them apart. The capsules are wider than the
+arm: if two of them overlap in one of the profile's named poses, which the arm is known to reach, that
+much overlap of that pair is allowed everywhere.
 
-Distances come in one array for many configurations at once; negative means too near.
+Distances are computed for many configurations at once; negative means too close.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from openvla_ros.robot.kinematics.chain import KinematicChain
+from openvla_ros.robot.kinematics.link_covers import LinkCovers, cover_links
 from openvla_ros.robot.kinematics.urdf import Shape
 from openvla_ros.values.arrays import Float, Int
 
@@ -24,8 +25,10 @@ from openvla_ros.values.arrays import Float, Int
 JOINTS_APART = 3
 # Points along a capsule's axis that are measured against boxes.
 AXIS_POINTS = 5
-# Overlaps in named poses are allowed with this much in hand, metres.
+# Additional margin for overlaps in named poses, metres.
 ALLOWANCE = 0.002
+# A larger overlap that a named pose allows is worth saying, metres.
+WIDE_M = 0.02
 # Points around the rim of a cylinder's end, for the table.
 RIM_POINTS = 12
 
@@ -54,12 +57,12 @@ class Capsule:
 
 
 def capsule_around(shape: Shape, link: str, frame: int, offset: Float) -> Capsule:
-    """Return a capsule that contains ``shape``, whose link sits at ``offset`` (4, 4) in the frame."""
+    """Return a capsule that contains ``shape``, whose link is at ``offset`` (4, 4) in the frame."""
     pose = offset @ shape.origin
     match shape.kind:
         case "sphere":
             half, radius = np.zeros(3), shape.size[0]
-        case "cylinder":
+        case "cylinder" | "capsule":
             half, radius = np.array([0.0, 0.0, shape.size[1] / 2]), shape.size[0]
         case "box":
             sides = np.array(shape.size) / 2
@@ -71,7 +74,7 @@ def capsule_around(shape: Shape, link: str, frame: int, offset: Float) -> Capsul
 
 
 def lowest_points(shape: Shape, offset: Float) -> tuple[Float, float]:
-    """Return points (N, 3) in the moving frame, and a radius: the lowest of them less it bounds ``shape``."""
+    """Return points (N, 3) in the moving frame and a radius: the lowest point minus it bounds ``shape``."""
     pose = offset @ shape.origin
     match shape.kind:
         case "sphere":
@@ -82,6 +85,11 @@ def lowest_points(shape: Shape, offset: Float) -> tuple[Float, float]:
             circle = np.stack([rim * np.cos(angles), rim * np.sin(angles)], axis=1)
             ends = [np.insert(circle, 2, z, axis=1) for z in (-shape.size[1] / 2, shape.size[1] / 2)]
             local, radius = np.concatenate(ends), 0.0
+        case "capsule":
+            local, radius = (
+                np.array([[0.0, 0.0, z] for z in (-shape.size[1] / 2, shape.size[1] / 2)]),
+                shape.size[0],
+            )
         case "box":
             corners = np.array(np.meshgrid([-0.5, 0.5], [-0.5, 0.5], [-0.5, 0.5])).reshape(3, -1).T
             local, radius = corners * np.array(shape.size), 0.0
@@ -117,15 +125,23 @@ def segment_distance(p1: Float, q1: Float, p2: Float, q2: Float) -> Float:
 
 
 class SelfCollision:
-    """Distances between the links of one arm that are not neighbours."""
+    """Distances between the links of one arm that are not neighbours.
+
+    Args:
+        chain: The arm.
+        others: Where joints outside the chain stand, as in ``KinematicChain.link_offsets``.
+        known_poses: Joint positions (K, J) that the arm is known to reach; none: no overlap is allowed.
+        covers: What the links occupy, where it is known already; otherwise the meshes are read for it.
+    """
 
     def __init__(
         self,
         chain: KinematicChain,
         others: Mapping[str, float],
         known_poses: Sequence[Sequence[float]],
+        covers: LinkCovers | None = None,
     ) -> None:
-        shapes, links = chain.description.links, chain.link_offsets(others)
+        shapes, links = (covers or cover_links(chain, others)).shapes, chain.link_offsets(others)
         placed = [
             (link, frame, offset, shape) for link, (frame, offset) in links.items() for shape in shapes[link]
         ]
@@ -137,10 +153,10 @@ class SelfCollision:
                 if frame > 0 or shape.kind != "box"
             ]
         )
-        self._start = np.array([capsule.start for capsule in self.capsules])
-        self._end = np.array([capsule.end for capsule in self.capsules])
+        self._start = np.array([capsule.start for capsule in self.capsules]).reshape(-1, 3)
+        self._end = np.array([capsule.end for capsule in self.capsules]).reshape(-1, 3)
         self._radius = np.array([capsule.radius for capsule in self.capsules])
-        frame = np.array([capsule.frame for capsule in self.capsules])
+        frame = np.array([capsule.frame for capsule in self.capsules], dtype=np.int64)
         # In ``margins`` the base's frame comes first, so that frame -1 is row 0.
         self._row: Int = frame + 1
         first, second = np.triu_indices(len(self.capsules), k=1)
@@ -159,12 +175,13 @@ class SelfCollision:
             *((names[i], names[j]) for i, j in zip(self._first, self._second, strict=True)),
             *((boxes[b][0], names[i]) for b, i in zip(self._box, self._onto, strict=True)),
         ]
-        self._allowed: Float = np.zeros(1)
-        known = self.margins(chain.frames(np.array(known_poses, dtype=np.float64))).min(axis=0)
-        self._allowed = np.minimum(0.0, known - ALLOWANCE)
+        self._allowed: Float = np.zeros(len(self._pairs))
+        if len(known_poses):
+            known = self.margins(chain.frames(np.array(known_poses, dtype=np.float64))).min(axis=0)
+            self._allowed = np.minimum(0.0, known - ALLOWANCE)
 
     def margins(self, frames: Float) -> Float:
-        """Return the distances (B, M) in metres, less what is allowed, for chain frames (B, J + 1, 4, 4)."""
+        """Return the distances (B, M), metres, minus the allowance, for chain frames (B, J + 1, 4, 4)."""
         base = np.broadcast_to(np.eye(4), (len(frames), 1, 4, 4))
         rows = np.concatenate([base, frames], axis=1)
         held = rows[:, self._row]
@@ -182,8 +199,19 @@ class SelfCollision:
         return margins
 
     def pair(self, index: int) -> tuple[str, str]:
-        """Return the names of the two links that column ``index`` of ``margins`` is about."""
+        """Return the names of the two links of column ``index`` of ``margins``."""
         return self._pairs[index]
+
+    def summary(self, bare: Sequence[str] = ()) -> str:
+        """Return in one line what is compared, and what is not; ``bare`` are links without a <collision>."""
+        pairs = {tuple(sorted(pair)) for pair in self._pairs}
+        text = f"{len(pairs)} pairs of links are checked; links less than {JOINTS_APART} joints apart are not"
+        wide = [f"{' and '.join(pair)} by {m:.3f} m" for pair, m in self.allowances.items() if m > WIDE_M]
+        if wide:
+            text += f"; allowed to overlap as in a named pose: {', '.join(wide)}"
+        if bare:
+            text += f"; without a <collision>: {', '.join(bare)}"
+        return text
 
     @property
     def allowances(self) -> dict[tuple[str, str], float]:
@@ -196,12 +224,22 @@ class SelfCollision:
 
 
 class TableClearance:
-    """How high the lowest points of the moving links are above the table."""
+    """Heights of the moving links' lowest points above the table, which is ``height_m`` above the base.
 
-    def __init__(self, chain: KinematicChain, others: Mapping[str, float], height_m: float) -> None:
-        points, radii, frames, names = [], [], [], []
+    The other arguments are those of ``SelfCollision``.
+    """
+
+    def __init__(
+        self,
+        chain: KinematicChain,
+        others: Mapping[str, float],
+        height_m: float,
+        covers: LinkCovers | None = None,
+    ) -> None:
+        points, radii, frames, names = [np.zeros((0, 3))], [], [], []
+        shapes = (covers or cover_links(chain, others)).table
         for link, (frame, offset) in chain.link_offsets(others).items():
-            for shape in chain.description.links[link] if frame > 0 else ():
+            for shape in shapes[link] if frame > 0 else ():
                 corners, radius = lowest_points(shape, offset)
                 points.append(corners)
                 radii += [radius] * len(corners)
@@ -209,7 +247,7 @@ class TableClearance:
                 names += [link] * len(corners)
         self._points = np.concatenate(points)
         self._below = np.array(radii) + height_m
-        self._frame = np.array(frames)
+        self._frame = np.array(frames, dtype=np.int64)
         self._links = names
 
     def margins(self, frames: Float) -> Float:
@@ -219,7 +257,7 @@ class TableClearance:
         return heights
 
     def link(self, index: int) -> str:
-        """Return the name of the link that column ``index`` of ``margins`` is about."""
+        """Return the name of the link of column ``index`` of ``margins``."""
         return self._links[index]
 
 

@@ -1,9 +1,9 @@
-"""From one action to the next commanded pose of the tool, and back.
+"""Converts a delta action to the next commanded tool pose, and back.
 
 Each delta composes on the previous commanded target, not on the measured pose, as the recorded
 actions of BridgeData V2 do (widowx_envs: Trans(p) Delta Trans(-p) target): the rotation is about
-the tool point, so translation and rotation do not mix. Along which axes and in which convention is
-the action space's word.
+the tool point, so translation and rotation do not mix. The action space defines the axes and the
+convention.
 """
 
 from __future__ import annotations

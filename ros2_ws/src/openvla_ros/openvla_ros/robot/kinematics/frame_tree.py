@@ -1,4 +1,4 @@
-"""Named frames and where each stands in its parent: what a robot publishes as tf. Knows no messages."""
+"""A tree of named frames, as published on tf. Knows no messages."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ class FrameTree:
 
     def __init__(self) -> None:
         self._parents: dict[str, tuple[str, Pose]] = {}
-        self._names: dict[str, None] = {}  # in the order in which they were heard of
+        self._names: dict[str, None] = {}  # in the order in which they were added
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every frame that was heard of."""
+        """All known frames."""
         return tuple(self._names)
 
     def put(self, parent: str, child: str, pose: Pose) -> None:
-        """Take in that ``child`` stands at ``pose`` in ``parent``."""
+        """Set the pose of ``child`` in ``parent``."""
         self._names |= dict.fromkeys((parent, child))
         self._parents[child] = parent, pose
 
@@ -30,7 +30,7 @@ class FrameTree:
         return to_base[1].inverse() @ to_frame[1]
 
     def _from_root(self, frame: str) -> tuple[str, Pose] | None:
-        """Return the root above ``frame`` and its pose there; None for an unknown one or a loop."""
+        """Return the root above ``frame``, and the frame's pose in it; None if it is unknown or in a loop."""
         if frame not in self._names:
             return None
         pose = Pose.identity()

@@ -1,10 +1,10 @@
-"""Inverse kinematics: one bounded step per tick of the control loop, and a solver for start poses.
+"""Inverse kinematics: one bounded step per control tick, and a solver for start poses.
 
-A step is a damped Gauss-Newton step towards the target pose. The damping acts on each singular
-direction by itself and grows as that direction's singular value vanishes (Maciejewski and Klein,
-1988), so well-conditioned directions stay exact at a singularity. A joint that would pass its limit
-is locked and the rest is solved again; the step is then scaled as a whole to the velocity limits,
-which keeps its direction. With seven joints the null space pulls towards a posture.
+A step is a damped Gauss-Newton step toward the target pose. Each singular direction is damped separately,
+the more the smaller its singular value (Maciejewski and Klein, 1988), so well-conditioned directions stay
+exact at a singularity. A joint that would exceed its limit is locked and the rest is solved again; the step
+is then scaled as a whole to the velocity limits, which preserves its direction. With seven joints the null
+space pulls toward a posture.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ POSTURE_GAIN = 0.02
 
 @dataclass(frozen=True, eq=False)
 class InverseStep:
-    """Where one step leads, and how far from the target it started."""
+    """The result of one step, and the error before it."""
 
     q: Float  # (J,) radians, within the joint limits
     position_error_m: float  # before the step
@@ -49,12 +49,12 @@ class InverseStep:
 
 
 def rotation_error(target: Float, current: Float) -> Float:
-    """Return the rotation vector (3,) in the base frame that turns ``current`` into ``target``."""
+    """Return the rotation vector (3,), base frame, radians, from ``current`` to ``target``."""
     r = target @ current.T
     sine = 0.5 * np.array([r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]])
     cosine = 0.5 * (r[0, 0] + r[1, 1] + r[2, 2] - 1.0)
     length = math.sqrt(float(sine @ sine))
-    if cosine < -0.99:  # near half a turn the sine says nothing of the axis
+    if cosine < -0.99:  # near half a turn the sine does not determine the axis
         return transform_matrix_to_rotvec(r)
     error: Float = sine if length < 1e-9 else sine * (math.atan2(length, cosine) / length)
     return error
@@ -82,7 +82,7 @@ class InverseKinematics:
         self._weights = np.array([1.0, 1.0, 1.0, *(orientation_weight,) * 3])
 
     def step(self, q: Float, target: Float, dt: float) -> InverseStep:
-        """Return the step from ``q`` (J,) towards the tool pose ``target`` (4, 4) within ``dt`` seconds."""
+        """Return the step from ``q`` (J,), radians, toward tool pose ``target`` (4, 4) in ``dt`` seconds."""
         frames = self.chain.frames(q)
         tool = frames[-1]
         error = np.empty(6)
@@ -118,7 +118,7 @@ class InverseKinematics:
         return change
 
     def _to_nearest_limit(self, q: Float, change: Float) -> Float:
-        """Shorten ``change`` until the first joint reaches its limit; the next step goes on from there."""
+        """Shorten ``change`` until the first joint reaches its limit; the next step continues from there."""
         room = np.where(change > 0.0, self.upper - q, q - self.lower)
         moving = np.abs(change) > 1e-12
         shortened: Float = change * min(1.0, float(np.min(room[moving] / np.abs(change[moving]))))
@@ -140,9 +140,9 @@ class InverseKinematics:
     def solve(
         self, pose: Pose, q: ArrayLike, tolerance_m: float = 1e-4, tolerance_rad: float = 1e-3
     ) -> Float:
-        """Return joint positions (J,) that put the tool at ``pose``, searched from ``q``.
+        """Return joint positions (J,), radians, that put the tool at ``pose``, starting the search at ``q``.
 
-        Raises ``KinematicsError`` naming how far off the best attempt stayed.
+        Raises ``KinematicsError`` with the remaining error of the best attempt.
         """
         target, best = pose.matrix, (math.inf, math.inf)
         random = np.random.default_rng(0).uniform(self.lower, self.upper, (RANDOM_SEEDS, len(self.lower)))

@@ -1,1 +1,1 @@
-"""From targets to joint commands within their limits, and the stops that they end in."""
+"""From targets to joint commands within limits, and the stops at their end."""

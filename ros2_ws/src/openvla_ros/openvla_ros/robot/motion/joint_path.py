@@ -1,8 +1,8 @@
-"""Joint positions over time through waypoints, joined by polynomials as ros2_control joins them.
+"""Joint positions over time through waypoints, interpolated as in ros2_control.
 
-Between two waypoints that both have velocities and accelerations runs a quintic, between two with
-velocities a cubic, otherwise a straight line. The last waypoint is held. Times are seconds of one clock,
-which must be counted from somewhere near: in seconds since 1970 a float has no nanoseconds left.
+Two waypoints with velocities and accelerations are joined by a quintic, two with velocities by a cubic,
+otherwise by a straight line. The last waypoint is held. Times are seconds on one clock, relative to a
+recent epoch: in seconds since 1970, a float has no nanosecond resolution.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Waypoint:
-    """Where the joints shall be at a time, and how they shall move there; (J,) rad, rad/s, rad/s²."""
+    """Joint positions, velocities and accelerations at a time; (J,) rad, rad/s, rad/s²."""
 
     time_s: float
     position: Float
@@ -52,9 +52,9 @@ class Segment:
         return JointMotion(position, velocity, acceleration)
 
     def keeps(self, limits: MotionLimits, begin_s: float, end_s: float) -> Flags:
-        """Return for each joint (J,) whether this keeps the limits of its rates between two times.
+        """Return for each joint (J,) whether this stays within its rate limits between two times.
 
-        Exact for lines and cubics; a quintic counts as not keeping them.
+        Exact for lines and cubics; quintics count as exceeding them.
         """
         if len(self.coefficients) > 4:
             return np.zeros(self.coefficients.shape[1], dtype=bool)
@@ -73,10 +73,10 @@ class Segment:
 
 
 class JointPath:
-    """Waypoints in the order of their times, and what runs between them."""
+    """Waypoints in order of time, and the segments between them."""
 
     def __init__(self, waypoints: Sequence[Waypoint]) -> None:
-        """Take one waypoint or more, their times increasing."""
+        """Create a path through one or more waypoints with increasing times."""
         self.waypoints = tuple(waypoints)
         self._times = [waypoint.time_s for waypoint in self.waypoints]
         self._segments: dict[int, Segment] = {}
@@ -87,14 +87,14 @@ class JointPath:
         return self._times[-1]
 
     def state(self, time_s: float) -> JointMotion:
-        """Return the motion at ``time_s``: at rest before the first waypoint and from the last one on."""
+        """Return the motion at ``time_s``: at rest before the first waypoint and after the last."""
         index = bisect_right(self._times, time_s)
         if index == 0 or index == len(self._times):
             return JointMotion.at_rest(self.waypoints[max(0, index - 1)].position)
         return self.segment(index).state(time_s)
 
     def segment(self, index: int) -> Segment:
-        """Return what runs to the waypoint ``index`` from the one before it."""
+        """Return the segment from the previous waypoint to waypoint ``index``."""
         found = self._segments.get(index)
         if found is None:
             found = Segment(self.waypoints[index - 1], self.waypoints[index])
@@ -102,15 +102,15 @@ class JointPath:
         return found
 
     def joined_to(self, later: JointPath, since_s: float) -> JointPath:
-        """Return this path from ``since_s`` up to where ``later`` begins, then that one."""
+        """Return this path from ``since_s`` to the start of ``later``, followed by ``later``."""
         first = max(0, bisect_right(self._times, since_s) - 1)
         count = bisect_right(self._times, later._times[0] - 1e-9)
         return JointPath((*self.waypoints[first:count], *later.waypoints))
 
     def keeps(self, limits: MotionLimits, begin_s: float, end_s: float) -> Flags:
-        """Return for each joint (J,) whether it moves on within the limits of its rates between two times.
+        """Return for each joint (J,) whether it stays within its rate limits between two times.
 
-        Where two polynomials meet, neither speed nor acceleration may jump.
+        Speed and acceleration must be continuous between segments.
         """
         kept = np.ones(self.waypoints[0].position.shape, dtype=bool)
         first, last = bisect_right(self._times, begin_s), bisect_right(self._times, end_s - 1e-12)
@@ -132,7 +132,7 @@ class JointPath:
 
 
 def same_motion(one: JointMotion, other: JointMotion) -> Flags:
-    """Return for each joint (J,) whether two motions are the same but for rounding."""
+    """Return for each joint (J,) whether two motions are equal up to rounding."""
     same: Flags = (
         (np.abs(one.position - other.position) < SAME_RAD)
         & (np.abs(one.velocity - other.velocity) < SAME_RAD_S)

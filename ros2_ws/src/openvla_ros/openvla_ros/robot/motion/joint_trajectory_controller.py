@@ -1,7 +1,7 @@
-"""ros2_control's joint trajectory controller in small: what it makes of a message, release by release.
+"""A model of ros2_control's joint trajectory controller: how each release executes a message.
 
-Follows the rules of ``joint_trajectory_controller`` in Humble (2.54), Jazzy (4.42), Kilted (5.17) and
-Rolling (6.9) for position interfaces, all joints in each message and the parameters' defaults:
+Follows ``joint_trajectory_controller`` in Humble (2.54), Jazzy (4.42), Kilted (5.17) and Rolling (6.9) for
+position interfaces, all joints in each message and default parameters:
 
 - refused are messages that name other joints, that have no points, whose times do not increase, whose
   values do not fit the names, that are over, and, but for Humble, that end with a velocity;
@@ -10,14 +10,14 @@ Rolling (6.9) for position interfaces, all joints in each message and the parame
   that is still to come, starts at the measured state, or at the last command with
   ``interpolate_from_desired_state`` (Humble: ``open_loop_control``); where the first point is due
   already, the command is on the message's own curve at once, wherever it was before;
-- Rolling keeps the running trajectory until a later stamp comes (``allow_trajectory_replacement``);
+- Rolling keeps the running trajectory until a later stamp is due (``allow_trajectory_replacement``);
 - Humble commands what is due now, the others what is due one cycle later;
 - with velocities at both ends of a segment it is a cubic, with accelerations as well a quintic, with
   neither a line; with accelerations alone every joint is commanded to 0;
 - the last point is held.
 
-Values that are not finite are refused here; the original takes them. Nothing here keeps limits: neither
-does the original. Knows nothing of messages.
+Non-finite values are refused here; the original accepts them. No limits are enforced, as in the original.
+Knows nothing of messages.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ NS_DIGITS = 9
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Points due after a stamp, seconds; (J,) each, in the controller's order. No stamp means at once."""
+    """Points due at times after a stamp, seconds; (J,) each, in the controller's order. No stamp: now."""
 
     stamp_s: float | None
     points: tuple[Waypoint, ...]  # their times count from the stamp
 
     @property
     def lasts_s(self) -> float:
-        """From the stamp to the last point."""
+        """Time from the stamp to the last point, seconds."""
         return self.points[-1].time_s
 
 
 class JointTrajectoryController:
-    """The commanded positions of some joints, cycle by cycle; seconds of one clock."""
+    """The commanded joint positions, cycle by cycle; times are seconds on one clock."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class JointTrajectoryController:
         release: Release = "kilted",
         interpolate_from_desired_state: bool = False,
     ) -> None:
-        """Command ``positions`` (J,) of ``joints`` until a trajectory comes."""
+        """Command ``positions`` (J,) of ``joints`` until a trajectory arrives."""
         self._joints = tuple(joints)
         self._release = release
         # How far ahead of its cycle a command is computed.
@@ -89,10 +89,10 @@ class JointTrajectoryController:
         stamp_s: float | None,
         now_s: float,
     ) -> None:
-        """Take a message: points due ``times_s`` after the stamp, in the order of ``names``.
+        """Receive a message: points due ``times_s`` after the stamp, in the order of ``names``.
 
-        Empty velocities or accelerations of a point are as good as none. Raises ``InvalidValueError``
-        with the reason where the original refuses the message; what is being followed goes on then.
+        Empty velocities or accelerations of a point count as absent. Raises ``InvalidValueError`` with the
+        reason if the original refuses the message; the current trajectory then continues.
         """
         points = self._points(names, times_s, positions, velocities, accelerations)
         last = points[-1].velocity
@@ -195,7 +195,7 @@ class JointTrajectoryController:
         return JointMotion(last.position, velocity, still if last.acceleration is None else last.acceleration)
 
     def path(self) -> JointPath | None:
-        """Return what is being followed; ``None`` where that is no path through the points."""
+        """Return the path being followed; ``None`` if it is not a path through the points."""
         if self._running is None:
             return None
         before, *points = self._running

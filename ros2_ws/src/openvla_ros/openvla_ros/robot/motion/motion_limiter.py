@@ -5,12 +5,12 @@ closed form of at most three phases of constant jerk. Call a state safe if that 
 velocity, acceleration and position limits throughout. Then:
 
 - a joint at rest within its limits is safe;
-- going on along the stop leads to a safe state, since its stop is the rest of the same one;
+- continuing along the stop leads to a safe state, since its stop is the rest of the same one;
 - any other step is taken only if the state that it leads to is safe.
 
-So the limits hold at every tick whatever is asked for, NaN aside, which ``MotionLimiter.follow``
-refuses. The samples lie on one continuous motion within the limits, hence their first, second and
-third finite differences keep the velocity, acceleration and jerk limits as well.
+So the limits hold at every tick whatever the target, except NaN, which ``MotionLimiter.follow`` refuses.
+The samples lie on one continuous motion within the limits, hence their first, second and third finite
+differences stay within the velocity, acceleration and jerk limits as well.
 
 How a moving target is followed: the joint's stop, begun one tick later, should end where the
 target's own stop would, which may be more sudden than the joint's. So a joint that lags behind
@@ -36,13 +36,13 @@ SOFT_TICKS = 3.0
 # Limits are kept with this relative reserve, far above rounding and far below anything that matters.
 RESERVE = 1e-9
 BISECTIONS = 12
-# A target is expected to stop within this share of the shortest way that it seems to need.
+# A target is expected to stop within this fraction of its estimated shortest stopping distance.
 TARGET_STOP_SHARE = 0.8
 
 
 @dataclass(frozen=True, eq=False)
 class JointMotion:
-    """Where the commanded joints are, and how they move; (J,) rad, rad/s, rad/s²."""
+    """Commanded joint positions, velocities and accelerations; (J,) rad, rad/s, rad/s²."""
 
     position: Float
     velocity: Float
@@ -50,7 +50,7 @@ class JointMotion:
 
     @classmethod
     def at_rest(cls, position: Float) -> JointMotion:
-        """Return the motion of joints that stand still at ``position`` (J,)."""
+        """Return the motion of joints at rest at ``position`` (J,)."""
         return cls(np.array(position, dtype=np.float64), np.zeros(len(position)), np.zeros(len(position)))
 
     @property
@@ -244,13 +244,13 @@ class _Joint:
         return j
 
     def _target_stop(self, v: float, a: float) -> float:
-        """How far a target moving with ``v`` and ``a`` may go on before it stops, the shortest estimate."""
+        """A lower estimate of how far a target moving with ``v`` and ``a`` travels before it stops."""
         limit = self.a
         fastest = stop_extent(v, min(max(a, -limit), limit), limit, self.j)[2]
         if self.target_stop_s is None:
             return fastest
         shortest = min(abs(fastest), 0.5 * abs(v) * self.target_stop_s)
-        if v * a < 0.0:  # it is slowing down already
+        if v * a < 0.0:  # it is already slowing down
             shortest = min(shortest, 0.5 * v * v / abs(a))
         return math.copysign(TARGET_STOP_SHARE * shortest, v) if fastest * v >= 0.0 else fastest
 
@@ -263,8 +263,8 @@ class _Joint:
 class MotionLimiter:
     """Moves J commanded joints tick by tick within their limits.
 
-    ``target_stop_s`` is how suddenly the targets that it follows may stop; ``None`` is for targets that
-    move within the same limits.
+    ``target_stop_s`` is how suddenly the followed targets may stop, seconds; ``None`` for targets that move
+    within the same limits.
     """
 
     def __init__(self, limits: MotionLimits, period_s: float, target_stop_s: float | None) -> None:
@@ -286,11 +286,11 @@ class MotionLimiter:
         ]
 
     def follow(self, motion: JointMotion, target: JointMotion, step_s: float | None = None) -> JointMotion:
-        """Return the motion one tick later, on its way to ``target`` as it will be one tick from now.
+        """Return the motion one tick later, on the way to ``target`` (its state one tick from now).
 
-        A tick lasts ``step_s`` where that is given, which may be a little longer or shorter than the
-        period: each step keeps the limits by itself. Raises ``InvalidValueError`` if the target
-        is not finite.
+        If ``step_s`` is given, the tick lasts that long; it may be slightly longer or shorter than the
+        period: each step stays within the limits by itself. Raises ``InvalidValueError`` if the target is
+        not finite.
         """
         _check_finite(target)
         goals = _states(target)
@@ -301,11 +301,11 @@ class MotionLimiter:
         )
 
     def track(self, motion: JointMotion, target: JointMotion, along: NDArray[np.bool_]) -> JointMotion:
-        """Return the motion one period later: ``target`` itself for every joint that can be there by then.
+        """Return the motion one period later: ``target`` itself for every joint that can reach it by then.
 
-        ``along`` (J,) says which joints are known to get there within the limits of their rates; the
-        others may in three parts of constant jerk. So a target that moves within the limits is followed
-        exactly, without the lag of ``follow``, which is left for what is out of reach. Raises as ``follow``.
+        ``along`` (J,) marks the joints that are known to get there within their rate limits; the others may
+        try with three phases of constant jerk. So a target that moves within the limits is followed exactly,
+        without the lag of ``follow``, which is used only if it is out of reach. Raises as ``follow``.
         """
         _check_finite(target)
         dt = self.period_s

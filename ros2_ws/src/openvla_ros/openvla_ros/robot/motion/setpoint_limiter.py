@@ -1,8 +1,8 @@
-"""The last stage before a driver: each setpoint is one period within the limits from the last one sent.
+"""The last stage before a driver: each setpoint is reachable in one period, within the limits, from the last.
 
-Wall time never turns into distance. Whatever the path says that is to be followed, and however late it
-came, the next setpoint is what the arm can do in one period after the last setpoint, on its way to the
-path. A path that keeps the limits is handed through as it is.
+Elapsed time never turns into distance. Whatever the path, and however late it arrived, the next setpoint
+is as far as the arm can move in one period from the last setpoint, on the way to the path. A path within
+the limits is passed through unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROOM_RAD = 1e-9
 
 
 class SetpointLimiter:
-    """Follows paths of J joints, one setpoint a period."""
+    """Follows paths of J joints, one setpoint per period."""
 
     def __init__(self, limits: MotionLimits, period_s: float) -> None:
         wide = limits.scaled(1.0 + ROOM)
@@ -30,14 +30,14 @@ class SetpointLimiter:
         self.period_s = period_s
 
     def follow(self, sent: JointMotion, path: JointPath, begin_s: float, end_s: float) -> JointMotion:
-        """Return the motion one period after ``sent``, where ``path`` goes on from one time to another."""
+        """Return the motion one period after ``sent``, following ``path`` from one time to another."""
         if abs(end_s - begin_s - self.period_s) > 1e-9:
             return self.approach(sent, path.state(end_s))
         along = same_motion(sent, path.state(begin_s)) & path.keeps(self._limits, begin_s, end_s)
         return self._limiter.track(sent, path.state(end_s), along)
 
     def approach(self, sent: JointMotion, target: JointMotion) -> JointMotion:
-        """Return the motion one period after ``sent``, on the way to ``target`` as it will be then."""
+        """Return the motion one period after ``sent``, on the way to ``target`` (its state at that time)."""
         return self._limiter.track(sent, target, np.zeros(len(sent.position), dtype=bool))
 
     def stop(self, sent: JointMotion) -> JointMotion:

@@ -1,12 +1,12 @@
-"""The stop that every streamed trajectory ends in: what the arm does if nobody commands it any more.
+"""The stop at the end of every streamed trajectory: what the arm does if the commands end.
 
-The joint trajectory back end appends it to each message, so that the robot's own controller brakes
-within the limits when this program was killed or the network is gone. It is the same fastest stop
-that the controller keeps possible at every tick, so it stays within the position limits too.
+The joint trajectory driver appends it to each message, so that the robot's own controller brakes within
+the limits if this program was killed or the network is down. It is the same fastest stop that the
+controller keeps possible at every tick, so it stays within the position limits too.
 
-Its points stand where the jerk of a joint changes. Between them every joint moves with constant jerk,
-which is what a controller on the robot makes of two points with velocities: a cubic. So the robot plays
-exactly this stop.
+Its points are where a joint's jerk changes. Between them every joint moves with constant jerk, which is
+the cubic that a controller on the robot interpolates between two points with velocities. So the robot
+executes exactly this stop.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from openvla_ros.values.arrays import Float
 # Changes of jerk closer together than this are one point, seconds: messages carry whole nanoseconds, and
 # a cubic over a few of them would be all rounding.
 CLOSEST_S = 1e-4
-# What moves less stands still; a stop in a larger motion takes this long at least.
+# Smaller motions count as rest; a stop from a larger motion takes at least this long.
 STILL_RAD_S, STILL_RAD_S2, SHORTEST_S = 1e-9, 1e-6, 1e-3
 
 
@@ -43,7 +43,7 @@ def trailing_stop(motion: JointMotion, limits: MotionLimits) -> Stop:
     times = _changes([stop_phases(*joint[1:])[1:] for joint in joints])
     states = np.array([[stop_state(*joint, float(t)) for joint in joints] for t in times])  # (N, J, 3)
     velocities = states[:, :, 1].copy()
-    velocities[-1] = 0.0  # rounding would leave 1e-17, and some controllers insist on zero
+    velocities[-1] = 0.0  # rounding would leave 1e-17, and some controllers require exactly zero
     return Stop(times, states[:, :, 0], velocities)
 
 

@@ -1,12 +1,12 @@
-"""The trajectory of each control period: where the arm is, where it shall be a moment ahead, and a stop.
+"""The trajectory of each control period: where the arm is, where it should be shortly after, and a stop.
 
-A joint trajectory controller forgets the trajectory before when a new one comes, and, with its defaults,
-begins at the measured state: an arm lags behind its commands, so at each message the command would fall
-back to where the arm is. Only a point that is due already keeps it on the commanded motion. So each
-trajectory begins with the motion of the last few periods, from one that was due a period ago, which
-leaves room for a robot whose clock is behind, and is the same motion whichever message is played. Every
-point says when to be where: what comes late, twice or not at all does not change it, as long as one
-message comes before the motion that is known runs out and the stop begins.
+A joint trajectory controller discards the previous trajectory when a new one arrives and, by default,
+starts at the measured state: an arm lags behind its commands, so at each message the command would jump
+back to the arm. Only a point that is already due keeps it on the commanded motion. So each trajectory
+starts with the motion of the last few periods, from a point that was due a period ago, which leaves a
+margin for a robot whose clock is behind, and is the same motion whichever message is executed. Every point
+is absolute in time: late, duplicated or lost messages do not change the motion, as long as one message
+arrives before the known motion ends and the stop begins.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy as np
 from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimits
 from openvla_ros.robot.motion.stop_trajectory import stopped_after, trailing_stop
 from openvla_ros.values.arrays import Float
+from openvla_ros.values.time import NS_PER_S, nanoseconds
 
-NS_PER_S = 1_000_000_000
-NEXT_PERIODS = 1.5  # a motion due within so many periods is the next one
-# A later one this near to where the stop of the one before leads goes on from there.
+NEXT_PERIODS = 1.5  # a motion due within this many periods is the next one
+# A later one this close to the end of the previous one's stop continues from there.
 ON_THE_WAY_RAD, ON_THE_WAY_RAD_S = 1e-6, 1e-5
 
 
 @dataclass(frozen=True, eq=False)
 class StreamedTrajectory:
-    """What one message says."""
+    """The contents of one message."""
 
     stamp_ns: int  # 0: counted from when it is received
     times_s: Float  # (N,) after the stamp, whole nanoseconds
@@ -43,18 +43,18 @@ class _Due:
 
 
 class TrajectoryStream:
-    """Turns the motion of each period into the trajectory that is sent for it."""
+    """Turns the motion of each period into the trajectory to send."""
 
     def __init__(self, limits: MotionLimits, lookahead_s: float) -> None:
-        """``lookahead_s`` is how far ahead of its time a motion is sent; 0 counts from the reception."""
-        self._limits, self._lookahead_ns = limits, round(lookahead_s * NS_PER_S)
+        """``lookahead_s`` is how far ahead of its time a motion is sent; 0: times count from reception."""
+        self._limits, self._lookahead_ns = limits, nanoseconds(lookahead_s)
         self._motion: JointMotion | None = None
-        self._before: list[_Due] = []  # what was sent and is still under way, the newest motion last
+        self._before: list[_Due] = []  # motions that were sent and are not finished, the newest last
         self._stop: list[_Due] = []  # what follows it
 
     def next(self, stamp_ns: int, period_s: float, motion: JointMotion) -> StreamedTrajectory:
-        """Return the trajectory for ``motion``, which belongs to the period of ``stamp_ns``."""
-        period_ns = round(period_s * NS_PER_S)
+        """Return the trajectory for ``motion``, of the period at ``stamp_ns``."""
+        period_ns = nanoseconds(period_s)
         due_ns = stamp_ns + (self._lookahead_ns or period_ns)
         self._forget_what_is_not_led_to(motion, due_ns, period_ns)
         if not self._before:
@@ -62,7 +62,7 @@ class TrajectoryStream:
         self._motion = motion
         stop = trailing_stop(motion, self._limits)
         points = [
-            _Due(due_ns + round(t * NS_PER_S), position, velocity)
+            _Due(due_ns + nanoseconds(t), position, velocity)
             for t, position, velocity in zip(stop.times_s, stop.positions, stop.velocities, strict=True)
         ]
         self._before = [*self._known_from(due_ns, stamp_ns - period_ns), points[0]]
@@ -81,13 +81,13 @@ class TrajectoryStream:
         )
 
     def _known_from(self, until_ns: int, since_ns: int) -> list[_Due]:
-        """Return what is under way before ``until_ns``, from the last point due by ``since_ns`` on."""
+        """Return the motion before ``until_ns``, starting at the last point due by ``since_ns``."""
         known = [point for point in (*self._before, *self._stop) if point.due_ns < until_ns]
         past = sum(point.due_ns <= since_ns for point in known)
         return known[max(0, past - 1) :]
 
     def _forget_what_is_not_led_to(self, motion: JointMotion, due_ns: int, period_ns: int) -> None:
-        """Begin afresh where ``motion`` is not what the period before, or its stop, leads to."""
+        """Start over if ``motion`` does not continue the previous period or its stop."""
         if self._motion is None:
             return
         since_ns = due_ns - self._before[-1].due_ns
@@ -104,7 +104,7 @@ class TrajectoryStream:
 
 
 def _start(motion: JointMotion, due_ns: int, period_ns: int) -> list[_Due]:
-    """Return the rest that ``motion`` began from one period before, if it did: nobody was told of it."""
+    """Return the rest from which ``motion`` started one period ago, if so: it was never sent."""
     period_s = period_ns / NS_PER_S
     if np.abs(motion.velocity - 0.5 * motion.acceleration * period_s).max() > ON_THE_WAY_RAD_S:
         return []

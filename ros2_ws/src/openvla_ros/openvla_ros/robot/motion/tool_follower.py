@@ -1,4 +1,4 @@
-"""From commanded tool targets to the joint reference: the smoothed path and one inverse step a tick."""
+"""Commanded tool targets to joint references: the smoothed path, and one inverse step per tick."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAD_RAD = 0.3
 
 
 class ToolFollower:
-    """Where the joints should be so that the tool follows its commanded targets."""
+    """Computes joint references so that the tool follows its commanded targets."""
 
     def __init__(self, profile: RobotProfile, chain: KinematicChain, limits: MotionLimits) -> None:
         control = profile.control
@@ -35,15 +35,15 @@ class ToolFollower:
         self.path = ToolPath(self._period_s, control.blend_s)
 
     def anchor(self, commanded: Float, measured_tool: Pose) -> None:
-        """Begin with the joints at ``commanded`` (J,) and the tool's target at ``measured_tool``."""
+        """Start with the joints at ``commanded`` (J,) and the tool target at ``measured_tool``."""
         self._reference = JointMotion.at_rest(commanded)
         self.path.reset(self._chain.forward(commanded))
         self.path.jump(measured_tool)
 
     def advance(self, motion: JointMotion) -> JointMotion | SafetyVerdict:
-        """Return the reference of the next tick, or the hold if the target cannot be reached.
+        """Return the reference for the next tick, or a hold if the target cannot be reached.
 
-        ``motion`` is where the commanded joints are: the reference waits for them if it is far ahead.
+        ``motion`` is the commanded joints' state: the reference waits for them if it is far ahead.
         """
         reference = self._reference
         if np.abs(reference.position - motion.position).max() > LEAD_RAD:

@@ -1,10 +1,10 @@
-"""The rate bridge: steps of 3 to 15 Hz become a smooth tool path sampled at the control rate.
+"""The rate bridge: turns steps at 3 to 15 Hz into a smooth tool path at the control rate.
 
-The commanded targets are joined by straight lines in time, each step over its own duration. A
-window of ``blend_s`` then averages the line: what reaches the arm is a weighted mean of the targets
-commanded within the last ``blend_s``. So velocity and acceleration are continuous, each step blends
-into the next, nothing overshoots a target or leaves the hull of the targets, and when no further
-step comes the path runs out smoothly on the last target. The price is a delay of half the window.
+The commanded targets are joined by straight lines in time, each step over its own duration. A window of
+``blend_s`` then averages the line: the output is a weighted mean of the targets commanded within the last
+``blend_s``. So velocity and acceleration are continuous, each step blends into the next, the path never
+overshoots a target or leaves the convex hull of the targets, and without further steps it ends smoothly on
+the last target. The price is a delay of half the window.
 
 Knows nothing of chunks, clocks or limits: the controller decides when which step begins.
 """
@@ -18,7 +18,7 @@ from openvla_ros.values.geometry import Pose, transform_matrix_to_quaternion, tr
 
 
 def blend_weights(count: int) -> Float:
-    """Return the averaging window (``count``,), which sums to 1: a trapezoid, as of two boxes convolved.
+    """Return the averaging window (``count``,), which sums to 1: a trapezoid (two boxes convolved).
 
     A step in velocity becomes a ramp with bounded jerk (an S-curve).
     """
@@ -45,21 +45,21 @@ class ToolPath:
         self._same = 0
 
     def reset(self, pose: Pose) -> None:
-        """Stand still at ``pose``, as if it had always been so."""
+        """Reset the path to rest at ``pose``."""
         self.jump(pose)
         self._positions[:] = pose.position
         self._quaternions[:] = self._to_q
         self._same = len(self._weights)
 
     def jump(self, target: Pose) -> None:
-        """Make ``target`` the end of the line at once; the window turns the jump into a smooth motion."""
+        """Jump the line to ``target``; the window turns the jump into a smooth motion."""
         self._from = self._to = target
         self._from_q = self._to_q = transform_matrix_to_quaternion(target.rotation)
         self._elapsed_s = self._duration_s = 0.0
         self._same = 0
 
     def begin(self, target: Pose, duration_s: float) -> None:
-        """Begin the step to ``target``; time left over from the step that just ended counts for it."""
+        """Start the step to ``target``; time left over from the previous step counts toward it."""
         left_over = max(0.0, self._elapsed_s - self._duration_s) if self.step_done else 0.0
         self._from, self._from_q = self._to, self._to_q
         self._to, self._to_q = target, transform_matrix_to_quaternion(target.rotation)
@@ -80,16 +80,16 @@ class ToolPath:
 
     @property
     def remaining_s(self) -> float:
-        """How long the step in progress goes on."""
+        """Remaining time of the step in progress, seconds."""
         return max(0.0, self._duration_s - self._elapsed_s)
 
     @property
     def settled(self) -> bool:
-        """Whether the smoothed path stands still on the target."""
+        """Whether the smoothed path rests at the target."""
         return self._same >= len(self._weights)
 
     def advance(self) -> Float:
-        """Return the tool pose (4, 4) of the next tick."""
+        """Return the tool pose (4, 4) at the next tick."""
         self._elapsed_s += self._period_s
         share = 1.0 if self._duration_s <= 0.0 else min(1.0, self._elapsed_s / self._duration_s)
         count = len(self._weights)

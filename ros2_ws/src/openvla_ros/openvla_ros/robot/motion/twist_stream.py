@@ -1,9 +1,9 @@
-"""The tool velocities that are streamed to MoveIt Servo, within the limits of the joints that they move.
+"""Tool velocities for MoveIt Servo, within the joint limits.
 
-A velocity alone would let the arm drift from the commanded pose, so a part of the error is added to it.
-That part jumps when the arm was elsewhere for a while: after a pause, or when it was pushed. What is
-sent is therefore, joint by joint, never more than one period within the limits of velocity, acceleration
-and jerk from what was sent last. Knows nothing of messages.
+With velocity alone the arm would drift from the commanded pose, so a fraction of the error is added. That
+part jumps after a pause, or when the arm was pushed. Therefore each joint's velocity is limited to what is
+reachable from the last one sent, in one period, within the velocity, acceleration and jerk limits. Knows
+nothing of messages.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimits
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose, transform_matrix_to_rotvec
+from openvla_ros.values.time import nanoseconds
 
-# The part of the pose's error that the arm makes up for in a second.
+# The fraction of the pose error that is corrected per second.
 CORRECTION_PER_S = 2.0
-# An error below which a resting arm is left alone, metres and radians.
+# Errors below these are not corrected while the arm rests, metres and radians.
 REST_M, REST_RAD = 1e-3, 5e-3
-# Below this share of its largest, a direction in which the tool cannot move takes no part in a correction.
+# Singular directions below this fraction of the largest are excluded from the correction.
 SINGULAR_SHARE = 1e-2
 
 
@@ -30,7 +31,7 @@ def correction(commanded: Pose, measured: Pose) -> Float:
 
 
 class VelocityLimiter:
-    """Velocities (J,) rad/s, one a period: their differences keep acceleration and jerk."""
+    """Velocities (J,), rad/s, one per period, with limited acceleration and jerk."""
 
     def __init__(self, limits: MotionLimits, period_s: float) -> None:
         self._v, self._a = limits.velocity, limits.acceleration
@@ -38,13 +39,13 @@ class VelocityLimiter:
         self.rest()
 
     def rest(self) -> None:
-        """Begin at rest."""
+        """Start at rest."""
         self.velocity = np.zeros_like(self._v)
         self._acceleration = np.zeros_like(self._v)
         self._wanted = np.zeros_like(self._v)
 
     def follow(self, wanted: Float) -> Float:
-        """Return the next velocity (J,) on the way to ``wanted`` (J,), itself where it can be had."""
+        """Return the next velocity (J,) on the way to ``wanted`` (J,), or ``wanted`` itself if reachable."""
         wanted = np.clip(wanted, -self._v, self._v)
         trend, self._wanted = np.clip((wanted - self._wanted) / self._dt, -self._a, self._a), wanted
         miss = wanted - self.velocity
@@ -72,13 +73,13 @@ class VelocityLimiter:
 
 
 class TwistStream:
-    """Turns the commanded motion of each period into the twist that is sent for it."""
+    """Turns the commanded motion of each period into the twist to send."""
 
     def __init__(
         self, chain: KinematicChain, limits: MotionLimits, period_s: float, timeout_s: float
     ) -> None:
-        """``timeout_s`` is after what time without a twist the taker stops the arm by itself."""
-        self._chain, self._timeout_ns = chain, round(timeout_s * 1e9)
+        """``timeout_s`` is how long the receiver waits for a twist before it stops the arm by itself."""
+        self._chain, self._timeout_ns = chain, nanoseconds(timeout_s)
         self._limiter = VelocityLimiter(limits, period_s)
         self._sent_ns: int | None = None
         self._resting = True
@@ -86,8 +87,8 @@ class TwistStream:
     def next(self, now_ns: int, motion: JointMotion, pose: Pose, measured: Float) -> Float | None:
         """Return the twist (6,) to send at ``now_ns`` for an arm at ``measured`` (J,), or None for none.
 
-        ``pose`` is the tool's at ``motion``. When the arm has come to rest where it should be, one zero
-        is sent and then nothing.
+        ``pose`` is the tool's at ``motion``. Once the arm rests where it should, one zero twist is sent, then
+        nothing.
         """
         if self._sent_ns is None or not 0 <= now_ns - self._sent_ns <= self._timeout_ns:
             self._limiter.rest()

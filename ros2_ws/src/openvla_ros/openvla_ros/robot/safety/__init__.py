@@ -1,10 +1,10 @@
 """The safety chain: every check between a received chunk and a commanded joint, with one verdict type.
 
-In this order: what the chunk is (``chunk``: width, space, timing, age, finiteness, bounds), where its
-targets and the joints would lead (``motion``: workspace, tilt, self-collision, table), and what the
-robot reports of itself (``state``: age, tracking, effort, wrench). How fast the joints may move is
-``robot.braking``'s. Knows nothing of messages, clocks or motion: it is given values and answers with
-a verdict.
+In this order: the chunk itself (``chunk``: width, space, timing, age, finiteness, bounds), where its
+targets and the joints would go (``motion``: workspace, tilt, self-collision, table), and the reported
+robot state (``state``: age, tracking, effort, wrench; ``robot_watch`` keeps
+the newest reports). Joint rates are limited in
+``robot.motion.motion_limiter``. Knows nothing of messages, clocks or motion: values in, a verdict out.
 """
 
 # Clocks of two machines may differ by this much before a stamp counts as coming from the future.

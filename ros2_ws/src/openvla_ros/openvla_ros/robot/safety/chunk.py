@@ -1,4 +1,4 @@
-"""What a chunk must be before anything is done with it: meaning, age, numbers."""
+"""The first checks of a received chunk: meaning, age, numbers."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.safety import CLOCK_TOLERANCE_S
 from openvla_ros.values.action import ActionChunk
 from openvla_ros.values.arrays import Float
+from openvla_ros.values.time import seconds
 from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
 
-# Values beyond their bounds by up to this share of the bounds' width are limited, not refused: recorded
-# actions of BridgeData V2 pass theirs by a few percent. Anything larger is no action of this space.
+# Values beyond their bounds by up to this fraction of the bounds' width are clipped, not refused: recorded
+# actions of BridgeData V2 exceed theirs by a few percent. Anything larger is not an action of this space.
 BOUNDS_SLACK = 0.1
-# A chunk's step may differ from the action space's by this share.
+# A chunk's step duration may differ from the action space's by this fraction.
 STEP_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
 class ReceivedChunk:
-    """A chunk as it came in, before any check; what a message holds."""
+    """A received chunk, before any check."""
 
     names: tuple[str, ...]
     frame_id: str
     stamp_ns: int  # of the observation
     step_s: float
-    values: NDArray[np.float64]  # (T, D) if the sender did it right
+    values: NDArray[np.float64]  # (T, D) if the sender is correct
 
     @classmethod
     def from_chunk(cls, chunk: ActionChunk, profile: RobotProfile) -> ReceivedChunk:
@@ -44,7 +45,7 @@ class ReceivedChunk:
 
 
 class ChunkChecks:
-    """What a chunk must be before anything is done with it."""
+    """Checks a chunk before anything else is done with it."""
 
     def __init__(self, profile: RobotProfile) -> None:
         self._space = profile.space()
@@ -54,11 +55,11 @@ class ChunkChecks:
         self._lower, self._upper = self._space.lower - slack, self._space.upper + slack
 
     def check(self, chunk: ReceivedChunk, now_ns: int) -> SafetyVerdict:
-        """Return OK, or the hold that names the first thing wrong with ``chunk``."""
+        """Return OK, or a hold that names the first problem of ``chunk``."""
         return self._meaning(chunk) or self._age(chunk, now_ns) or self._numbers(chunk) or OK
 
     def limit(self, values: Float) -> tuple[Float, SafetyVerdict]:
-        """Return checked actions (T, D) brought within their bounds, and what was changed."""
+        """Return the checked actions (T, D), clipped to their bounds, and a verdict on what was clipped."""
         limited = np.clip(values, self._space.lower, self._space.upper)
         # Rounding to float32 on the way is no change.
         beyond = np.abs(values - limited) > 1e-5 * (self._space.upper - self._space.lower)
@@ -82,20 +83,20 @@ class ChunkChecks:
             )
         if tuple(chunk.names) != names:
             return SafetyVerdict.hold(
-                Reason.SPACE, f"actions are named {chunk.names}; the robot takes {names}"
+                Reason.SPACE, f"actions are named {chunk.names}; the robot expects {names}"
             )
         if chunk.frame_id != self._frame_id:
             return SafetyVerdict.hold(
-                Reason.SPACE, f"actions are along {chunk.frame_id!r}; the robot takes {self._frame_id!r}"
+                Reason.SPACE, f"actions are in frame {chunk.frame_id!r}; the robot expects {self._frame_id!r}"
             )
         if not abs(chunk.step_s - self._space.step_s) <= STEP_TOLERANCE * self._space.step_s:
             return SafetyVerdict.hold(
-                Reason.TIMING, f"one step lasts {chunk.step_s} s; the robot takes {self._space.step_s} s"
+                Reason.TIMING, f"one step lasts {chunk.step_s} s; the robot expects {self._space.step_s} s"
             )
         return None
 
     def _age(self, chunk: ReceivedChunk, now_ns: int) -> SafetyVerdict | None:
-        age_s = (now_ns - chunk.stamp_ns) * 1e-9
+        age_s = seconds(now_ns - chunk.stamp_ns)
         if age_s > self._max_age_s:
             return SafetyVerdict.hold(
                 Reason.STALE, f"the observation is {age_s:.3f} s old; the limit is {self._max_age_s} s"

@@ -1,4 +1,4 @@
-"""Where targets and joint motions lead: the workspace and the tilt, the arm's own links, the table."""
+"""Checks of targets and joint motions: workspace, tilt, self-collision, table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from openvla_ros.profile import ArmProfile, RobotProfile
 from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.kinematics.collision import SelfCollision, TableClearance
 from openvla_ros.robot.kinematics.delta_actions import orthonormal
+from openvla_ros.robot.kinematics.link_covers import cover_links
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose, transform_euler_to_matrix, transform_rotvec_to_matrix
 from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
 
-# Kept in hand because a stop is checked at a few samples, not all along.
+# A margin, because a stop is checked at a few samples only.
 SAMPLING_RESERVE_M = 0.002
 # The joints may bring a link this much nearer to the table than its clearance, as they follow targets.
 TABLE_TOLERANCE_M = 0.002
@@ -24,7 +25,7 @@ TILT_TOLERANCE_RAD = 0.1
 
 
 class TargetLimits:
-    """The box and the tilt that a commanded tool pose is kept within."""
+    """Clips commanded tool poses to the workspace box and the tilt limit."""
 
     def __init__(self, profile: RobotProfile) -> None:
         self._lower = np.array(profile.limits.workspace_lower)
@@ -33,10 +34,10 @@ class TargetLimits:
         self._axis = _tool_axis(profile.arm)
 
     def limit(self, target: Pose, previous: Pose) -> tuple[Pose, SafetyVerdict]:
-        """Return ``target`` brought within the limits, and what was changed.
+        """Return ``target`` clipped to the limits, and a verdict on what was clipped.
 
-        A ``previous`` target outside them (the arm was found there) widens them to itself: the tool
-        may come back in but never farther out.
+        If the ``previous`` target is outside them (the arm was there at the start), the limits extend to
+        it: the tool may come back in but never move farther out.
         """
         lower = np.minimum(self._lower, previous.position)
         upper = np.maximum(self._upper, previous.position)
@@ -54,7 +55,7 @@ class TargetLimits:
         if tilt > allowed + 1e-9:
             rotation = self._upright(rotation, tilt - allowed)
             verdict = SafetyVerdict.command(
-                Reason.TILT, f"the tool's tilt of {tilt:.3f} rad is kept at {allowed:.3f} rad"
+                Reason.TILT, f"the tool's tilt of {tilt:.3f} rad is limited to {allowed:.3f} rad"
             )
         return (target if verdict is OK else Pose(position, rotation)), verdict
 
@@ -63,12 +64,12 @@ class TargetLimits:
         return math.acos(min(1.0, max(-1.0, -float(rotation[2] @ self._axis))))
 
     def excess_tilt(self, rotations: Float) -> Float:
-        """Return by how much the tool tilts beyond its limit (B,), negative within, for (B, 3, 3)."""
+        """Return the tool's tilt beyond its limit (B,), radians, negative within, for rotations (B, 3, 3)."""
         excess: Float = np.arccos(np.clip(-rotations[:, 2] @ self._axis, -1.0, 1.0)) - self._tilt
         return excess
 
     def outside_m(self, positions: Float) -> Float:
-        """Return how far ``positions`` (B, 3) lie outside the workspace box (B,), negative inside."""
+        """Return how far ``positions`` (B, 3) are outside the workspace box (B,), metres, negative inside."""
         outside: Float = np.maximum(self._lower - positions, positions - self._upper).max(axis=1)
         return outside
 
@@ -82,11 +83,11 @@ class TargetLimits:
 
 
 class MotionChecks:
-    """Where a joint motion would lead: each other's links, the table, the workspace, the tilt.
+    """Checks a joint motion for self-collision, the table, the workspace and the tilt.
 
-    A motion is judged at its next sample and along the stop from there, so that an arm that has
-    been let move can always stop in time. An arm that was found beyond a limit (parked outside the
-    workspace) may move as long as it does not go farther beyond.
+    A motion is checked at its next sample and along the stop from there, so that an arm that may move can
+    always stop in time. An arm that starts beyond a limit (parked outside the workspace) may move as long as
+    it does not go farther beyond.
     """
 
     def __init__(self, profile: RobotProfile, chain: KinematicChain, targets: TargetLimits) -> None:
@@ -94,15 +95,17 @@ class MotionChecks:
         fingers = {profile.gripper.joint: profile.gripper.open_m}
         self._chain = chain
         self._targets = targets
-        self._collision = SelfCollision(chain, fingers, (arm.home, arm.neutral, arm.park))
+        covers = cover_links(chain, fingers)
+        self.blind_spots = covers.blind_spots()  # link → why it is not checked, or not fully
+        self._collision = SelfCollision(chain, fingers, (arm.home, arm.neutral, arm.park), covers)
         self._table = None
         self._clearance_m = limits.table_clearance_m
         if limits.table_height_m is not None:
-            self._table = TableClearance(chain, fingers, limits.table_height_m)
+            self._table = TableClearance(chain, fingers, limits.table_height_m, covers)
         self._workspace_tolerance_m = limits.workspace_tolerance_m
 
     def check(self, now: Float, after: Float) -> SafetyVerdict:
-        """Return OK, or the hold that names where going from ``now`` (J,) to ``after`` (K, J) leads."""
+        """Return OK, or a hold that names what moving from ``now`` (J,) to ``after`` (K, J) would violate."""
         frames = self._chain.frames(np.concatenate([now[None], after]))
         tool = frames[:, -1]
         return (
@@ -113,7 +116,7 @@ class MotionChecks:
         )
 
     def check_line(self, points: Float) -> SafetyVerdict:
-        """Return OK, or the hold that names which links, or the table, a line of joints (K, J) runs into."""
+        """Return OK, or a hold that names the links, or the table, that a joint path (K, J) collides with."""
         return self._links(self._chain.frames(points)) or OK
 
     def _links(self, frames: Float) -> SafetyVerdict | None:
@@ -121,7 +124,7 @@ class MotionChecks:
         if found is not None:
             pair = " and ".join(self._collision.pair(found[1]))
             return SafetyVerdict.hold(
-                Reason.SELF_COLLISION, f"{pair} would be {-found[0]:.4f} m nearer than allowed"
+                Reason.SELF_COLLISION, f"{pair} would be {-found[0]:.4f} m closer than allowed"
             )
         if self._table is None:
             return None
@@ -153,12 +156,14 @@ class MotionChecks:
         excess = TILT_TOLERANCE_RAD - found[0]
         return SafetyVerdict.hold(
             Reason.TILT,
-            f"the tool would tilt {excess:.3f} rad beyond its limit; {TILT_TOLERANCE_RAD} rad is allowed",
+            f"the tool would tilt {excess:.3f} rad beyond its limit; {TILT_TOLERANCE_RAD} rad is tolerated",
         )
 
 
 def _first_worse(margins: Float) -> tuple[float, int] | None:
-    """Return the worst of ``margins`` (K, M) that is negative and worse than in row 0, and its column."""
+    """Return the worst of ``margins`` (K, M) that is negative and below that of row 0, and its column."""
+    if not margins.shape[1]:
+        return None  # no link has a shape, which ``MotionChecks.blind_spots`` reports
     floor = np.minimum(0.0, margins[0]) - 1e-9
     short = margins[1:] - floor
     worst = int(np.argmin(short))
@@ -175,5 +180,5 @@ def _tool_axis(arm: ArmProfile) -> Float:
     axis = np.array(arm.tool_axis)
     length = float(np.linalg.norm(axis))
     if length < 1e-6:
-        raise ProfileError(f"arm.tool_axis is {arm.tool_axis}; it must have a direction")
+        raise ProfileError(f"arm.tool_axis is {arm.tool_axis}; it must not be zero")
     return axis / length

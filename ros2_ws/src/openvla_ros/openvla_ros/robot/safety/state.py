@@ -1,4 +1,4 @@
-"""What the robot reports of itself, and what that must be for it to be moved."""
+"""The reported robot state (joints, effort, wrench) and the checks it must pass before the arm may move."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.kinematics.inverse_kinematics import rotation_error
 from openvla_ros.robot.safety import CLOCK_TOLERANCE_S
 from openvla_ros.values.arrays import Float, read_only
+from openvla_ros.values.time import seconds
 from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
 
-# An arm found this far outside its joint limits is not moved by chunks.
+# Chunks do not move an arm that is this far outside its joint limits.
 JOINT_TOLERANCE_RAD = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class RobotState:
-    """What the robot last reported of itself; joints in the profile's order."""
+    """The robot's last reported state; joints in the profile's order."""
 
     stamp_ns: int
     positions: Float  # (J,) rad
@@ -30,7 +31,7 @@ class RobotState:
 
 @dataclass(frozen=True, eq=False)
 class Wrench:
-    """The external wrench that the robot last reported."""
+    """The last reported external wrench."""
 
     stamp_ns: int
     force: Float  # (3,) N
@@ -38,7 +39,7 @@ class Wrench:
 
 
 def parse_wrench(force: ArrayLike, torque: ArrayLike, stamp_ns: int, now_ns: int) -> Wrench | SafetyVerdict:
-    """Return an external wrench whose numbers are finite, or the hold that says what is wrong."""
+    """Return the external wrench if it is finite, else a hold that says what is wrong."""
     f, t = np.array(force, dtype=np.float64), np.array(torque, dtype=np.float64)
     if any(part.shape != (3,) or not np.isfinite(part).all() for part in (f, t)):
         return SafetyVerdict.hold(
@@ -55,10 +56,10 @@ def parse_state(
     stamp_ns: int,
     now_ns: int,
 ) -> RobotState | SafetyVerdict:
-    """Return a joint state whose numbers are all there and finite, or the hold that says what is wrong.
+    """Return the joint state if it is complete and finite, else a hold that says what is wrong.
 
-    Velocities of NaN throughout count as not reported: that is what ros2_control's joint state
-    broadcaster sends for hardware that measures positions only.
+    If all velocities are NaN they count as not reported: ros2_control's joint state broadcaster sends that
+    for hardware that measures only positions.
     """
     count = len(profile.arm.joints)
     if velocities is not None and np.isnan(np.asarray(velocities, dtype=np.float64)).all():
@@ -77,7 +78,7 @@ def parse_state(
 
 
 def _ahead(what: str, stamp_ns: int, now_ns: int) -> SafetyVerdict | None:
-    ahead_s = (stamp_ns - now_ns) * 1e-9
+    ahead_s = seconds(stamp_ns - now_ns)
     if ahead_s <= CLOCK_TOLERANCE_S:
         return None
     return SafetyVerdict.hold(
@@ -86,7 +87,7 @@ def _ahead(what: str, stamp_ns: int, now_ns: int) -> SafetyVerdict | None:
 
 
 class StateChecks:
-    """What the robot's reports must be for it to be moved."""
+    """Checks the reported state before the arm may move."""
 
     def __init__(self, profile: RobotProfile) -> None:
         self._joints = profile.arm.joints
@@ -105,10 +106,10 @@ class StateChecks:
         wrench: Wrench | None,
         now_ns: int,
     ) -> SafetyVerdict:
-        """Return OK, or the hold that names the first report beyond its limit."""
+        """Return OK, or a hold that names the first report beyond its limit."""
         if state is None:
             return SafetyVerdict.hold(Reason.NO_STATE, "no joint state has been received")
-        age_s = (now_ns - state.stamp_ns) * 1e-9
+        age_s = seconds(now_ns - state.stamp_ns)
         if age_s > self._max_age_s:
             return SafetyVerdict.hold(
                 Reason.STATE_STALE, f"the joint state is {age_s:.3f} s old; the limit is {self._max_age_s} s"
@@ -122,7 +123,7 @@ class StateChecks:
         )
 
     def check_limits(self, state: RobotState | None) -> SafetyVerdict:
-        """Return OK, or the hold that names the joint found too far outside its limits to start from."""
+        """Return OK, or a hold that names the joint that is too far outside its limits to start from."""
         if state is None:
             return OK
         outside = np.maximum(self._lower - state.positions, state.positions - self._upper)
@@ -132,7 +133,7 @@ class StateChecks:
         return SafetyVerdict.hold(
             Reason.JOINT_LIMIT,
             f"{self._joints[i]} is at {state.positions[i]:.3f} rad; its limits are "
-            f"{self._lower[i]:g} .. {self._upper[i]:g} rad: bring it back by hand or to a named pose",
+            f"{self._lower[i]:g} .. {self._upper[i]:g} rad: move it back by hand or to a named pose",
         )
 
     def _tracking(self, state: RobotState, commanded: Float | None) -> SafetyVerdict | None:
@@ -160,12 +161,12 @@ class StateChecks:
         )
 
     def _wrench_there(self, wrench: Wrench | None, now_ns: int) -> SafetyVerdict | None:
-        """A robot whose profile names a wrench is not moved without one: its limit would be none."""
+        """A robot whose profile has a wrench must report it: otherwise its limit would have no effect."""
         if not self._wants_wrench:
             return None
         if wrench is None:
             return SafetyVerdict.hold(Reason.NO_STATE, "no external wrench has been received")
-        age_s = (now_ns - wrench.stamp_ns) * 1e-9
+        age_s = seconds(now_ns - wrench.stamp_ns)
         if age_s <= self._max_age_s:
             return None
         return SafetyVerdict.hold(
@@ -189,7 +190,7 @@ class StateChecks:
 
 
 class ToolDrift:
-    """How far the measured tool may be off the commanded one before steps start from where it is."""
+    """How far the measured tool may be off the commanded one before steps start from the measured tool."""
 
     def __init__(self, control: ControlProfile, chain: KinematicChain) -> None:
         self._most_m, self._most_rad = control.reanchor_error_m, control.reanchor_error_rad
@@ -204,5 +205,5 @@ class ToolDrift:
             return None
         return SafetyVerdict.command(
             Reason.TRACKING,
-            f"the step starts from the measured tool, {off_m:.3f} m and {off_rad:.3f} rad off the commanded",
+            f"steps start at the measured tool, {off_m:.3f} m and {off_rad:.3f} rad off the commanded one",
         )

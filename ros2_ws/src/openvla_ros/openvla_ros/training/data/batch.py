@@ -1,4 +1,4 @@
-"""Some training examples as tensors: what one forward of the loss is computed on."""
+"""A batch of training examples as tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some examples as tensors, padded on the right."""
+    """Examples as tensors, padded on the right."""
 
     pixels: Tensor  # (B, 3 a tower, H, W) float32
     token_ids: Tensor  # (B, L)

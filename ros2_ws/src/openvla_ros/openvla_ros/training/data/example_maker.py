@@ -1,4 +1,4 @@
-"""From places in the data to tensors: image, augmentation, transform, words, labels."""
+"""Builds examples: image, augmentation, transform, words, labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from openvla_ros.values.arrays import Image
 
 @dataclass(frozen=True, eq=False)
 class ExampleMaker:
-    """Makes batches; with the same place it makes the same example, in whatever process."""
+    """Makes batches; the same position gives the same example in any process."""
 
     store: FrameStore
     normalised: NDArray[np.float32]  # (N, D) actions in -1 .. 1
@@ -43,7 +43,7 @@ class ExampleMaker:
         return self._collated(pixels, places)
 
     def validation_batch(self, rows: Sequence[int]) -> Batch:
-        """Return a batch of frames as deployment sees them: cropped in the middle where training crops."""
+        """Return a batch of frames as in deployment: center-cropped if training uses random crops."""
         places = [Place(0, int(row), True) for row in rows]
         crop = self.augmentation is not None
         pixels = [self.transform(self._image(place), center_crop=crop) for place in places]

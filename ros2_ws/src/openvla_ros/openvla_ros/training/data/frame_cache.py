@@ -1,8 +1,8 @@
-"""Demonstrations as a training run reads them: images at the model's size in one mapped file, and a table.
+"""The training run's cache of demonstrations: images at the model's size in one mapped file, and a table.
 
 Built once from bags, RLDS, LeRobot or HDF5 through ``Episode``, with the image transform that also
 runs live, then reopened when the run is resumed. Episodes held out for validation are chosen by
-their identity, so the same ones are held out again whatever else is added.
+their identity, so the same ones are held out when others are added.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Report = Callable[[int, int], None]  # episodes read, episodes in all
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """One episode's place in the table."""
+    """One episode's rows in the table."""
 
     id: str
     source: int  # which dataset
@@ -60,18 +60,18 @@ class FrameStore:
     space: ActionSpace
     camera: str
     robot: str
-    skipped: tuple[str, ...]  # one line for each episode that was left out
+    skipped: tuple[str, ...]  # one line per skipped episode
 
     def __len__(self) -> int:
         return len(self.actions)
 
     def rows(self, *, held_out: bool) -> Int:
-        """Return the steps that are held out for validation, or the others."""
+        """Return the steps held out for validation, or the others."""
         parts = [np.arange(span.start, span.stop) for span in self.spans if span.held_out == held_out]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def statistics(self) -> DatasetStatistics:
-        """Return the action statistics over the steps that are trained on."""
+        """Return the action statistics of the training steps."""
         accumulator = DatasetAccumulator(self.space.width)
         for span in self.spans:
             if not span.held_out:
@@ -86,12 +86,12 @@ class FrameStore:
         return out
 
     def instruction(self, row: int) -> str:
-        """Return the words of one step."""
+        """Return the instruction of one step."""
         return self.instructions[int(self.words[row])]
 
 
 def steps_to_learn(episode: Episode, selection: Selection) -> Int:
-    """Return the indices of the steps that are worth learning; empty if none."""
+    """Return the indices of the steps to learn from; empty if none."""
     keep = np.ones(len(episode), np.bool_)
     if episode.intervention.any():
         keep &= episode.intervention | selection.keep_policy_steps
@@ -112,9 +112,9 @@ def open_store(
     report: Report | None = None,
     asked: str = "",
 ) -> FrameStore:
-    """Return the store in ``folder``, built from ``sources`` unless it is there already for the same request.
+    """Return the store in ``folder``; builds it from ``sources`` unless one for the same request exists.
 
-    Raises ``DatasetError`` if nothing is left to learn from or the datasets do not fit together.
+    Raises ``DatasetError`` if nothing is left to learn from or the datasets are incompatible.
     """
     key = store_key(sources, transform, selection, asked)
     if _key_of(folder / TABLE) != key or not _is_whole(folder):
@@ -124,19 +124,19 @@ def open_store(
 
 
 def _is_whole(folder: Path) -> bool:
-    """Return whether a store is the one that was written, as far as it carries checksums."""
+    """Return whether a store passes its checksums, as far as it has any."""
     try:
         if not verify_all([folder / TABLE, folder / IMAGES]):
             return True
     except ChecksumError as error:
-        _LOG.warning("%s; the demonstrations are read anew", error)
+        _LOG.warning("%s; reading the demonstrations again", error)
         return False
-    say_unverified(str(folder), "its frames were written without a checksum")
+    say_unverified(str(folder), "its frames have no checksum")
     return True
 
 
 def held_out(identity: str, selection: Selection) -> bool:
-    """Return whether the episode called ``identity`` is for validation: a stable draw."""
+    """Return whether the episode called ``identity`` is held out: a reproducible draw."""
     digest = hashlib.sha256(f"{selection.seed} {identity}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2.0**64 < selection.validation_share
 
@@ -174,7 +174,7 @@ class _Builder:
             file.flush()
             os.fsync(file.fileno())
         if not self._count:
-            raise DatasetError("no step to learn from: " + ("; ".join(self._skipped) or "the data is empty"))
+            raise DatasetError("no steps to learn from: " + ("; ".join(self._skipped) or "the data is empty"))
         self._hold_out_one()
         unfinished.replace(self._folder / IMAGES)
         self._write_table(key)
@@ -187,7 +187,7 @@ class _Builder:
             self._skipped.append(str(error))
             return
         if not episode.instruction.strip() or not len(steps):
-            why = "has no instruction" if len(steps) else f"has no step to learn ({episode.outcome})"
+            why = "has no instruction" if len(steps) else f"has no steps to learn from ({episode.outcome})"
             self._skipped.append(f"{source.path}: episode {episode.id!r} {why}")
             return
         images = episode.images[self._checked_camera(source, episode)]
@@ -216,7 +216,7 @@ class _Builder:
         lines = self._space.differences(episode.space)
         if lines:
             raise DatasetError(
-                f"{source.path}: the actions of episode {episode.id!r} are not those of the episodes before: "
+                f"{source.path}: the action space of episode {episode.id!r} differs from previous episodes: "
                 + "; ".join(lines)
             )
         if self._camera not in episode.images:
@@ -228,7 +228,7 @@ class _Builder:
         return self._camera
 
     def _hold_out_one(self) -> None:
-        """See to it that a validation share above 0 holds at least one episode out, and not all."""
+        """Make sure that a validation share above 0 holds out at least one episode, but not all."""
         share, spans = self._selection.validation_share, self._spans
         if share > 0.0 and len(spans) > 1 and not any(span.held_out for span in spans):
             spans[-1] = _with_held_out(spans[-1], True)
@@ -269,9 +269,9 @@ def _with_held_out(span: Span, value: bool) -> Span:
 def store_key(
     sources: Sequence[EpisodeSource], transform: ImageTransform, selection: Selection, asked: str = ""
 ) -> str:
-    """Return a digest of everything that decides what a store holds; ``asked``: how the sources were opened.
+    """Return a digest of everything that determines a store; ``asked``: how the sources were opened.
 
-    Files are told apart by name and size, so that a recording that was added or grew counts.
+    Files are identified by name and size, so that an added or longer recording changes it.
     """
     request = {
         "sources": [[str(s.path.resolve()), s.format, len(s), _sizes(s.path)] for s in sources],
@@ -294,11 +294,11 @@ def _key_of(table: Path) -> str:
         with reading(table), np.load(table) as file:
             return str(json.loads(str(file["header"]))["key"])
     except DatasetError:
-        return ""  # damaged: it is built anew
+        return ""  # damaged: rebuild it
 
 
 def _load(folder: Path, size: tuple[int, int]) -> FrameStore:
-    with reading(f"{folder} holds no frames that can be read"):
+    with reading(f"{folder} contains no readable frames"):
         with np.load(folder / TABLE) as file:
             header = json.loads(str(file["header"]))
             actions, intervention, words = file["actions"], file["intervention"], file["words"]

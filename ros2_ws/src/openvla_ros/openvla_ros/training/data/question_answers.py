@@ -1,6 +1,6 @@
-"""Vision-language data: questions and answers about images, learned beside actions.
+"""Vision-language data: questions and answers about images, learned alongside actions.
 
-Co-fine-tuning keeps what a model knows in words while it learns to act (RT-2, arXiv 2307.15818). A
+Co-fine-tuning preserves a model's language knowledge while it learns to act (RT-2, arXiv 2307.15818). A
 dataset is a JSON-lines file, or a folder with ``questions.jsonl``, of objects with ``image`` (a path
 relative to the file), ``question`` and ``answer``.
 """
@@ -42,7 +42,7 @@ def read_questions(path: Path) -> list[QuestionAnswer]:
     lines = read_text(file, DatasetError).splitlines()
     pairs = [_pair(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not pairs:
-        raise DatasetError(f"{file} holds no questions")
+        raise DatasetError(f"{file} contains no questions")
     return pairs
 
 

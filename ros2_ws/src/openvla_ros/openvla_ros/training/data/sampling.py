@@ -1,7 +1,7 @@
-"""Which example stands where in a run: a function of the seed and the position alone.
+"""The order of examples in a run: a function of the seed and the position alone.
 
-So a resumed run sees the same batches, and several processes share one order without repeats: each
-takes its part of every global batch.
+So a resumed run gets the same batches, and several processes share one order without repeats: each takes
+its part of every global batch.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from openvla_ros.values.arrays import Float, Int
 class Place:
     """One example of a batch."""
 
-    draw: int  # the how-manieth example of the whole run it is: seeds its augmentation
+    draw: int  # index of the example in the whole run; seeds its augmentation
     row: int  # of the frames, or of the questions
     is_action: bool
 
 
 class Order:
-    """Endless passes over weighted rows, each pass in an order of its own.
+    """Endless passes over weighted rows, each pass in a different order.
 
-    A row of weight 2 comes twice in a pass, one of weight 0.3 in three passes of ten.
+    A row with weight 2 occurs twice per pass, one with weight 0.3 in three of ten passes.
     """
 
     def __init__(self, rows: Int, weights: Float, seed: int) -> None:
         if not len(rows) or len(rows) != len(weights) or not np.any(weights > 0.0):
-            raise InvalidValueError("there is nothing to draw from: no rows, or no weight above 0")
+            raise InvalidValueError("nothing to sample from: no rows, or no weight above 0")
         self._rows, self._weights, self._seed = rows, weights, seed
         self._starts = [0]  # position at which each pass begins
         self._pass = (-1, np.zeros(0, np.int64))
@@ -54,12 +54,12 @@ class Order:
 
 
 class BatchOrder:
-    """The examples of every optimizer step: actions, and a stated share of questions."""
+    """The examples of every optimizer step: actions, and a fixed share of questions."""
 
     def __init__(self, actions: Order, questions: Order | None, share: float, batch_size: int) -> None:
         if (questions is None) != (share == 0.0):
             raise InvalidValueError(
-                f"the share of vision-language examples is {share}; it must be above 0 exactly where "
+                f"the share of vision-language examples is {share}; it must be above 0 if and only if "
                 "such data is given"
             )
         self._actions, self._questions, self._share, self._size = actions, questions, share, batch_size
@@ -79,11 +79,11 @@ class BatchOrder:
 
 
 def part_of(places: list[Place], rank: int, world: int) -> list[Place]:
-    """Return the part of a global batch that process ``rank`` of ``world`` computes."""
+    """Return the part of a global batch for process ``rank`` of ``world``."""
     return places[rank::world]
 
 
 def in_order(rows: Int, size: int) -> Iterator[Int]:
-    """Yield ``rows`` in pieces of ``size``: for validation."""
+    """Yield ``rows`` in pieces of ``size``, for validation."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

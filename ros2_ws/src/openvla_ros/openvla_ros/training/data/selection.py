@@ -1,4 +1,4 @@
-"""Which recorded steps a run learns from."""
+"""The selection of recorded steps that a run learns from."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from openvla_ros.errors import InvalidValueError
 
 @dataclass(frozen=True)
 class Selection:
-    """Which steps are learned from."""
+    """Which steps to learn from."""
 
     camera: str | None = None  # None: the first one of every episode
-    idle_m: float = 1e-4  # a step that moves less, turns less and leaves the gripper teaches to stand still
+    idle_m: float = 1e-4  # a step below both, without gripper motion, teaches the policy not to move
     idle_rad: float = 1e-4
     keep_failures: bool = False  # episodes whose outcome is "failure"
     keep_policy_steps: bool = False  # the policy's own steps in episodes in which a person took over

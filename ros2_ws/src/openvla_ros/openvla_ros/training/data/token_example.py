@@ -1,8 +1,8 @@
-"""One training example as token ids and labels, and a batch of them: what supervises the model.
+"""Training examples as token ids and labels, single and batched.
 
 [BOS, prompt, "▁", action tokens, end of sequence]; only the action tokens and the end are labelled.
-Question-and-answer pairs, for training on vision-language data beside actions, are laid out the same
-way. Image patches are joined in by the model, behind BOS. Follows ``RLDSBatchTransform`` and
+Question-and-answer pairs, for training on vision-language data alongside actions, have the same layout.
+The model inserts the image patches after BOS. Follows ``RLDSBatchTransform`` and
 ``PaddedCollatorForActionPrediction`` of openvla/openvla.
 """
 
@@ -65,7 +65,7 @@ def _example(prompt: Sequence[int], answer: NDArray[np.int64]) -> Example:
 def collate(examples: Sequence[Example], pad_id: int) -> tuple[Tensor, Tensor]:
     """Return token ids and labels (B, longest), padded on the right with ``pad_id`` and ``IGNORED``."""
     if not examples:
-        raise InvalidValueError("a batch must hold at least one example")
+        raise InvalidValueError("a batch must contain at least one example")
     width = max(len(example.token_ids) for example in examples)
     token_ids = torch.full((len(examples), width), pad_id)
     labels = torch.full((len(examples), width), IGNORED)

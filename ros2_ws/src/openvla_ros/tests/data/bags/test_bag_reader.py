@@ -248,7 +248,7 @@ def test_a_bag_of_others_is_refused_by_name(tmp_path):
     writer.close()
     with pytest.raises(DatasetError, match="was not recorded by openvla_ros"):
         BagReader(tmp_path / "other")
-    with pytest.raises(DatasetError, match="holds no finished episode"):
+    with pytest.raises(DatasetError, match="contains no finished episode"):
         BagSource(tmp_path / "nothing")
 
 

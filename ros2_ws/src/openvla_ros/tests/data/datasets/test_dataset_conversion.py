@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -174,7 +175,7 @@ def test_a_destination_in_use_is_refused(source, tmp_path):
         convert(request(source, tmp_path / "out", "rlds"))
     (tmp_path / "begun" / PARTS).mkdir(parents=True)
     (tmp_path / "begun" / PARTS / "plan.json").write_text("{}")
-    with pytest.raises(DatasetError, match="begun with other options"):
+    with pytest.raises(DatasetError, match="unfinished conversion with other options"):
         convert(request(source, tmp_path / "begun", "rlds"))
 
 
@@ -219,3 +220,27 @@ def test_ray_gives_the_same_files(source, tmp_path):
     assert len(shards) == 3
     for shard in shards:
         assert shard.read_bytes() == (tmp_path / "b" / shard.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_odd_images_become_av1_and_h264_is_refused_by_what_works(tmp_path):
+    """CASES 24 and 65: AV1 takes odd sizes, H.264 refuses them; the message names what takes them."""
+    path = tmp_path / "set.hdf5"
+    write_hdf5(path, [make_episode(0, size=33)])
+    with pytest.raises(
+        DatasetError, match=r"33×33, and H\.264 needs even sizes; --images av1 .*--images image"
+    ):
+        convert(request(path, tmp_path / "h264", "lerobot", storage="h264"))
+    assert not (tmp_path / "h264").exists()
+    convert(request(path, tmp_path / "av1", "lerobot", storage="av1"))
+    assert SourceRequest(tmp_path / "av1").open()[0].images["primary"][3].shape == (33, 33, 3)
+
+
+def test_episodes_whose_actions_mean_something_else_are_left_out(tmp_path):
+    """A dataset has one action space: in LeRobot it stands once, in the entry of `action`."""
+    first, second = make_episode(0), make_episode(1)
+    other = replace(second, space=replace(second.space, frame="tool"))
+    path = tmp_path / "set.hdf5"
+    write_hdf5(path, [first, other])
+    report = convert(request(path, tmp_path / "d", "lerobot"))
+    assert report.episodes == 1
+    assert "frame: 'base' here, 'tool' there" in report.skipped[0].reason

@@ -63,7 +63,7 @@ def test_checkpoint_and_adapter_open(caplog):
     load_action_predictor(base, OPTIONS)
     said = [r.getMessage() for r in caplog.records if "not verified" in r.getMessage()]
     # The hash of the adapter's weights stands in its manifest.
-    assert said == [f"{base}: its weights carry no checksum; not verified"]
+    assert said == [f"{base}: its weights have no checksum; not verified"]
     found = json.loads(run("inspect", base, "--json").stdout)["checksums"]
     assert found["verified"] == []
     assert "model.safetensors" in found["no checksum; not verified"]

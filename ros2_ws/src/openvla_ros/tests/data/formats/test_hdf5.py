@@ -85,7 +85,7 @@ def test_a_robosuite_file_imports_with_its_gripper_sign(tmp_path):
 
 def test_unknown_actions_are_refused(tmp_path):
     source = Hdf5Source(robosuite_file(tmp_path / "low.hdf5", "JOINT_VELOCITY"))
-    with pytest.raises(DatasetError, match="controller 'JOINT_VELOCITY'; known is OSC_POSE"):
+    with pytest.raises(DatasetError, match="controller 'JOINT_VELOCITY'; supported are OSC_POSE"):
         source[0]
 
 
@@ -104,9 +104,7 @@ def test_formats_are_detected(tmp_path, request):
     with pytest.raises(DatasetError, match="split and convention are for RLDS"):
         SourceRequest(path, split="train").open()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        DatasetError, match=r"no known format; the formats are bag: .*rlds: .*lerobot: .*hdf5"
-    ):
+    with pytest.raises(DatasetError, match=r"unknown format; the formats are bag: .*rlds: .*lerobot: .*hdf5"):
         detect_format(tmp_path / "empty")
     with pytest.raises(DatasetError, match="does not exist"):
         detect_format(tmp_path / "nowhere")

@@ -145,7 +145,7 @@ def test_limits_are_counted_once_each_time():
     run = moving(steady_run())
     for i, reason in enumerate(["ok", "workspace", "workspace", "ok", "workspace", "tilt"]):
         run.add("controller/verdict", START + i * 300 * MS, verdict_message(reason=reason, owner="policy"))
-    assert "limits touched: tilt 1, workspace 2" in warnings(run)
+    assert "limits reached: tilt 1, workspace 2" in warnings(run)
 
 
 def test_damaged_messages_are_counted_not_fatal():

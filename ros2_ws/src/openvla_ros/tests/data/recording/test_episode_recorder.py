@@ -15,6 +15,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 from support.recorder_process import NAMES, SIZES, TYPE, number_of, payload, recorder
 from support.shared_data import TESTS
+from support.waiting import wait_until
 
 from openvla_ros.data.bags.mcap_reader import McapFile
 from openvla_ros.data.bags.message_definition import message_definition
@@ -186,6 +187,18 @@ def fill(recording, seconds: float, start: int = 0) -> int:
     return number
 
 
+def fill_until(recording, condition, seconds: float, count: int = 0, pause_s: float = 0.0) -> int:
+    """Fill for ``seconds`` again and again until the condition holds; return the next number."""
+
+    def more() -> None:
+        nonlocal count
+        count = fill(recording, seconds, count)
+        time.sleep(pause_s)
+
+    wait_until(condition, 20.0, more)
+    return count
+
+
 def test_the_next_start_recovers_and_counts_on(tmp_path):
     recording = recorder(tmp_path)
     recording.start({"a": {"b": "c"}})
@@ -222,7 +235,7 @@ def test_an_existing_episode_is_never_overwritten(tmp_path):
     recording.start({})
     fill(recording, 0.05)
     (tmp_path / "episode_000000").mkdir()
-    with pytest.raises(DatasetError, match="exists already"):
+    with pytest.raises(DatasetError, match="already exists"):
         recording.stop("success")
     recording.close()
     assert (tmp_path / "episode_000000.recording").is_dir()
@@ -242,7 +255,7 @@ def test_a_disk_that_fills_warns_before_it_stops_and_the_episode_ends_whole(tmp_
     recording.start({})
     fill(recording, 1.2)
     assert [level for level, _ in alarms] == ["warn"], alarms
-    assert "is full in" in alarms[0][1]
+    assert "will be full in" in alarms[0][1]
     free = 50e6
     count = fill(recording, 1.2)
     assert [level for level, _ in alarms] == ["warn", "error"]
@@ -269,11 +282,9 @@ def test_a_write_that_fails_raises_an_alarm_and_is_repeated_without_loss(tmp_pat
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (6_000_000, limit[1]))
         count = fill(recording, 1.0)
-        deadline = time.monotonic() + 5
-        while not alarms and time.monotonic() < deadline:
-            count = fill(recording, 0.1, count)
+        count = fill_until(recording, lambda: alarms, 0.1, count)
         assert alarms[0][0] == "error"
-        assert "File too large; recording waits for the disk" in alarms[0][1]
+        assert "File too large; buffering until the disk works again" in alarms[0][1]
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)
@@ -294,9 +305,7 @@ def test_a_disk_that_stays_full_leaves_what_was_flushed_recoverable(tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (6_000_000, limit[1]))
-        count, deadline = 0, time.monotonic() + 20
-        while earlier.health().level != "error" and time.monotonic() < deadline:
-            count = fill(earlier, 0.2, count)
+        fill_until(earlier, lambda: earlier.health().level == "error", 0.2)
         with pytest.raises(DatasetError, match="openvla recover"):
             earlier.stop("success")
     finally:
@@ -334,10 +343,7 @@ def test_a_disk_that_is_really_full(small_disk):
     first = fill(recording, 0.05)
     recording.stop("success")
     recording.start({})
-    deadline, count = time.monotonic() + 20, 0
-    while not any("is full: stop" in text for _, text in alarms) and time.monotonic() < deadline:
-        count = fill(recording, 0.05, count)
-        time.sleep(0.1)
+    fill_until(recording, lambda: any("is full: stop" in text for _, text in alarms), 0.05, pause_s=0.1)
     assert [level for level, text in alarms if "is full" in text] == ["warn", "error"]
     folder = recording.stop("success")
     with pytest.raises(DatasetError, match="MB free; recording needs at least 12 MB"):
@@ -356,10 +362,7 @@ def test_without_a_reserve_a_full_disk_leaves_a_recording_that_recovers_once_the
     recording.start({})
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(16_000_000))
-    deadline = time.monotonic() + 20
-    count = 0
-    while recording.health().level != "error" and time.monotonic() < deadline:
-        count = fill(recording, 0.2, count)
+    fill_until(recording, lambda: recording.health().level == "error", 0.2)
     assert "write" in recording.health().message
     with pytest.raises(DatasetError, match=r"No space left on device.*openvla recover"):
         recording.stop("success")
@@ -442,7 +445,7 @@ def test_permission_lost_raises_an_alarm_and_costs_nothing():
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         alarms, refused, counts = done.stdout.splitlines()
-        assert "can no longer be written" in alarms
+        assert "is no longer writable" in alarms
         assert "Permission denied" in refused
         assert int(counts.strip("[]")) > 100
     finally:
@@ -525,7 +528,7 @@ def test_a_message_that_cannot_be_looked_at_or_stored_costs_no_other(tmp_path):
     stored = [number_of(data) for _, data in messages(folder, "/large")]
     assert stored == [number for number in range(count) if number % 5]
     assert recording.lost == {"/large": count - len(stored)}
-    assert any("could not be inspected: seven" in text for text in alarms)
+    assert any("failed: seven" in text for text in alarms)
     assert any("one of /large cannot be stored: five" in text for text in alarms)
 
 
@@ -540,8 +543,8 @@ def test_messages_that_come_faster_than_they_can_be_stored_are_counted_and_told(
     recording.start({})
     count = fill(recording, 2.0)
     assert {level for level, _ in alarms} == {"warn", "error"}, alarms
-    assert any("wait to be stored: a crash would cost them" in text for _, text in alarms)
-    assert any("are lost: they come faster than they can be stored" in text for _, text in alarms)
+    assert any("are not stored yet: a crash would lose them" in text for _, text in alarms)
+    assert any("are lost: they arrive faster than they can be stored" in text for _, text in alarms)
     assert recording.health().level == "error"
     folder = recording.stop("success")
     lost = recording.lost
@@ -567,5 +570,5 @@ def test_definitions_are_complete(type_name):
 
 
 def test_an_unknown_type_is_named():
-    with pytest.raises(DatasetError, match="'no_msgs/msg/Nothing' is not to be found"):
+    with pytest.raises(DatasetError, match="no definition of 'no_msgs/msg/Nothing' found"):
         message_definition("no_msgs/msg/Nothing")

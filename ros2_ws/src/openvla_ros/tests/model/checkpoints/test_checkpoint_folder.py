@@ -130,7 +130,7 @@ def test_index_that_names_a_shard_that_is_not_there(tmp_path):
     shutil.copytree(REFERENCE / "checkpoint", tmp_path, dirs_exist_ok=True)
     shard = sorted(tmp_path.glob("*.safetensors"))[1]
     shard.unlink()
-    with pytest.raises(CheckpointError, match=f"names the shard {shard.name}, which is not in the folder"):
+    with pytest.raises(CheckpointError, match=f"lists the shard {shard.name}, which is missing"):
         load_model(tmp_path)
 
 
@@ -140,21 +140,21 @@ def test_index_that_lists_a_key_its_shard_lacks(tmp_path):
     index["weight_map"]["ghost.weight"] = sorted(index["weight_map"].values())[0]
     (tmp_path / INDEX).chmod(0o644)
     (tmp_path / INDEX).write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=r"lists keys that its shards do not hold: ghost\.weight"):
+    with pytest.raises(CheckpointError, match=r"lists keys that are not in its shards: ghost\.weight"):
         stored_tensors(tmp_path)
 
 
 def test_pickles_are_never_opened(folder):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'touch owned'\ntR.")
-    with pytest.raises(CheckpointError, match=r"holds pickles \(pytorch_model\.bin\) and no safetensors"):
+    with pytest.raises(CheckpointError, match=r"contains pickles \(pytorch_model\.bin\) and no safetensors"):
         load_model(folder)
 
 
 def test_adapter_given_as_a_checkpoint(folder):
     (folder / "model.safetensors").unlink()
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="holds a LoRA adapter"):
+    with pytest.raises(CheckpointError, match="is a LoRA adapter"):
         load_model(folder)
 
 
@@ -171,14 +171,14 @@ def test_adapter_given_as_a_checkpoint(folder):
         ({"n_action_bins": "256"}, "n_action_bins: .*'256'"),
         ({"n_action_bins": 40000}, "leaves no room for n_action_bins 40000"),
         ({"pad_to_multiple_of": -1}, "pad_to_multiple_of is -1; it must be at least 0"),
-        ({"timm_model_ids": []}, "timm_model_ids names 0 towers"),
+        ({"timm_model_ids": []}, "timm_model_ids lists 0 towers"),
         ({"text_config": {"rms_norm_eps": 0.0}}, "rms_norm_eps is 0.0; it must be above 0"),
         ({"timm_model_kwargs": [{"depth": 1}, {}]}, "timm_model_kwargs.0: depth is 1; it must be at least 2"),
-        ({"timm_model_kwargs": [{"width": 3}, {}]}, r"timm_model_kwargs\.0\.width: this key is not known"),
-        ({"timm_model_kwargs": [{"embed_dim": 25}, {}]}, "embed_dim 25 is no multiple of num_heads 16"),
+        ({"timm_model_kwargs": [{"width": 3}, {}]}, r"timm_model_kwargs\.0\.width: unknown key"),
+        ({"timm_model_kwargs": [{"embed_dim": 25}, {}]}, "embed_dim 25 is not a multiple of num_heads 16"),
         ({"timm_override_act_layers": ["quick_gelu", None]}, "timm_override_act_layers"),
         ({"text_config": {"model_type": "phi"}}, "text_config.model_type"),
-        ({"text_config": {"hidden_size": 30, "num_attention_heads": 4}}, "no multiple of the 4"),
+        ({"text_config": {"hidden_size": 30, "num_attention_heads": 4}}, "not a multiple of 4"),
         ({"text_config": {"num_attention_heads": 4, "num_key_value_heads": 3}}, "num_key_value_heads 3"),
         ({"text_config": {"num_hidden_layers": 0}}, "text_config: num_hidden_layers is 0; it must be"),
         ({"text_config": {"hidden_act": "gelu"}}, "text_config.hidden_act"),
@@ -200,7 +200,7 @@ def test_unknown_tower_lists_the_choices(folder):
 
 def test_config_that_disagrees_with_the_weights(folder):
     change_config(folder, timm_model_kwargs=[{"embed_dim": 24, "depth": 4, "num_heads": 3}, {}])
-    with pytest.raises(CheckpointError, match=r"does not fit its config\.json: .*missing keys"):
+    with pytest.raises(CheckpointError, match=r"does not match its config\.json: .*missing keys"):
         load_model(folder)
 
 
@@ -212,7 +212,7 @@ def test_config_that_is_no_json_object(folder, text):
 
 
 def test_sources_that_are_not_there(tmp_path):
-    with pytest.raises(CheckpointError, match="no folder, no hub id"):
+    with pytest.raises(CheckpointError, match="neither a folder, nor a hub id"):
         resolve(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="is a file"):
         resolve(__file__)

@@ -145,7 +145,7 @@ def test_merging_changes_every_adapted_weight_and_no_other(tmp_path, case):
         assert torch.equal(after[key], wanted), key
     assert stored_tensors(tmp_path / "merged")
     assert (tmp_path / "merged" / "dataset_statistics.json").read_text() == "{}"
-    with pytest.raises(CheckpointError, match="exists already"):
+    with pytest.raises(CheckpointError, match="already exists"):
         merge_adapter(case.checkpoint, folder, tmp_path / "merged")
 
 
@@ -214,13 +214,13 @@ def test_damaged_adapters(tmp_path):
     with pytest.raises(CheckpointError, match=r"projector\.fc1 has no lora_B"):
         read_adapter(folder)
     save_file(tensors | {"base_model.model.projector.fc1.weight": torch.zeros(2)}, weights)
-    with pytest.raises(CheckpointError, match="is no factor of a LoRA"):
+    with pytest.raises(CheckpointError, match="is not a LoRA factor"):
         read_adapter(folder)
     weights.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="truncated or damaged"):
         read_adapter(folder)
     weights.rename(folder / "adapter_model.bin")
-    with pytest.raises(CheckpointError, match=r"adapter_model\.bin is a pickle and is not opened"):
+    with pytest.raises(CheckpointError, match=r"adapter_model\.bin is a pickle and pickles are never opened"):
         read_adapter(folder)
 
 

@@ -101,11 +101,11 @@ def test_what_a_native_checkpoint_may_lack_is_named(native):
     with pytest.raises(CheckpointError, match="missing keys: vision_backbone"):
         convert_checkpoint(folder, out, tokenizer=tokenizer)
     torch.save({"model": {"projector": {}}}, path)
-    with pytest.raises(CheckpointError, match=r"must hold model\.\{vision_backbone.*it holds projector"):
+    with pytest.raises(CheckpointError, match=r"must contain model\.\{vision_backbone.*it has projector"):
         convert_checkpoint(folder, out, tokenizer=tokenizer)
     path.rename(path.with_name("a.pt"))
     torch.save({}, path.with_name("b.pt"))
-    with pytest.raises(CheckpointError, match=r"must hold one \.pt file; it holds a\.pt, b\.pt"):
+    with pytest.raises(CheckpointError, match=r"must contain one \.pt file; it contains a\.pt, b\.pt"):
         convert_checkpoint(folder, out, tokenizer=tokenizer)
     assert not out.exists()
 
@@ -135,7 +135,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, by_torch):
 def test_other_pickles(tmp_path):
     path = tmp_path / "model.pt"
     torch.save([1], path)
-    with pytest.raises(CheckpointError, match="holds a list"):
+    with pytest.raises(CheckpointError, match="contains a list"):
         read_pickle(path)
     path.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="is damaged"):
@@ -145,8 +145,8 @@ def test_other_pickles(tmp_path):
 
 
 def test_kinds_that_need_no_conversion(tmp_path):
-    with pytest.raises(CheckpointError, match="is of the kind openvla, which needs no conversion"):
+    with pytest.raises(CheckpointError, match="is a checkpoint of kind openvla, which needs no conversion"):
         convert_checkpoint(SETS[0] / "checkpoint", tmp_path / "out")
     assert stored_tensors(SETS[0] / "checkpoint")
-    with pytest.raises(CheckpointError, match=r"has neither config\.json nor adapter_config\.json"):
+    with pytest.raises(CheckpointError, match=r"lacks config\.json and adapter_config\.json"):
         convert_checkpoint(tmp_path, tmp_path / "out")

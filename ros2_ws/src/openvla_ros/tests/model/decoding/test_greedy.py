@@ -38,7 +38,7 @@ def make_end_win(model, embeddings):
 def test_early_end_of_sequence_names_the_step(fresh, case):
     embeddings = case.embeddings(fresh)
     make_end_win(fresh, embeddings)
-    with pytest.raises(ModelOutputError, match="ended its sequence at action token 0 of 7"):
+    with pytest.raises(ModelOutputError, match="ended the sequence at action token 0 of 7"):
         decode_greedily(fresh, embeddings, 7)
 
 
@@ -113,7 +113,7 @@ def test_a_model_that_skips_its_image_is_refused(tmp_path):
     model = load_vision_language(REFERENCE / "checkpoint", LoadOptions(dtype=torch.float32))
     with torch.no_grad():
         model.network.projector.fc3.weight.zero_()
-    with pytest.raises(CheckpointError, match="the image is not used"):
+    with pytest.raises(CheckpointError, match="ignores the image"):
         model.check_image_is_used()
     with torch.no_grad():
         model.network.projector.fc3.weight.fill_(torch.nan)

@@ -208,9 +208,9 @@ def test_an_early_end_is_refused_as_in_plain_decoding():
     with torch.no_grad():
         sign = float(model.hidden_states(embeddings)[0, -1].sum())
         model.language_model.lm_head.weight[2] *= 1.0 if sign > 0 else -1.0
-    with pytest.raises(ModelOutputError, match="ended its sequence at action token 0"):
+    with pytest.raises(ModelOutputError, match="ended the sequence at action token 0"):
         decode_greedily(model, embeddings, COUNT)
-    with pytest.raises(ModelOutputError, match="ended its sequence at action token 0"):
+    with pytest.raises(ModelOutputError, match="ended the sequence at action token 0"):
         DraftingDecoder(model).decode_embedded(embeddings, COUNT)
 
 

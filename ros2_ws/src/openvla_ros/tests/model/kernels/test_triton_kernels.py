@@ -167,7 +167,7 @@ def test_a_layer_that_is_off_is_found(model, monkeypatch):
 def test_sizes_that_the_kernels_do_not_take_are_named():
     found = problems(LlamaShape(24, 100, 1, 1, 24, 1e-6), 32064)
     assert len(found) == 5
-    assert "hidden size 24 is no multiple of 16" in found
+    assert "hidden size 24 is not a multiple of 16" in found
     assert problems(LlamaShape(4096, 11008, 32, 32, 128, 1e-6), 32064) == []
 
 

@@ -110,5 +110,5 @@ def test_without_the_library(monkeypatch):
 
 def test_other_names():
     assert select_quantization("int8") == "int8"
-    with pytest.raises(CheckpointError, match="'int3' is none of int8, nf4, int8wo, int4wo, fp8"):
+    with pytest.raises(CheckpointError, match="'int3' is not one of int8, nf4, int8wo, int4wo, fp8"):
         select_quantization("int3")

@@ -225,7 +225,7 @@ def test_what_inspect_says_before_and_after(oft, tmp_path):
         assert len(before["pickles"]) == len(oft.parts)
         with pytest.raises(CheckpointError, match=r"has no oft\.json: openvla convert-checkpoint"):
             load_action_predictor(oft.source, LoadOptions(unnorm_key=KEY))
-        with pytest.raises(CheckpointError, match="converted already"):
+        with pytest.raises(CheckpointError, match="already converted"):
             convert_checkpoint(oft.out, tmp_path / "again", platform="bridge")
         with pytest.raises(CheckpointError, match=r"give --platform libero\|bridge\|aloha"):
             convert_checkpoint(oft.source, tmp_path / "again")

@@ -28,15 +28,15 @@ def after(**changes: float) -> Accounts:
 @pytest.mark.parametrize(
     ("changes", "waited_s", "words"),
     [
-        ({"ready": 0.18, "preempted": 4}, 0.0, "0.180 s without a processor, taken off it 4 times"),
+        ({"ready": 0.18, "preempted": 4}, 0.0, "0.180 s without a CPU, preempted 4 times"),
         ({"ready": 0.18}, 0.0, "permit real-time priority"),
-        ({"ready_callbacks": 0.15}, 0.0, "0.150 s of the callbacks' thread without a processor"),
+        ({"ready_callbacks": 0.15}, 0.0, "0.150 s of the callback thread without a CPU"),
         ({"collecting": 0.09, "computing": 0.1, "process": 0.1}, 0.0, "0.090 s of garbage collection"),
-        ({"process": 0.19}, 0.0, "0.190 s of callbacks' work; send smaller messages"),
+        ({"process": 0.19}, 0.0, "0.190 s of callbacks; send smaller messages"),
         ({"computing": 0.17, "process": 0.17}, 0.0, "0.170 s of its own work"),
-        ({"process": 0.19}, 0.18, "0.180 s behind another thread in the controller's core"),
+        ({"process": 0.19}, 0.18, "0.180 s waiting for another thread in the controller's core"),
         ({"disk_faults": 2}, 0.0, "2 pages had to be read from disk; free memory"),
-        ({}, 0.0, "it was suspended, or the machine stood still"),
+        ({}, 0.0, "it, or the whole machine, was suspended"),
     ],
 )
 def test_where_the_time_went_is_said(changes, waited_s, words):
@@ -45,7 +45,7 @@ def test_where_the_time_went_is_said(changes, waited_s, words):
 
 def test_the_largest_share_comes_first_and_small_ones_are_left_out():
     said = explain(BEFORE, after(ready=0.05, process=0.14, computing=0.01, collecting=0.01), 0.0)
-    assert said.startswith("0.130 s of callbacks' work, 0.050 s without a processor")
+    assert said.startswith("0.130 s of callbacks, 0.050 s without a CPU")
     assert "garbage" not in said
 
 

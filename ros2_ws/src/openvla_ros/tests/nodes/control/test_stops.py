@@ -27,6 +27,7 @@ import stop_flood
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool
 from support.node_processes import Listener
+from support.waiting import holds_within, wait_until
 
 from openvla_ros.bringup.dds import dds_environment
 from openvla_ros.nodes.control.core_lock import CoreLock
@@ -98,11 +99,8 @@ def begin_to_move(hand: bench_stop.Hand) -> None:
         assert hand.ask("give_to_policy")[2].success
         assert hand.ask(pose)[2].success
         hand.speeds.clear()
-        deadline = time.monotonic() + 3.0
-        while time.monotonic() < deadline:
-            if newest_speed(hand) > MOVING_RAD_S:
-                return
-            time.sleep(0.01)
+        if holds_within(lambda: newest_speed(hand) > MOVING_RAD_S, 3.0):
+            return
     raise AssertionError("the arm does not move")
 
 
@@ -125,10 +123,7 @@ def test_a_button_latched_before_the_controller_listened_holds_the_arm_in_a_floo
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         button = other.node.create_publisher(Bool, "e_stop", latched)
         button.publish(Bool(data=True))  # nobody has discovered it yet
-        deadline = time.monotonic() + 10.0
-        while "emergency stop by the topic" not in (said := hand.ask("hold")[2].message):
-            assert time.monotonic() < deadline, said
-            time.sleep(0.1)
+        wait_until(lambda: "emergency stop by the topic" in hand.ask("hold")[2].message, 10.0)
         hand.button.publish(Bool(data=False))  # another button: that is not letting go of this one
         time.sleep(0.1)
         refused = hand.ask("reset_e_stop")[2]

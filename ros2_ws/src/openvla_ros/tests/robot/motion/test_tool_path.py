@@ -16,8 +16,8 @@ from openvla_ros.robot.kinematics.collision import (
     segment_distance,
 )
 from openvla_ros.robot.kinematics.delta_actions import compose, delta_between
+from openvla_ros.robot.modes.step_queue import StepSchedule
 from openvla_ros.robot.motion.tool_path import ToolPath, blend_weights
-from openvla_ros.robot.step_queue import StepSchedule
 from openvla_ros.values.action import ActionSpace
 from openvla_ros.values.geometry import Pose, transform_matrix_to_rotvec
 

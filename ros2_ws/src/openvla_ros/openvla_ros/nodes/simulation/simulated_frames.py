@@ -1,7 +1,7 @@
-"""The simulated robot's tf: what robot_state_publisher and a calibrated camera publish on a real one.
+"""The simulated robot's tf, in place of robot_state_publisher and a calibrated camera.
 
-Links and cameras, each in the arm's base frame. What moves is on ``/tf`` and what stands still on
-``/tf_static``; names are those of the profile. Without tf2_msgs, of which there is no wheel, there is no tf.
+Links and cameras, each in the arm's base frame. Moving frames are on ``/tf``, fixed ones on
+``/tf_static``; names are those of the profile. Without tf2_msgs (there is no wheel of it) there is no tf.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ RATE_HZ = 50.0  # as robot_state_publisher's default is 20, and joint states com
 
 
 class FramePublisher:
-    """Publishes where the links and the cameras of one simulated robot are."""
+    """Publishes the poses of the links and cameras of one simulated robot."""
 
     def __init__(self, node: Node, profile: RobotProfile) -> None:
-        """Say once, where tf2_msgs is not installed, that there will be no tf."""
+        """Log once, if tf2_msgs is not installed, that there will be no tf."""
         self._arm, self._gripper = profile.arm, profile.gripper
         self._cameras = profile.cameras
         self._chain = KinematicChain.from_profile(profile.arm)
@@ -46,7 +46,7 @@ class FramePublisher:
         self._static_sent = False
 
     def publish(self, robot: SimulatedRobot, stamp_ns: int) -> None:
-        """Publish the frames of this moment; what stands still only once."""
+        """Publish the current frames; fixed ones only once."""
         if self._published is None:
             return
         moving, static = self._published

@@ -1,10 +1,9 @@
-"""Which step is executed next, and for how long: the queue between chunks and the tool path.
+"""The step queue between chunks and the tool path: which step is next, and how long it lasts.
 
-A new chunk replaces the steps that have not begun; the step in progress is finished. Steps that the
-arm has already made since the chunk's observation, executing an earlier chunk, are skipped: at
-least the last step of a chunk always stays. When chunks come more slowly than their steps last,
-each step is stretched up to a bound, so that a policy that is a little too slow moves the arm
-slowly instead of in jerks.
+A new chunk replaces the steps that have not started; the step in progress is finished. Steps that the arm
+has already executed since the chunk's observation, from an earlier chunk, are skipped, except the last step
+of a chunk. If chunks arrive more slowly than their steps last, each step is stretched up to a bound, so
+that a policy that is slightly too slow moves the arm slowly instead of jerkily.
 """
 
 from __future__ import annotations
@@ -16,15 +15,16 @@ import numpy as np
 
 from openvla_ros.profile import ControlProfile
 from openvla_ros.values.arrays import Float
+from openvla_ros.values.time import seconds
 
 # Weight of the newest interval between chunks in their running mean.
 INTERVAL_WEIGHT = 0.3
-# A step counts as made when it is over, or will be within this share of its duration.
+# A step counts as executed when it is finished, or will be within this fraction of its duration.
 NEARLY_MADE = 0.25
 
 
 class StepSchedule:
-    """The steps that are still to be made."""
+    """The steps that are still to be executed."""
 
     def __init__(self, control: ControlProfile, step_s: float) -> None:
         self._streaming = control.mode == "streaming"
@@ -44,15 +44,15 @@ class StepSchedule:
         return len(self._queue)
 
     def take(self, actions: Float, stamp_ns: int, now_ns: int, remaining_s: float, moving: bool) -> int:
-        """Queue ``actions`` (T, D) of an observation at ``stamp_ns``; returns how many were skipped.
+        """Queue ``actions`` (T, D) from an observation at ``stamp_ns``; returns how many were skipped.
 
-        ``remaining_s`` is how long the step in progress goes on; ``moving`` says whether earlier
-        chunks are being executed.
+        ``remaining_s`` is the remaining time of the step in progress; ``moving`` whether earlier chunks are
+        being executed.
         """
         if not moving:
             self.clear()
         elif self._taken_ns is not None:
-            self._note_interval((now_ns - self._taken_ns) * 1e-9)
+            self._note_interval(seconds(now_ns - self._taken_ns))
         self._taken_ns = now_ns
         skipped = self._steps_made(len(actions), stamp_ns, remaining_s) if moving and self._streaming else 0
         self._queue = deque(actions[skipped:])
@@ -68,12 +68,12 @@ class StepSchedule:
         return self._queue.popleft() if self._queue else None
 
     def note(self, now_ns: int, moved_s: float) -> None:
-        """Remember that by ``now_ns`` steps were executed for ``moved_s`` more seconds."""
+        """Note that by ``now_ns`` steps were executed for ``moved_s`` more seconds."""
         self._line_s += moved_s
         self._history.append((now_ns, self._line_s))
 
     def clear(self) -> None:
-        """Forget the steps that have not begun, and the rhythm in which chunks came."""
+        """Drop the steps that have not started, and the estimated rate of chunks."""
         self._queue.clear()
         self._interval_s = self._taken_ns = self.stamp_ns = None
         self.step_s = self._nominal_s
@@ -88,7 +88,7 @@ class StepSchedule:
         self._interval_s = known + INTERVAL_WEIGHT * (interval_s - known)
 
     def _steps_made(self, count: int, stamp_ns: int, remaining_s: float) -> int:
-        """Return how many of ``count`` steps the arm has made, or is making, since ``stamp_ns``."""
+        """Return how many of ``count`` steps the arm has executed, or started, since ``stamp_ns``."""
         then_s = next((line_s for ns, line_s in reversed(self._history) if ns <= stamp_ns), None)
         if then_s is None:
             return 0

@@ -3,12 +3,15 @@
 A group of episodes becomes one parquet file and one video a camera (``LerobotPart``); the merge
 numbers rows, episodes and tasks through and writes ``meta/``. Videos are lossy; ``"image"`` keeps
 every image inside the parquet file instead, JPEG and PNG unchanged and pixels as PNG.
+
+What a dataset means is written where LeRobot's own tools keep it when they delete, split or merge
+(``action_meaning``), with the statistics that they need (``column_statistics``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -25,9 +28,23 @@ from openvla_ros.data.episodes.episode_columns import episode_columns, episode_m
 from openvla_ros.data.episodes.layout import Layout
 from openvla_ros.data.episodes.observation_state import observation_state
 from openvla_ros.data.episodes.video_files import Codec, VideoWriter
-from openvla_ros.data.formats.lerobot_reader import EXACT, IMAGE_PREFIX, MOTION_NAMES
+from openvla_ros.data.lerobot.action_meaning import (
+    FLAGS,
+    FLAGS_SAID,
+    MOTION_NAMES,
+    flags_column,
+    meaning_entry,
+)
+from openvla_ros.data.lerobot.column_statistics import (
+    ColumnStatistics,
+    episode_statistics,
+    image_histogram,
+    image_statistics,
+)
+from openvla_ros.data.lerobot.dataset_card import dataset_card
+from openvla_ros.data.lerobot.dataset_info import EXACT, IMAGE_PREFIX
+from openvla_ros.errors import DatasetError
 from openvla_ros.preprocessing.image_encoding import encode_png
-from openvla_ros.preprocessing.statistics_accumulator import StatisticsAccumulator
 from openvla_ros.values.episode import Episode
 
 Storage = Literal["av1", "h264", "image"]
@@ -38,10 +55,22 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 _IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as the datasets library stores it
 _PARQUET = {"compression": "snappy", "write_page_checksum": True}
-_STATISTICS = ("action", "observation.state", "timestamp")
+_CARD = "README.md"
 _SAMPLES = 8  # images of each episode and camera that enter the image statistics
 
 ROWS, EPISODES = "rows.parquet", "episodes.json"
+
+
+def check_storage(layout: Layout, storage: Storage) -> None:
+    """Raise ``DatasetError`` if images of this size cannot be stored so, naming what can."""
+    if storage != "h264":
+        return
+    for camera, (height, width) in layout.cameras.items():
+        if height % 2 or width % 2:
+            raise DatasetError(
+                f"camera {camera!r} is {width}×{height}, and H.264 needs even sizes; "
+                "--images av1 takes them, and so does --images image"
+            )
 
 
 class LerobotPart:
@@ -85,7 +114,7 @@ class LerobotPart:
                 for index in range(len(images)):
                     self._videos[camera].add(images[index])
             chosen = np.unique(np.linspace(0, len(images) - 1, _SAMPLES).astype(int))
-            statistics[camera] = image_moments([images[int(index)] for index in chosen])
+            statistics[camera] = image_histogram([images[int(index)] for index in chosen])
         self._entries.append(
             {
                 "length": len(episode),
@@ -103,7 +132,7 @@ class LerobotPart:
         state = observation_state(episode)
         if state is not None:
             columns["observation.state"] = _rows_of(state)
-        for name, values in episode_columns(episode).items():
+        for name, values in _own_columns(episode).items():
             columns[f"{EXACT}.{name}"] = _rows_of(values)
         if self._storage == "image":
             for camera, images in episode.images.items():
@@ -124,17 +153,13 @@ def _rows_of(values: NDArray[Any]) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(values).reshape(-1)))
 
 
-def image_moments(images: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
-    """Return per channel, in 0..1: count, sum, sum of squares, least and largest value."""
-    pixels = np.concatenate([image.reshape(-1, 3) for image in images]) / 255.0
-    return {
-        "count": len(pixels),
-        "images": len(images),
-        "sum": pixels.sum(axis=0).tolist(),
-        "squares": np.square(pixels).sum(axis=0).tolist(),
-        "min": pixels.min(axis=0).tolist(),
-        "max": pixels.max(axis=0).tolist(),
-    }
+def _own_columns(episode: Episode) -> dict[str, NDArray[Any]]:
+    """Return the exact numbers; of a pose the 12 that vary: checkers take constant columns for faults."""
+    columns = episode_columns(episode)
+    if "pose" in columns:
+        columns["pose"] = columns["pose"][:, :12]
+    del columns["intervention"]  # in most datasets there is none: it stands in the flags
+    return {**columns, FLAGS: flags_column(episode.outcome, episode.intervention)}
 
 
 def merge_parts(
@@ -156,7 +181,7 @@ class _Merge:
         self._tasks: dict[str, int] = {}
         self._episodes: list[dict[str, Any]] = []
         self._images: dict[str, list[dict[str, Any]]] = {camera: [] for camera in layout.cameras}
-        self._statistics: dict[str, StatisticsAccumulator] = {}
+        self._statistics: dict[str, ColumnStatistics] = {}
         self._schema: pa.Schema | None = None
         self._frames = 0
 
@@ -170,8 +195,9 @@ class _Merge:
         self._schema = rows.schema_arrow
         with pq.ParquetWriter(path, self._schema, **_PARQUET) as writer:
             for group, entry in enumerate(entries):
-                writer.write_table(self._number(rows.read_row_group(group), entry))
-                self._record(entry, chunk, file)
+                numbered = self._number(rows.read_row_group(group), entry)
+                writer.write_table(numbered)
+                self._record(entry, chunk, file, self._account(numbered))
         for camera in self._layout.cameras:
             if self._storage != "image":
                 key = IMAGE_PREFIX + camera
@@ -189,18 +215,24 @@ class _Merge:
         for name, values in numbers.items():
             place = rows.schema.get_field_index(name)
             rows = rows.set_column(place, name, pa.array(values.astype(np.int64)))
-        for name in _STATISTICS:
-            if name in rows.column_names:
-                self._account(name, rows)
         return rows
 
-    def _account(self, name: str, rows: pa.Table) -> None:
-        column = rows.column(name).combine_chunks()
-        flat = column.flatten() if pa.types.is_list(column.type) else column
-        values = np.asarray(flat, np.float64).reshape(len(column), -1)
-        self._statistics.setdefault(name, StatisticsAccumulator(values.shape[1])).add(values)
+    def _account(self, rows: pa.Table) -> dict[str, Any]:
+        """Take in the numbers of one episode and return their statistics, by column and name."""
+        found: dict[str, Any] = {}
+        for field in rows.schema:
+            if pa.types.is_struct(field.type):
+                continue
+            column = rows.column(field.name).combine_chunks()
+            flat = column.flatten() if pa.types.is_list(column.type) else column
+            values = np.asarray(flat).astype(np.float64).reshape(len(column), -1)
+            statistics = self._statistics.setdefault(field.name, ColumnStatistics(values.shape[1]))
+            statistics.add(values)
+            for name, value in episode_statistics(values).items():
+                found[f"stats/{field.name}/{name}"] = value
+        return found
 
-    def _record(self, entry: Mapping[str, Any], chunk: int, file: int) -> None:
+    def _record(self, entry: Mapping[str, Any], chunk: int, file: int, statistics: Mapping[str, Any]) -> None:
         length, index = entry["length"], len(self._episodes)
         row: dict[str, Any] = {
             "episode_index": index,
@@ -219,8 +251,11 @@ class _Merge:
             row[f"{place}/chunk_index"], row[f"{place}/file_index"] = chunk, file
             row[f"{place}/from_timestamp"] = start_s
             row[f"{place}/to_timestamp"] = start_s + length / self._layout.rate_hz
-        for camera, moments in entry["images"].items():
-            self._images[camera].append(moments)
+        row |= statistics
+        for camera, histogram in entry["images"].items():
+            self._images[camera].append(histogram)
+            for name, value in image_statistics([histogram]).items():
+                row[f"stats/{IMAGE_PREFIX}{camera}/{name}"] = value
         self._episodes.append(row)
         self._frames += length
 
@@ -231,24 +266,24 @@ class _Merge:
         episodes = meta / "episodes" / "chunk-000" / "file-000.parquet"
         pq.write_table(pa.Table.from_pylist(self._episodes), episodes, **_PARQUET)
         pq.write_table(_task_table(self._tasks), meta / "tasks.parquet", **_PARQUET)
-        (meta / "stats.json").write_text(json.dumps(dict(self._stats()), indent=2), encoding="utf-8")
-        (meta / "info.json").write_text(json.dumps(self._info(robot), indent=2), encoding="utf-8")
+        info = self._info(robot)
+        (meta / "stats.json").write_text(json.dumps(self._stats(), indent=2), encoding="utf-8")
+        (meta / "info.json").write_text(json.dumps(info, indent=2), encoding="utf-8")
+        card = dataset_card(self._destination.name, info, list(self._tasks), self._layout.space)
+        (self._destination / _CARD).write_text(card, encoding="utf-8")
 
-    def _stats(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name, accumulator in self._statistics.items():
-            found = accumulator.statistics(np.ones(accumulator.width, np.bool_))
-            values = {
-                key: getattr(found, key).tolist() for key in ("min", "max", "mean", "std", "q01", "q99")
-            }
-            yield name, {**values, "count": [accumulator.count]}
-        for camera, moments in self._images.items():
-            yield IMAGE_PREFIX + camera, image_statistics(moments)
+    def _stats(self) -> dict[str, Any]:
+        numbers = {name: statistics.values() for name, statistics in self._statistics.items()}
+        images = {
+            IMAGE_PREFIX + camera: image_statistics(histograms) for camera, histograms in self._images.items()
+        }
+        return {**numbers, **images}
 
     def _info(self, robot: str) -> dict[str, Any]:
         rate = self._layout.rate_hz
         return {
             "codebase_version": "v3.0",
-            "robot_type": robot,
+            "robot_type": robot or None,
             "total_episodes": len(self._episodes),
             "total_frames": self._frames,
             "total_tasks": len(self._tasks),
@@ -275,19 +310,16 @@ class _Merge:
         for column in self._schema or ():
             if column.name not in features:
                 features[column.name] = self._feature(column, names.get(column.name))
+        features["action"] |= meaning_entry(self._layout.space)
+        features[f"{EXACT}.{FLAGS}"][EXACT] = FLAGS_SAID
         return features
 
     def _feature(self, column: Any, names: list[str] | None) -> dict[str, Any]:
         nested = pa.types.is_list(column.type)
-        width = self._width(column.name) if nested else 1
+        width = self._statistics[column.name].width if nested else 1
         scalar = column.type.value_type if nested else column.type
         dtype = str(pa.array([], type=scalar).to_numpy(zero_copy_only=False).dtype)
         return {"dtype": dtype, "shape": [width], "names": names if nested else None}
-
-    def _width(self, name: str) -> int:
-        if name in self._statistics:
-            return self._statistics[name].width
-        return self._layout.columns[name.removeprefix(f"{EXACT}.")]
 
     def _video_info(self, height: int, width: int) -> dict[str, Any]:
         return {
@@ -295,7 +327,7 @@ class _Merge:
             "video.width": width,
             "video.codec": self._storage,
             "video.pix_fmt": "yuv420p",
-            "video.is_depth_map": False,
+            "is_depth_map": False,
             "video.fps": self._layout.rate_hz,
             "video.channels": 3,
             "has_audio": False,
@@ -317,18 +349,3 @@ def _task_table(tasks: Mapping[str, int]) -> pa.Table:
         "pandas_version": "2.2.0",
     }
     return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
-
-
-def image_statistics(moments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the joined statistics of ``image_moments`` in LeRobot's shape (3, 1, 1)."""
-    count = sum(m["count"] for m in moments)
-    mean = np.sum([m["sum"] for m in moments], axis=0) / count
-    variance = np.sum([m["squares"] for m in moments], axis=0) / count - np.square(mean)
-    values = {
-        "min": np.min([m["min"] for m in moments], axis=0),
-        "max": np.max([m["max"] for m in moments], axis=0),
-        "mean": mean,
-        "std": np.sqrt(np.maximum(variance, 0.0)),
-    }
-    shaped = {name: value.reshape(3, 1, 1).tolist() for name, value in values.items()}
-    return {**shaped, "count": [sum(m["images"] for m in moments)]}

@@ -1,4 +1,4 @@
-"""How a policy on a robot is doing: its streams, its latencies, and why it did not act."""
+"""Health of a policy on a robot: its streams, its latencies, and why it did not act."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from support.generated_episodes import assert_same_episode, make_episode
 from openvla_ros.data.datasets.open_dataset import detect_format
 from openvla_ros.data.episodes.layout import Layout
 from openvla_ros.data.episodes.video_files import VideoFrames, VideoWriter
-from openvla_ros.data.formats.lerobot_reader import LerobotSource
-from openvla_ros.data.formats.lerobot_writer import LerobotPart, merge_parts
 from openvla_ros.data.formats.rlds_reader import RldsSource
+from openvla_ros.data.lerobot.lerobot_reader import LerobotSource
+from openvla_ros.data.lerobot.lerobot_writer import LerobotPart, merge_parts
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.profile import load_profile
 
@@ -75,7 +75,9 @@ def test_metadata_number_rows_episodes_and_tasks_through(tmp_path):
     assert detect_format(out) == "lerobot"
     info = json.loads((out / "meta/info.json").read_text())
     assert (info["codebase_version"], info["total_episodes"], info["total_frames"]) == ("v3.0", 4, 21)
-    assert info["features"]["action"] == {
+    action = info["features"]["action"]
+    assert action.pop("openvla_ros")["action_space"]["units"] == ["m", "m", "m", "rad", "rad", "rad", "1"]
+    assert action == {
         "dtype": "float32", "shape": [7], "names": ["x", "y", "z", "roll", "pitch", "yaw", "gripper"],
     }  # fmt: skip
     rows = pa.concat_tables([pq.read_table(p) for p in sorted((out / "data").glob("*/*.parquet"))])
@@ -150,7 +152,7 @@ def test_version_21_imports(tmp_path):
 
 def test_actions_without_a_known_meaning_need_a_profile(tmp_path):
     folder = write_v21(tmp_path / "d", [make_episode(0, size=64)], [f"motor_{i}" for i in range(7)])
-    with pytest.raises(DatasetError, match=r"motor_0.*name a robot profile"):
+    with pytest.raises(DatasetError, match=r"motor_0.*give a robot profile"):
         LerobotSource(folder)[0]
     space = load_profile("franka").space()
     assert LerobotSource(folder, space=space)[0].space.differences(space) == []
@@ -160,7 +162,7 @@ def test_an_unknown_version_lists_the_known_ones(tmp_path):
     folder = write_v21(tmp_path / "d", [make_episode(0, size=64)], ["x"])
     path = folder / "meta/info.json"
     path.write_text(path.read_text().replace("v2.1", "v1.6"))
-    with pytest.raises(DatasetError, match=r"'v1.6'; known are \('v3.0', 'v2.1'\)"):
+    with pytest.raises(DatasetError, match=r"'v1.6'; supported: \('v3.0', 'v2.1', 'v2.0'\)"):
         LerobotSource(folder)
 
 
@@ -182,7 +184,7 @@ def test_missing_rows_and_files_are_named(tmp_path):
 def test_odd_sizes_are_refused_for_video(tmp_path):
     with (
         VideoWriter(tmp_path / "a.mp4", 5, "h264") as writer,
-        pytest.raises(InvalidValueError, match="even sizes"),
+        pytest.raises(InvalidValueError, match=r"H\.264 needs even sizes"),
     ):
         writer.add(np.zeros((33, 32, 3), np.uint8))
     with pytest.raises(InvalidValueError, match=r"'vp9'; choose from \('av1', 'h264'\)"):

@@ -1,0 +1,102 @@
+"""Fewer, larger steps: consecutive deltas composed into one, exactly, for a robot that acts at a lower rate.
+
+Done only where it was asked for, and only by a whole number: 30 Hz becomes 5 Hz by composing six deltas into
+one. Gaps are never composed over; steps left over at a gap or at the end are left out and counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from openvla_ros.data.episodes.episode_source import EpisodeSource
+from openvla_ros.errors import DatasetError
+from openvla_ros.robot.kinematics.delta_actions import compose, delta_between
+from openvla_ros.values.action import ActionSpace
+from openvla_ros.values.arrays import Float, Int
+from openvla_ros.values.episode import Episode
+from openvla_ros.values.geometry import Pose
+
+_GAP = 1.5  # steps: what is further apart is not consecutive
+INCOMPLETE = "steps_not_composed"
+
+
+class ComposedSource:
+    """Another source's episodes at a lower rate."""
+
+    def __init__(self, source: EpisodeSource, rate_hz: float) -> None:
+        self._source, self._rate_hz = source, rate_hz
+
+    @property
+    def path(self) -> Path:
+        """The folder or file that was opened."""
+        return self._source.path
+
+    @property
+    def format(self) -> str:
+        """The format that is read."""
+        return self._source.format
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Episode:
+        """Return episode ``index`` at the lower rate; raises ``DatasetError`` if that is not possible."""
+        return at_rate(self._source[index], self._rate_hz)
+
+
+def at_rate(episode: Episode, rate_hz: float) -> Episode:
+    """Return ``episode`` with actions for ``rate_hz``, each composed of consecutive ones.
+
+    Images and states are those at the start of each step, the gripper's command the last one, and a step
+    counts as a person's if any of its parts was. Raises ``DatasetError`` unless the episode's rate is a whole
+    multiple.
+    """
+    factor = round(episode.rate_hz / rate_hz)
+    if factor < 1 or abs(factor * rate_hz - episode.rate_hz) > 1e-6 * episode.rate_hz:
+        raise DatasetError(
+            f"episode {episode.id!r}: recorded at {episode.rate_hz:g} Hz, {rate_hz:g} Hz was asked for; "
+            "steps are composed of a whole number of recorded ones"
+        )
+    if factor == 1:
+        return episode
+    firsts = _group_starts(episode, factor)
+    if not len(firsts):
+        raise DatasetError(
+            f"episode {episode.id!r}: no {factor} consecutive steps at {episode.rate_hz:g} Hz make one at "
+            f"{rate_hz:g} Hz"
+        )
+    groups = firsts[:, None] + np.arange(factor)
+    space = replace(episode.space, rate_hz=rate_hz)
+    left_out = len(episode) - groups.size
+    provenance = {**episode.provenance, "composed_from_hz": f"{episode.rate_hz:g}"}
+    if left_out:
+        provenance[INCOMPLETE] = str(left_out)
+    return replace(
+        episode.take(firsts),
+        space=space,
+        rate_hz=rate_hz,
+        actions=np.array([composed(episode.actions[group], space) for group in groups]),
+        intervention=episode.intervention[groups].any(axis=1),
+        provenance=provenance,
+    )
+
+
+def composed(actions: Float, space: ActionSpace) -> Float:
+    """Return the one action (D,) that does what ``actions`` (N, D) do one after the other."""
+    start = Pose(np.zeros(3), np.eye(3))
+    end = start
+    for action in actions:
+        end = compose(end, action, space)
+    return np.concatenate([delta_between(start, end, space), actions[-1, 6:]])
+
+
+def _group_starts(episode: Episode, factor: int) -> Int:
+    """Return where groups of ``factor`` consecutive steps start."""
+    apart = np.diff(episode.stamps_ns) > _GAP * 1e9 / episode.rate_hz
+    edges = [0, *(np.flatnonzero(apart) + 1), len(episode)]
+    starts = [np.arange(first, last - factor + 1, factor) for first, last in pairwise(edges)]
+    return np.concatenate(starts).astype(np.int64)

@@ -1,0 +1,1 @@
+"""LeRobot datasets, read and written without LeRobot, whoever edited them in between."""

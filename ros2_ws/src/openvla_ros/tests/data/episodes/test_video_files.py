@@ -1,0 +1,52 @@
+"""Videos of others: a first image that is not at 0, sizes that are odd."""
+
+import av
+import numpy as np
+import pytest
+
+from openvla_ros.data.episodes.video_files import VideoFrames, VideoWriter, check_length
+from openvla_ros.errors import InvalidValueError
+
+
+def late_video(path, first_pts, count=6, rate=5):
+    """A video whose first image has the time first_pts / rate (torchcodec's pull request 1209)."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"g": "2", "bf": "0", "crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for index in range(count):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), index * 40, np.uint8), format="rgb24")
+            frame.pts = index + first_pts
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        first = next(container.decode(video=0))
+        return float(first.time)
+
+
+@pytest.mark.parametrize("first_pts", [0, 1, 2, 7])
+def test_images_are_counted_from_the_first_one(tmp_path, first_pts):
+    """CASES 21: with a first image at one step every image was that of the step before, without a word."""
+    path = tmp_path / "a.mp4"
+    assert late_video(path, first_pts) == pytest.approx(first_pts / 5)
+    check_length(path, 0.0, 6, 5)
+    for start, count in ((0.0, 6), (0.4, 4)):
+        frames = VideoFrames(path, start, count, 5)
+        for index in (2, 0, 3, 1):
+            shown = round(float(frames[index].mean()) / 40)
+            assert shown == index + round(start * 5), (start, index)
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 127), (95, 127), (33, 32)])
+def test_av1_takes_odd_sizes(tmp_path, height, width):
+    """CASES 65; H.264 in 4:2:0 is what refuses them."""
+    with VideoWriter(tmp_path / "a.mp4", 5, "av1") as writer:
+        for value in (0, 100, 200):
+            writer.add(np.full((height, width, 3), value, np.uint8))
+    image = VideoFrames(tmp_path / "a.mp4", 0.0, 3, 5)[1]
+    assert image.shape == (height, width, 3)
+    assert abs(float(image.mean()) - 100) < 3
+    with (
+        VideoWriter(tmp_path / "b.mp4", 5, "h264") as writer,
+        pytest.raises(InvalidValueError, match=r"H\.264 needs even sizes.*AV1 takes them"),
+    ):
+        writer.add(np.zeros((height, width, 3), np.uint8))
