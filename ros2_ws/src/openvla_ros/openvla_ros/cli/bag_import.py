@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from openvla_ros.errors import DatasetError
+from openvla_ros.values.time import NS_PER_S
 
 if TYPE_CHECKING:
     from openvla_ros.data.foreign_bags.episode_writing import ImportResult
@@ -172,7 +173,7 @@ def _print_plan(plan: ImportPlan) -> None:
     for number, episode in enumerate(plan.episodes):
         table.add_row(
             str(number),
-            f"{(episode.cut.start_ns - plan.first_ns) * 1e-9:.2f}",
+            f"{(episode.cut.start_ns - plan.first_ns) / NS_PER_S:.2f}",
             f"{episode.seconds:.2f}",
             ", ".join(f"{name} {count}" for name, count in episode.frames.items()),
             escape(episode.words or "(none)"),
@@ -191,7 +192,7 @@ def _print_plan(plan: ImportPlan) -> None:
 
 def _print_skipped(skipped: tuple[Skipped, ...], plan: ImportPlan) -> None:
     for entry in skipped:
-        start = (entry.cut.start_ns - plan.first_ns) * 1e-9
+        start = (entry.cut.start_ns - plan.first_ns) / NS_PER_S
         text = f"left out: {start:.2f} s ({entry.cut.why}): {entry.reason}"
         typer.secho(text, err=True, fg="yellow")
 

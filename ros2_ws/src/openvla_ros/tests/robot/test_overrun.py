@@ -277,7 +277,7 @@ def test_a_chunk_is_executed_after_a_stall_and_a_clock_that_went_back():
     bench.now_ns += 500 * MS  # the loop stalls, and the arm is not seen again before the clock goes back
     assert bench.controller.tick(bench.now_ns).joint_positions is None
     bench.now_ns //= 2
-    bench.tick()
+    bench.tick(2)
     before = bench.tool().position
     assert bench.send(action(x=0.01)).reason is Reason.OK
     bench.tick(150)

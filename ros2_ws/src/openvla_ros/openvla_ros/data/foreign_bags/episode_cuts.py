@@ -18,6 +18,7 @@ from openvla_ros.data.foreign_bags.times_file import TimesRow
 from openvla_ros.errors import DatasetError
 from openvla_ros.profile import GripperProfile
 from openvla_ros.values.arrays import Float, Int
+from openvla_ros.values.time import NS_PER_S
 
 _GRID_S = 0.1  # motion is looked for in steps of this length
 
@@ -111,8 +112,8 @@ def by_pauses(
     faster than ``speed`` (rad/s), the gripper while its opening changes by more than a tenth a second; where
     no state is recorded nothing moves. Raises ``DatasetError`` if nothing moves at all.
     """
-    count = int((stamps_ns[-1] - stamps_ns[0]) * 1e-9 / _GRID_S) + 1
-    grid = stamps_ns[0] + np.round(np.arange(count + 1) * _GRID_S * 1e9).astype(np.int64)
+    count = int((stamps_ns[-1] - stamps_ns[0]) / NS_PER_S / _GRID_S) + 1
+    grid = stamps_ns[0] + np.round(np.arange(count + 1) * _GRID_S * NS_PER_S).astype(np.int64)
     at = newest_before(stamps_ns, grid)
     scale = np.full(positions.shape[1], speed)
     scale[-1] = 0.1 * abs(gripper.open_m - gripper.closed_m)
@@ -121,7 +122,7 @@ def by_pauses(
     if not len(moving):
         raise DatasetError(f"no joint moves faster than {speed:g} rad/s, so there are no pauses to cut by")
     cuts = []
-    half = round(pause_s / 2 * 1e9)
+    half = round(pause_s / 2 * NS_PER_S)
     breaks = np.flatnonzero(np.diff(moving) * _GRID_S > pause_s)
     for run in np.split(moving, breaks + 1):
         start = max(int(grid[run[0]]) - half, int(stamps_ns[0]))

@@ -22,8 +22,9 @@ from openvla_ros.data.foreign_bags.stored_message import Key
 from openvla_ros.data.foreign_bags.stream_index import StreamIndex, with_stamp
 from openvla_ros.data.foreign_bags.topic_types import definition_text
 from openvla_ros.errors import DatasetError, InvalidValueError
+from openvla_ros.values.time import NS_PER_S
 
-_VERDICT_NS = 1_000_000_000  # a chunk's verdict may come this long after the chunk
+_VERDICT_NS = NS_PER_S  # a chunk's verdict may come this long after the chunk
 
 
 @dataclass(frozen=True)

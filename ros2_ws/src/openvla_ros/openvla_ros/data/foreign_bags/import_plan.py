@@ -31,6 +31,7 @@ from openvla_ros.data.foreign_bags.times_file import read_times
 from openvla_ros.data.foreign_bags.topic_types import TopicDecoder
 from openvla_ros.errors import DatasetError
 from openvla_ros.robot.kinematics.chain import KinematicChain
+from openvla_ros.values.time import NS_PER_S
 
 _GAP_S = 0.2  # no shorter pause of a stream is called a gap
 
@@ -48,7 +49,7 @@ class PlannedEpisode:
     @property
     def seconds(self) -> float:
         """How long it is."""
-        return (self.cut.end_ns - self.cut.start_ns) * 1e-9
+        return (self.cut.end_ns - self.cut.start_ns) / NS_PER_S
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def plan_import(request: ImportRequest, recording: Recording) -> ImportPlan:
             skipped.append(Skipped(cut, reason))
         else:
             episodes.append(episode)
-    notes = (*recording.notes, *_notes(streams, reading.unused(streams)))
+    unused = reading.unused(streams) if actions == "joint_states" else []
+    notes = (*recording.notes, *_notes(streams, unused))
     return ImportPlan(request, streams, first, last, actions, tuple(episodes), tuple(skipped), notes)
 
 
@@ -262,7 +264,7 @@ def _notes(streams: Mapping[str, StreamIndex], unused: Sequence[str]) -> list[st
 
 def _gaps(stream: StreamIndex) -> list[str]:
     """Return a note if a stream paused for much longer than between its messages."""
-    seconds = np.diff(stream.stamps_ns) * 1e-9
+    seconds = np.diff(stream.stamps_ns) / NS_PER_S
     if not len(seconds):
         return []
     long = seconds > max(5 * float(np.median(seconds)), _GAP_S)

@@ -24,6 +24,7 @@ from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.profile import CameraProfile, RobotProfile
 from openvla_ros.streams.sampling import OVERTAKEN_NS, arm_sample
 from openvla_ros.values.arrays import Float, Int
+from openvla_ros.values.time import NS_PER_S
 
 Stamps = Literal["header", "received"]
 STAMPS: tuple[Stamps, ...] = get_args(Stamps)
@@ -120,14 +121,14 @@ class StreamCollector:
 
     def _check_clock(self, own: Int, received: Int) -> None:
         """Compare the stamps with the times of receipt, which are of the recorder's clock."""
-        delay = (received - own) * 1e-9
+        delay = (received - own) / NS_PER_S
         low, middle, high = np.percentile(delay, [1, 50, 99])
         problem = ""
         if middle < -_AHEAD_S:
             problem = f"are {-middle:.3f} s after their receipt"
         elif middle > self.late_s:
             problem = f"are {middle:.3f} s before their receipt (at most {self.late_s:g} s)"
-        elif high - low > OVERTAKEN_NS * 1e-9:
+        elif high - low > OVERTAKEN_NS / NS_PER_S:
             problem = f"drift from {low:+.3f} s to {high:+.3f} s against their receipt"
         if problem:
             raise DatasetError(
@@ -258,6 +259,6 @@ def frame_id(data: cdr.Bytes) -> str:
 def with_stamp(data: cdr.Bytes, stamp_ns: int) -> bytes:
     """Return a message that begins with a header with another stamp in it; nothing else changes."""
     order: Literal["little", "big"] = "little" if data[1] & 1 else "big"
-    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+    seconds, nanoseconds = divmod(stamp_ns, NS_PER_S)
     stamp = seconds.to_bytes(4, order, signed=True) + nanoseconds.to_bytes(4, order)
     return bytes(data[:4]) + stamp + bytes(data[12:])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from openvla_ros.errors import DatasetError
 from openvla_ros.integrity.text_file import read_text
+from openvla_ros.values.time import NS_PER_S
 
 _COLUMNS = (("start", "end"), ("start_ns", "end_ns"))
 
@@ -73,7 +74,7 @@ def _time(path: Path, number: int, cell: str, origin_ns: int | None) -> int:
         raise DatasetError(f"{path}:{number}: {cell!r} is no number of {unit}") from error
     if not math.isfinite(seconds):
         raise DatasetError(f"{path}:{number}: {cell!r} is no time")
-    return origin_ns + round(seconds * 1e9)
+    return origin_ns + round(seconds * NS_PER_S)
 
 
 def _check(path: Path, rows: list[TimesRow], first_ns: int, last_ns: int) -> None:
@@ -81,10 +82,10 @@ def _check(path: Path, rows: list[TimesRow], first_ns: int, last_ns: int) -> Non
         raise DatasetError(f"{path} names no episode")
     for row in rows:
         if row.start_ns < first_ns or row.end_ns > last_ns:
-            begin, end = ((t - first_ns) * 1e-9 for t in (row.start_ns, row.end_ns))
+            begin, end = ((t - first_ns) / NS_PER_S for t in (row.start_ns, row.end_ns))
             raise DatasetError(
                 f"{path}:{row.line}: {begin:.3f} s .. {end:.3f} s is not within the recording, 0 .. "
-                f"{(last_ns - first_ns) * 1e-9:.3f} s ({first_ns} .. {last_ns} ns)"
+                f"{(last_ns - first_ns) / NS_PER_S:.3f} s ({first_ns} .. {last_ns} ns)"
             )
     ordered = sorted(rows, key=lambda row: row.start_ns)
     for before, after in pairwise(ordered):
