@@ -66,7 +66,7 @@ class _Cursor:
         length = self.number("I")
         start, self.position = self.position, self.position + length
         if self.position > len(self.data):
-            raise InvalidValueError(f"a message of {len(self.data)} bytes is cut off")
+            raise InvalidValueError(f"a message of {len(self.data)} bytes is truncated")
         return self.data[start : self.position]
 
     def text(self) -> str:
