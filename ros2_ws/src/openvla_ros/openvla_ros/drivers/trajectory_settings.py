@@ -22,11 +22,11 @@ ASKED = (FROM_DESIRED, OPEN_LOOP, METHOD)
 
 @dataclass(frozen=True)
 class Settings:
-    """What a controller answered; None for a parameter that it does not have."""
+    """What a controller answered."""
 
     controller: str
-    from_desired: bool | None
-    method: str | None
+    from_desired: bool
+    method: str | None  # None: a release that has no choice of it
 
     @property
     def problem(self) -> str | None:
@@ -39,65 +39,62 @@ class Settings:
         )
 
     def __str__(self) -> str:
-        if self.from_desired is None:
-            start = f"has no {FROM_DESIRED}: is it a joint trajectory controller?"
-        elif self.from_desired:
-            start = f"starts each message at its last command ({FROM_DESIRED} or {OPEN_LOOP} is true)"
-        else:
-            start = (
-                f"starts each message at the measured joints ({FROM_DESIRED} or {OPEN_LOOP} is false); "
-                "each of ours begins with a point that is already due, so the command does not fall back"
+        if self.from_desired:
+            return (
+                f"{self.controller} starts each message at its last command "
+                f"({FROM_DESIRED} or {OPEN_LOOP} is true)"
             )
-        return f"{self.controller} {start}"
+        return (
+            f"{self.controller} starts each message at the measured joints ({FROM_DESIRED} or {OPEN_LOOP} is "
+            "false); each of ours begins with a point that is already due, so the command does not fall back"
+        )
 
 
 class SettingsQuery:
-    """Asks whoever subscribes to a trajectory topic, once for each controller that appears there."""
+    """Asks the controller that subscribes to a trajectory topic, once each time it appears.
+
+    ros2_control's controllers subscribe to ``~/joint_trajectory``, so the topic names the node. Whoever
+    else subscribes, a recorder or a driver that takes trajectories, is asked for nothing.
+    """
 
     def __init__(self, node: Node, topic: str) -> None:
         self._node, self._topic = node, node.resolve_topic_name(topic)
-        self._controller = ""
+        self._controller = self._topic.rsplit("/", 1)[0]
         self._client: Client | None = None
         self._futures: dict[str, Future] = {}
         self.settings: Settings | None = None
 
     def progress(self) -> Settings | None:
-        """Continue without blocking; return the settings once the controller has answered.
-
-        None for good where the subscriber offers no parameters, as a driver of one's own may not.
-        """
-        controller = self._subscriber()
-        if controller != self._controller:
+        """Continue without blocking; return the settings once the controller has answered."""
+        if not self._is_present():
             self.close()
-            self._controller = controller
-        if self.settings is None and controller:
-            self._ask(controller)
+        elif self.settings is None:
+            self._ask()
         return self.settings
 
     def close(self) -> None:
-        """Forget the controller: the next one is asked again."""
+        """Ask no more, and forget what was answered."""
         if self._client is not None:
             self._node.destroy_client(self._client)
-        self._client, self._futures, self.settings, self._controller = None, {}, None, ""
+        self._client, self._futures, self.settings = None, {}, None
 
-    def _subscriber(self) -> str:
-        """Return the full name of the first node that subscribes to the topic, or an empty string."""
+    def _is_present(self) -> bool:
         infos = self._node.get_subscriptions_info_by_topic(self._topic)
-        names = sorted(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos)
-        return names[0] if names else ""
+        return any(f"{i.node_namespace.rstrip('/')}/{i.node_name}" == self._controller for i in infos)
 
-    def _ask(self, controller: str) -> None:
+    def _ask(self) -> None:
         if self._client is None:
-            self._client = self._node.create_client(GetParameters, f"{controller}/get_parameters")
+            self._client = self._node.create_client(GetParameters, f"{self._controller}/get_parameters")
         if not self._futures and self._client.service_is_ready():
             # One request a name: rclcpp answers nothing at all where one of several is not declared.
             self._futures = {
                 name: self._client.call_async(GetParameters.Request(names=[name])) for name in ASKED
             }
         elif self._futures and all(future.done() for future in self._futures.values()):
-            self.settings = self._read(controller)
+            self.settings = self._read()
 
-    def _read(self, controller: str) -> Settings:
+    def _read(self) -> Settings | None:
+        """Return the answer; None where it has none of the parameters: it is another kind of node."""
         from_desired, method = None, None
         for name, future in self._futures.items():
             for value in future.result().values:
@@ -105,4 +102,4 @@ class SettingsQuery:
                     from_desired = value.bool_value or bool(from_desired)
                 elif value.type == ParameterType.PARAMETER_STRING and name == METHOD:
                     method = value.string_value
-        return Settings(controller, from_desired, method)
+        return None if from_desired is None else Settings(self._controller, from_desired, method)

@@ -1,5 +1,7 @@
 """A joint trajectory controller is asked how it is set up, and is not used where it would jump."""
 
+import time
+
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
@@ -41,6 +43,10 @@ class Cell(Listener):
 
         return self.spin_until(step)
 
+    def ask_for(self, seconds):
+        end = time.monotonic() + seconds
+        self.ask_until(lambda: time.monotonic() > end)
+
     def __exit__(self, *exc):
         self._other.shutdown()
         self.controller.destroy_node()
@@ -60,7 +66,6 @@ class Cell(Listener):
             {"interpolate_from_desired_state": False, "open_loop_control": True},
             True, None, "starts each message at its last command",
         ),
-        ({}, None, None, "is it a joint trajectory controller?"),
     ],
 )  # fmt: skip
 def test_it_says_where_each_message_starts(ros_domain, parameters, from_desired, method, words):
@@ -82,12 +87,21 @@ def test_a_controller_that_would_jump_from_point_to_point_is_not_used(ros_domain
         )
 
 
-def test_a_driver_without_parameters_is_used_as_it_is(ros_domain):
-    with Cell({}, services=False) as cell:
+@pytest.mark.parametrize("services", [True, False])
+def test_a_driver_without_such_parameters_is_used_as_it_is(ros_domain, services):
+    with Cell({}, services=services) as cell:
         arm = JointTrajectoryArm(cell.node, PROFILE, TOPIC)
         assert cell.ask_until(lambda: arm.connect() is None)
-        cell.spin_for(0.5)
+        cell.ask_for(0.5)
         assert arm.connect() is None
+
+
+def test_whoever_else_listens_to_the_topic_is_not_the_controller(ros_domain):
+    with Cell({"interpolate_from_desired_state": True}) as cell:
+        cell.node.create_subscription(JointTrajectory, TOPIC, lambda message: None, qos.COMMAND)  # /asks
+        query = SettingsQuery(cell.node, TOPIC)
+        assert cell.ask_until(lambda: query.progress() is not None)
+        assert query.settings.controller == "/arm_controller"
 
 
 def test_a_controller_that_comes_back_is_asked_again(ros_domain):

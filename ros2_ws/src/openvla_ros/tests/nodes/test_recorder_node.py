@@ -54,10 +54,13 @@ def test_an_episode_from_start_to_reading(context, tmp_path):
         again = call(robot, "recorder/start")
         assert not again.success
         assert "already recording" in again.message
+        before = max(robot.sent["images"])  # it may be older than the start
+        wait_until(lambda: max(robot.sent["images"]) > before)
         first = max(robot.sent["images"])
         wait_until(lambda: len([s for s in robot.sent["images"] if s > first]) > 20)
         last = max(robot.sent["images"])
-        wait_until(lambda: max(robot.sent["images"]) > last)
+        # Some more: what was sent up to the last one has then arrived.
+        wait_until(lambda: len([s for s in robot.sent["images"] if s > last]) > 5)
         done = call(robot, "recorder/stop_success")
         assert done.success, done.message
     folder = Path(done.message)

@@ -179,6 +179,8 @@ def test_a_gamepad_that_falls_silent_lets_go(ros_domain, profile_file):
         bench.axes[1] = 1.0
         bench.press(LB)
         bench.wait(lambda: len(bench.people) > 2, teleop.output)
+        # Chunks are refused until the controller has looked for a second one.
+        bench.wait(lambda: bench.verdicts[-1].state == "executing", teleop.output)
         bench.joy_runs = False
         bench.spin_for(1.0)
         count = len(bench.people)

@@ -192,8 +192,8 @@ class Cell:
         velocity = np.diff(first, axis=0) / np.where(together, spans, np.inf)[:, None]
         assert np.all(np.abs(velocity[together]) <= np.array(limits.joint_velocity) * (1 + 1e-6))
         # Divided differences: means of the derivative, however long each period is.
-        acceleration = np.diff(velocity, axis=0) / (0.5 * (spans[1:] + spans[:-1]))[:, None]
-        acceleration = acceleration[together[1:] & together[:-1]]
+        both = together[1:] & together[:-1]
+        acceleration = np.diff(velocity, axis=0)[both] / (0.5 * (spans[1:] + spans[:-1]))[both, None]
         assert np.all(np.abs(acceleration) <= np.array(limits.joint_acceleration) * (1 + 1e-6))
 
     def wait(self, seconds: float) -> None:
