@@ -1,7 +1,7 @@
 """The policy as a ROS 2 node: images, joint states and an instruction in, action chunks out.
 
 The executor's thread only notes messages; a worker thread decodes, infers and publishes, always
-from the newest moment. Which instruction is in force, when it ends and whether a chunk may go out is
+from the newest moment. Which instruction is current, when it ends and whether a chunk may go out is
 decided in ``streams/instruction_run.py``. What may move the robot is decided by the controller, in another
 process.
 """
@@ -178,14 +178,14 @@ class PolicyNode(GuardedLifecycleNode):
     # Another adapter: the executor's thread
 
     def _reload_adapter(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """Put the adapter that the parameter names in force; on any failure the one before stays."""
+        """Load the adapter that the parameter names; if anything fails, the previous one stays."""
         began = time.perf_counter()
         try:
             if self._policy is None or self._settings.policy != "openvla":
                 raise PolicyError(f"policy {self._settings.policy!r} takes no adapters; openvla does")
             self._policy.reload_adapter(self._settings.options(), self._profile)
         except OpenVLARosError as error:
-            response.message = f"{error}; still in force: {self._description()}"
+            response.message = f"{error}; still loaded: {self._description()}"
             self.get_logger().error(f"policy/reload_adapter: {response.message}")
             return response
         response.success = True

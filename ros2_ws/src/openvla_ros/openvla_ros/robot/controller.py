@@ -4,7 +4,7 @@ Sits between the messages (the controller node) and the arm's own software, and 
 together: ``Authority`` (who), ``Admission`` and ``RobotWatch`` (whether), ``CommandClock`` (when), and the
 modes, of which one moves the arm in each control period:
 ``Executing`` (chunks), ``Homing`` (named poses), ``Stopping`` (everything else), and ``Overrun``
-(nothing is commanded: the loop stood still). Every time is a stamp in nanoseconds that the caller
+(nothing is commanded after a stall). Every time is a stamp in nanoseconds that the caller
 passes in: there is no clock here, so recorded, simulated and live time all work.
 """
 
@@ -139,7 +139,7 @@ class ArmController:
     def stand_back(self, rivals: str | None) -> None:
         """Stop and then command nothing while somebody else commands the arm, as ``rivals`` says in words.
 
-        With None they are gone: the arm stays held until ``give_to``, and goes on from where it is then.
+        With None they are gone: the arm stays held until ``give_to``, and continues from where it is then.
         """
         self._authority.rivals = rivals
         if rivals is None:
@@ -280,7 +280,7 @@ class ArmController:
             self._interrupt(SafetyVerdict.hold(Reason.TIMING, "the clock went back"))
 
     def _begin_overrun(self, last_ns: int, stall: str) -> None:
-        """The loop stood still since the command of ``last_ns``; the robot's side went on without it."""
+        """The loop stalled since the command of ``last_ns``; the robot's side continued without it."""
         if self._motion is None or self._overrun.lasts:
             return
         self._homing.forget_way()

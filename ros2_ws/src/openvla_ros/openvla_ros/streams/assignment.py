@@ -1,6 +1,6 @@
 """One instruction while it is carried out: its progress, its limits, and how it ends.
 
-Pure bookkeeping of a single instruction; ``streams/instruction_run.py`` says which one is in force, and the
+Pure bookkeeping of a single instruction; ``streams/instruction_run.py`` decides which one is current, and the
 action server passes on what stands here. Times are seconds of a monotonic clock.
 """
 
@@ -49,7 +49,7 @@ class StepReport:
 
 
 class Assignment:
-    """An instruction in force. ``ended`` is called once, with the ending."""
+    """One instruction being carried out. ``ended`` is called once, with the ending."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Assignment:
 
     def overdue(self, now_s: float) -> tuple[Outcome, str] | None:
         """Return how this must end now: the time is over, or nothing has been possible for too long."""
-        why = f"; last of all it could not act: {self.refusal}" if self.refusal else ""
+        why = f"; last refusal: {self.refusal}" if self.refusal else ""
         if self.time_limit_s is not None and now_s - self.started_s >= self.time_limit_s:
             return Outcome.TIME_LIMIT, f"the time limit of {self.time_limit_s:g} s was reached{why}"
         idle_s = now_s - self._last_step_s

@@ -60,7 +60,7 @@ class Moment:
         return self.state
 
     def instruction(self, stamp_ns: int) -> str:
-        """Return the instruction in force."""
+        """Return the current instruction."""
         return self.words
 
 

@@ -1,4 +1,4 @@
-"""The life of instructions: which one is in force, why it does not act, how it ends, what may go out for it.
+"""The life of an instruction: which is current, why it does not act, how it ends, which chunks may go out.
 
 The state machine between the policy node's messages, its inference thread and the controller. It knows
 nothing of ROS and has neither clock nor thread: callers say when something happens, and what has to
@@ -107,7 +107,7 @@ class InstructionRun:
         self._served: Assignment | None = None  # whose steps the policy remembers
 
     def set_limits(self, limits: RunLimits) -> None:
-        """Put other limits in force, for the instruction in progress too."""
+        """Change the limits, also for the instruction in progress."""
         self._limits = limits
         self._absences.set_limits(limits.answer_s, limits.give_up_s)
 
@@ -123,13 +123,13 @@ class InstructionRun:
         self._active = True
 
     def deactivate(self, why: str, now: Instant) -> None:
-        """Take no more instructions, and end the one in force."""
+        """Accept no more instructions, and end the current one."""
         self._active = False
         self._end_current(Outcome.ABORTED, why, now)
 
     @contextmanager
     def between_instructions(self, why: str) -> Iterator[None]:
-        """Let nothing begin meanwhile; raises ``PolicyError`` with ``why`` if an instruction is in force."""
+        """Let no instruction begin in the block; raises ``PolicyError`` with ``why`` if one is current."""
         with self._lock:
             if self._current is not None:
                 raise PolicyError(f"{self._current.instruction!r} is being carried out; {why}")
@@ -138,7 +138,7 @@ class InstructionRun:
     # Beginning and ending
 
     def begin(self, assignment: Assignment, now: Instant) -> None:
-        """Put ``assignment`` in force; it replaces the one before. Refused if empty or not active."""
+        """Make ``assignment`` the current one, replacing any other. Refused if empty or not active."""
         if not self._active:
             assignment.end(Outcome.REFUSED, NOT_ACTIVE, now.steady_s)
             return
@@ -160,7 +160,7 @@ class InstructionRun:
     def end(
         self, assignment: Assignment, outcome: Outcome, message: str, now: Instant, *, wait: bool = False
     ) -> None:
-        """End ``assignment`` and hold if it is in force; ``wait``: only a new instruction acts again."""
+        """End ``assignment``; hold if it is current. ``wait``: only a new instruction restarts the arm."""
         with self._lock:
             if assignment is self._current:
                 self._current = None
@@ -313,7 +313,7 @@ class InstructionRun:
         image_ns: int,
         inference_s: float,
     ) -> float | None:
-        """Let a chunk go out unless its instruction is over, or this process was suspended meanwhile.
+        """Let a chunk go out unless its instruction is over, or this process was suspended in between.
 
         ``publish`` and ``clock`` are called while nothing can end the instruction. Returns the chunk's age
         in seconds, from its image's stamp; ``None`` if it did not go out.
@@ -336,7 +336,7 @@ class InstructionRun:
                 assignment.refused(refusal)
 
     def broke(self, error: Exception, now: Instant) -> None:
-        """End the instruction in force: the policy raised what it should not."""
+        """End the current instruction: the policy raised an unexpected error."""
         message = f"the policy failed: {type(error).__name__}: {error}"
         self._log.error(message)
         self._refusals.add("failure", message)

@@ -93,7 +93,7 @@ class Streams(Protocol):
         ...
 
     def instruction(self, stamp_ns: int) -> str | None:
-        """Return the instruction in force, or ``None``."""
+        """Return the current instruction, or ``None``."""
         ...
 
 

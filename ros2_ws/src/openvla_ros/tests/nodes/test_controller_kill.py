@@ -181,7 +181,7 @@ def test_a_controller_that_was_suspended_goes_on_without_a_jump(work):
         controller.send_signal(signal.SIGCONT)
     report = cell.expect(Reason.OVERRUN, "state")
     assert report.state == "holding"
-    assert "stood still" in report.verdict.detail
+    assert "stalled" in report.verdict.detail
     assert cell.listener.spin_until(cell.is_moving, 60), "work does not go on"
     after = [m for m in cell.commands if from_stamp(m.header.stamp) > suspended_ns + 500_000_000]
     stamps, positions, _ = cell.motion(suspended_ns)

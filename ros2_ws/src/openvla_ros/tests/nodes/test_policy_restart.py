@@ -75,7 +75,7 @@ def test_a_policy_that_was_suspended_does_not_go_on_by_itself(ros_domain):
         robot.chunks.clear()
         robot.reports.clear()
         node.process.send_signal(signal.SIGCONT)
-        check_it_waits(robot, node, "the policy node stood still for")
+        check_it_waits(robot, node, "the policy node was suspended for")
         robot.say("go on")
         assert acts(robot), node.output
 
@@ -99,7 +99,7 @@ def test_an_instruction_ends_with_the_controller_that_was_to_follow_it(ros_domai
         timer.cancel()
         assert robot.until_task_says("waits for a new instruction"), node.output
         timer.reset()
-        check_it_waits(robot, node, "the controller has said nothing for 1.5 s")
+        check_it_waits(robot, node, "the controller has been silent for 1.5 s")
 
 
 SERVER = """

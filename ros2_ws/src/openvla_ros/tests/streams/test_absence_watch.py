@@ -15,7 +15,7 @@ def test_a_process_that_ticks_has_not_stood_still():
     assert watch.tick(at(0)) == []
     assert watch.suspended(at(5)) is None
     assert watch.suspended(at(6)) == 6.0
-    assert watch.tick(at(6)) == ["the policy node stood still for 6.0 s"]
+    assert watch.tick(at(6)) == ["the policy node was suspended for 6.0 s"]
     assert watch.tick(at(6.1)) == []
 
 
@@ -32,7 +32,7 @@ def test_a_controller_that_has_spoken_may_not_fall_silent():
     assert watch.tick(at(0)) == []  # one that never spoke may be of another kind
     watch.controller_spoke(at(0))
     assert watch.tick(at(1.5)) == []
-    assert watch.tick(at(1.6)) == ["the controller has said nothing for 1.5 s"]
+    assert watch.tick(at(1.6)) == ["the controller has been silent for 1.5 s"]
     watch.begin()
     assert watch.tick(at(3)) == []
 

@@ -351,7 +351,7 @@ def test_a_refusal_is_no_sign_that_the_controller_lives():
     bench.wait(0.4)
     assert assignment.ending is None
     bench.wait(0.3)
-    assert assignment.ending.message == "the controller has said nothing for 1.5 s"
+    assert assignment.ending.message == "the controller has been silent for 1.5 s"
 
 
 def test_a_controller_that_spoke_before_the_instruction_only_is_not_missed():
@@ -473,8 +473,8 @@ def answer_late(bench, assignment):
 
 
 AWAY = [
-    (suspend, "the policy node stood still for 6.0 s"),
-    (silence_controller, "the controller has said nothing for 1.5 s"),
+    (suspend, "the policy node was suspended for 6.0 s"),
+    (silence_controller, "the controller has been silent for 1.5 s"),
     (leave_unanswered, "the policy did not answer for 0.70 s; the limit is 0.6 s"),
     (answer_late, "the policy did not answer for 1.00 s; the limit is 0.6 s"),
 ]
@@ -561,7 +561,7 @@ def test_the_reason_that_is_told_is_that_of_the_ending():
     bench.tick()
     bench.run.refuse(assignment, STALE)
     bench.wait(6.0, ticks=False)  # suspended, and without a step for too long
-    assert "stood still for 6.0 s" in assignment.ending.message
+    assert "was suspended for 6.0 s" in assignment.ending.message
     assert assignment.ending.message in bench.health().message
 
 

@@ -1,4 +1,4 @@
-"""``controller/verdict``: the verdict in force when it changes and now and then, and every refusal once."""
+"""``controller/verdict``: the current verdict on change and periodically, and every refusal once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNK_REFUSAL_PERIOD_S = 0.02  # the same, where a chunk was refused
 
 
 class VerdictPublisher:
-    """Publishes what a controller says of itself and of what it was asked for."""
+    """Publishes the controller's state and its answers to requests."""
 
     def __init__(self, node: Node) -> None:
         self._clock = node.get_clock()
@@ -26,7 +26,7 @@ class VerdictPublisher:
         self._refused: tuple[Reason, int] | None = None
 
     def report(self, output: ControllerOutput) -> None:
-        """Publish the verdict in force if it has changed, or was published a while ago."""
+        """Publish the current verdict if it changed or its repeat period is over."""
         reported = self._reported
         if (
             reported is None
@@ -36,7 +36,7 @@ class VerdictPublisher:
             self.publish(output)
 
     def publish(self, output: ControllerOutput) -> None:
-        """Publish the verdict in force, now."""
+        """Publish the current verdict now."""
         report = state_report(output)
         self._reported = (report, self._now_ns())
         self._publisher.publish(to_verdict_message(report))

@@ -1,4 +1,4 @@
-"""Going on after the control loop stood still: its process was suspended, or the machine was too busy.
+"""Resuming after the control loop stalled: its process was suspended, or the machine was too busy.
 
 Meanwhile the arm did what its own software makes of the last command. The next command starts from
 there: from the motion that the robot's side has carried out by itself, if the arm is measured to be
@@ -18,14 +18,14 @@ from openvla_ros.robot.safety.state import RobotState
 from openvla_ros.values.verdict import Reason, SafetyVerdict
 
 # An arm that has come to rest is this near to its command, gravity included; farther off, something
-# else has moved it meanwhile.
+# else has moved it.
 REST_TOLERANCE_RAD = 0.05
-UNSEEN = SafetyVerdict.hold(Reason.OVERRUN, "the arm has not been seen since the control loop stood still")
+UNSEEN = SafetyVerdict.hold(Reason.OVERRUN, "the arm has not been seen since the control loop stalled")
 
 
 @dataclass(frozen=True, eq=False)
 class LastCommand:
-    """The last command before the loop stood still."""
+    """The last command before the loop stalled."""
 
     motion: JointMotion
     stamp_ns: int
@@ -45,16 +45,16 @@ class Overrun:
 
     @property
     def lasts(self) -> bool:
-        """Whether the loop stood still and the arm has not been seen since: nothing is commanded."""
+        """Whether the loop stalled and the arm has not been seen since: nothing is commanded."""
         return self._last is not None
 
     def begin(self, motion: JointMotion, stamp_ns: int, stood_s: float, stall: str) -> SafetyVerdict:
         """Begin after the command of ``motion`` at ``stamp_ns``; ``stall`` says why, where that is known.
 
-        Returns a hold if the loop ``stood_s`` still for so long that what was under way is over.
+        Returns a hold if the stall of ``stood_s`` seconds was too long to continue.
         """
         self._last = LastCommand(motion, stamp_ns)
-        text = f"the control loop stood still for {stood_s:.3f} s" + (f": {stall}" if stall else "")
+        text = f"the control loop stalled for {stood_s:.3f} s" + (f": {stall}" if stall else "")
         if stood_s > self._moment_s:
             return SafetyVerdict.hold(Reason.OVERRUN, text)
         return SafetyVerdict.command(Reason.OVERRUN, text)

@@ -16,7 +16,7 @@ class Progress:
     """Where a mode moves the commanded joints in one period, and whether it is over with that."""
 
     motion: JointMotion | None  # None: the joints go along their stop instead
-    verdict: SafetyVerdict | None = None  # in force from this period on; None: the one before stays
+    verdict: SafetyVerdict | None = None  # valid from this period on; None: the previous one stays
     end: End | None = None  # None: the mode goes on; otherwise ``verdict`` says why it is over
     moved_s: float = 0.0  # for how long a step of a chunk was under way
 
