@@ -33,8 +33,9 @@ class AbsenceWatch:
         self.answers.limit_s, self.suspended_s = answer_s, suspended_s
 
     def begin(self) -> None:
-        """Begin with a new instruction: older reports of the controller do not count."""
+        """Begin with a new instruction: earlier reports and requests do not count any more."""
         self._controller_ns = 0
+        self.answers.begin()
 
     def controller_spoke(self, now_ns: int) -> None:
         """Note a state report of the controller, which repeats it while it runs."""

@@ -46,3 +46,15 @@ def test_a_policy_that_does_not_answer_is_named_with_the_limit():
     watch.set_limits(answer_s=0.6, suspended_s=0.5)
     assert watch.tick(at(1.25)) == ["the policy did not answer for 1.25 s; the limit is 0.6 s"]
     assert watch.suspended(at(2)) == 0.75
+
+
+def test_a_request_of_the_instruction_before_does_not_end_the_new_one():
+    watch = AbsenceWatch(answer_s=0.6, suspended_s=5.0)
+    watch.begin()
+    watch.answers.asked(at(1))
+    watch.answers.failed()
+    assert watch.tick(at(2)) == ["the policy did not answer for 1.00 s; the limit is 0.6 s"]
+    watch.begin()
+    assert watch.tick(at(2.1)) == []
+    watch.answers.failed()  # the old request, at last
+    assert watch.tick(at(2.9)) == []

@@ -25,7 +25,7 @@ def test_the_time_limit_ends_it_and_tells_the_last_refusal():
     assert assignment.overdue(109.9) is None
     assert assignment.overdue(110.0) == (Outcome.TIME_LIMIT, "the time limit of 10 s was reached")
     assignment.refused(STALE)
-    assert "could not act: stale_image" in assignment.overdue(110.0)[1]
+    assert "last refusal: stale_image" in assignment.overdue(110.0)[1]
 
 
 def test_it_gives_up_when_nothing_was_possible_refused_before_and_aborted_after_the_first_step():
