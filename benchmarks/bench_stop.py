@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 import rclpy
 import stop_flood
+import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from first_version import NoHistoryError, unpack
 from std_msgs.msg import Bool
@@ -308,7 +309,10 @@ def slow_profile(folder: Path) -> tuple[RobotProfile, str]:
         arm_backend=replace(profile.arm_backend, lookahead_s=0.2),
     )
     path = folder / "slow.yaml"
-    path.write_text(dump_profile(profile), encoding="utf-8")
+    values = yaml.safe_load(dump_profile(profile))
+    for camera in values["cameras"]:
+        camera.pop("source", None)  # 0.1.0 does not know the key; nothing here opens a camera
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return profile, str(path)
 
 
