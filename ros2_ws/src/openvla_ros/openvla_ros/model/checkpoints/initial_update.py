@@ -80,8 +80,8 @@ def _principal(weight: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]
     error = _ROUNDING * float(strengths[0]) * kept / max(kept - dropped, torch.finfo(torch.float32).tiny)
     if kept > 0.0 and error > _ALLOWED * float(torch.linalg.norm(weight)):
         raise CheckpointError(
-            f"singular values {rank} and {rank + 1} of its weight are {kept:.6g} and {dropped:.6g}: too close "
-            "to know which part of the weight was adapted"
+            f"singular values {rank} and {rank + 1} of its weight are {kept:.6g} and {dropped:.6g}: too "
+            "close to know which part of the weight was adapted"
         )
     root = (strengths[:rank] / scale).sqrt()
     return root[:, None] * right[:rank], left[:, :rank] * root
