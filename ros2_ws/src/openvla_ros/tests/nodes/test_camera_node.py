@@ -114,6 +114,34 @@ camera_node.main()
 """
 
 
+EMPTY = """
+from openvla_ros.nodes import camera_node
+
+class Empty:
+    intrinsics = None
+    playback_rate_hz = 10.0
+    description = "empty recording"
+    def open(self):
+        pass
+    def read(self, timeout_s):
+        return None
+    def close(self):
+        pass
+
+camera_node.load_camera = lambda options, profile: Empty()
+camera_node.main()
+"""
+
+
+def test_a_recording_without_an_image_is_an_error_and_is_not_played_again(ros_domain):
+    with Listener() as ear, NodeProcess(EMPTY, {"loop": True}) as camera:
+        assert ear.spin_until(lambda: "empty recording: contains no image" in camera.output), camera.output
+        ear.spin_for(0.5)
+        assert camera.stop() == 0
+    assert "played to its end" not in camera.output
+    assert len(camera.output.splitlines()) < 10
+
+
 def test_an_unplugged_device_is_reported_and_comes_back(ros_domain, tmp_path):
     plug = tmp_path / "plug"
     plug.touch()

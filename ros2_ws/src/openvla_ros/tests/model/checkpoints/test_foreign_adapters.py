@@ -50,10 +50,10 @@ def with_ours(folder):
 
 
 def make_peft(modules=LINEAR, **config):
-    torch.manual_seed(0)
-    return peft.get_peft_model(
-        base_network(), peft.LoraConfig(r=4, lora_alpha=8, target_modules=modules, **config)
-    ).eval()
+    options = peft.LoraConfig(r=4, lora_alpha=8, target_modules=modules, **config)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return peft.get_peft_model(base_network(), options).eval()
 
 
 def change_a_little(model):
