@@ -77,10 +77,12 @@ def load_camera(options: CameraOptions, profile: CameraProfile) -> Camera:
 
 
 def _recording(options: CameraOptions, profile: CameraProfile) -> Camera:
-    from openvla_ros.cameras.playback_sources import EpisodeCamera, ImageFolderCamera, VideoFileCamera
-
     if options.source == "video":
+        from openvla_ros.cameras.video_file import VideoFileCamera
+
         return VideoFileCamera(_path(options))
+    from openvla_ros.cameras.playback_sources import EpisodeCamera, ImageFolderCamera
+
     if options.source == "images":
         return ImageFolderCamera(_path(options), profile.rate_hz)
     from openvla_ros.data.datasets.open_dataset import SourceRequest

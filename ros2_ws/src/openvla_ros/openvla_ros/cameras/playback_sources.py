@@ -1,12 +1,9 @@
-"""Recordings played as a camera: a video file, a folder of images, an episode."""
+"""Recorded images played as a camera: a folder of images, an episode."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
-
-import cv2
 
 from openvla_ros.cameras.protocol import Frame, Intrinsics
 from openvla_ros.errors import DatasetError, DeviceError, InvalidValueError
@@ -14,54 +11,6 @@ from openvla_ros.preprocessing.image_encoding import decode_compressed
 from openvla_ros.values.episode import Episode
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-class VideoFileCamera:
-    """The images of a video file, in order, at the file's own rate."""
-
-    intrinsics: Intrinsics | None = None
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._capture: Any = None
-        self._rate_hz: float | None = None
-
-    @property
-    def description(self) -> str:
-        """The file."""
-        return f"video {self.path}"
-
-    @property
-    def playback_rate_hz(self) -> float:
-        """The file's own rate, Hz; known once the file is open."""
-        if self._rate_hz is None:
-            raise DeviceError(f"{self.description}: it is not open")
-        return self._rate_hz
-
-    def open(self) -> None:
-        """Go to the first image; raises ``DeviceError`` if OpenCV cannot play the file."""
-        self.close()
-        if not self.path.is_file():
-            raise DeviceError(f"{self.description}: no such file")
-        self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
-        rate = self._capture.get(cv2.CAP_PROP_FPS) if self._capture.isOpened() else 0.0
-        if not rate > 0.0:
-            self.close()
-            raise DeviceError(f"{self.description}: not a video that OpenCV can play")
-        self._rate_hz = float(rate)
-
-    def read(self, timeout_s: float) -> Frame | None:
-        """Return the next image, None after the last."""
-        if self._capture is None:
-            raise DeviceError(f"{self.description}: it is not open")
-        done, bgr = self._capture.read()
-        return Frame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), None) if done else None
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._capture is not None:
-            self._capture.release()
-            self._capture = None
 
 
 class ImageFolderCamera:

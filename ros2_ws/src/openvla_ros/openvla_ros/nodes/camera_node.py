@@ -20,7 +20,7 @@ from openvla_ros.cameras.factory import SOURCES, CameraOptions, chosen_source, l
 from openvla_ros.cameras.playback import Playback
 from openvla_ros.cameras.protocol import Camera, Frame, Intrinsics
 from openvla_ros.cameras.reconnecting import ReconnectingCamera
-from openvla_ros.errors import OpenVLARosError
+from openvla_ros.errors import DeviceError, OpenVLARosError
 from openvla_ros.preprocessing.image_encoding import encode_jpeg
 from openvla_ros.profile import load_profile
 from openvla_ros.ros import process, qos
@@ -189,10 +189,13 @@ class CameraNode(GuardedLifecycleNode):
         if not self._wait_for_subscribers():
             return
         rate_hz = self._settings.playback_rate_hz or camera.playback_rate_hz or self._profile.rate_hz
-        playback = Playback(rate_hz, self._now_ns())
+        playback, any_image = Playback(rate_hz, self._now_ns()), False
         try:
             while not self._stopping.is_set():
                 frame = camera.read(SILENT_S)
+                if frame is None and not any_image:
+                    raise DeviceError(f"{camera.description}: contains no image")
+                any_image = frame is not None
                 if frame is None and self._settings.loop:
                     camera.open()
                     continue

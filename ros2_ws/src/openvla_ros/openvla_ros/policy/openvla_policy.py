@@ -258,7 +258,7 @@ def swap_adapter(
     if statistics is None:
         statistics = read_checkpoint_statistics(folder, model.network.config)
     _, dataset = select_statistics(statistics, choices.unnorm_key)
-    name = None if adapter is None else _load_adapter(model.adapters, Path(adapter))
+    name = None if adapter is None else _load_adapter(model.adapters, Path(adapter), folder)
     new = replace(predictor, adapter=name, statistics=dataset.action, center_crop=bool(choices.center_crop))
     try:
         model.adapters.activate(name)
@@ -286,12 +286,12 @@ def unload_adapter(policy: OpenVLAPolicy, name: str | None) -> None:
         predictor.model.adapters.remove(name)
 
 
-def _load_adapter(adapters: AdapterSet, folder: Path) -> str:
+def _load_adapter(adapters: AdapterSet, folder: Path, base: Path) -> str:
     """Load the adapter unless the same weights are already loaded; return its name."""
     name = f"{folder}@{sha256_of_adapter(folder)[:12]}"
     if name not in adapters.names:
         try:
-            adapters.add(name, read_adapter(folder))
+            adapters.add(name, read_adapter(folder, base))
         except torch.OutOfMemoryError as error:
             raise PolicyError(f"{folder}: not enough memory for it next to the loaded model") from error
     return name

@@ -124,6 +124,7 @@ def unnormalise(
 def _bounds(statistics: FieldStatistics, bounds: Bounds) -> tuple[Float, Float]:
     match bounds:
         case "quantiles":
+            statistics.check_quantiles()
             return statistics.q01, statistics.q99
         case "extremes":
             if not statistics.has_extremes:

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from openvla_ros.errors import InvalidValueError, StatisticsError
+from openvla_ros.errors import StatisticsError
 from openvla_ros.integrity.checksums import verify
 from openvla_ros.values.action import ActionSpace
-from openvla_ros.values.arrays import Bool, Float, float_array, read_only
+from openvla_ros.values.arrays import Bool, Float, read_only
+
+logger = logging.getLogger(__name__)
 
 _REQUIRED = ("q01", "q99")
 _OPTIONAL = ("mean", "std", "min", "max")  # inference never reads them; absent in some fine-tunes
@@ -30,8 +34,8 @@ _OPTIONAL = ("mean", "std", "min", "max")  # inference never reads them; absent 
 class FieldStatistics:
     """The distribution of each dimension of an action or a proprioceptive state over all frames.
 
-    ``mean``, ``std``, ``min`` and ``max`` are NaN if the checkpoint does not have them: decoding an action
-    needs only the quantiles and the mask.
+    A number that the checkpoint does not have, or that is not finite, is NaN. Decoding an action needs only
+    the quantiles within the mask, which ``check_quantiles`` checks.
     """
 
     mean: Float  # (D,) in the units of the field, as all the arrays below
@@ -47,14 +51,9 @@ class FieldStatistics:
 
     def __post_init__(self) -> None:
         width = int(np.size(self.q01))
-        for name in _REQUIRED:
+        object.__setattr__(self, "mask", _mask(self.mask, width))
+        for name in (*_REQUIRED, *_OPTIONAL):
             object.__setattr__(self, name, _array(name, getattr(self, name), width))
-        for name in _OPTIONAL:
-            object.__setattr__(self, name, _array(name, getattr(self, name), width, may_be_unknown=True))
-        mask = np.array(self.mask)
-        if mask.dtype != np.bool_ or mask.shape != (width,):
-            raise StatisticsError(f"mask {mask.tolist()} must be {width} booleans")
-        object.__setattr__(self, "mask", read_only(mask))
         for low, high in (("q01", "q99"), ("min", "max")):
             reversed_ = np.flatnonzero(getattr(self, low) > getattr(self, high))
             if reversed_.size:
@@ -68,7 +67,14 @@ class FieldStatistics:
     @property
     def has_extremes(self) -> bool:
         """Whether ``min`` and ``max`` are known; normalising needs them, decoding does not."""
-        return not (np.isnan(self.min).any() or np.isnan(self.max).any())
+        return bool(np.isfinite(self.min).all() and np.isfinite(self.max).all())
+
+    def check_quantiles(self) -> None:
+        """Raise ``StatisticsError`` unless the quantiles of all normalised dimensions are known."""
+        for name in _REQUIRED:
+            unknown = np.flatnonzero(self.mask & np.isnan(getattr(self, name)))
+            if unknown.size:
+                raise StatisticsError(f"{name}[{unknown[0]}] is not a finite number, but it is needed")
 
     def check_space(self, space: ActionSpace, origin: str) -> None:
         """Raise ``StatisticsError`` unless these statistics have the width of ``space``."""
@@ -80,9 +86,11 @@ class FieldStatistics:
 
     def to_json(self) -> dict[str, Any]:
         """Return the published layout of one field, without unknown values."""
-        names = (*_OPTIONAL, *_REQUIRED)
+        known = {name: getattr(self, name) for name in (*_OPTIONAL, *_REQUIRED)}
         out: dict[str, Any] = {
-            name: values.tolist() for name in names if not np.isnan(values := getattr(self, name)).any()
+            name: [None if np.isnan(value) else value for value in values.tolist()]
+            for name, values in known.items()
+            if name in _REQUIRED or not np.isnan(values).any()
         }
         out["mask"] = self.mask.tolist()
         if self.quantile_rank_error > 0.0:
@@ -121,13 +129,20 @@ def parse_norm_stats(
 ) -> dict[str, DatasetStatistics]:
     """Return the statistics of each dataset key in the published layout.
 
-    A missing mask means that all dimensions are normalised. Raises ``StatisticsError`` naming
+    A missing mask means that all dimensions are normalised. Top-level entries without ``action`` beside real
+    ones are left out, which is logged once. Raises ``StatisticsError`` naming
     ``origin``, the dataset, the field and what is wrong.
     """
     if not isinstance(norm_stats, Mapping) or not norm_stats:
         raise StatisticsError(
             f"{origin}: expected a mapping of dataset keys to statistics, got {norm_stats!r}"
         )
+    others = [
+        key for key, value in norm_stats.items() if not (isinstance(value, Mapping) and "action" in value)
+    ]
+    if others and len(others) < len(norm_stats):
+        _say_left_out(origin, ", ".join(map(str, others)))
+        norm_stats = {key: value for key, value in norm_stats.items() if key not in others}
     return {key: _dataset(value, f"{origin}: {key}") for key, value in norm_stats.items()}
 
 
@@ -175,12 +190,22 @@ def select_statistics(
     return unnorm_key, norm_stats[unnorm_key]
 
 
+@cache
+def _say_left_out(origin: str, names: str) -> None:
+    logger.warning("%s: not the statistics of a dataset, left out: %s", origin, names)
+
+
 def _dataset(data: Any, origin: str) -> DatasetStatistics:
     if not isinstance(data, Mapping) or "action" not in data:
         raise StatisticsError(f"{origin}: expected a mapping with the key 'action', got {_keys(data)}")
     proprio = data.get("proprio")
+    action = _field(data["action"], f"{origin}: action")
+    try:
+        action.check_quantiles()
+    except StatisticsError as error:
+        raise StatisticsError(f"{origin}: action: {error}") from error
     return DatasetStatistics(
-        action=_field(data["action"], f"{origin}: action"),
+        action=action,
         proprio=None if proprio is None else _field(proprio, f"{origin}: proprio"),
         num_transitions=_count(data, "num_transitions", origin),
         num_trajectories=_count(data, "num_trajectories", origin),
@@ -214,14 +239,24 @@ def _count(data: Mapping[str, Any], name: str, origin: str) -> int | None:
     return value
 
 
-def _array(name: str, value: Any, width: int, *, may_be_unknown: bool = False) -> Float:
-    array = np.asarray(value, dtype=np.float64)
-    if may_be_unknown and array.shape == (width,) and np.isnan(array).all():
-        return read_only(array.copy())
-    try:
-        return float_array(name, array, (width,))
-    except InvalidValueError as error:
-        raise StatisticsError(str(error)) from error
+def _mask(value: Any, width: int) -> Bool:
+    """Return booleans (D,), from booleans or from 0 and 1 as the original code accepts them."""
+    given = np.asarray(value)
+    mask = (
+        given.astype(np.bool_) if given.dtype.kind in "iuf" and np.isin(given, (0, 1)).all() else given.copy()
+    )
+    if mask.dtype != np.bool_ or mask.shape != (width,):
+        raise StatisticsError(f"mask {given.tolist()} must be {width} booleans, or 0 and 1")
+    return read_only(mask)
+
+
+def _array(name: str, value: Any, width: int) -> Float:
+    """Return values (D,); what is not finite becomes NaN: unknown."""
+    array = np.array(value, dtype=np.float64)
+    if array.shape != (width,):
+        raise StatisticsError(f"{name} has shape {array.shape}; it must be ({width},)")
+    array[~np.isfinite(array)] = np.nan
+    return read_only(array)
 
 
 def _keys(data: Any) -> str:

@@ -41,6 +41,8 @@ _TO_RGB: dict[str, tuple[int, Callable[[NDArray[Any]], NDArray[Any]]]] = {
 _SYNONYMS = {"uyvy": "yuv422", "yuyv": "yuv422_yuy2", "8UC1": "mono8", "mono16": "16UC1"}
 _DEPTH_BYTES = {"16UC1": 2, "32FC1": 4}
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_JPEG_END = b"\xff\xd9"
+_JPEG_TAIL, _JPEG_PADDING = 64, 1 << 16  # bytes that cameras append to an image: of any kind, with zeros
 
 COLOUR_ENCODINGS = (*_TO_RGB, "uyvy", "yuyv", "8UC1")
 DEPTH_ENCODINGS = (*_DEPTH_BYTES, "mono16")
@@ -108,6 +110,8 @@ def decode_compressed(format_name: str, data: Bytes) -> Image:
         )
     if head.startswith(_PNG) and len(head) == 26 and head[24] == 16:  # the bit depth in the IHDR chunk
         raise InvalidValueError(f"compressed image {format_name!r} has 16 bits per sample; it must have 8")
+    if is_truncated_jpeg(raw.data):  # it would be decoded, grey below the cut
+        raise InvalidValueError(f"compressed image {format_name!r} is a truncated JPEG of {raw.size} bytes")
     check_image_size(raw.data, f"compressed image {format_name!r}")
     # Without this flag the orientation that a camera wrote into the file would turn the image.
     with reading(f"compressed image {format_name!r}", InvalidValueError):
@@ -115,6 +119,12 @@ def decode_compressed(format_name: str, data: Bytes) -> Image:
     if bgr is None:
         raise InvalidValueError(f"compressed image {format_name!r} of {raw.size} bytes is damaged")
     return read_only(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+
+
+def is_truncated_jpeg(data: bytes | memoryview) -> bool:
+    """Return whether a JPEG lacks its end marker; zeros and a few other bytes may follow it."""
+    tail = bytes(data[-_JPEG_PADDING:]).rstrip(b"\0")
+    return bytes(data[:3]) == _JPEG and _JPEG_END not in tail[-_JPEG_TAIL:]
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:

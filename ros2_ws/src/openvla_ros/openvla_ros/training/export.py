@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from openvla_ros.manifest import MANIFEST_NAME, Manifest, manifest_path, write_manifest
-from openvla_ros.model.checkpoints.lora_adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from openvla_ros.model.checkpoints.adapter_config import ADAPTER_CONFIG
+from openvla_ros.model.checkpoints.lora_adapters import ADAPTER_WEIGHTS
 from openvla_ros.model.checkpoints.merge import copy_small_files
 from openvla_ros.model.checkpoints.safetensors import (
     STATISTICS,

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.model.checkpoints.lora_adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from openvla_ros.model.checkpoints.adapter_config import ADAPTER_CONFIG
+from openvla_ros.model.checkpoints.lora_adapters import ADAPTER_WEIGHTS
 
 PREFIX = "base_model.model."  # peft's wrapping of every name
 

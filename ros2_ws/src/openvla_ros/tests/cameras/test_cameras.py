@@ -11,7 +11,7 @@ from openvla_ros.cameras import usb
 from openvla_ros.cameras.calibration import read_calibration
 from openvla_ros.cameras.factory import CameraOptions, chosen_source, load_camera
 from openvla_ros.cameras.playback import Playback
-from openvla_ros.cameras.playback_sources import EpisodeCamera, ImageFolderCamera, VideoFileCamera
+from openvla_ros.cameras.playback_sources import EpisodeCamera, ImageFolderCamera
 from openvla_ros.cameras.protocol import Camera, Frame
 from openvla_ros.cameras.realsense import RealSenseCamera
 from openvla_ros.cameras.reconnecting import ReconnectingCamera
@@ -351,27 +351,6 @@ def test_an_episode_plays_as_a_camera():
     assert camera.playback_rate_hz == 5.0
     with pytest.raises(DatasetError, match="no camera 'wrist'; it has primary"):
         EpisodeCamera(episode, "wrist")
-
-
-def test_a_video_plays_at_its_own_rate(tmp_path):
-    path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (64, 48))
-    if not writer.isOpened():
-        pytest.skip("this OpenCV cannot write MJPG")
-    for level in range(0, 250, 50):
-        writer.write(np.full((48, 64, 3), (level, 0, 250 - level), np.uint8))  # blue, green, red
-    writer.release()
-    camera = VideoFileCamera(path)
-    frames = read_all(camera)
-    assert camera.playback_rate_hz == 12.0
-    assert frames.shape == (5, 48, 64, 3)
-    for level, frame in zip(range(0, 250, 50), frames, strict=True):
-        assert np.abs(frame.reshape(-1, 3).mean(0) - (250 - level, 0, level)).max() < 6
-    with pytest.raises(DeviceError, match="no such file"):
-        VideoFileCamera(tmp_path / "none.mp4").open()
-    (tmp_path / "bad.mp4").write_bytes(b"rubbish")
-    with pytest.raises(DeviceError, match="not a video"):
-        VideoFileCamera(tmp_path / "bad.mp4").open()
 
 
 def test_playback_stamps_lie_on_a_grid_without_drift():

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from openvla_ros.cameras.playback_sources import EpisodeCamera, ImageFolderCamera, VideoFileCamera
+from openvla_ros.cameras.playback_sources import EpisodeCamera, ImageFolderCamera
 from openvla_ros.cameras.protocol import Frame, Intrinsics
 from openvla_ros.cameras.reconnecting import ReconnectingCamera
 from openvla_ros.cameras.usb import UsbCamera
+from openvla_ros.cameras.video_file import VideoFileCamera
 from openvla_ros.conformance import check_camera
 from openvla_ros.data.episodes.encoded_images import ArrayFrames
 from openvla_ros.errors import ConformanceError, DeviceError, InvalidValueError

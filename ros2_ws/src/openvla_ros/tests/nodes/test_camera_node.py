@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CameraInfo, Image
 from support.node_processes import DISCOVERY_S, Listener, NodeProcess
 
+from openvla_ros.data.episodes.video_files import VideoWriter
 from openvla_ros.preprocessing.image_encoding import encode_png
 from openvla_ros.ros import qos
 from openvla_ros.ros.image_messages import from_image
@@ -48,6 +49,18 @@ def test_a_folder_crosses_dds_to_the_bit_on_an_exact_time_grid(ros_domain, tmp_p
     assert {m.header.frame_id for m in images} == {"camera_primary_optical_frame"}
     assert (infos[0].k[4], infos[0].d[0], infos[0].width) == (61.0, 0.1, 64)
     assert "Traceback" not in camera.output
+
+
+def test_an_av1_video_is_played_again_and_again(ros_domain, tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", 20.0, "av1") as video:
+        for image in IMAGES[:4]:
+            video.add(image)
+    parameters = {"source": "video", "path": tmp_path / "a.mp4", "loop": True}
+    with Listener() as ear, NodeProcess("openvla_ros.nodes.camera_node", parameters) as camera:
+        images = ear.collect(Image, "camera/primary/image_raw", qos.COMMAND)
+        assert ear.spin_until(lambda: len(images) > 2 * 4), camera.output
+        assert camera.stop(signal.SIGINT) == 0
+    assert len(camera.output.splitlines()) < 20
 
 
 def test_a_recording_that_cannot_be_played_so_fast_is_played_more_slowly_with_true_stamps(
@@ -99,6 +112,34 @@ class Plug:
 camera_node.load_camera = lambda options, profile: ReconnectingCamera(Plug(), first_delay_s=0.1)
 camera_node.main()
 """
+
+
+EMPTY = """
+from openvla_ros.nodes import camera_node
+
+class Empty:
+    intrinsics = None
+    playback_rate_hz = 10.0
+    description = "empty recording"
+    def open(self):
+        pass
+    def read(self, timeout_s):
+        return None
+    def close(self):
+        pass
+
+camera_node.load_camera = lambda options, profile: Empty()
+camera_node.main()
+"""
+
+
+def test_a_recording_without_an_image_is_an_error_and_is_not_played_again(ros_domain):
+    with Listener() as ear, NodeProcess(EMPTY, {"loop": True}) as camera:
+        assert ear.spin_until(lambda: "empty recording: contains no image" in camera.output), camera.output
+        ear.spin_for(0.5)
+        assert camera.stop() == 0
+    assert "played to its end" not in camera.output
+    assert len(camera.output.splitlines()) < 10
 
 
 def test_an_unplugged_device_is_reported_and_comes_back(ros_domain, tmp_path):

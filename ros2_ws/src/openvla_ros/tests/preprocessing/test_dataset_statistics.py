@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 from support.golden_numbers import SETS
+from support.shared_data import SHARED
 
 from openvla_ros.errors import StatisticsError
+from openvla_ros.preprocessing.action_tokens import normalise, unnormalise
 from openvla_ros.preprocessing.dataset_statistics import (
     mask_of,
     parse_norm_stats,
@@ -58,9 +60,11 @@ def test_what_inference_does_not_need_may_be_missing():
     ("changes", "expected"),
     [
         ({"q99": [1.0] * 6}, r"q99 has shape \(6,\)"),
-        ({"q01": [float("nan")] * 7}, r"q01\[0\] is nan"),
-        ({"mean": [0.0] * 6 + [float("inf")]}, r"mean\[6\] is inf"),
-        ({"mask": [1] * 7}, "mask .* must be 7 booleans"),
+        ({"q01": [float("nan")] * 7}, r"q01\[0\] is not a finite number, but it is needed"),
+        ({"q99": [1.0] * 5 + [float("inf"), 1.0]}, r"q99\[5\] is not a finite number"),
+        ({"mask": [2] * 7}, "mask .* must be 7 booleans, or 0 and 1"),
+        ({"mask": ["yes"] * 7}, "mask .* must be 7 booleans, or 0 and 1"),
+        ({"mask": [1] * 6}, "mask .* must be 7 booleans, or 0 and 1"),
         ({"mask": [True]}, "mask .* must be 7 booleans"),
         ({"q01": [0.0] * 6 + [3.0]}, "dimension 6: q01 is larger than q99"),
         ({"q01": ["a"] * 7}, "could not convert"),
@@ -69,6 +73,48 @@ def test_what_inference_does_not_need_may_be_missing():
 def test_wrong_values_are_named_with_their_file_and_dataset(changes, expected):
     with pytest.raises(StatisticsError, match=f"stats.json: bridge_orig: action: {expected}"):
         parse_norm_stats(published(**changes), "stats.json")
+
+
+def test_numbers_that_inference_never_reads_may_be_unknown():
+    """The original (openvla c8f03f48, ``predict_action``) reads the quantiles, and only within the mask."""
+    nan, low, high = float("nan"), [-1.0] * 6 + [0.0], [1.0] * 7
+    unknown = {"std": [nan, *high[1:]], "min": [None, *low[1:]], "q01": [*low[:6], nan]}
+    mask = [True] * 6 + [False]
+    action = parse_norm_stats(published(**unknown, q99=high, mask=mask))["bridge_orig"].action
+    wanted = parse_norm_stats(published(q01=low, q99=high, mask=mask))["bridge_orig"].action
+    values = np.linspace(-0.9, 0.9, 7)
+    assert np.array_equal(unnormalise(values, action), unnormalise(values, wanted))
+    assert not action.has_extremes
+    again = parse_norm_stats({"d": {"action": json.loads(json.dumps(action.to_json()))}})["d"].action
+    assert np.array_equal(again.q01, action.q01, equal_nan=True)
+    proprio = {**published()["bridge_orig"]["action"], "q01": [nan] * 7}
+    dataset = parse_norm_stats({"d": {**published()["bridge_orig"], "proprio": proprio}})["d"]
+    with pytest.raises(StatisticsError, match=r"q01\[0\] is not a finite number, but it is needed"):
+        normalise(values, dataset.proprio, constant_to_zero=False)
+
+
+@pytest.mark.parametrize("kind", [int, float, bool])
+def test_masks_of_0_and_1_mean_the_same(kind):
+    mask = [kind(i != 2) for i in range(7)]
+    found = parse_norm_stats(published(mask=mask))["bridge_orig"].action.mask
+    assert found.tolist() == [i != 2 for i in range(7)]
+
+
+def test_other_top_level_entries_are_left_out_and_named_once(caplog):
+    data = {**published(), "version": 2, "created": {"by": "a script"}}
+    for _ in range(2):
+        assert select_statistics(parse_norm_stats(data, "extra.json"), None)[0] == "bridge_orig"
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["extra.json: not the statistics of a dataset, left out: version, created"]
+
+
+@pytest.mark.parametrize("name", ["mask_ints", "nan_one_std"])
+def test_shared_files_that_the_original_accepts(name):
+    path = SHARED / "cases" / "statistics" / name / "dataset_statistics.json"
+    if not path.is_file():
+        pytest.skip("needs the shared cases, which are not beside this checkout")
+    _, dataset = select_statistics(read_statistics(path), None)
+    assert dataset.action.mask.tolist() == [True] * 6 + [False]
 
 
 def test_missing_parts_are_named(tmp_path):

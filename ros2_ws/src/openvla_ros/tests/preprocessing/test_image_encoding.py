@@ -174,7 +174,8 @@ def test_jpeg_round_trip_keeps_the_colours_in_order():
         (lambda: decode_colour("rgb8", 0, 4, 12, b""), "empty"),
         (lambda: decode_compressed("webp", b"RIFF0000WEBP"), "'webp' begins with 52 49 46 46"),
         (lambda: decode_compressed("jpeg", b""), "begins with nothing"),
-        (lambda: decode_compressed("jpeg", b"\xff\xd8\xff\xe0rubbish"), "damaged"),
+        (lambda: decode_compressed("jpeg", b"\xff\xd8\xff\xe0rubbish"), "truncated JPEG of 11 bytes"),
+        (lambda: decode_compressed("jpeg", b"\xff\xd8\xff\xe0rubbish\xff\xd9"), "damaged"),
         (lambda: decode_compressed("png", png(np.full((4, 4), 900, np.uint16))), "16 bits per sample"),
     ],
 )

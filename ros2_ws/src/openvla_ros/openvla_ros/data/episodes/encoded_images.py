@@ -12,21 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla_ros.errors import DatasetError, InvalidValueError
-from openvla_ros.preprocessing.image_encoding import decode_compressed
+from openvla_ros.preprocessing.image_encoding import decode_compressed, is_truncated_jpeg
 from openvla_ros.values.arrays import Image, image_array
 from openvla_ros.values.episode import ImageSequence
 
-_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-_JPEG_TAIL = 64  # bytes: some cameras pad an image behind its end marker
+_JPEG_START = b"\xff\xd8\xff"
 
 
 def decode_image(data: bytes, origin: str) -> Image:
     """Return a JPEG or PNG as uint8 (H, W, 3) RGB; ``origin`` names it in errors.
 
-    Raises ``DatasetError`` if the bytes are not a complete image: a truncated JPEG still decodes, grey
-    below the cut, so its end marker is checked.
+    Raises ``DatasetError`` if the bytes are not a complete image.
     """
-    if data.startswith(_JPEG_START) and _JPEG_END not in data[-_JPEG_TAIL:]:
+    if is_truncated_jpeg(data):
         raise DatasetError(f"{origin}: a truncated JPEG of {len(data)} bytes")
     try:
         return decode_compressed(origin, data)

@@ -229,9 +229,10 @@ class _Table:
         return "success" if rewarded else "unknown"
 
     def metadata(self) -> dict[str, str]:
-        """Return the record's metadata about its origin."""
+        """Return the record's metadata about its origin; bytes that are not UTF-8 are escaped."""
         path = "episode_metadata/file_path"
-        return {"file_path": self.record.text(path)} if path in self.record else {}
+        found = self.record.blobs(path) if path in self.record else []
+        return {"file_path": found[0].decode("utf-8", errors="backslashreplace")} if found else {}
 
 
 def absolute_from_relative(values: Float) -> Float:

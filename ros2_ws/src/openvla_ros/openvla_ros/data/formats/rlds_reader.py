@@ -28,6 +28,7 @@ from openvla_ros.values.episode import Episode
 _LOG = logging.getLogger(__name__)
 _SMALLEST_RECORD = 16  # bytes: lengths and checksums of an empty one
 _PLAUSIBLE = 10_000  # episodes: a file that was cut off may announce as many, and each is then named
+_FILE_FORMAT = "tfrecord"
 INFO, FEATURES = "dataset_info.json", "features.json"
 EXACT = "openvla_ros"  # the group of exact columns in the steps, and of the description beside them
 
@@ -73,6 +74,7 @@ def list_shards(folder: Path, info: Mapping[str, Any], split: str | None) -> lis
 
     Raises ``DatasetError`` naming the splits that have files here, or the files that are missing.
     """
+    _check_file_format(folder, info)
     splits: dict[str, list[Shard]] = {}
     for entry in info.get("splits", []):
         counts = [_count(n, f"{folder / INFO}: shardLengths") for n in entry.get("shardLengths", [])]
@@ -81,7 +83,7 @@ def list_shards(folder: Path, info: Mapping[str, Any], split: str | None) -> lis
             template.format(
                 DATASET=info["name"],
                 SPLIT=entry["name"],
-                FILEFORMAT=info.get("fileFormat", "tfrecord"),
+                FILEFORMAT=_FILE_FORMAT,
                 SHARD_X_OF_Y=f"{i:05d}-of-{len(counts):05d}",
                 SHARD_INDEX=f"{i:05d}",
                 NUM_SHARDS=f"{len(counts):05d}",
@@ -107,6 +109,16 @@ def list_shards(folder: Path, info: Mapping[str, Any], split: str | None) -> lis
     for shard in chosen:
         _check_size(shard)
     return chosen
+
+
+def _check_file_format(folder: Path, info: Mapping[str, Any]) -> None:
+    """Raise ``DatasetError`` for one of TFDS's other file formats, such as array_record or parquet."""
+    found = info.get("fileFormat", _FILE_FORMAT)
+    if found != _FILE_FORMAT:
+        raise DatasetError(
+            f"{folder}: its files are {found}; only {_FILE_FORMAT} is read. TFDS converts them: tfds "
+            f"convert_format --dataset_version_dir={folder} --out_file_format={_FILE_FORMAT} --out_dir=..."
+        )
 
 
 def _check_size(shard: Shard) -> None:

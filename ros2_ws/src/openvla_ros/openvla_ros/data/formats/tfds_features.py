@@ -116,9 +116,14 @@ class Record:
         return isinstance(values, list) and feature.encoding == "none"
 
     def text(self, path: str) -> str:
-        """Return the first entry of a column of texts."""
+        """Return the first entry of a column of texts; raises ``DatasetError`` if it is not UTF-8."""
         blobs = self.blobs(path)
-        return blobs[0].decode("utf-8", errors="replace") if blobs else ""
+        try:
+            return blobs[0].decode("utf-8") if blobs else ""
+        except UnicodeDecodeError as error:
+            raise DatasetError(
+                f"{self.origin}: the text of feature {path!r} is not UTF-8: {blobs[0][:80]!r}"
+            ) from error
 
     def array(self, path: str) -> NDArray[Any]:
         """Return a column of numbers (T, …) for a feature in the steps, (…) for one outside."""

@@ -1,70 +1,51 @@
 """LoRA adapters in peft's format: loaded, applied unmerged, and switched between calls.
 
-A hook on each adapted module adds ``scale * B(A(x))`` to its output, so the network's modules and
-parameter names stay as they are. Several adapters can be loaded at once; activating one only
-swaps a table. ``merge_adapter`` writes a merged checkpoint instead.
+A hook on each adapted module adds ``scale * B(A(x))`` to its output (DoRA: and scales the sum), so the
+network's modules and parameter names stay as they are. Several adapters can be loaded at once; activating
+one only swaps a table. ``merge_adapter`` writes a merged checkpoint instead.
 Method: Hu et al., arXiv 2106.09685. File format: peft's ``adapter_config.json`` and
 ``adapter_model.safetensors``, old ``all-linear`` adapters (output head, patch convolution) included.
 """
 
 from __future__ import annotations
 
-import math
+import logging
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 
 from openvla_ros.errors import CheckpointError
 from openvla_ros.integrity.checksums import check_present, expected_digest
-from openvla_ros.integrity.validation import validation_lines
 from openvla_ros.manifest import manifest_path, read_manifest
-from openvla_ros.model.checkpoints.safetensors import StoredTensor, read_header, read_tensor, skeleton
+from openvla_ros.model.checkpoints.adapter_config import ADAPTER_CONFIG, AdapterConfig, read_adapter_config
+from openvla_ros.model.checkpoints.initial_update import (
+    COMPUTABLE,
+    INITIAL,
+    advice,
+    initial_factors,
+    without_initial,
+)
+from openvla_ros.model.checkpoints.safetensors import (
+    StoredTensor,
+    read_header,
+    read_tensor,
+    skeleton,
+    stored_tensors,
+)
 from openvla_ros.model.checkpoints.verification import verify_files
-from openvla_ros.model.network.config_file import read_json
 from openvla_ros.model.network.lora_delta import ActiveAdapter, LowRankUpdate
 from openvla_ros.model.network.openvla import OpenVLA
 
-ADAPTER_CONFIG = "adapter_config.json"
+logger = logging.getLogger(__name__)
+
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."  # peft's wrapping of every name
-_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
-
-
-@checked_dataclass(frozen=True, config=ConfigDict(extra="ignore", allow_inf_nan=False))
-class AdapterConfig:
-    """The parts of ``adapter_config.json`` that change what an adapter computes."""
-
-    peft_type: Literal["LORA"]
-    r: Annotated[int, Field(gt=0)]
-    lora_alpha: Annotated[float, Field(gt=0)]
-    use_rslora: bool = False
-    use_dora: Literal[False] = False
-    fan_in_fan_out: Literal[False] = False
-    lora_bias: Literal[False] = False
-    bias: Literal["none"] = "none"
-    modules_to_save: Annotated[list[str], Field(max_length=0)] | None = None
-    rank_pattern: dict[str, int] | None = None
-    alpha_pattern: dict[str, float] | None = None
-    base_model_name_or_path: str | None = None
-
-    def scale(self, module: str, rank: int) -> float:
-        """Return the factor of ``module``'s update, whose factors have ``rank`` columns."""
-        alpha = next(
-            (a for pattern, a in (self.alpha_pattern or {}).items() if _matches(pattern, module)),
-            self.lora_alpha,
-        )
-        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
-
-    def rank(self, module: str) -> int:
-        """Return the rank that the configuration states for ``module``."""
-        patterns = (self.rank_pattern or {}).items()
-        return next((r for pattern, r in patterns if _matches(pattern, module)), self.r)
+_PART = re.compile(
+    r"(?P<module>.+)\.lora_((?P<factor>[AB])\.weight|(?P<magnitude>magnitude_vector)(\.weight)?)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,46 +115,131 @@ class AdapterSet:
 
     def _placed(self, update: LowRankUpdate) -> LowRankUpdate:
         device, dtype = self._network.device, self._network.dtype
-        return LowRankUpdate(update.down.to(device, dtype), update.up.to(device, dtype), update.scale)
+        gain = None if update.gain is None else update.gain.to(device, dtype)
+        return replace(update, down=update.down.to(device, dtype), up=update.up.to(device, dtype), gain=gain)
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def add_update(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             update = self._current.get(name)
-            return None if update is None else output + update(module, inputs[0]).to(output.dtype)
+            return None if update is None else update.apply(module, inputs[0], output)
 
         return add_update
 
 
-def read_adapter_config(folder: Path) -> AdapterConfig:
-    """Return the configuration in ``folder/adapter_config.json``; raises ``CheckpointError``."""
-    path = folder / ADAPTER_CONFIG
-    data = {key: value for key, value in read_json(path).items() if value is not None}
-    try:
-        return TypeAdapter(AdapterConfig).validate_python(data)
-    except ValidationError as error:
-        wrong = "; ".join(validation_lines(error, "adapter"))
-        raise CheckpointError(f"{path}: {wrong}") from error
+def read_adapter(folder: str | Path, base: Path | None = None) -> Adapter:
+    """Return the adapter in ``folder``, on the CPU, as it acts on the published base.
 
-
-def read_adapter(folder: str | Path) -> Adapter:
-    """Return the adapter in ``folder``, on the CPU, in its stored type.
-
-    Its files' checksums are verified first. Raises ``CheckpointError`` for anything but a plain LoRA in
-    safetensors.
+    Its files' checksums are verified first. ``base`` is the folder of the base's weights, which adapters need
+    whose training changed them (PiSSA, OLoRA) or that scale them (DoRA); whoever loads the base verifies it.
+    Raises ``CheckpointError`` for anything but LoRA in safetensors, and for what cannot be converted.
     """
     folder = Path(folder)
     check_present(folder)
     config = read_adapter_config(folder)
+    updates = _read_updates(folder, config)
+    if config.initialisation is not None:
+        updates = _on_published_base(folder, config, updates, base)
+    if config.use_dora:
+        updates = _with_gains(folder, updates, base)
+    return Adapter(str(folder), config, updates)
+
+
+def _read_updates(folder: Path, config: AdapterConfig) -> dict[str, LowRankUpdate]:
+    """Return the update of each module as it is stored."""
     stored = adapter_tensors(folder)
     verify_adapter(folder)
-    factors: dict[str, dict[str, Tensor]] = {}
+    parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in stored.items():
-        match = _FACTOR.fullmatch(key.removeprefix(_PREFIX))
-        if match is None or not key.startswith(_PREFIX):
+        match = _PART.fullmatch(key.removeprefix(_PREFIX))
+        if match is None or not key.startswith(_PREFIX) or (match["magnitude"] and not config.use_dora):
             raise CheckpointError(f"{folder / ADAPTER_WEIGHTS}: {key} is not a LoRA factor")
-        factors.setdefault(match["module"], {})[match["factor"]] = read_tensor(tensor, key).clone()
-    updates = {name: _update(folder, config, name, pair) for name, pair in sorted(factors.items())}
-    return Adapter(str(folder), config, updates)
+        parts.setdefault(match["module"], {})[match["factor"] or "magnitude"] = read_tensor(
+            tensor, key
+        ).clone()
+    return {name: _update(folder, config, name, found) for name, found in sorted(parts.items())}
+
+
+def _on_published_base(
+    folder: Path, config: AdapterConfig, updates: Mapping[str, LowRankUpdate], base: Path | None
+) -> dict[str, LowRankUpdate]:
+    """Return the updates without the initial ones, which training took out of the base's weights."""
+    how = str(config.initialisation)
+    what = (
+        f"{folder}: its training changed the base's weights (init_lora_weights {config.init_lora_weights!r})"
+    )
+    initial = folder / INITIAL
+    if how == "loftq" or not (initial.is_dir() or how in COMPUTABLE):
+        raise CheckpointError(f"{what} in a way that its files do not contain: {advice(how)}")
+    logger.info("%s: converting %d modules", what, len(updates))
+    if initial.is_dir():
+        first = _read_updates(initial, read_adapter_config(initial))
+        _check_same_modules(initial, first, updates)
+        factors = (
+            (first[name].down, first[name].up * (first[name].scale / updates[name].scale)) for name in updates
+        )
+    else:
+        weights = _BaseWeights(folder, base)
+        for name, update in updates.items():
+            _check_shape(str(folder), name, update, weights[name])
+        factors = (initial_factors(how, weights[name], len(u.down), u.scale) for name, u in updates.items())
+    return {name: _converted(what, how, name, updates[name], factors) for name in updates}
+
+
+def _converted(
+    what: str, how: str, module: str, update: LowRankUpdate, factors: Iterator[tuple[Tensor, Tensor]]
+) -> LowRankUpdate:
+    try:
+        return without_initial(update, *next(factors))
+    except CheckpointError as error:
+        raise CheckpointError(f"{what}, and {module} cannot be converted: {error}; {advice(how)}") from error
+
+
+def _check_same_modules(
+    initial: Path, first: Mapping[str, LowRankUpdate], updates: Mapping[str, LowRankUpdate]
+) -> None:
+    different = sorted(first.keys() ^ updates.keys())
+    if different:
+        raise CheckpointError(
+            f"{initial}: adapts other modules than the trained adapter: {', '.join(different[:3])}"
+        )
+
+
+def _with_gains(
+    folder: Path, updates: Mapping[str, LowRankUpdate], base: Path | None
+) -> dict[str, LowRankUpdate]:
+    """Return DoRA's updates with the gain in place of the magnitude: the wanted norm over the present one."""
+    weights = _BaseWeights(folder, base)
+    scaled = {}
+    for name, update in updates.items():
+        if update.gain is None:
+            raise CheckpointError(f"{folder / ADAPTER_WEIGHTS}: {name} has no lora_magnitude_vector")
+        weight = weights[name]
+        _check_shape(str(folder), name, update, weight)
+        total = weight.float() + update.weight()
+        if update.gain.numel() != len(total):
+            raise CheckpointError(
+                f"{folder / ADAPTER_WEIGHTS}: {name} has {update.gain.numel()} magnitudes; its weight has "
+                f"{len(total)} rows"
+            )
+        scaled[name] = replace(update, gain=update.gain.float().reshape(-1) / total.flatten(1).norm(dim=1))
+    return scaled
+
+
+class _BaseWeights:
+    """The weights of an adapter's base, read one at a time."""
+
+    def __init__(self, adapter: Path, base: Path | None) -> None:
+        if base is None:
+            raise CheckpointError(
+                f"{adapter}: this adapter can only be read together with its base's weights"
+            )
+        self._adapter, self._base, self._stored = adapter, base, stored_tensors(base)
+
+    def __getitem__(self, module: str) -> Tensor:
+        key = f"{module}.weight"
+        if key not in self._stored:
+            raise CheckpointError(f"{self._adapter}: adapts {module}, which {self._base} does not have")
+        return read_tensor(self._stored[key], key)
 
 
 def verify_adapter(folder: Path) -> None:
@@ -201,18 +267,18 @@ def adapter_tensors(folder: Path) -> dict[str, StoredTensor]:
     return stored
 
 
-def _update(folder: Path, config: AdapterConfig, module: str, pair: Mapping[str, Tensor]) -> LowRankUpdate:
+def _update(folder: Path, config: AdapterConfig, module: str, parts: Mapping[str, Tensor]) -> LowRankUpdate:
     for factor in "AB":
-        if factor not in pair:
+        if factor not in parts:
             raise CheckpointError(f"{folder / ADAPTER_WEIGHTS}: {module} has no lora_{factor}")
-    down, up = pair["A"], pair["B"]
+    down, up = parts["A"], parts["B"]
     rank = config.rank(module)
     if down.shape[0] != rank or up.shape[1] != rank:
         raise CheckpointError(
             f"{folder / ADAPTER_WEIGHTS}: the factors of {module} are {list(down.shape)} and "
             f"{list(up.shape)}; {ADAPTER_CONFIG} states rank {rank}"
         )
-    return LowRankUpdate(down, up, config.scale(module, rank))
+    return LowRankUpdate(down, up, config.scale(module, rank), parts.get("magnitude"))
 
 
 def check_fits(adapter: Adapter, network: OpenVLA) -> None:
@@ -222,13 +288,12 @@ def check_fits(adapter: Adapter, network: OpenVLA) -> None:
         weight = whole.get(f"{module}.weight")
         if weight is None:
             raise CheckpointError(f"{adapter.source}: adapts {module}, which the model does not have")
-        inside = (update.up.shape[0], *update.down.shape[1:])
-        if inside != tuple(weight.shape):
-            raise CheckpointError(
-                f"{adapter.source}: the update of {module} is {list(inside)}, its weight {list(weight.shape)}"
-            )
+        _check_shape(adapter.source, module, update, weight)
 
 
-def _matches(pattern: str, module: str) -> bool:
-    """Return whether a pattern of peft's ``rank_pattern`` or ``alpha_pattern`` matches ``module``."""
-    return re.match(rf"(.*\.)?({pattern})$", module) is not None
+def _check_shape(source: str, module: str, update: LowRankUpdate, weight: Tensor) -> None:
+    inside = (update.up.shape[0], *update.down.shape[1:])
+    if inside != tuple(weight.shape):
+        raise CheckpointError(
+            f"{source}: the update of {module} is {list(inside)}, its weight {list(weight.shape)}"
+        )

@@ -33,7 +33,7 @@ def merge_adapter(base: Path, adapter_folder: Path, out: Path) -> None:
     network = skeleton(read_config(base))
     stored = checked_tensors(base, network)
     verify_files(tensor.path for tensor in stored.values())
-    adapter = read_adapter(adapter_folder)
+    adapter = read_adapter(adapter_folder, base)
     check_fits(adapter, network)
     out = new_folder(out)
     for path in sorted({tensor.path for tensor in stored.values()}):
@@ -68,4 +68,4 @@ def _merged(adapter: Adapter, key: str, weight: Tensor) -> Tensor:
     update = adapter.updates.get(key.removesuffix(".weight")) if key.endswith(".weight") else None
     if update is None:
         return weight.contiguous()
-    return (weight.float() + update.weight()).to(weight.dtype).contiguous()
+    return update.merged(weight).to(weight.dtype).contiguous()

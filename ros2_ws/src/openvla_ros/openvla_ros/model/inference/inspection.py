@@ -12,12 +12,8 @@ from typing import Any, Literal
 from openvla_ros.errors import CheckpointError
 from openvla_ros.integrity.checksums import read_sums
 from openvla_ros.manifest import MANIFEST_NAME, manifest_path, read_manifest
-from openvla_ros.model.checkpoints.lora_adapters import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    adapter_tensors,
-    read_adapter_config,
-)
+from openvla_ros.model.checkpoints.adapter_config import ADAPTER_CONFIG, read_adapter_config
+from openvla_ros.model.checkpoints.lora_adapters import ADAPTER_WEIGHTS, adapter_tensors
 from openvla_ros.model.checkpoints.oft_parts import LAYOUT, PARTS, read_layout
 from openvla_ros.model.checkpoints.safetensors import (
     INDEX,

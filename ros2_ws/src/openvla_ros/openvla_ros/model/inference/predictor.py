@@ -155,7 +155,7 @@ def load_predictor(source: str | Path, options: LoadOptions = DEFAULTS) -> OpenV
     if statistics is None:
         statistics = read_checkpoint_statistics(folder, read_config(folder), options.adapter)
     _, dataset = select_statistics(statistics, options.unnorm_key)
-    update = None if options.adapter is None else read_adapter(options.adapter)
+    update = None if options.adapter is None else read_adapter(options.adapter, folder)
     model = load_vision_language(folder, options)
     predictor = OpenVLAPredictor(
         model, make_decoder(model.network, options), dataset.action, options.center_crop

@@ -84,6 +84,22 @@ class Adapted:
 
 
 @dataclass(frozen=True, eq=False)
+class Scaled:
+    """A projection whose outputs are scaled one by one, as DoRA does."""
+
+    base: Projection
+    gain: Tensor  # (out,)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (N, out) for (N, in)."""
+        return self.base(x) * self.gain
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """Return ``residual`` plus the map of ``x``."""
+        return residual + self(x)
+
+
+@dataclass(frozen=True, eq=False)
 class LayerMaps:
     """The linear maps of one layer of the language model."""
 
@@ -166,14 +182,19 @@ def _adapted(base: Projection, names: Sequence[str], modules: Sequence[Any], net
     updates = {} if network.adapter is None else network.adapter.updates
     if not any(name in updates for name in names):
         return base
-    downs, ups = [], []
+    downs, ups, gains = [], [], []
     for name, module in zip(names, modules, strict=True):
         update = updates.get(name)
         downs.append(module.weight.new_zeros(0, module.in_features) if update is None else update.down)
         ups.append(
             module.weight.new_zeros(module.out_features, 0) if update is None else update.up * update.scale
         )
-    return Adapted(base, Dense(torch.cat(downs).detach()), torch.block_diag(*ups).detach())  # type: ignore[no-untyped-call]
+        gain = None if update is None else update.gain
+        gains.append(module.weight.new_ones(module.out_features) if gain is None else gain)
+    up = torch.block_diag(*ups).detach()  # type: ignore[no-untyped-call]
+    adapted = Adapted(base, Dense(torch.cat(downs).detach()), up)
+    scaled = any(update is not None and update.gain is not None for update in map(updates.get, names))
+    return Scaled(adapted, torch.cat(gains).detach()) if scaled else adapted
 
 
 def _groups(layer: Any) -> tuple[list[nn.Module], ...]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from triton.errors import TritonError
 
-from openvla_ros.model.kernels.linear_layers import Adapted, LayerMaps, Projection
+from openvla_ros.model.kernels.linear_layers import Adapted, LayerMaps, Projection, Scaled
 from openvla_ros.model.kernels.packed_weights import SHORT, Float8
 from openvla_ros.model.kernels.torch_kernels import LayerCache, LlamaShape, Span, TorchKernels
 from openvla_ros.model.kernels.triton_attention import attend_short, turn_and_store
@@ -41,6 +41,8 @@ class TritonKernels(TorchKernels):
 
     def norm_project(self, x: Tensor, weight: Tensor, projection: Projection) -> Tensor:
         """Return the projection (N, out) of the normed rows (N, H)."""
+        if isinstance(projection, Scaled):
+            return self.norm_project(x, weight, projection.base) * projection.gain
         if not is_short(x, projection):
             return self.project(self.norm(x, weight), projection)
         if isinstance(projection, Adapted):
@@ -56,6 +58,8 @@ class TritonKernels(TorchKernels):
 
     def project_add(self, residual: Tensor, x: Tensor, projection: Projection) -> Tensor:
         """Return ``residual`` (N, H) plus the projection of ``x``; ``residual`` may be overwritten."""
+        if isinstance(projection, Scaled):
+            return residual + self.project(x, projection)
         if isinstance(projection, Adapted):
             low = self.project(x, projection.down)
             return projection.update(self.project_add(residual, x, projection.base), low)
@@ -67,6 +71,8 @@ class TritonKernels(TorchKernels):
 
     def project(self, x: Tensor, projection: Projection) -> Tensor:
         """Return the projection (N, out) of rows (N, in)."""
+        if isinstance(projection, Scaled):
+            return self.project(x, projection.base) * projection.gain
         if isinstance(projection, Adapted):
             low = self.project(x, projection.down)
             return projection.update(self.project(x, projection.base), low)

@@ -16,7 +16,7 @@ from openvla_ros.data.formats.rlds_conventions import (
     parse_conventions,
     settle,
 )
-from openvla_ros.data.formats.rlds_reader import RldsSource
+from openvla_ros.data.formats.rlds_reader import INFO, RldsSource
 from openvla_ros.data.formats.rlds_writer import describe_features, shard_name, write_description, write_shard
 from openvla_ros.data.formats.tf_example import parse_example, serialise_example
 from openvla_ros.data.formats.tfds_features import Record, parse_features
@@ -24,6 +24,7 @@ from openvla_ros.data.formats.tfrecord import iterate_records
 from openvla_ros.data.training.mixture import open_mixture
 from openvla_ros.data.training.training_reader import TrainingReader
 from openvla_ros.errors import DatasetError
+from openvla_ros.integrity.checksums import SUMS
 from openvla_ros.values.geometry import transform_euler_to_matrix
 
 
@@ -274,6 +275,26 @@ def test_language_table_decodes_code_points():
     episode = find_convention("language_table").episode("x", record, {})
     assert episode.instruction == "push"
     np.testing.assert_allclose(episode.actions[1], [0.3, 0.4, 0, 0, 0, 0, 1], atol=1e-7)
+
+
+def test_words_in_another_encoding_are_refused_instead_of_being_changed():
+    record = make_record({"instruction": ["schließe".encode("latin-1")] * 2})
+    with pytest.raises(DatasetError, match=r"'steps/instruction' is not UTF-8: b'schlie\\xdfe'"):
+        record.text("steps/instruction")
+    assert make_record({"instruction": ["schließe".encode()]}).text("steps/instruction") == "schließe"
+
+
+@pytest.mark.parametrize("kind", ["array_record", "riegeli", "parquet"])
+def test_another_file_format_of_tfds_is_named(tmp_path, kind):
+    """The formats of tensorflow-datasets 4.9.9, whose ``convert_format`` changes one into another."""
+    folder = write_dataset(tmp_path, [[make_episode(0)]])
+    info = json.loads((folder / INFO).read_text())
+    (folder / INFO).write_text(json.dumps(info | {"fileFormat": kind}))
+    (folder / SUMS).unlink(missing_ok=True)
+    for path in folder.glob("*.tfrecord*"):
+        path.rename(folder / path.name.replace("tfrecord", kind))
+    with pytest.raises(DatasetError, match=rf"its files are {kind}; only tfrecord is read.*convert_format"):
+        RldsSource(folder)
 
 
 def test_a_missing_column_is_named():

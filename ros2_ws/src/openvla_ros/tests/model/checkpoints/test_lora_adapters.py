@@ -192,7 +192,6 @@ def broken(tmp_path, tensors=None, **config):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"use_dora": True}, "use_dora"),
         ({"peft_type": "IA3"}, "peft_type"),
         ({"bias": "all"}, "bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),

@@ -130,15 +130,16 @@ def model():
     return made
 
 
-@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("adapted", [None, "lora", "dora"])
 def test_decoders_on_the_kernels_give_the_plain_tokens(model, adapted):
     kernels = TritonKernels(LlamaShape.of(model.language_model.config))
     stages = stages_for(model.device) if CUDA else RehearsedStages()
     name = "language_model.model.layers.1.self_attn.k_proj"
     if adapted:
-        update = LowRankUpdate(rand(4, 64), rand(64, 4), 0.3)
+        gain = 1.0 + 0.3 * rand(64) if adapted == "dora" else None
+        update = LowRankUpdate(rand(4, 64), rand(64, 4), 0.3, gain)
         module = model.get_submodule(name)
-        handle = module.register_forward_hook(lambda m, inputs, output: output + update(m, inputs[0]))
+        handle = module.register_forward_hook(lambda m, inputs, output: update.apply(m, inputs[0], output))
         model.adapter = ActiveAdapter("a", 1, {name: update})
     try:
         for seed in range(2):
