@@ -205,8 +205,9 @@ def unit_of(name: str) -> str:
 
 def commands_page() -> str:
     """Return the page of every verb of ``openvla``, and of the launch arguments."""
-    parts = [MADE, "# Commands\n", "`openvla VERB -h` says the same. Every verb also takes `-v` (print every step, and what the package logs) "
-             "and `-q` (print results and errors only).\n"]  # fmt: skip
+    parts = [MADE, "# Commands\n"]
+    parts.append("`openvla VERB -h` says the same. Every verb also takes `-v` (print every step and what the "
+                 "package logs) and `-q` (print results and errors only).\n")  # fmt: skip
     verbs = {verb_name(command): command.callback for command in app.registered_commands}
     parts += [verb_section(name, verbs[name]) for name in sorted(verbs)]
     parts.append("## ros2 launch openvla_ros bringup.launch.py\n")

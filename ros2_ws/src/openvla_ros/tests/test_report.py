@@ -1,4 +1,4 @@
-"""Report pages: complete in one file, readable on a narrow screen and in the dark, nothing out of bounds unmarked."""
+"""Report pages: complete in one file, readable on a narrow screen and in the dark."""
 
 import re
 from html.parser import HTMLParser

@@ -16,8 +16,8 @@ app = typer.Typer(
     name="openvla",
     help="OpenVLA on ROS 2 arms: inference, safe control, recording, fine-tuning, redeployment.",
     epilog=(
-        "openvla VERB -h explains a verb, with examples. Logs: a node started by openvla up prints its log and "
-        "keeps it in ~/.ros/log (ROS_LOG_DIR and ROS_HOME change that); demo, loop and evaluate --live write "
+        "openvla VERB -h explains a verb, with examples. Logs: the nodes of openvla up print theirs and "
+        "keep it in ~/.ros/log (ROS_LOG_DIR and ROS_HOME change that); demo, loop and evaluate --live write "
         "nodes.log into their output folder."
     ),
     context_settings={"help_option_names": ["-h", "--help"]},
