@@ -28,6 +28,7 @@ import typer
 
 from openvla_ros.bringup.graph import LAUNCH_ARGUMENTS
 from openvla_ros.cli.program import app
+from openvla_ros.cli.verbosity import OPTIONS
 from openvla_ros.profile import RobotProfile
 from openvla_ros.values.verdict import Reason
 from reference_comments import field_comments, member_comments
@@ -204,7 +205,9 @@ def unit_of(name: str) -> str:
 
 def commands_page() -> str:
     """Return the page of every verb of ``openvla``, and of the launch arguments."""
-    parts = [MADE, "# Commands\n", "`openvla VERB --help` says the same.\n"]
+    parts = [MADE, "# Commands\n"]
+    parts.append("`openvla VERB -h` says the same. Every verb also takes `-v` (print every step and what the "
+                 "package logs) and `-q` (print results and errors only).\n")  # fmt: skip
     verbs = {verb_name(command): command.callback for command in app.registered_commands}
     parts += [verb_section(name, verbs[name]) for name in sorted(verbs)]
     parts.append("## ros2 launch openvla_ros bringup.launch.py\n")
@@ -230,7 +233,8 @@ def verb_section(name: str, function: Any) -> str:
     text += f"\n```bash\n{shell}```\n" if shell else ""
     text += f"\n{rest}\n" if rest else ""
     hints = typing.get_type_hints(function, include_extras=True)
-    rows = [option_row(item, hints[item.name]) for item in inspect.signature(function).parameters.values()]
+    own = [item for item in inspect.signature(function).parameters.values() if item not in OPTIONS]
+    rows = [option_row(item, hints[item.name]) for item in own]
     return text + ("\n" + table(("option", "type", "default", "meaning"), rows) if rows else "")
 
 

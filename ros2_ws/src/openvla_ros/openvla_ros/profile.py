@@ -364,7 +364,15 @@ def available_profiles() -> list[str]:
 def load_profile(name_or_path: str | Path) -> RobotProfile:
     """Return the profile called ``name_or_path``, or the one in that YAML file.
 
-    Raises ``ProfileError`` naming the file, the key, the value and what is allowed.
+    Args:
+        name_or_path: A name from ``config/robots``, such as ``widowx``, or the path of a ``.yaml`` file.
+
+    Returns:
+        The validated profile. Lengths are in metres, angles in radians, rates in Hz.
+
+    Raises:
+        ProfileError: There is no such profile, or it is wrong; names the file, the key, the value and what
+            is allowed.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from openvla_ros.cli.verbosity import Verbosity, verbosity
 from openvla_ros.errors import DatasetError
 from openvla_ros.values.time import NS_PER_S
 
@@ -150,7 +151,7 @@ class _Bar:
 def _bar(total: int) -> Iterator[_Bar]:
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="episode", disable=None) as bar:
+    with tqdm(total=total, unit="episode", disable=True if verbosity() is Verbosity.QUIET else None) as bar:
         yield _Bar(bar)
 
 

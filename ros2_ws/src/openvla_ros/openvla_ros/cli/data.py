@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from openvla_ros.cli import bag_import, recording
+from openvla_ros.cli.verbosity import Verbosity, verbosity
 from openvla_ros.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -68,7 +69,13 @@ def convert(
     profile: ProfileOption = None,
     rate: RateOption = None,
 ) -> None:
-    """Convert a dataset. Rerun it to resume; damaged episodes are skipped and listed (exit code 2)."""
+    """Convert a dataset. Rerun it to resume; damaged episodes are skipped and listed (exit code 2).
+
+    Examples:
+      openvla convert ~/openvla_recordings/widowx datasets/carrot --to lerobot
+
+      openvla convert datasets/bridge datasets/bridge_5hz --to rlds --convention bridge_orig --workers 4
+    """
     from tqdm import tqdm
 
     from openvla_ros.data.datasets.conversion import ConversionRequest
@@ -82,7 +89,7 @@ def convert(
         storage=images,
         group_size=group_size,
     )
-    with tqdm(unit="episode", disable=None) as bar:
+    with tqdm(unit="episode", disable=True if verbosity() is Verbosity.QUIET else None) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
@@ -112,6 +119,11 @@ def episodes(
 
     Verifies every checksum in the dataset. Exit code 0: all episodes read; 2: some episodes could not be
     read, or files are missing; 1: none could be read.
+
+    Examples:
+      openvla episodes ~/openvla_recordings/widowx
+
+      openvla episodes datasets/bridge --convention bridge_orig --json
     """
     from openvla_ros.data.datasets.listing import summarise, unfinished
 
@@ -174,7 +186,11 @@ def show(
     profile: ProfileOption = None,
     rate: RateOption = None,
 ) -> None:
-    """Write one episode as an HTML page: images, plots, videos, provenance."""
+    """Write one episode as an HTML page: images, plots, videos, provenance.
+
+    Example:
+      openvla show ~/openvla_recordings/widowx --episode 3 --output episode_3.html
+    """
     from openvla_ros.data.datasets.episode_page import episode_page
 
     dataset = _request(source, split, convention, profile, rate).open()

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from openvla_ros.cli.verbosity import Verbosity, printer, progress_console, verbosity
 from openvla_ros.resources import SMALL_BASE
 
 
@@ -42,7 +43,7 @@ def evaluate(
       openvla evaluate runs/base --adapter runs/cups --task lift --seeds 100..199 --json
     """
     from openvla_ros.evaluation.evaluation_run import EvaluationRequest, evaluate_tasks
-    from openvla_ros.evaluation.page import add_rates, add_videos
+    from openvla_ros.evaluation.page import add_facts, add_rates, add_videos
     from openvla_ros.evaluation.trials import Trial, parse_seeds
     from openvla_ros.report import Page
 
@@ -52,7 +53,7 @@ def evaluate(
     folder = output or Path("runs") / f"evaluate-{datetime.now():%Y%m%d-%H%M%S}"
 
     def report(trial: Trial) -> None:
-        if not as_json:
+        if not as_json and verbosity() is not Verbosity.QUIET:
             word = "done" if trial.success else "failed"
             typer.echo(f"{trial.task} {trial.seed}: {word} after {trial.steps} steps: {trial.instruction}")
 
@@ -65,6 +66,7 @@ def evaluate(
         result = evaluate_tasks(request, folder if videos else None, videos, report)
     if output is not None or videos or live:
         page = Page("Closed-loop evaluation", result.policy)
+        add_facts(page, result)
         add_rates(page, {**result.by_task(), "all": result.rate}, f"{len(result.trials)} trials")
         add_videos(page, {"": (result, folder)}, folder)
         page.write(folder / "index.html")
@@ -151,6 +153,11 @@ def loop(
 
     A scripted expert stands in for the demonstrator; it knows where things are, the model does not. The
     last line of output is one JSON object.
+
+    Examples:
+      openvla loop --task lift_purple --output runs/loop
+
+      openvla loop --demonstrations 10 --steps 100 --trials 20 --live-trials 5 --corrections 0
     """
     from openvla_ros.programs.learning_loop import LearningLoop, LoopRequest
 
@@ -167,5 +174,5 @@ def loop(
         robot=robot,
         folder=folder,
     )
-    result = LearningLoop(request, typer.echo).run()
+    result = LearningLoop(request, printer(progress_console())).run()
     typer.echo(json.dumps(result))

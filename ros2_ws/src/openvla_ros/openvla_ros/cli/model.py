@@ -75,7 +75,13 @@ def predict(
     offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute one action for an image and an instruction."""
+    """Compute one action for an image and an instruction.
+
+    Examples:
+      openvla predict openvla/openvla-7b scene.png "pick up the cup" --unnorm-key bridge_orig
+
+      openvla predict small_base scene.png "lift the red cube" --adapter runs/cups --json
+    """
     rgb_images = [read_image(path) for path in (image, *(extra_image or ()))]
     state = None if proprio is None else _read_numbers(proprio)
     from openvla_ros.model.inference.loading import load_action_predictor
@@ -111,7 +117,11 @@ def ask(
     device: DeviceOption = "auto",
     offline: OfflineOption = False,
 ) -> None:
-    """Ask the model a question about an image."""
+    """Ask the model a question about an image.
+
+    Example:
+      openvla ask scene.png "which objects are on the table?" --checkpoint models/prism-dinosiglip-7b
+    """
     rgb = read_image(image)
     from openvla_ros.model.inference.options import LoadOptions
     from openvla_ros.model.inference.vision_language import load_vision_language, select_device, select_dtype
@@ -132,7 +142,13 @@ def inspect(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint or adapter folder, or a cached hub id.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Describe a checkpoint or adapter folder, without loading its weights."""
+    """Describe a checkpoint or adapter folder, without loading its weights.
+
+    Examples:
+      openvla inspect runs/cups
+
+      openvla inspect openvla/openvla-7b --json
+    """
     from openvla_ros.model.checkpoints.safetensors import resolve
     from openvla_ros.model.inference.inspection import describe
 
@@ -146,7 +162,11 @@ def merge(
     out: Annotated[Path, typer.Argument(help="New folder for the merged checkpoint.")],
     offline: OfflineOption = False,
 ) -> None:
-    """Merge a LoRA adapter into its base's weights and write a checkpoint."""
+    """Merge a LoRA adapter into its base's weights and write a checkpoint.
+
+    Example:
+      openvla merge openvla/openvla-7b runs/cups models/cups
+    """
     from openvla_ros.model.checkpoints.merge import merge_adapter
     from openvla_ros.model.checkpoints.safetensors import resolve
 
@@ -168,7 +188,13 @@ def convert_checkpoint(
         int | None, typer.Option(min=1, help="Number of images that an OpenVLA-OFT checkpoint takes.")
     ] = None,
 ) -> None:
-    """Convert a pickled checkpoint to safetensors; the pickle's code is never executed."""
+    """Convert a pickled checkpoint to safetensors; the pickle's code is never executed.
+
+    Examples:
+      openvla convert-checkpoint downloads/oft-libero models/oft-libero --platform libero --images 2
+
+      openvla convert-checkpoint downloads/prism-dinosiglip-7b models/prism --tokenizer downloads/llama-2
+    """
     from openvla_ros.model.conversion.checkpoint_conversion import convert_checkpoint as convert
 
     kind = convert(source, out, tokenizer=tokenizer, platform=platform, images=images)

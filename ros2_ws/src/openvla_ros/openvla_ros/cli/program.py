@@ -9,11 +9,18 @@ import typer
 
 from openvla_ros import __version__
 from openvla_ros.cli import data, evaluation, model, robot, run, serve, training
+from openvla_ros.cli.verbosity import with_verbosity
 from openvla_ros.errors import OpenVLARosError
 
 app = typer.Typer(
     name="openvla",
     help="OpenVLA on ROS 2 arms: inference, safe control, recording, fine-tuning, redeployment.",
+    epilog=(
+        "openvla VERB -h explains a verb, with examples. Logs: the nodes of openvla up print theirs and "
+        "keep it in ~/.ros/log (ROS_LOG_DIR and ROS_HOME change that); demo, loop and evaluate --live write "
+        "nodes.log into their output folder."
+    ),
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -37,6 +44,9 @@ def _root(
 
 for _module in (run, model, robot, data, training, evaluation, serve):
     _module.register(app)
+for _command in app.registered_commands:
+    if _command.callback is not None:
+        _command.callback = with_verbosity(_command.callback)
 
 
 def run_program() -> None:

@@ -71,7 +71,11 @@ def record(
 def recover(
     folder: Annotated[Path, typer.Argument(help="Folder of recordings.")],
 ) -> None:
-    """Recover the unfinished episodes of a recorder that was killed."""
+    """Recover the unfinished episodes of a recorder that was killed.
+
+    Example:
+      openvla recover ~/openvla_recordings/widowx
+    """
     from openvla_ros.data.bags.recording_folder import Recordings
 
     if not folder.is_dir():

@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
     app.command()(replay)
     app.command()(estop)
     for verb, (service, text) in VERBS.items():
-        app.command(verb, help=text)(_asking(service))
+        app.command(verb)(_asking(verb, service, text))
 
 
 def check(
@@ -211,7 +211,7 @@ def _waits_for_a_key(keys: Callable[[], str]) -> bool:
     return pressed != "q"
 
 
-def _asking(service: str) -> Callable[..., None]:
+def _asking(verb: str, service: str, text: str) -> Callable[..., None]:
     """Return the command that calls one service of the controller."""
 
     def command(namespace: Namespace = "") -> None:
@@ -220,6 +220,7 @@ def _asking(service: str) -> Callable[..., None]:
         with RobotClient(f"ask_{service}", namespace) as client:
             typer.echo(client.order(f"controller/{service}"))
 
+    command.__doc__ = f"{text}\n\nExamples:\n  openvla {verb}\n\n  openvla {verb} --namespace left_arm\n"
     return command
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from openvla_ros.bringup.graph import LAUNCH_ARGUMENTS, build_graph, cameras_elsewhere, options_from_arguments
 from openvla_ros.bringup.stop_signals import end_at_once
 from openvla_ros.bringup.supervisor import Supervisor
+from openvla_ros.cli.verbosity import printer, progress_console, shown_steps
 from openvla_ros.manifest import read_manifest
 from openvla_ros.profile import load_profile
 from openvla_ros.resources import SMALL_BASE, share_path, shipped_checkpoints
@@ -110,7 +111,7 @@ def tell(
     time_limit: Annotated[float, typer.Option(help="time limit, seconds")] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    """Tell a running robot what to do, and follow its progress; Ctrl-C stops it.
+    """Tell a running robot what to do, and show its progress; Ctrl-C stops it.
 
     Exit code 0: succeeded, or the time limit was reached; 2: anything else.
 
@@ -121,12 +122,12 @@ def tell(
     """
     from openvla_ros.programs.operator import tell_robot
 
-    console = Console(highlight=False, quiet=as_json)
-    outcome = tell_robot(load_profile(robot), namespace, instruction, time_limit, console.print)
+    with shown_steps(progress_console(hidden=as_json)) as steps:
+        outcome = tell_robot(load_profile(robot), namespace, instruction, time_limit, steps)
     if as_json:
         typer.echo(json.dumps(asdict(outcome)))
     else:
-        console.print(
+        typer.echo(
             f"{outcome.outcome}: {outcome.message} ({outcome.steps} steps, {outcome.duration_s:.1f} s)"
         )
     if outcome.outcome not in ("succeeded", "time_limit"):
@@ -158,15 +159,16 @@ def demo(
     from openvla_ros.programs.demo import DemoRequest, run_demo
 
     folder = output or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
-    console = Console(highlight=False, quiet=as_json)
+    console = progress_console(hidden=as_json)
     policy, parameters = _demo_policy(robot, policy, checkpoint, console)
     request = DemoRequest(robot, policy, tuple(task or DEMO_TASKS), time_limit, folder, parameters)
-    result = run_demo(request, console.print)
+    with shown_steps(console) as steps:
+        result = run_demo(request, printer(console), steps)
     if as_json:
         typer.echo(json.dumps({"page": str(result.page), "video": str(result.video), **result.figures}))
     else:
-        headline = ", ".join(f"{name} {value}" for name, value in result.figures.items())
-        console.print(f"{result.page}  |  {headline}", soft_wrap=True)
+        headline = "\n".join(f"{name}: {value}" for name, value in result.figures.items())
+        typer.echo(f"{headline}\nreport: {result.page}")
     if not result.clean:
         raise typer.Exit(2)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from openvla_ros.cli.progress import ProgressBar
+from openvla_ros.cli.verbosity import Verbosity, verbosity
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.training.data.selection import Selection
 from openvla_ros.training.recipe import ADAPTERS, DATASET_KEY, Method, Recipe
@@ -172,7 +173,7 @@ def finetune(
             dtype=weights,
             offline=offline,
         )
-        run(request, ProgressBar(hidden=not processes.is_first), processes)
+        run(request, ProgressBar(hidden=not processes.is_first or verbosity() is Verbosity.QUIET), processes)
     if processes.is_first:
         typer.echo(f"{output}: training finished; report: {output / 'report.html'}")
 

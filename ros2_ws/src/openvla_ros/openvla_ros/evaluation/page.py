@@ -5,11 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from openvla_ros.evaluation.trials import Evaluation
 from openvla_ros.evaluation.wilson import SuccessRate
 from openvla_ros.report import Page
+
+
+def add_facts(page: Page, evaluation: Evaluation) -> None:
+    """Add the head of a page about one evaluation: its success rate, and the steps of its successes."""
+    rate = evaluation.rate
+    low, high = rate.interval()
+    facts = {
+        "successes": f"{rate.successes} of {rate.trials} trials",
+        "success rate": f"{rate.rate:.0%} (95% Wilson interval {low:.0%} to {high:.0%})",
+    }
+    steps = [trial.steps for trial in evaluation.trials if trial.success]
+    if steps:
+        median, p95 = np.percentile(steps, (50, 95))
+        facts["until success"] = f"{median:.0f} steps (median), {p95:.0f} steps (p95)"
+    page.facts(facts)
 
 
 def add_rates(page: Page, rates: Mapping[str, SuccessRate], caption: str) -> None:

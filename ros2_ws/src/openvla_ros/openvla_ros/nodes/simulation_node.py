@@ -43,7 +43,7 @@ from openvla_ros.ros.parameters import declare, parameter, watch
 from openvla_ros.sim.real_time_clock import LockStep, RealTimePacer
 from openvla_ros.sim.simulated_driver import SimulatedDriver
 from openvla_ros.sim.tasks import find_task
-from openvla_ros.sim.video import VideoWriter
+from openvla_ros.sim.video import Caption, VideoWriter
 from openvla_ros.sim.world import OVERVIEW_SIZE, SimulatedRobot
 from openvla_ros.values.goal import parse_goal
 from openvla_ros.values.health import Health, LatencyHealth, ReasonCounter
@@ -112,6 +112,7 @@ class SimulationNode(GuardedNode):
         self._period_s = 1.0 / self._profile.state.rate_hz  # simulated, of one tick
         self._time = SimulationTime(self, self._period_s, self._settings.publish_clock)
         self._reported = (0.0, time.monotonic())
+        self._caption = Caption(self._robot.instruction)
         self._guard = threading.Lock()  # over all of the above
         cameras = self._profile.cameras if self._settings.draw_cameras else ()
         self._topics = SimulationTopics(self, self._profile, cameras)
@@ -207,9 +208,12 @@ class SimulationNode(GuardedNode):
         if not message.data.strip():
             return
         with self._guard:
+            words = " ".join(message.data.split())
             try:
-                self._robot.pursue(parse_goal(message.data))
+                self._robot.pursue(parse_goal(words))
+                self._caption = Caption(words)
             except InvalidValueError as error:
+                self._caption = Caption(words, understood=False)
                 self._refusals.add("instruction", str(error))
 
     def _reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -221,6 +225,7 @@ class SimulationNode(GuardedNode):
                 self._retired.append(self._robot)
                 before, self._robot = self._robot, SimulatedRobot(self._profile, task, seed)
                 self._robot.reset(seed, before.joint_positions)
+            self._caption = Caption(self._robot.instruction)
             response.success, response.message = True, self._robot.instruction
         self._announce()
         return response
@@ -278,9 +283,8 @@ class SimulationNode(GuardedNode):
         return Waypoint(self._time.elapsed_s, self._robot.joint_positions, self._robot.joint_velocities)
 
     def _write_frame(self, video: VideoWriter) -> None:
-        done = "  [done]" if self._robot.success else ""
         image = self._robot.render(self._settings.video_camera, *OVERVIEW_SIZE)
-        video.write(image, self._robot.goal.instruction + done)
+        video.write(image, self._caption.text(success=self._robot.success))
 
     # -- diagnostics
 
@@ -301,7 +305,7 @@ class SimulationNode(GuardedNode):
             "given_up_s": f"{self._pacer.slipped_s:.2f}",
             "task": self._robot.task.name,
             "seed": str(self._robot.layout.seed),
-            "instruction": self._robot.goal.instruction,
+            "instruction": self._caption.words,
             "success": str(self._robot.success).lower(),
             "renderer": self._robot.renderer_in_use or "none yet",
         }

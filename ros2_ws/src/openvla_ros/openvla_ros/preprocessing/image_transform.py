@@ -18,8 +18,7 @@ from PIL import Image as PILImage
 
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.preprocessing.image_transform_config import ConfigFields
-from openvla_ros.preprocessing.tf_image_ops import MODEL_SIZE, crop_center, resize_lanczos
-from openvla_ros.preprocessing.tf_jpeg import jpeg_round_trip
+from openvla_ros.preprocessing.tf_image_ops import crop_center
 from openvla_ros.values.arrays import Image, image_array
 
 ResizeStrategy = Literal["resize-naive", "letterbox", "resize-crop"]
@@ -197,15 +196,6 @@ def rotate(image: Image, degrees: int) -> Image:
         raise InvalidValueError(f"rotation is {degrees} degrees; the choices are 0, 90, 180 and 270")
     turned: Image = np.ascontiguousarray(np.rot90(image_array("image", image), -(degrees // 90) % 4))
     return turned
-
-
-def libero_image(image: Image, size: tuple[int, int] = MODEL_SIZE) -> Image:
-    """Return a LIBERO camera image (H, W, 3), prepared as in OpenVLA's LIBERO evaluation.
-
-    Rotated by 180 degrees, JPEG-compressed like the training data, then resized to ``size`` with Lanczos-3;
-    the center crop and the ``ImageTransform`` follow.
-    """
-    return resize_lanczos(jpeg_round_trip(rotate(image, 180)), size)
 
 
 def _resize(

@@ -55,13 +55,5 @@ def build_question_prompt(question: str, style: PromptStyle = "openvla") -> str:
             raise InvalidValueError(f"prompt style {style!r}; the choices are {', '.join(PROMPT_STYLES)}")
 
 
-def parse_prompt_style(value: str, origin: str) -> PromptStyle:
-    """Return ``value`` as a prompt style; raises ``InvalidValueError`` naming ``origin``."""
-    for style in PROMPT_STYLES:
-        if value == style:
-            return style
-    raise InvalidValueError(f"{origin}: prompt style {value!r}; the choices are {', '.join(PROMPT_STYLES)}")
-
-
 def _action_question(instruction: str) -> str:
     return f"What action should the robot take to {instruction.lower()}?"

@@ -6,18 +6,15 @@ episodes do not. There is no physics except the settling after a reset: an objec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from openvla_ros.policy.expert import APPROACH_ABOVE_M, ScriptedExpert
-from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.kinematics.inverse_kinematics import InverseKinematics
 from openvla_ros.sim.labels import Whereabouts, asked_for, whereabouts
 from openvla_ros.sim.rollout import observe
-from openvla_ros.sim.tasks import Task
 from openvla_ros.sim.world import SimulatedRobot
 from openvla_ros.values.action import ActionChunk
 from openvla_ros.values.arrays import Float
@@ -41,14 +38,6 @@ class Snapshot:
     asked: tuple[int, int, int]  # see ``asked_for``
 
 
-def generate_snapshots(profile: RobotProfile, task: Task, seeds: Iterable[int]) -> Iterator[Snapshot]:
-    """Yield one snapshot for each seed; the same seed gives the same one."""
-    with SimulatedRobot(profile, task) as robot:
-        photographer = Photographer(robot)
-        for seed in seeds:
-            yield photographer.take(seed)
-
-
 class Photographer:
     """Takes snapshots of one robot."""
 
@@ -66,7 +55,7 @@ class Photographer:
         self._expert = ScriptedExpert.for_profile(profile, robot.scene)
 
     def take(self, seed: int) -> Snapshot:
-        """Return the snapshot of ``seed``."""
+        """Return the snapshot of ``seed``; the same seed gives the same one."""
         robot, random = self._robot, np.random.default_rng([seed, 2406_09246])
         robot.reset(seed)
         joints = self._joints_for(self._tool_pose(random))

@@ -1,7 +1,7 @@
 """The demo: the whole live loop in simulation, told what to do, watched, and summed up on one page.
 
 Every process is a real one and every message crosses DDS; this process starts them, gives the
-instructions through the ``Operator`` and writes down what came of it.
+instructions through the ``Operator`` and writes the report.
 """
 
 from __future__ import annotations
@@ -12,15 +12,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 from matplotlib.figure import Figure
 
 from openvla_ros.bringup.graph import GraphOptions
 from openvla_ros.programs.live_robot import LiveRobot
 from openvla_ros.programs.operator import Operator, Outcome
 from openvla_ros.report import Page
-from openvla_ros.ros.verdict_messages import ORDINARY
+from openvla_ros.ros.diagnostics import LEVELS as STATUS_LEVELS
 from openvla_ros.values.arrays import Float
-from openvla_ros.values.health import LatencyHealth, StreamHealth
+from openvla_ros.values.health import Health, Level
+
+LOG = "nodes.log"
+AGE = "controller: camera to command"
+DIAGNOSTICS_S = 5.0  # every node speaks once a second
+LEVELS: dict[bytes, Level] = {value: name for name, value in STATUS_LEVELS.items()}
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,12 @@ class DemoRequest:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What came of it."""
+    """How the demo went."""
 
     outcomes: tuple[Outcome, ...]
     page: Path
     video: Path
-    figures: dict[str, str]  # headline → value with its unit
+    figures: dict[str, str]  # headline → value with its unit and statistic
     exit_codes: dict[str, int]  # of the processes
 
     @property
@@ -57,12 +63,15 @@ class DemoResult:
 
 
 Say = Callable[[str], None]
+OnStep = Callable[[int, str], None]
 
 
-def run_demo(request: DemoRequest, say: Say) -> DemoResult:
+def run_demo(request: DemoRequest, say: Say, on_step: OnStep = lambda step, verdict: None) -> DemoResult:
     """Start everything, give each instruction in turn, stop everything, write the page.
 
-    Raises ``DeviceError`` if the loop does not come up or one of its processes ends by itself.
+    ``say`` gets one line for each event; ``on_step`` is called after each step with its number and the
+    controller's verdict. Raises ``DeviceError`` if the loop does not come up or one of its processes ends
+    by itself.
     """
     request.folder.mkdir(parents=True, exist_ok=True)
     video = request.folder / "robot.mp4"
@@ -72,19 +81,24 @@ def run_demo(request: DemoRequest, say: Say) -> DemoResult:
         policy_parameters=request.policy_parameters,
         simulation_parameters={"task": request.tasks[0], "record_video": str(video)},
     )
-    robot = LiveRobot(options, request.folder / "nodes.log")
-    say("starting " + ", ".join(robot.processes))
+    robot = LiveRobot(options, request.folder / LOG)
+    say(f"starting {', '.join(robot.processes)}; their log: {request.folder / LOG}")
     with robot:
         say(f"policy: {robot.policy_description()}")
+        robot.operator.on_step = on_step
+        measured = robot.operator.measured
+        measured.wait_for_diagnostics(DIAGNOSTICS_S)
+        before = measured.interventions()  # while it started
         outcomes = [_carry_out(robot, request, task, seed, say) for seed, task in enumerate(request.tasks)]
-    return summarise(request, robot.operator, outcomes, robot.exit_codes, video)
+        measured.wait_for_diagnostics(DIAGNOSTICS_S)
+        interventions = measured.interventions() - before
+    return summarise(request, robot.operator, outcomes, interventions, robot.exit_codes, video)
 
 
 def _carry_out(robot: LiveRobot, request: DemoRequest, task: str, seed: int, say: Say) -> Outcome:
     """Lay the table for ``task``, tell the robot, and wait for how it ends."""
     instruction = robot.lay_table(task, seed)
     say(f'"{instruction}"')
-    robot.operator.on_step = lambda step, verdict: say(f"  step {step:3d}  {verdict}")
     outcome = robot.operator.carry_out(instruction, request.time_limit_s)
     say(f"  {outcome.outcome}: {outcome.steps} steps in {outcome.duration_s:.1f} s")
     return outcome
@@ -94,65 +108,99 @@ def summarise(
     request: DemoRequest,
     operator: Operator,
     outcomes: Sequence[Outcome],
+    interventions: Mapping[str, int],
     exit_codes: Mapping[str, int],
     video: Path,
 ) -> DemoResult:
-    """Write the page and ``summary.json`` and return what they say."""
+    """Write the page and ``summary.json`` and return what they say.
+
+    ``interventions`` is how often the controller limited or refused a motion, by reason.
+    """
     measured = operator.measured
-    camera = next(iter(measured.images.values()))
+    camera = next(iter(measured.images.values())).health(operator.client.now_ns)
+    ages = [measured.age.health(), _status_health(operator, AGE), measured.inference.health()]
+    latencies = dict(zip(("camera to action", "camera to command", "inference"), ages, strict=True))
     figures = {
         "instructions carried out": f"{sum(o.succeeded for o in outcomes)} of {len(outcomes)}",
-        "actions": f"{_rate(measured.chunks)}",
-        "camera": f"{_rate(camera)}",
-        "camera to action": _median(measured.age),
-        "camera to command": _reported(operator, "controller: camera to command", "p50_ms", " ms"),
-        "inference": _median(measured.inference),
-        "refusals": str(sum(n for reason, n in measured.verdicts.items() if reason not in ORDINARY)),
+        "actions": f"{measured.chunks.measured_rate_hz():.1f} Hz (mean)",
+        "camera": f"{float(camera.values['rate_hz']):.1f} Hz (mean)",
+        **{name: _latency(health) for name, health in latencies.items()},
+        "limited or refused by the controller": _times(interventions),
     }
+    passed = {name for name, health in latencies.items() if health.level == "warn"}
     page = Page("One robot, told what to do", f"{request.robot}, policy: {_policy_line(operator)}")
-    page.facts(figures)
+    page.facts(figures, passed)
     if video.is_file():
         page.videos([("what the robot did", video)], beside=request.folder)
     page.heading("Instructions")
     page.table(
         ["instruction", "outcome", "steps", "seconds", "why"],
-        [[o.instruction, o.outcome, o.steps, o.duration_s, o.message] for o in outcomes],
+        [[o.instruction, o.outcome, o.steps, round(o.duration_s, 1), o.message] for o in outcomes],
+        marked={row for row, o in enumerate(outcomes) if not o.succeeded},
     )
-    page.heading("The way of the tool")
+    page.heading("The tool's path")
     page.figure(_path_figure(np.array(measured.path)), "tool point in the base frame, metres")
-    page.heading("Verdicts of the controller")
-    page.table(["verdict", "times"], sorted(measured.verdicts.items()))
+    page.heading("Limited or refused by the controller")
+    _add_interventions(page, interventions)
     page.heading("Diagnostics")
+    statuses = [status for _, status in sorted(measured.statuses.items())]
     page.table(
-        ["what", "state"], [[status.name, status.message] for _, status in sorted(measured.statuses.items())]
+        ["what", "level", "state"],
+        [[status.name, LEVELS[status.level], status.message] for status in statuses],
+        "The newest of each; latencies are percentiles over their newest measurements, beside their limit.",
+        marked={row for row, status in enumerate(statuses) if status.level != DiagnosticStatus.OK},
     )
     page.heading("Processes")
-    page.table(["process", "exit code"], sorted(exit_codes.items()))
+    codes = sorted(exit_codes.items())
+    failed = {row for row, (_, code) in enumerate(codes) if code}
+    page.table(["process", "exit code"], codes, f"Their log: {LOG}", marked=failed)
     path = page.write(request.folder / "index.html")
-    summary = {"figures": figures, "outcomes": [asdict(o) for o in outcomes], "exit_codes": dict(exit_codes)}
+    summary = {
+        "figures": figures,
+        "interventions": dict(interventions),
+        "outcomes": [asdict(o) for o in outcomes],
+        "exit_codes": dict(exit_codes),
+    }
     (request.folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return DemoResult(tuple(outcomes), path, video, figures, dict(exit_codes))
 
 
+def _add_interventions(page: Page, interventions: Mapping[str, int]) -> None:
+    """Add the table behind the headline figure: its rows add up to it."""
+    if not interventions:
+        page.paragraph("Nothing.")
+        return
+    page.table(
+        ["reason", "times"],
+        sorted(interventions.items()),
+        "By the controller's own count. docs/reference/verdicts.md explains each reason.",
+    )
+
+
+def _times(interventions: Mapping[str, int]) -> str:
+    total = sum(interventions.values())
+    return f"{total} time" if total == 1 else f"{total} times"
+
+
 def _policy_line(operator: Operator) -> str:
-    return _reported(operator, "policy: task", "policy")
+    return _status_health(operator, "policy: task").values.get("policy", "not reported")
 
 
-def _reported(operator: Operator, name: str, key: str, unit: str = "") -> str:
-    """Return what the newest status called ``name`` says under ``key``."""
+def _status_health(operator: Operator, name: str) -> Health:
+    """Return the newest status called ``name``, or one without values if there was none."""
     status = operator.measured.statuses.get(name)
-    values = status.values if status is not None else []
-    return next((value.value + unit for value in values if value.key == key), "not reported")
+    if status is None:
+        return Health(name, "stale", "not reported", {})
+    return Health(name, LEVELS[status.level], status.message, {v.key: v.value for v in status.values})
 
 
-def _rate(stream: StreamHealth) -> str:
-    """Return the measured rate of ``stream`` in words."""
-    return f"{stream.measured_rate_hz():.1f} Hz"
-
-
-def _median(latency: LatencyHealth) -> str:
-    values = latency.health().values
-    return f"{values['p50_ms']} ms" if values else "not measured"
+def _latency(health: Health) -> str:
+    """Return the latency of ``health`` with its statistics, and its limit if that was passed."""
+    if "p50_ms" not in health.values:
+        return "not measured"
+    median, p95 = (float(health.values[key]) for key in ("p50_ms", "p95_ms"))
+    text = f"{median:.0f} ms (median), {p95:.0f} ms (p95)"
+    return f"⚠ {text}; {health.message.partition('; ')[2]}" if health.level == "warn" else text
 
 
 def _path_figure(path: Float) -> Figure:

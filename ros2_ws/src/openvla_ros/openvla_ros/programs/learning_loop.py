@@ -263,10 +263,10 @@ class LearningLoop:
         page = Page("Shown, learned, done", f"task {request.task}, base {request.base}")
         page.facts(
             {
-                "demonstrations": str(summary["demonstrations"]),
-                "CPU time of the fine-tuning": f"{learned.cpu_s / 60:.1f} min",
-                "before": f"{evaluations['before'].rate.rate:.0%}",
-                "after": f"{evaluations['after'].rate.rate:.0%}",
+                "demonstrations": f"{summary['demonstrations']} episodes",
+                "CPU time of the fine-tuning": f"{learned.cpu_s / 60:.1f} min (total)",
+                "successes before": str(evaluations["before"].rate),
+                "successes after": str(evaluations["after"].rate),
                 "corrected by the expert": f"{summary['corrections']} of {request.corrections} episodes",
             }
         )

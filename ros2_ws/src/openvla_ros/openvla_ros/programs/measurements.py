@@ -1,4 +1,4 @@
-"""What can be measured of a running robot from outside: rates, ages, verdicts, the way of the tool."""
+"""What can be measured of a running robot from outside: rates, ages, interventions, the tool's path."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from openvla_ros.discovery.client import RobotClient
 from openvla_ros.profile import RobotProfile
 from openvla_ros.ros import qos
 from openvla_ros.ros.messages import from_stamp
-from openvla_ros.ros.verdict_messages import VerdictReport
+from openvla_ros.ros.verdict_messages import ORDINARY, VerdictReport
 from openvla_ros.values.health import LatencyHealth, StreamHealth
 from openvla_ros.values.time import seconds
 
-# How long after the newest chunk's observation a chunk may be seen; only for the report's colours.
-AGE_LIMIT_S = 0.5
+SAFETY = "controller: safety"  # the status that counts the controller's reasons
+COUNT = "count/"
 
 
 class Measurements:
@@ -33,9 +33,9 @@ class Measurements:
         self.images = {
             c.name: StreamHealth(f"camera {c.name}", c.rate_hz, c.max_age_s) for c in profile.cameras
         }
-        self.inference = LatencyHealth("inference", AGE_LIMIT_S)
-        self.age = LatencyHealth("camera to chunk", AGE_LIMIT_S)
-        self.verdicts: Counter[str] = Counter()
+        self.inference = LatencyHealth("inference", profile.space().step_s)
+        self.age = LatencyHealth("camera to chunk", profile.control.chunk_max_age_s)
+        self._controller_spoke = False
         self.path: list[tuple[float, ...]] = []  # seconds, tool point in metres
         self.statuses: dict[str, DiagnosticStatus] = {}
         self._subscribe(profile)
@@ -44,7 +44,24 @@ class Measurements:
         """Return what has not been heard yet of a robot that works; empty when all has."""
         lines = [] if self.states.received_count else ["joint states"]
         lines += [f"images of camera {name}" for name, s in self.images.items() if not s.received_count]
-        return lines if self.verdicts else [*lines, "the controller"]
+        return lines if self._controller_spoke else [*lines, "the controller"]
+
+    def interventions(self) -> Counter[str]:
+        """Return how often the controller has limited or refused a motion since its start, by reason.
+
+        These are the controller's own counts, as in its newest ``/diagnostics``.
+        """
+        status = self.statuses.get(SAFETY)
+        counts = {v.key.removeprefix(COUNT): v.value for v in (status.values if status is not None else ())
+                  if v.key.startswith(COUNT)}  # fmt: skip
+        ordinary = {str(reason) for reason in ORDINARY}
+        return Counter({reason: int(count) for reason, count in counts.items() if reason not in ordinary})
+
+    def wait_for_diagnostics(self, timeout_s: float) -> None:
+        """Wait until everybody who has spoken on ``/diagnostics`` has spoken again; old words are kept."""
+        before, self.statuses = self.statuses, {}
+        self._client.wait(lambda: before.keys() <= self.statuses.keys(), timeout_s)
+        self.statuses = {**before, **self.statuses}
 
     def _subscribe(self, profile: RobotProfile) -> None:
         subscribe = self._client.node.create_subscription
@@ -66,8 +83,8 @@ class Measurements:
         self.chunks.received(now_ns, now_ns)
         self.age.add(seconds(now_ns - from_stamp(message.header.stamp)))
 
-    def _verdict(self, report: VerdictReport) -> None:
-        self.verdicts[str(report.verdict.reason)] += 1
+    def _verdict(self, _report: VerdictReport) -> None:
+        self._controller_spoke = True
 
     def _pose(self, message: PoseStamped) -> None:
         p = message.pose.position

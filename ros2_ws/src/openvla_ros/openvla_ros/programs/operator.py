@@ -22,6 +22,7 @@ from openvla_ros.profile import RobotProfile
 from openvla_ros.programs.measurements import Measurements
 from openvla_ros.ros import qos
 from openvla_ros.ros.messages import from_duration, to_duration
+from openvla_ros.streams.instruction_run import SUCCESS
 from openvla_ros.values.time import seconds
 
 # Discovery takes up to a few seconds on a busy machine.
@@ -212,9 +213,10 @@ class _ByTopic:
     def look(self, run: _Run) -> None:
         elapsed_s = seconds(self._operator.client.now_ns - run.started_ns)
         if self._operator.success:
-            run.ended("succeeded", "task/success", run.steps, elapsed_s)
+            run.ended("succeeded", SUCCESS, run.steps, elapsed_s)
         elif elapsed_s > run.time_limit_s:
-            run.ended("time_limit", f"{run.time_limit_s} s", run.steps, elapsed_s)
+            words = f"the time limit of {run.time_limit_s:g} s was reached"
+            run.ended("time_limit", words, run.steps, elapsed_s)
         if run.outcome is not None:
             self._operator.hold()
 
@@ -243,15 +245,21 @@ def _way(operator: Operator) -> _Way:
 
 
 def tell_robot(
-    profile: RobotProfile, namespace: str, instruction: str, time_limit_s: float, say: Callable[[str], None]
+    profile: RobotProfile,
+    namespace: str,
+    instruction: str,
+    time_limit_s: float,
+    on_step: Callable[[int, str], None],
 ) -> Outcome:
     """Tell a running robot what to do and return how it ended; an interrupt cancels first.
+
+    ``on_step`` is called after each step with its number and the controller's verdict.
 
     Raises ``DeviceError`` naming what is missing if the robot's nodes do not show up.
     """
     with RobotClient("operator", namespace, timeout_s=READY_TIMEOUT_S) as client:
         operator = Operator(client, profile)
-        operator.on_step = lambda step, verdict: say(f"step {step:3d}  {verdict}")
+        operator.on_step = on_step
         operator.wait_until_ready(READY_TIMEOUT_S)
         try:
             return operator.carry_out(instruction, time_limit_s)

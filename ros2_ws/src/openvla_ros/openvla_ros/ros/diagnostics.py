@@ -9,9 +9,9 @@ from rclpy.node import Node
 
 from openvla_ros.ros.guard import Guard, Refused
 from openvla_ros.ros.qos import DIAGNOSTICS
-from openvla_ros.values.health import Health
+from openvla_ros.values.health import Health, Level
 
-LEVELS = {
+LEVELS: dict[Level, bytes] = {
     "ok": DiagnosticStatus.OK,
     "warn": DiagnosticStatus.WARN,
     "error": DiagnosticStatus.ERROR,

@@ -25,13 +25,13 @@ from openvla_ros.values.episode import Episode
 from openvla_ros.values.observation import Observation
 
 LONGEST = 100  # steps: disturbances cost some beyond what an evaluation allows
-# A step that moves the tool by less than this, and not the gripper, teaches the policy not to move.
+# Steps that move the tool by less than this and leave the gripper alone teach the policy to stand still.
 IDLE_M, IDLE_RAD = 0.002, 0.01
 
 
 @dataclass(frozen=True)
 class Disturbance:
-    """How far demonstrations deviate from the expert's path. All zero: undisturbed."""
+    """The noise added to demonstrations. All zero: the expert's own path."""
 
     start_rad: float = 0.12  # standard deviation of each joint at the start
     position_m: float = 0.006  # standard deviation of the noise on each executed step
@@ -63,7 +63,7 @@ class Demonstration:
 
     @property
     def success(self) -> bool:
-        """Whether the expert reached the goal in spite of the disturbance."""
+        """Whether the expert reached the goal despite the disturbance."""
         return self.episode.outcome == "success"
 
 

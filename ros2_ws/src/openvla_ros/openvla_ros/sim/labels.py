@@ -1,4 +1,4 @@
-"""True positions of tool and objects, in metres and image coordinates: labels that only a simulator has.
+"""Ground-truth positions of tool and objects, in metres and image coordinates.
 
 Privileged: for auxiliary losses and analysis, never part of an episode or a policy's input.
 """

@@ -26,7 +26,7 @@ from openvla_ros.values.scene import BOWL_FLOOR_M
 PLATE_RADIUS_M, PLATE_HEIGHT_M = 0.045, 0.004
 BOWL_RADIUS_M, BOWL_HEIGHT_M, BOWL_SIDES = 0.048, 0.024, 10
 CUBE_DENSITY = 1000.0  # kg/m³, beech to acrylic
-# Keep what is only seen, and the links without mass: the tool and the cameras are such.
+# Keep visual shapes and massless links: the tool and camera frames are massless links.
 URDF_EXTENSION = '<mujoco><compiler discardvisual="false" fusestatic="false"/></mujoco>'
 SKY = (0.70, 0.76, 0.82)
 
@@ -51,8 +51,8 @@ class RobotModel:
     """What the simulator needs to know about an arm beyond its URDF."""
 
     stiffness: tuple[float, ...]  # N m/rad of each joint's position servo
-    # Seconds by which a servo lags a ramp: damping over stiffness. At 0.1 m/s the tool is then 2 to
-    # 3 mm behind, little enough for the image to tell what the next delta must be.
+    # Steady-state lag of a servo behind a ramp, seconds: damping over stiffness. At 0.1 m/s the tool is
+    # then 2 to 3 mm behind, close enough for the image to show where the next delta starts.
     lag_s: float
     armature: float  # kg m², reflected rotor inertia
     gripper_stiffness: float  # N/m
@@ -61,7 +61,7 @@ class RobotModel:
     hand_link: str
     finger_links: tuple[str, ...]
     cube_m: float  # edge of the cubes that fit this gripper
-    area_lower: tuple[float, float]  # where objects may lie on the table, base frame x, y
+    area_lower: tuple[float, float]  # where objects are placed on the table, base frame x, y
     area_upper: tuple[float, float]
     cameras: dict[str, CameraPlacement]
 
@@ -154,7 +154,7 @@ def _configure(spec: Any, profile: RobotProfile) -> None:
     option = spec.option
     option.timestep = 1.0 / profile.simulation.physics_hz
     option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    # What makes grasps hold: elliptic cones, and friction stiffer than the normal direction.
+    # Settings for stable grasps: elliptic friction cones, friction stiffer than the normal direction.
     option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     option.impratio = 10.0
     spec.visual.headlight.ambient = (0.35, 0.35, 0.35)
@@ -166,7 +166,7 @@ def _configure(spec: Any, profile: RobotProfile) -> None:
 
 def _add_arm_properties(spec: Any, profile: RobotProfile, robot: RobotModel) -> None:
     world, base, turret, *_ = spec.bodies
-    for link in (base, turret):  # they stand on the table; a turret's padded shape reaches into it
+    for link in (base, turret):  # the base stands on the table, and the turret's padded shape reaches into it
         exclude = spec.add_exclude()
         exclude.bodyname1, exclude.bodyname2 = world.name, link.name
     for body in spec.bodies[1:]:
@@ -175,8 +175,8 @@ def _add_arm_properties(spec: Any, profile: RobotProfile, robot: RobotModel) -> 
         for geom in body.geoms:
             seen = geom.contype == 0  # the URDF's visual shapes; its collision shapes are not drawn
             geom.group = 0 if seen else 3
-            # A hand's collision shapes are padded for planning and would fill the grasp: it
-            # touches with what is seen of it instead.
+            # A hand's collision shapes are padded for planning and would leave no room for an
+            # object between the fingers: it collides with its visual shapes instead.
             solid = seen == hand
             # Arm (2) against objects and table (1), never against itself: the controller prevents that.
             geom.contype, geom.conaffinity = (2, 1) if solid else (0, 0)
@@ -287,7 +287,7 @@ def _add_bowl(spec: Any) -> None:
 
 def _add_receptacle(spec: Any, name: str) -> Any:
     body = spec.worldbody.add_body()
-    body.name, body.mocap = name, True  # stands where it was put: not pushed around
+    body.name, body.mocap = name, True  # fixed in place: it cannot be pushed
     return body
 
 

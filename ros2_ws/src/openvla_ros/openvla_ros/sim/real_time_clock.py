@@ -34,9 +34,9 @@ class RealTimePacer:
 class LockStep:
     """Keeps simulated time within ``slack_s`` of the newest command, while there are commands.
 
-    So a busy machine only makes a simulation slower, without changing what happens in it. There is no waiting
-    before the first command, nor after a silence of ``LONGEST_SILENCE_S``: the controller may have been
-    killed, and the robot must keep running.
+    A busy machine then slows the simulation down without changing its outcome. It does not wait before the
+    first command or after a silence of ``LONGEST_SILENCE_S``: if the controller was killed, the robot must
+    keep running.
     """
 
     def __init__(self, slack_s: float) -> None:

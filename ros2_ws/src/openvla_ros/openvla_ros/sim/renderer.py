@@ -124,7 +124,7 @@ class GlRenderer:
         # Read by MuJoCo's OpenGL loader; the Python module is chosen by name, so that a MuJoCo
         # that was imported before this choice was made serves as well.
         os.environ["MUJOCO_GL"] = kind
-        # Mesa's software renderer would take all cores; one is faster for images of this size
+        # Mesa's software renderer would use all cores; one is faster for images of this size
         # where the policy and the controller need the others.
         os.environ.setdefault("LP_NUM_THREADS", "0")
         context_type = importlib.import_module(f"mujoco.{kind}").GLContext
@@ -146,7 +146,7 @@ class GlRenderer:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._closed = False
-        # At exit the drawing library may be gone before the garbage collector comes here.
+        # At exit the OpenGL library may be unloaded before the garbage collector runs this.
         atexit.register(self.close)
 
     @property

@@ -103,8 +103,8 @@ def rollout(
     """Run ``policy`` on ``robot`` from its current state, until success or ``max_steps`` actions.
 
     All actions of a chunk are executed before the next observation. ``instruction`` defaults to that of the
-    robot's episode; ``images`` off skips rendering for policies that do not use images. ``on_step`` is called
-    with each observation and the chunk that was computed from it.
+    robot's episode; ``images=False`` skips rendering, for policies that do not look at images. ``on_step``
+    is called with each observation and the chunk that was computed from it.
     """
     executor, started_s = ActionExecutor(robot), robot.time_s
     policy.reset()

@@ -122,7 +122,7 @@ ATTEMPTS = 2000
 
 def sample_layout(task: Task, area: WorkArea, seed: int) -> Layout:
     """Return the start of episode ``seed``; the same seed gives the same layout in all its details."""
-    # The scene is drawn before the task has a say in it, so that tasks of one family look alike.
+    # The scene is sampled before the task is considered, so that tasks of one family look alike.
     random = np.random.default_rng([seed, 20406])
     for _ in range(ATTEMPTS):
         spots = random.uniform(area.lower, area.upper, (task.family.cubes + 1, 2))
@@ -175,7 +175,7 @@ def _make_goal(task: Task, cubes: tuple[Placement, ...], chosen: int, random: np
 
 
 def _has_room(spots: Float, area: WorkArea) -> bool:
-    """Return whether centres (N, 2), the receptacle's first, keep their distances."""
+    """Return whether the centres (N, 2), the receptacle's first, are far enough apart."""
     distance = np.linalg.norm(spots[:, None] - spots[None], axis=-1)
     between_cubes = distance[1:, 1:][np.triu_indices(len(spots) - 1, 1)]
     return bool(
@@ -192,7 +192,7 @@ def _is_feasible(task: Task, index: int, spots: Float, area: WorkArea) -> bool:
     return not (-RECEPTACLE_RADIUS_M < ahead < length + RECEPTACLE_RADIUS_M and abs(aside) < width)
 
 
-# What counts as done. Distances in metres, seconds of holding still in that state.
+# Success thresholds: metres, and seconds for which the state must hold.
 REACH_HEIGHT_M, REACH_TOLERANCE_M = 0.035, 0.025  # above the object's centre
 LIFT_HEIGHT_M = 0.05
 PUSH_DISTANCE_M = 0.05
@@ -202,7 +202,7 @@ HOLD_S = 0.4
 
 @dataclass
 class SuccessDetector:
-    """Detects when an episode's goal has been reached, and has stayed so for ``HOLD_S``."""
+    """Detects that an episode's goal has been reached and has held for ``HOLD_S``."""
 
     goal: Goal
     start: Scene

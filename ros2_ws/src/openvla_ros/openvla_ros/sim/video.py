@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,21 @@ import numpy as np
 from openvla_ros.values.arrays import Image
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+MARGIN_PX = 10  # beside the caption
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a video says below the image: the words that the robot was told, as they were said."""
+
+    words: str
+    understood: bool = True  # whether success is judged by these words
+
+    def text(self, *, success: bool) -> str:
+        """Return the caption; ``success``: what was understood last is done."""
+        if not self.understood:
+            return f"{self.words}  [not understood]"
+        return f"{self.words}  [done]" if success else self.words
 
 
 class VideoWriter:
@@ -35,7 +51,9 @@ class VideoWriter:
         """Append ``image``, uint8 (H, W, 3) RGB of the writer's size, with ``caption`` below."""
         canvas = np.array(image)
         if caption:
-            (x, y), scale = (10, canvas.shape[0] - 14), canvas.shape[0] / 800.0
+            (x, y), scale = (MARGIN_PX, canvas.shape[0] - 14), canvas.shape[0] / 800.0
+            width = cv2.getTextSize(caption, FONT, scale, 1)[0][0]
+            scale *= min(1.0, (canvas.shape[1] - 2 * MARGIN_PX) / max(1, width))  # all of it is legible
             # The same weight twice: a heavier shadow would have wider letters.
             for shift, colour in ((1, (0, 0, 0)), (0, (255, 255, 255))):
                 at = (x + shift, y + shift)

@@ -34,7 +34,7 @@ from openvla_ros.values.scene import Scene, SceneObject, Shape
 from openvla_ros.values.time import nanoseconds
 
 DETECTION_PERIOD_S = 0.05
-SETTLE_S = 0.1  # objects are placed a hair above the table
+SETTLE_S = 0.1  # objects are placed slightly above the table, to avoid penetration
 PLACE_GAP_M = 0.0005
 OVERVIEW_SIZE = (640, 480)  # the largest image other than the profile's
 

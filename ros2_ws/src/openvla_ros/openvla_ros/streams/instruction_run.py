@@ -26,6 +26,7 @@ from openvla_ros.values.health import Health, ReasonCounter
 
 # What the controller says where it will not take chunks again by itself.
 FINAL_REASONS = ("e_stop", "shut_down")
+SUCCESS = "the robot reported success (topic task/success)"
 NOT_ACTIVE = "the policy node is not active"
 
 
@@ -213,7 +214,7 @@ class InstructionRun:
         """Note that the robot's task is done: a goal that has acted ends with it."""
         current = self._current
         if current is not None and current.is_goal and current.steps:
-            self.end(current, Outcome.SUCCEEDED, "task/success says so", now)
+            self.end(current, Outcome.SUCCEEDED, SUCCESS, now)
 
     # The controller
 

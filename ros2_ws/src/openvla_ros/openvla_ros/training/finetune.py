@@ -293,13 +293,13 @@ class Run:
         )
         trained = sum(parameter.numel() for parameter in self.trainer.parameters.values())
         facts = {
-            "steps": str(self.step),
-            "examples per step": str(recipe.batch_size),
-            "episodes": str(len(store.spans)),
-            "steps in the data": str(len(store)),
-            "correction steps": str(int(store.intervention.sum())),
-            "trained parameters": f"{trained:,}",
-            "adapted layers": str(len(self.targets)),
+            "optimizer steps": f"{self.step} of {recipe.steps}",
+            "batch size": f"{recipe.batch_size} examples per step",
+            "data": f"{len(store.spans)} episodes, {len(store)} steps",
+            "held out": f"{sum(span.held_out for span in store.spans)} episodes",
+            "corrections": f"{int(store.intervention.sum())} of {len(store)} steps",
+            "trained parameters": f"{trained:,} (total)",
+            "adapted": f"{len(self.targets)} layers",
         }
         write_report(
             self.request.output,

@@ -178,16 +178,6 @@ class Episode:
             is_last=index == len(self) - 1,
         )
 
-    def index_at(self, stamp_ns: int) -> int:
-        """Return the last step whose observation is not newer than ``stamp_ns``.
-
-        Raises ``InvalidValueError`` if ``stamp_ns`` lies before the first step.
-        """
-        index = int(np.searchsorted(self.stamps_ns, stamp_ns, side="right")) - 1
-        if index < 0:
-            raise InvalidValueError(f"{self._name} starts at {self.stamps_ns[0]} ns, after {stamp_ns} ns")
-        return index
-
     def measured_deltas(self) -> Float:
         """Return the arm's measured motion in each step, as actions (T-1, D) in ``space``.
 

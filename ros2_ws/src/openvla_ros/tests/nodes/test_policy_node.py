@@ -118,7 +118,10 @@ def test_a_goal_reports_every_step_and_succeeds_when_the_robot_says_so(live):
     robot.successes.publish(Bool(data=False))
     robot.successes.publish(Bool(data=True))
     result = client.result(future)
-    assert (result.outcome, result.message) == ("succeeded", "task/success says so")
+    assert (result.outcome, result.message) == (
+        "succeeded",
+        "the robot reported success (topic task/success)",
+    )
     steps = [f.step for f in feedback if f.step]
     assert steps == list(range(1, len(steps) + 1))
     assert robot.spin_until(lambda: len(robot.chunks) >= result.steps)

@@ -11,7 +11,6 @@ from openvla_ros.preprocessing.prompt import (
     build_prompt,
     build_question_prompt,
     build_training_prompt,
-    parse_prompt_style,
 )
 
 SUFFIX = {"normal": "", "trailing_space": " ", "v01": ""}
@@ -51,6 +50,3 @@ def test_wrong_input_is_refused():
         build_training_prompt("")
     with pytest.raises(InvalidValueError, match="'llama'; the choices are openvla, vicuna_v01"):
         build_prompt("go", "llama")
-    with pytest.raises(InvalidValueError, match=r"config.json: prompt style 'x'; the choices are"):
-        parse_prompt_style("x", "config.json")
-    assert parse_prompt_style("vicuna_v01", "x") == "vicuna_v01"

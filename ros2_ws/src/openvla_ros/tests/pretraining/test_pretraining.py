@@ -10,11 +10,12 @@ from openvla_ros.preprocessing.prompt import build_training_prompt
 from openvla_ros.pretraining.auxiliary_losses import ThingsHead, Whereabouts, patch_targets
 from openvla_ros.pretraining.frame_shards import FrameSet, FrameShards
 from openvla_ros.pretraining.small_model import SmallSize, make_small_model, train_tokenizer
-from openvla_ros.pretraining.snapshots import generate_snapshots
+from openvla_ros.pretraining.snapshots import Photographer
 from openvla_ros.pretraining.trainer import Pretraining, PretrainingOptions, SinglePrecisionAttention, Span
 from openvla_ros.profile import load_profile
 from openvla_ros.sim.labels import THINGS, asked_for
 from openvla_ros.sim.tasks import find_task
+from openvla_ros.sim.world import SimulatedRobot
 from openvla_ros.values.goal import Goal, Verb
 
 SIZE = SmallSize(
@@ -23,13 +24,19 @@ SIZE = SmallSize(
 )  # fmt: skip
 
 
+def taken(seeds):
+    with SimulatedRobot(load_profile("sim_widowx"), find_task("put")) as robot:
+        photographer = Photographer(robot)
+        return [photographer.take(seed) for seed in seeds]
+
+
 @pytest.fixture(scope="module")
 def snapshots():
-    return list(generate_snapshots(load_profile("sim_widowx"), find_task("put"), range(12)))
+    return taken(range(12))
 
 
 def test_a_snapshot_is_drawn_again_from_its_seed(snapshots):
-    (again,) = generate_snapshots(load_profile("sim_widowx"), find_task("put"), [7])
+    (again,) = taken([7])
     np.testing.assert_array_equal(
         again.observation.images["primary"], snapshots[7].observation.images["primary"]
     )

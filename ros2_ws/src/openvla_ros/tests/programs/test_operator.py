@@ -92,7 +92,7 @@ def test_success_ends_it_the_words_are_taken_back_and_the_arm_holds(operator, po
 
 def test_the_time_limit_ends_it_and_the_arm_holds(operator, policy):
     outcome = operator.carry_out("push the cube", 0.5)
-    assert (outcome.outcome, outcome.message) == ("time_limit", "0.5 s")
+    assert (outcome.outcome, outcome.message) == ("time_limit", "the time limit of 0.5 s was reached")
     assert outcome.duration_s > 0.5
     assert held(operator, policy)
 

@@ -269,7 +269,7 @@ def test_success_ends_a_goal_that_has_acted_and_nothing_else(is_goal, steps, end
         bench.act(assignment)
     bench.run.task_succeeded(bench.now())
     assert (assignment.ending is not None) == ends
-    assert not ends or assignment.ending.message == "task/success says so"
+    assert not ends or assignment.ending.message == "the robot reported success (topic task/success)"
 
 
 def test_success_of_an_idle_robot_is_no_matter():

@@ -57,15 +57,6 @@ def test_arrays_cannot_be_written():
             getattr(episode, name)[0] = 0
 
 
-def test_access_by_time():
-    episode = make_episode(0)
-    assert episode.index_at(int(episode.stamps_ns[3])) == 3
-    assert episode.index_at(int(episode.stamps_ns[4]) - 1) == 3
-    assert episode.index_at(int(episode.stamps_ns[-1]) + 10**12) == 5
-    with pytest.raises(InvalidValueError, match="starts at"):
-        episode.index_at(int(episode.stamps_ns[0]) - 1)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

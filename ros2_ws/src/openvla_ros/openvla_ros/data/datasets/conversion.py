@@ -36,7 +36,6 @@ from openvla_ros.values.episode import Episode
 Actions = Literal["commanded", "measured"]
 ACTIONS: tuple[Actions, ...] = get_args(Actions)
 Backend = Literal["processes", "ray"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 PARTS, REPORT, STATISTICS = ".parts", "conversion_report.json", "dataset_statistics.json"
 _PLAN, _RESULT, _NUMBERS = "plan.json", "result.json", "numbers.npz"

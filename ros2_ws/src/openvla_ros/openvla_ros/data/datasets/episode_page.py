@@ -29,11 +29,11 @@ def episode_page(episode: Episode, *, video: bool = True) -> Page:
     page = Page(episode.instruction or "no instruction", f"episode {episode.id}")
     page.facts(
         {
-            "steps": str(len(episode)),
-            "seconds": f"{episode.duration_s:.1f}",
-            "action rate [Hz]": f"{episode.rate_hz:g}",
+            "length": f"{len(episode)} steps",
+            "duration": f"{episode.duration_s:.1f} s",
+            "action rate": f"{episode.rate_hz:g} Hz (nominal)",
             "outcome": episode.outcome,
-            "steps by a person": str(int(episode.intervention.sum())),
+            "moved by a person": f"{int(episode.intervention.sum())} of {len(episode)} steps",
         }
     )
     for warning in (*recorded_warnings(episode), *numeric_warnings(episode)):

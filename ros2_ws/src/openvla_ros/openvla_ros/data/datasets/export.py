@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 from openvla_ros.data.bags.bag_export import write_episode
 from openvla_ros.data.episodes.atomic_move import place
@@ -29,7 +29,6 @@ from openvla_ros.data.lerobot.lerobot_writer import LerobotPart, Storage, merge_
 from openvla_ros.values.episode import Episode
 
 Target = Literal["bag", "rlds", "lerobot", "hdf5"]
-TARGETS: tuple[Target, ...] = get_args(Target)
 
 _SHARD, _SIZE, _FEATURES, _DEMOS = "shard.tfrecord", "size.json", "features.json", "demos.hdf5"
 

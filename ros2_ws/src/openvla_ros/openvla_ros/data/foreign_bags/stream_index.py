@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,7 +27,6 @@ from openvla_ros.values.arrays import Float, Int
 from openvla_ros.values.time import NS_PER_S
 
 Stamps = Literal["header", "received"]
-STAMPS: tuple[Stamps, ...] = get_args(Stamps)
 _AHEAD_S = 0.05  # a stamp this much after the receipt cannot be of the same clock
 _LATE_S = 1.0  # of streams for which the profile says nothing: a chunk carries its observation's stamp
 _BACKWARDS = 0.1  # share of images that are older than the one before: two publishers take turns

@@ -18,7 +18,7 @@ from openvla_ros.data.episodes.encoded_images import EncodedFrames
 from openvla_ros.data.episodes.episode_columns import build_episode, parse_metadata
 from openvla_ros.data.formats.rlds_conventions import Convention, find_convention
 from openvla_ros.data.formats.tf_example import parse_example
-from openvla_ros.data.formats.tfds_features import Feature, Record, parse_features
+from openvla_ros.data.formats.tfds_features import Record, parse_features
 from openvla_ros.data.formats.tfrecord import RecordIndex, damaged_records, index_records, read_record
 from openvla_ros.errors import ChecksumError, DatasetError
 from openvla_ros.integrity.checksums import verify
@@ -225,8 +225,3 @@ def read_exact(record: Record, provenance: Mapping[str, str]) -> Episode:
         for camera in metadata["cameras"]
     }
     return build_episode(metadata, columns, images, provenance)
-
-
-def step_features(features: Mapping[str, Feature]) -> list[str]:
-    """Return the paths of the features inside the steps, without ``steps/``."""
-    return sorted(path.removeprefix("steps/") for path, feature in features.items() if feature.per_step)

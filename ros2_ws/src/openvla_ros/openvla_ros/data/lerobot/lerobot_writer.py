@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +48,6 @@ from openvla_ros.preprocessing.image_encoding import encode_png
 from openvla_ros.values.episode import Episode
 
 Storage = Literal["av1", "h264", "image"]
-STORAGES: tuple[Storage, ...] = get_args(Storage)
 
 CHUNK_SIZE = 1000  # files a folder
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"

@@ -20,9 +20,19 @@ class NamedMixture:
 
 
 def open_mixture(name: str, folder: Path) -> NamedMixture:
-    """Open the datasets of mixture ``name``, each below ``folder`` in a folder of its own name.
+    """Open the datasets of mixture ``name``.
 
-    Raises ``DatasetError`` listing the known mixtures, or the datasets that are not there.
+    Args:
+        name: A mixture of the conventions table, such as ``bridge``.
+        folder: The folder that holds each dataset in a folder of the dataset's name.
+
+    Returns:
+        The sources by dataset name, and their weights: dataset i is drawn in proportion to
+        weight_i · steps_i.
+
+    Raises:
+        DatasetError: There is no such mixture (lists the known ones), or some datasets are missing (lists
+            them).
     """
     mixtures = convention_table().mixtures
     if name not in mixtures:

@@ -1,8 +1,8 @@
 """Stages: fixed work on fixed tensors, replayed on a CUDA device as one captured graph.
 
-A stage has no arguments and no result: it reads and writes tensors that its owner allocated before. On a
-CUDA device the work is run once or twice to warm up, captured, and from then on replayed with a single
-launch; on a CPU the same function is called each time. The owner fills the inputs, runs the stage, and
+A stage takes no arguments and returns nothing: it reads and writes tensors that its owner allocated. On a
+CUDA device the work runs once or twice to warm up, is captured, and is then replayed with a single launch;
+on a CPU the function is simply called. The owner fills the inputs, runs the stage, and
 reads the outputs. Method: CUDA graphs, as in PyTorch's ``torch.cuda.graph``.
 """
 
@@ -20,10 +20,10 @@ from torch import Tensor
 Work = Callable[[], None]
 _LOG = logging.getLogger(__name__)
 
-# The first run compiles kernels and sizes workspaces; the second shows that nothing more is made.
+# The first run compiles kernels and allocates workspaces; the second checks that nothing else is allocated.
 WARM_UPS = 2
-# Each prompt length needs its own stages. The first action with a length that is not among this many last
-# ones pays for capturing them again.
+# Each prompt length needs its own stages. The most recent lengths are cached; the first action with any
+# other length has to capture again.
 KEPT = 8
 
 K = TypeVar("K", bound=Hashable)
@@ -35,7 +35,7 @@ class Stages(Protocol):
 
     @property
     def state(self) -> str:
-        """How the stages run: one word, with a reason if there is one."""
+        """How the stages run: one word, plus a reason if something could not be captured."""
         ...
 
     @property
@@ -44,7 +44,7 @@ class Stages(Protocol):
         ...
 
     def prepare(self, work: Work) -> Work:
-        """Return a function that does the same as ``work``."""
+        """Return a function equivalent to ``work``, captured where possible."""
         ...
 
     def beside(self, first: Callable[[], Tensor], second: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The language model's matrices, arranged for a forward pass.
 
-Matrices with the same input (query, key and value; gate and up) are stacked in memory and multiplied at
-once: the network's own parameters become views of that memory, so nothing is stored twice. An adapter's
+Matrices with the same input (query, key and value; gate and up) are stacked in memory and multiplied in one
+call: the network's own parameters become views of that memory, so nothing is stored twice. An adapter's
 updates are stacked in the same way, and stay separate from the weights. Where a module is not a plain
 matrix, because it is quantised or being trained, the module itself is called.
 """
@@ -64,7 +64,7 @@ class ThroughModules:
 
 @dataclass(frozen=True, eq=False)
 class Adapted:
-    """A projection and the update of an adapter: down to its ranks, and up again."""
+    """A projection plus a LoRA update: ``base(x) + up(down(x))``."""
 
     base: Projection
     down: Dense  # (ranks, in)
@@ -112,11 +112,11 @@ class LayerMaps:
 
     @property
     def projections(self) -> tuple[Projection, ...]:
-        """All of them, in the order of a pass."""
+        """The layer's projections, in the order of the forward pass."""
         return self.qkv, self.out, self.gate_up, self.down
 
     def with_projections(self, projections: Iterable[Projection]) -> LayerMaps:
-        """Return the layer with others in their place, in the same order."""
+        """Return the layer with its projections replaced by ``others``, in the same order."""
         qkv, out, gate_up, down = projections
         return replace(self, qkv=qkv, out=out, gate_up=gate_up, down=down)
 

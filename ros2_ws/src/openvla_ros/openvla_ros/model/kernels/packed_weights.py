@@ -1,4 +1,4 @@
-"""Low-bit matrices, which a pass over a few tokens reads instead of the 16-bit weights.
+"""Low-bit weight matrices, read instead of the 16-bit weights when a pass covers only a few tokens.
 
 A short pass is bound by memory bandwidth, so half or a quarter of the bytes takes nearly half or a quarter
 of the time. Not exact: the weights are rounded. The pass over the prompt is compute-bound and uses the
@@ -48,7 +48,7 @@ class RowScaled:
 
 @dataclass(frozen=True, eq=False)
 class Grouped:
-    """Four bits a number, with a scale and an offset for each group in a row: ``low + scale · number``.
+    """Four bits per weight, with a scale and an offset for each group in a row: ``low + scale · number``.
 
     In each group's bytes the first half of its numbers are the low four bits, the second half the high.
     """
@@ -171,7 +171,7 @@ def packing(how: Packing, device: torch.device) -> Callable[[LlamaMaps], LlamaMa
 
 
 def check_float8(device: torch.device) -> None:
-    """Raise ``CheckpointError`` unless ``device`` multiplies 8-bit floats."""
+    """Raise ``CheckpointError`` unless ``device`` has 8-bit floating-point matrix multiplication."""
     needed = ".".join(map(str, FLOAT8_CAPABILITY))
     if device.type != "cuda":
         raise CheckpointError(f"fp8 needs a CUDA device of compute capability {needed}; this is {device}")

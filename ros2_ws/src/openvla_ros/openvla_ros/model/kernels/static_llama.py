@@ -1,8 +1,8 @@
 """The language model with a fixed-size cache: a lean version of transformers' Llama.
 
 The same arithmetic, but keys and values go into preallocated memory, matrices with the same input are
-multiplied at once, and the output head is computed for the last rows only. Positions are plain integers:
-a pass may start anywhere in the cache, which is how a wrong draft is discarded. Nothing here synchronises
+multiplied in one call, and the output head is computed for the last rows only. Positions are plain integers:
+a pass may start anywhere in the cache, which is how a rejected draft is discarded. Nothing here synchronises
 with the device or depends on values, so a pass can be captured.
 """
 
@@ -21,12 +21,12 @@ from openvla_ros.model.network.openvla import OpenVLA
 
 # The cache grows to the next multiple, so that prompts of different lengths share it.
 CACHE_STEP = 64
-# Adapters whose joined updates are kept.
+# How many adapters' stacked updates stay cached.
 ADAPTERS = 2
 
 
 class StaticLlama:
-    """One sequence in flight through the language model of ``model``."""
+    """Runs ``model``'s language model on one sequence, with a KV cache."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class StaticLlama:
     def hidden(self, embeddings: Tensor, start: int, rows: int, *, one_way: bool = True) -> Tensor:
         """Return the final-norm hidden states (rows, H) of the last ``rows`` of ``embeddings`` (N, H).
 
-        ``one_way`` false: every token attends to all others.
+        ``one_way``: causal attention; otherwise every token attends to all others.
         """
         kernels, maps = self.kernels, self.maps
         span = self._span(start, len(embeddings), one_way)

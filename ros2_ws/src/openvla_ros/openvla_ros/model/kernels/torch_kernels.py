@@ -52,7 +52,7 @@ class LayerCache:
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """The positions of a pass's rows in the sequence, and what depends only on them."""
+    """The positions of a pass's rows in the sequence, with their rotary angles and mask."""
 
     start: int  # the position of the first row
     count: int  # rows
@@ -101,9 +101,9 @@ class TorchKernels:
         return functional.silu(gate) * up
 
     def attend(self, qkv: Tensor, cache: LayerCache, span: Span, rows: int) -> Tensor:
-        """Return what the last ``rows`` rows attend to (rows, heads · head width).
+        """Return the attention output (rows, heads · head width) of the last ``rows`` rows.
 
-        ``qkv`` (N, (heads + 2 groups) · head width) has no positions yet; it may be overwritten. The
+        ``qkv`` (N, (heads + 2 groups) · head width) is not rotated yet and may be overwritten. The
         keys and values of all N rows go into ``cache``, which holds those of all positions before.
         """
         query = self.store(qkv, cache, span)
@@ -113,7 +113,7 @@ class TorchKernels:
             query[None, :, span.count - rows :],
             cache.keys[None, :, : span.end],
             cache.values[None, :, : span.end],
-            # Causal by the flag where all rows are asked for: the kernel skips what a mask only hides.
+            # With all rows, the causal flag is faster than a mask: the kernel skips the masked blocks.
             attn_mask=span.causal[span.count - rows :] if masked else None,
             is_causal=span.one_way and whole and span.count > 1,
             enable_gqa=self.shape.groups != self.shape.heads,
@@ -131,6 +131,6 @@ class TorchKernels:
 
 
 def rotate(x: Tensor, span: Span) -> Tensor:
-    """Return ``x`` (heads, N, head width) turned by its rows' positions."""
+    """Return ``x`` (heads, N, head width) with the rotary embedding of its rows' positions applied."""
     first, second = x.chunk(2, dim=-1)
     return x * span.cos + torch.cat([-second, first], dim=-1) * span.sin

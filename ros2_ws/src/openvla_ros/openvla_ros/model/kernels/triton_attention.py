@@ -1,4 +1,4 @@
-"""Rotary positions, the cache and the attention of a few rows, as Triton kernels.
+"""Rotary embedding, KV cache update and attention for a few rows, as Triton kernels.
 
 Formula of the running maximum: Dao et al., arXiv 2205.14135.
 """
@@ -16,7 +16,7 @@ _KEYS = 64  # cached positions that one step of the attention takes
 
 
 def attend_short(qkv: Tensor, cache: LayerCache, span: Span, shape: LlamaShape) -> Tensor:
-    """Return what at most ``SHORT`` rows, each up to itself, attend to (N, heads · head width).
+    """Return the causal attention output (N, heads · head width) of at most ``SHORT`` rows.
 
     ``qkv`` and ``cache`` as in ``TorchKernels.attend``.
     """
@@ -45,7 +45,7 @@ def _attend_short(
     qkv, cos, sin, keys, values, out, start, rows, capacity, scaling,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, BM: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """One head of a short pass: turn, store, attend to what is cached and to the rows themselves."""
+    """One head of a short pass: rotate, store in the cache, attend to the cache and to the new rows."""
     head = tl.program_id(0)
     group = head // (HEADS // GROUPS)
     HALF: tl.constexpr = WIDTH // 2
@@ -76,7 +76,7 @@ def _attend_short(
         tl.store(keys + new + half[None, :], key1, mask=present)
         tl.store(keys + new + HALF + half[None, :], key2, mask=present)
         tl.store(values + new + width[None, :], fresh, mask=present)
-    # The rows themselves first: each sees at least itself, so that the maximum is finite.
+    # The new rows come first: each attends at least to itself, so the running maximum is finite.
     own = tl.dot(query1, tl.trans(key1), input_precision="ieee")
     own = tl.dot(query2, tl.trans(key2), own, input_precision="ieee") * scaling
     own = tl.where(row[None, :] <= row[:, None], own, float("-inf"))
@@ -111,7 +111,7 @@ def _turn_and_store(
     qkv, cos, sin, keys, values, start, capacity,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """One head of one row: a query is turned where it lies, a key and its value go into the cache."""
+    """One head of one row: rotate the query in place; store the rotated key and the value in the cache."""
     row = tl.program_id(0)
     head = tl.program_id(1)
     HALF: tl.constexpr = WIDTH // 2

@@ -1,4 +1,4 @@
-"""The steps between the products of a pass, row by row, as Triton kernels: norm, gate, rounding."""
+"""Row-wise steps between the matrix products, as Triton kernels: RMS norm, SwiGLU gate, 8-bit rounding."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @triton.jit
 def _whole_row(x, row, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """The columns of a row, which of them there are, where they stand, and the numbers in float32."""
+    """Return the column indices of a row, their mask and addresses, and the values in float32."""
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
     place = row * WIDTH + column
@@ -62,7 +62,7 @@ def _norm_rows(x, weight, out, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _gate_rows(gate_up, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """silu(gate) · up of one stretch of one row."""
+    """silu(gate) · up for one block of one row."""
     row = tl.program_id(0)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < WIDTH

@@ -1,4 +1,4 @@
-"""Products of a few rows with the layers' matrices, as Triton kernels.
+"""Matrix products for a few rows, as Triton kernels.
 
 A pass over a few tokens is bound by memory bandwidth: each weight is read once, as a plain number, as
 8 bits with a scale per row, or as 4 bits with a scale and an offset per group. The norm before the
@@ -15,7 +15,7 @@ from torch import Tensor
 from openvla_ros.model.kernels.linear_layers import Adapted, Dense, Projection
 from openvla_ros.model.kernels.packed_weights import SHORT, Float8, Grouped, RowScaled, ShortPacked
 
-# How the weights of a short pass are stored.
+# Storage formats of the weights.
 _PLAIN, _ROW_SCALED, _GROUPED = 0, 1, 2
 _NARROW = 8192  # with fewer columns, smaller tiles keep all of the device busy
 
@@ -157,7 +157,7 @@ def _multiply_short(
 
 @triton.jit
 def _load_weights(place, kind: tl.constexpr):
-    """Weights in the type that they are multiplied in."""
+    """Load a block of weights, converted to the type of the multiplication."""
     weights = tl.load(place)
     if weights.dtype == tl.int8:
         weights = weights.to(tl.float32)
