@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 
 START_S = 60.0
+# The longest that a camera may be missing, on a machine with nothing else to do.
+LIMIT_S = 3.0
 
 
 def graph_of(source: str, folder: Path):
@@ -107,14 +109,19 @@ def main() -> None:
     parser.add_argument("--source", choices=("simulated", "images"), default="simulated")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--quick", action="store_true", help="two kills")
-    parser.add_argument("--json", action="store_true", help="print the times as JSON")
     arguments = parser.parse_args()
     times = measure(arguments.source, 2 if arguments.quick else arguments.kills)
-    if arguments.json:
-        print(json.dumps(times))
-        return
+    worst = max(times)
     print(f"camera {arguments.source}, {len(times)} kills: seconds from SIGKILL to the next image")
-    print(f"median {statistics.median(times):.2f}, max {max(times):.2f}, load {os.getloadavg()[0]:.1f}")
+    print(f"median {statistics.median(times):.2f}, max {worst:.2f}, load {os.getloadavg()[0]:.1f}")
+    result = {
+        "benchmark": "restart",
+        "source": arguments.source,
+        "seconds": [round(time_s, 3) for time_s in times],
+        "of_limit": round(worst / LIMIT_S, 3),
+        "pass": worst <= LIMIT_S,
+    }
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

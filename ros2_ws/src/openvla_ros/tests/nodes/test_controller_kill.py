@@ -4,11 +4,9 @@ SIGKILL at random moments to the policy, the camera and the controller. Nothing 
 was killed is started again. The longest times that are accepted are stated here.
 """
 
-import os
 import random
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,8 +31,6 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(1800)]
 # controller: the stop that the last message ended in, from the highest speed 2.35/5 + 5/80 s, and the
 # lag of the simulated arm.
 REST_S = {"policy": 2.0, "camera": 2.0, "controller": 1.0}
-# From the start of a camera's process to its first image, with nothing else to do for the machine.
-IMAGE_S = 3.0
 MOVE_S = 300.0  # wall seconds that a busy machine may take to start what was killed
 # Measured speeds and positions are the simulated arm's, which follows its commands with a small error.
 SPEED_MARGIN, POSITION_MARGIN_RAD = 1.2, 0.02
@@ -74,13 +70,11 @@ class Work:
         node = [sys.executable, "-m", "openvla_ros.nodes.camera_node"]
         self.children[role] = Child([*node, *clock, *settings, *remap])
 
-    def start_and_see(self) -> float:
-        """Start the camera; return the seconds until its first image has arrived."""
+    def start_and_see(self) -> None:
+        """Start the camera and wait for its first image."""
         self.images.clear()
-        began = time.monotonic()
         self.start("camera")
         assert self.cell.listener.spin_until(lambda: bool(self.images), MOVE_S), "no image"
-        return time.monotonic() - began
 
     def kill(self, role: str) -> None:
         victim = self.cell.processes[role] if role == "controller" else self.children[role]
@@ -105,7 +99,6 @@ def work(ros_domain, tmp_path_factory) -> Iterator[Work]:
 
 def kill_at_random(work: Work, role: str, times: int) -> None:
     cell, chance = work.cell, random.Random(f"{role} {times}")
-    seen_after: list[float] = []
     for i in range(times):
         assert cell.listener.spin_until(cell.is_moving, MOVE_S), f"the arm does not move before kill {i}"
         cell.wait(chance.uniform(0.0, 1.0))
@@ -125,17 +118,10 @@ def kill_at_random(work: Work, role: str, times: int) -> None:
                 assert reason in (Reason.STARVED, Reason.WORKSPACE)
         finally:
             if role == "camera":
-                seen_after.append(work.start_and_see())
+                work.start_and_see()
             else:
                 work.start(role)
-    # The fastest says what the camera needs, the others what else the machine had to do.
-    assert role != "camera" or min(seen_after) <= IMAGE_S * busyness(), seen_after
     assert cell.listener.spin_until(cell.is_moving, MOVE_S), f"work does not go on after killing the {role}"
-
-
-def busyness() -> float:
-    """How many times longer than alone a process takes here now, at least 1."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def check_limits(cell: Cell, since_ns: int) -> None:
