@@ -8,8 +8,9 @@ import pytest
 from support.generated_episodes import assert_same_episode, make_episode
 
 from openvla_ros.data.datasets.open_dataset import SourceRequest, detect_format
-from openvla_ros.data.formats.hdf5 import Hdf5Source, Hdf5Writer
 from openvla_ros.data.formats.rlds_reader import RldsSource
+from openvla_ros.data.hdf5.hdf5_source import Hdf5Source
+from openvla_ros.data.hdf5.robomimic_writer import Hdf5Writer
 from openvla_ros.errors import DatasetError
 
 
