@@ -16,7 +16,7 @@ from openvla_ros.errors import InvalidValueError
 from openvla_ros.values.arrays import Float, float_array
 
 Frame = Literal["base", "tool"]
-_UNIT = re.compile(r"(?:([0-9.]+) )?(?:m|rad)$")  # "m", or "0.075 m" where 1 stands for that much
+_UNIT = re.compile(r"(?:(\d+(?:\.\d+)?) )?(?:m|rad)$")  # "m", or "0.075 m" where 1 stands for that much
 RotationConvention = Literal["euler_xyz", "rotation_vector"]
 
 

@@ -24,7 +24,7 @@ from openvla_ros.data.formats.rlds_writer import (
     write_description,
 )
 from openvla_ros.data.formats.tfrecord import write_record
-from openvla_ros.data.hdf5.robomimic_writer import Hdf5Writer
+from openvla_ros.data.hdf.robomimic_writer import Hdf5Writer
 from openvla_ros.data.lerobot.lerobot_writer import LerobotPart, Storage, merge_parts
 from openvla_ros.values.episode import Episode
 

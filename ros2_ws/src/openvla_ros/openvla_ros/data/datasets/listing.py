@@ -14,8 +14,8 @@ from openvla_ros.data.episodes.composed_deltas import INCOMPLETE
 from openvla_ros.data.episodes.episode_source import EpisodeSource
 from openvla_ros.data.episodes.frame_instructions import LEFT_OUT
 from openvla_ros.data.episodes.reached_commands import reached_warning
-from openvla_ros.data.hdf5.robosuite_demonstration import LATE
-from openvla_ros.data.hdf5.robosuite_demonstration import LEFT_OUT as LEFT_OUT_OF_FILE
+from openvla_ros.data.hdf.robosuite_demonstration import LATE
+from openvla_ros.data.hdf.robosuite_demonstration import LEFT_OUT as LEFT_OUT_OF_FILE
 from openvla_ros.data.lerobot.lerobot_reader import EDITED
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.values.episode import Episode

@@ -15,8 +15,8 @@ from openvla_ros.data.episodes.guarded_source import GuardedSource
 from openvla_ros.data.episodes.measured_actions import MeasuredSource
 from openvla_ros.data.foreign_bags.recording_files import is_recording
 from openvla_ros.data.formats.rlds_reader import RldsSource, find_dataset_folder
-from openvla_ros.data.hdf5.hdf5_layouts import SUFFIXES, hdf5_files, trajectory_files
-from openvla_ros.data.hdf5.hdf5_source import Hdf5Source
+from openvla_ros.data.hdf.hdf5_layouts import SUFFIXES, hdf5_files, trajectory_files
+from openvla_ros.data.hdf.hdf5_source import Hdf5Source
 from openvla_ros.data.lerobot.lerobot_reader import LerobotSource
 from openvla_ros.errors import DatasetError
 from openvla_ros.integrity.checksums import absent

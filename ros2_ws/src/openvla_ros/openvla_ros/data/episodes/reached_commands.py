@@ -45,6 +45,6 @@ def reached_warning(episode: Episode) -> str | None:
     )
     return (
         "the recording controller adds each delta to the measured pose: the arm made "
-        f"{made} of it in a step. An arm that adds deltas to its target, as here, moves farther with the same "
-        f"actions; {remedy}"
+        f"{made} of it in a step. An arm that adds deltas to its target, as here, moves farther with the "
+        f"same actions; {remedy}"
     )

@@ -21,7 +21,7 @@ from openvla_ros.data.formats.rlds_writer import (
     write_description,
     write_shard,
 )
-from openvla_ros.data.hdf5.robomimic_writer import Hdf5Writer
+from openvla_ros.data.hdf.robomimic_writer import Hdf5Writer
 from openvla_ros.errors import DatasetError
 from openvla_ros.preprocessing.dataset_statistics import read_statistics
 

@@ -16,9 +16,9 @@ import h5py
 import numpy as np
 
 from openvla_ros.data.episodes.episode_columns import build_episode, parse_metadata
-from openvla_ros.data.hdf5.hdf5_images import Hdf5Frames, opened
-from openvla_ros.data.hdf5.robosuite_demonstration import DemonstrationReader
-from openvla_ros.data.hdf5.robosuite_environment import Environment
+from openvla_ros.data.hdf.hdf5_images import Hdf5Frames, opened
+from openvla_ros.data.hdf.robosuite_demonstration import DemonstrationReader
+from openvla_ros.data.hdf.robosuite_environment import Environment
 from openvla_ros.errors import DatasetError
 from openvla_ros.values.episode import Episode
 
@@ -33,8 +33,6 @@ class RobomimicSource:
         self._say = say
         with opened(path) as file:
             self._names = sorted(file["data"], key=demonstration_number)
-            if not self._names:
-                raise DatasetError(f"{path}: its group 'data' has no demonstrations")
             _check_total(file["data"], self._names, path)
 
     def __len__(self) -> int:

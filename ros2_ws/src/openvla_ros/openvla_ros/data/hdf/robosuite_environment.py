@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from openvla_ros.data.hdf5.hdf5_images import attribute_text
+from openvla_ros.data.hdf.hdf5_images import attribute_text
 from openvla_ros.errors import DatasetError
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.episode import Outcome

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla_ros.data.episodes.episode_columns import episode_columns, episode_metadata, parse_metadata
-from openvla_ros.data.hdf5.robomimic_source import EXACT, demonstration_number
+from openvla_ros.data.hdf.robomimic_source import EXACT, demonstration_number
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.episode import Episode, ImageSequence

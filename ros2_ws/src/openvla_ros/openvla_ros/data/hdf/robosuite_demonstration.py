@@ -16,10 +16,10 @@ import numpy as np
 
 from openvla_ros.data.episodes.episode_source import stamps_from_seconds
 from openvla_ros.data.episodes.reached_commands import REACHED, reached_share
-from openvla_ros.data.hdf5.hdf5_images import Hdf5Frames, attribute_text
-from openvla_ros.data.hdf5.robosuite_base import base_pose
-from openvla_ros.data.hdf5.robosuite_controller import osc_commands
-from openvla_ros.data.hdf5.robosuite_environment import Environment
+from openvla_ros.data.hdf.hdf5_images import Hdf5Frames, attribute_text
+from openvla_ros.data.hdf.robosuite_base import base_pose
+from openvla_ros.data.hdf.robosuite_controller import osc_commands
+from openvla_ros.data.hdf.robosuite_environment import Environment
 from openvla_ros.errors import DatasetError
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.episode import Episode, ImageSequence

@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 
 from openvla_ros.data.episodes.reached_commands import REACHED, reached_warning
-from openvla_ros.data.hdf5.droid_trajectory import DroidSource
-from openvla_ros.data.hdf5.hdf5_layouts import hdf5_files, hdf5_layout, trajectory_files
-from openvla_ros.data.hdf5.robomimic_source import RobomimicSource
+from openvla_ros.data.hdf.droid_trajectory import DroidSource
+from openvla_ros.data.hdf.hdf5_layouts import hdf5_files, hdf5_layout, trajectory_files
+from openvla_ros.data.hdf.robomimic_source import RobomimicSource
 from openvla_ros.errors import DatasetError
 from openvla_ros.values.episode import Episode
 

@@ -17,8 +17,8 @@ import numpy as np
 from openvla_ros.data.episodes.episode_source import stamps_from_seconds
 from openvla_ros.data.episodes.reached_commands import REACHED, reached_share
 from openvla_ros.data.episodes.video_files import VideoFrames, video_length
-from openvla_ros.data.hdf5.hdf5_images import attribute_text, opened
-from openvla_ros.data.hdf5.hdf5_layouts import trajectory_files
+from openvla_ros.data.hdf.hdf5_images import attribute_text, opened
+from openvla_ros.data.hdf.hdf5_layouts import trajectory_files
 from openvla_ros.errors import DatasetError
 from openvla_ros.values.action import ActionSpace
 from openvla_ros.values.arrays import Bool, Float, Int

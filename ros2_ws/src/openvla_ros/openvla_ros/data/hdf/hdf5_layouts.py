@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import h5py
 
-from openvla_ros.data.hdf5.hdf5_images import opened
+from openvla_ros.data.hdf.hdf5_images import opened
 from openvla_ros.errors import DatasetError
 
 Hdf5Layout = Literal["robomimic", "droid"]
