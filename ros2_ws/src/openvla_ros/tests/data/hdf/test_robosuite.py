@@ -147,7 +147,7 @@ def test_only_the_reward_of_success_is_a_success(tmp_path, rewards, changes, out
         (environment({**OSC, "output_max": -1}), "empty or reversed"),
         (environment(None), "no controller_configs"),
         (environment(robots=["Panda", "Sawyer"]), "2 robots"),
-        (environment({"type": "WHOLE_BODY_IK", "body_parts": {"torso": {}}}), "'WHOLE_BODY_IK' with the parts to"),
+        (environment({"type": "WHOLE_BODY", "body_parts": {"torso": {}}}), "'WHOLE_BODY' with the parts"),
         ({"type": 2, "env_name": "Hopper"}, "Gym environment"),
     ],
 )  # fmt: skip
@@ -197,7 +197,7 @@ def test_liberos_words_images_and_state(tmp_path):
 
 
 def test_libero_observes_after_each_action_so_the_next_one_belongs_to_it(tmp_path):
-    """create_dataset.py stores what ``env.step(action)`` returns beside that action; states are from before."""
+    """create_dataset.py stores what ``env.step(action)`` returns beside it; its states are from before."""
     late, early = (
         read(write_libero(tmp_path / f"{after}.hdf5", after_actions=after)) for after in (True, False)
     )
