@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from peers import joint_trajectory_controller, lerobot, robomimic, rosbags, urdf
+from peers import joint_trajectory_controller, lerobot, robomimic, robosuite, rosbags, urdf
 from peers.rows import PeerError, Row
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +21,7 @@ PEERS = {
     joint_trajectory_controller.NAME: joint_trajectory_controller.check,
     lerobot.NAME: lerobot.check,
     robomimic.NAME: robomimic.check,
+    robosuite.NAME: robosuite.check,
     rosbags.NAME: rosbags.check,
     urdf.NAME: urdf.check,
 }
