@@ -25,7 +25,7 @@ import torch
 
 from openvla_ros.cli.training import ProgressBar
 from openvla_ros.data.datasets.open_dataset import SourceRequest
-from openvla_ros.data.formats.hdf5 import Hdf5Writer
+from openvla_ros.data.hdf.robomimic_writer import Hdf5Writer
 from openvla_ros.evaluation.closed_loop import run_trials
 from openvla_ros.evaluation.wilson import SuccessRate
 from openvla_ros.manifest import Manifest, read_manifest

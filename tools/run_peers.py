@@ -13,13 +13,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from peers import joint_trajectory_controller, lerobot, rosbags, urdf
+from peers import joint_trajectory_controller, lerobot, robomimic, robosuite, rosbags, urdf
 from peers.rows import PeerError, Row
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = {
     joint_trajectory_controller.NAME: joint_trajectory_controller.check,
     lerobot.NAME: lerobot.check,
+    robomimic.NAME: robomimic.check,
+    robosuite.NAME: robosuite.check,
     rosbags.NAME: rosbags.check,
     urdf.NAME: urdf.check,
 }

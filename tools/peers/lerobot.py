@@ -20,7 +20,7 @@ import numpy as np
 from openvla_ros.data.datasets.conversion import ConversionRequest, convert
 from openvla_ros.data.datasets.open_dataset import SourceRequest
 from openvla_ros.data.episodes.encoded_images import ArrayFrames
-from openvla_ros.data.formats.hdf5 import Hdf5Writer
+from openvla_ros.data.hdf.robomimic_writer import Hdf5Writer
 from openvla_ros.data.lerobot.lerobot_reader import EDITED
 from openvla_ros.data.lerobot.lerobot_writer import Storage
 from openvla_ros.errors import ChecksumError, OpenVLARosError

@@ -63,6 +63,10 @@ def convert(
         Literal["commanded", "measured"],
         typer.Option(help="Commanded actions, or the arm's measured motion."),
     ] = "commanded",
+    next_obs: Annotated[
+        bool,
+        typer.Option(help="HDF5: store each next observation too, as some of robomimic's training asks."),
+    ] = True,
     group_size: Annotated[int, typer.Option(min=1, help="Episodes per work unit, shard or video.")] = 16,
     split: SplitOption = None,
     convention: ConventionOption = None,
@@ -88,6 +92,7 @@ def convert(
         actions=actions,
         storage=images,
         group_size=group_size,
+        next_obs=next_obs,
     )
     with tqdm(unit="episode", disable=True if verbosity() is Verbosity.QUIET else None) as bar:
 

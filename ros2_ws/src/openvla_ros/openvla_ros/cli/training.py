@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,8 +17,8 @@ from openvla_ros.training.data.selection import Selection
 from openvla_ros.training.recipe import ADAPTERS, DATASET_KEY, Method, Recipe
 
 if TYPE_CHECKING:
+    from openvla_ros.data.datasets.open_dataset import SourceRequest
     from openvla_ros.training.request import WeightedData
-    from openvla_ros.values.action import ActionSpace
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 
@@ -91,6 +92,10 @@ def finetune(
     rate: Annotated[
         float | None, typer.Option(help="Compose consecutive deltas into steps of this many Hz.")
     ] = None,
+    actions: Annotated[
+        Literal["commanded", "measured"],
+        typer.Option(help="Learn commanded actions, or the arm's measured motion."),
+    ] = "commanded",
     keep_statistics: Annotated[
         str | None,
         typer.Option(help="Keep the base's action statistics for this dataset key; default: the data's own."),
@@ -116,6 +121,7 @@ def finetune(
     """
     import torch
 
+    from openvla_ros.data.datasets.open_dataset import SourceRequest
     from openvla_ros.model.inference.vision_language import select_device, select_dtype
     from openvla_ros.profile import load_profile
     from openvla_ros.training.distributed import joined_processes
@@ -159,9 +165,10 @@ def finetune(
         where = select_device(device)
         # A model that is trained whole keeps its parameters in float32 and computes in bf16 on CUDA.
         weights = select_dtype(dtype, where) if method in ADAPTERS else torch.float32
+        read = SourceRequest(Path(), split, convention, space, rate, actions)
         request = FinetuneRequest(
             base=base,
-            data=tuple(_weighted(text, split, convention, space, rate) for text in data),
+            data=tuple(_weighted(text, read) for text in data),
             output=output,
             recipe=recipe,
             selection=selection,
@@ -178,11 +185,8 @@ def finetune(
         typer.echo(f"{output}: training finished; report: {output / 'report.html'}")
 
 
-def _weighted(
-    text: str, split: str | None, convention: str | None, space: ActionSpace | None, rate: float | None
-) -> WeightedData:
-    """Return the dataset of ``PATH`` or ``PATH=WEIGHT``."""
-    from openvla_ros.data.datasets.open_dataset import SourceRequest
+def _weighted(text: str, read: SourceRequest) -> WeightedData:
+    """Return the dataset of ``PATH`` or ``PATH=WEIGHT``, read as ``read`` says."""
     from openvla_ros.training.request import WeightedData
 
     path, _, number = text.rpartition("=")
@@ -194,7 +198,7 @@ def _weighted(
         raise InvalidValueError(f"{text}: the weight {number!r} is not a number") from error
     if not 0.0 < weight < math.inf:
         raise InvalidValueError(f"{text}: the weight must be a number above 0")
-    return WeightedData(SourceRequest(Path(path).expanduser(), split, convention, space, rate), weight)
+    return WeightedData(replace(read, path=Path(path).expanduser()), weight)
 
 
 def acceptance(

@@ -64,7 +64,10 @@ class FinetuneRequest:
         how = [[d.request.split, d.request.convention] for d in self.data]
         spaces = [None if d.request.space is None else vars(d.request.space) for d in self.data]
         rates = [d.request.rate_hz for d in self.data]
+        actions = [d.request.actions for d in self.data]
         asked = [how, spaces, *([rates] if any(rates) else [])]
+        if set(actions) != {"commanded"}:
+            asked.append(actions)
         return json.dumps(asked, default=np.ndarray.tolist)
 
     def settings(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ codec and the statistics are checked against the space, the controller refuses a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ from openvla_ros.errors import InvalidValueError
 from openvla_ros.values.arrays import Float, float_array
 
 Frame = Literal["base", "tool"]
+_UNIT = re.compile(r"(?:(\d+(?:\.\d+)?) )?(?:m|rad)$")  # "m", or "0.075 m" where 1 stands for that much
 RotationConvention = Literal["euler_xyz", "rotation_vector"]
 
 
@@ -60,6 +62,20 @@ class ActionSpace:
     def step_s(self) -> float:
         """Seconds from one action to the next."""
         return 1.0 / self.rate_hz
+
+    @property
+    def si_factors(self) -> Float:
+        """Metres or radians (6,) that 1 stands for in each motion dimension.
+
+        Raises ``InvalidValueError`` if a unit does not say: of some datasets it is not published.
+        """
+        matches = [_UNIT.match(unit) for unit in self.units[:6]]
+        for name, unit, match in zip(self.names, self.units, matches, strict=False):
+            if match is None:
+                raise InvalidValueError(
+                    f"the unit of {name!r} is {unit!r}: not known is how many metres or radians 1 stands for"
+                )
+        return np.array([float(match[1] or 1.0) for match in matches if match is not None])
 
     def opening(self, gripper: float) -> float:
         """Return the gripper opening 0 (closed) .. 1 (open) for a command with this space's sign."""

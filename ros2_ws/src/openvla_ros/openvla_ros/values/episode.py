@@ -183,11 +183,12 @@ class Episode:
 
         Translation and rotation between consecutive measured poses, along the axes of ``space.frame``. The
         gripper value stays the commanded one: a measured gripper stalls on the grasped object. The last step
-        has no successor, hence no delta. Raises ``InvalidValueError`` without poses.
+        has no successor, hence no delta. Raises ``InvalidValueError`` without poses or known units.
         """
         if self.poses is None:
             raise InvalidValueError(f"{self._name} has no measured poses to compute deltas from")
-        return np.concatenate([pose_deltas(self.poses, self.space), self.actions[:-1, 6:]], axis=1)
+        motion = pose_deltas(self.poses, self.space) / self.space.si_factors
+        return np.concatenate([motion, self.actions[:-1, 6:]], axis=1)
 
     def with_measured_actions(self) -> Episode:
         """Return the episode with ``measured_deltas`` as its actions.
@@ -229,7 +230,7 @@ class Episode:
 
 
 def pose_deltas(poses: Float, space: ActionSpace) -> Float:
-    """Return the motions (T-1, 6) between consecutive ``poses`` (T, 4, 4) in ``space``'s convention.
+    """Return the motions (T-1, 6) between consecutive ``poses`` (T, 4, 4) in ``space``'s convention, m, rad.
 
     Base frame: translation along the base axes, rotation R' Rᵀ about the tool point. Tool frame:
     both along the tool's axes, Rᵀ (p' - p) and Rᵀ R'.

@@ -10,7 +10,7 @@ from support.generated_episodes import make_episode
 from support.openvla_program import run
 
 from openvla_ros.data.datasets.conversion import REPORT
-from openvla_ros.data.formats.hdf5 import Hdf5Writer
+from openvla_ros.data.hdf.robomimic_writer import Hdf5Writer
 from openvla_ros.errors import DatasetError
 
 

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from openvla_ros.cli.program import app
 from openvla_ros.data.datasets.conversion import ConversionRequest, convert
 from openvla_ros.data.datasets.open_dataset import SourceRequest
-from openvla_ros.data.formats.hdf5 import Hdf5Writer
+from openvla_ros.data.hdf.robomimic_writer import Hdf5Writer
 from openvla_ros.manifest import Manifest, sha256_of_adapter
 from openvla_ros.model.checkpoints.merge import merge_adapter
 from openvla_ros.model.checkpoints.safetensors import load_model

@@ -12,7 +12,7 @@ import torch
 from support.generated_episodes import make_episode
 
 from openvla_ros.data.datasets.open_dataset import SourceRequest
-from openvla_ros.data.formats.hdf5 import Hdf5Writer
+from openvla_ros.data.hdf.robomimic_writer import Hdf5Writer
 from openvla_ros.preprocessing.dataset_statistics import DatasetStatistics, mask_of
 from openvla_ros.preprocessing.statistics_accumulator import StatisticsAccumulator
 from openvla_ros.pretraining.small_model import SmallSize, make_small_model, save_checkpoint, train_tokenizer

@@ -23,7 +23,7 @@ from support.tiny_training_run import (
     write_data,
 )
 
-from openvla_ros.data.formats.hdf5 import Hdf5Source
+from openvla_ros.data.hdf.hdf5_source import Hdf5Source
 from openvla_ros.errors import CheckpointError, DatasetError, InvalidValueError, TrainingError
 from openvla_ros.manifest import read_manifest
 from openvla_ros.model.checkpoints.safetensors import load_model, stored_tensors

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from openvla_ros.data.datasets.export import ExportOptions, Target, merge, open_part
-from openvla_ros.data.datasets.open_dataset import SourceRequest
+from openvla_ros.data.datasets.open_dataset import Actions, SourceRequest
 from openvla_ros.data.episodes.episode_source import EpisodeSource
 from openvla_ros.data.episodes.layout import Layout
 from openvla_ros.data.episodes.observation_state import observation_state
@@ -33,8 +33,6 @@ from openvla_ros.preprocessing.dataset_statistics import write_statistics
 from openvla_ros.preprocessing.statistics_accumulator import DatasetAccumulator
 from openvla_ros.values.episode import Episode
 
-Actions = Literal["commanded", "measured"]
-ACTIONS: tuple[Actions, ...] = get_args(Actions)
 Backend = Literal["processes", "ray"]
 
 PARTS, REPORT, STATISTICS = ".parts", "conversion_report.json", "dataset_statistics.json"
@@ -51,6 +49,11 @@ class ConversionRequest:
     actions: Actions = "commanded"
     storage: Storage = "av1"
     group_size: int = 16  # episodes of one task; of one shard or video file in the end
+    next_obs: bool = True  # of HDF5: each next observation beside the current one
+
+    def open(self) -> EpisodeSource:
+        """Return the source with the kind of actions that was asked for."""
+        return replace(self.source, actions=self.actions).open()
 
 
 @dataclass(frozen=True)
@@ -99,15 +102,6 @@ class ConversionReport:
     skipped: tuple[Skipped, ...] = field(default=())
 
 
-def read_episode(request: ConversionRequest, source: EpisodeSource, index: int) -> Episode:
-    """Return episode ``index`` of ``source`` with the kind of actions set in ``request``.
-
-    Raises ``DatasetError`` if it cannot be read, or one of its checksums is wrong.
-    """
-    episode = source[index]
-    return episode.with_measured_actions() if request.actions == "measured" else episode
-
-
 def convert_group(job: Job, group: range) -> GroupResult:
     """Convert episodes ``group`` of the source into one part; returns at once if it is there.
 
@@ -119,13 +113,13 @@ def convert_group(job: Job, group: range) -> GroupResult:
     working = part.with_name(f"{part.name}.{os.getpid()}")
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
-    source = job.request.source.open()
+    source = job.request.open()
     done: list[Episode] = []
     skipped: list[Skipped] = []
     with open_part(working, job.options) as writer:
         for index in group:
             try:
-                episode = read_episode(job.request, source, index)
+                episode = source[index]
                 with reading(f"{source.path}: episode {index}"):
                     job.options.layout.check(episode)
             except (DatasetError, InvalidValueError) as error:
@@ -173,7 +167,7 @@ def convert(
     interruption, it converts the missing groups. Raises ``DatasetError`` if the destination contains
     something else or no episode can be converted.
     """
-    source = request.source.open()
+    source = request.open()
     total = len(source)
     job = _plan(request)
     groups = [
@@ -210,11 +204,11 @@ def _plan(request: ConversionRequest) -> Job:
 
 def _options(request: ConversionRequest) -> ExportOptions:
     """Take the layout from the first episode that can be read."""
-    source = request.source.open()
+    source = request.open()
     reasons: list[str] = []
     for index in range(len(source)):
         try:
-            episode = read_episode(request, source, index)
+            episode = source[index]
             with reading(f"{source.path}: episode {index}"):
                 layout = Layout.of(episode)
         except (DatasetError, InvalidValueError) as error:
@@ -223,7 +217,9 @@ def _options(request: ConversionRequest) -> ExportOptions:
         if request.target == "lerobot":
             check_storage(layout, request.storage)
         robot = episode.provenance.get("robot", "")
-        return ExportOptions(request.target, request.destination.name, layout, request.storage, robot)
+        return ExportOptions(
+            request.target, request.destination.name, layout, request.storage, robot, request.next_obs
+        )
     first = f"; the first: {reasons[0]}" if reasons else ""
     raise DatasetError(f"{request.source.path}: none of {len(source)} episodes can be read{first}")
 

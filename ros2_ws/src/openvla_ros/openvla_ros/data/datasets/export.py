@@ -16,7 +16,6 @@ from typing import Literal, Protocol
 from openvla_ros.data.bags.bag_export import write_episode
 from openvla_ros.data.episodes.atomic_move import place
 from openvla_ros.data.episodes.layout import Layout
-from openvla_ros.data.formats.hdf5 import Hdf5Writer
 from openvla_ros.data.formats.rlds_writer import (
     VERSION,
     describe_features,
@@ -25,6 +24,7 @@ from openvla_ros.data.formats.rlds_writer import (
     write_description,
 )
 from openvla_ros.data.formats.tfrecord import write_record
+from openvla_ros.data.hdf.robomimic_writer import Hdf5Writer
 from openvla_ros.data.lerobot.lerobot_writer import LerobotPart, Storage, merge_parts
 from openvla_ros.values.episode import Episode
 
@@ -42,6 +42,7 @@ class ExportOptions:
     layout: Layout
     storage: Storage = "av1"  # images of a LeRobot dataset
     robot: str = ""
+    next_obs: bool = True  # of an HDF5 dataset
 
 
 class Part(Protocol):
@@ -66,7 +67,7 @@ def open_part(folder: Path, options: ExportOptions) -> Part:
         case "lerobot":
             return LerobotPart(folder, options.layout, options.storage)
         case "hdf5":
-            return Hdf5Writer(folder / _DEMOS)
+            return Hdf5Writer(folder / _DEMOS, next_obs=options.next_obs)
         case "bag":
             return _BagPart(folder)
 

@@ -12,9 +12,11 @@ from openvla_ros.data.bags.bag_source import BagSource
 from openvla_ros.data.episodes.composed_deltas import ComposedSource
 from openvla_ros.data.episodes.episode_source import EpisodeSource
 from openvla_ros.data.episodes.guarded_source import GuardedSource
+from openvla_ros.data.episodes.measured_actions import MeasuredSource
 from openvla_ros.data.foreign_bags.recording_files import is_recording
-from openvla_ros.data.formats.hdf5 import SUFFIXES, Hdf5Source
 from openvla_ros.data.formats.rlds_reader import RldsSource, find_dataset_folder
+from openvla_ros.data.hdf.hdf5_layouts import SUFFIXES, hdf5_files, trajectory_files
+from openvla_ros.data.hdf.hdf5_source import Hdf5Source
 from openvla_ros.data.lerobot.lerobot_reader import LerobotSource
 from openvla_ros.errors import DatasetError
 from openvla_ros.integrity.checksums import absent
@@ -22,13 +24,15 @@ from openvla_ros.integrity.damage import reading
 from openvla_ros.values.action import ActionSpace
 
 Format = Literal["bag", "rlds", "lerobot", "hdf5"]
+Actions = Literal["commanded", "measured"]
+ACTIONS: tuple[Actions, ...] = get_args(Actions)
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 _SIGNS = (
     "bag: a folder with metadata.yaml and an .mcap file, or a folder of such folders; "
     "rlds: a folder with dataset_info.json and features.json; "
     "lerobot: a folder with meta/info.json; "
-    "hdf5: a .hdf5 or .h5 file, or a folder with one"
+    "hdf5: a .hdf5 or .h5 file, or a folder with one, or of DROID episodes"
 )
 
 
@@ -47,28 +51,11 @@ def detect_format(path: Path) -> Format:
         return "rlds"
     elif bag_folders(path):
         return "bag"
-    elif hdf5_files(path):
+    elif hdf5_files(path) or trajectory_files(path):
         return "hdf5"
     if is_recording(path):
         raise DatasetError(f"{path} is a recording of others; openvla import-bag makes episodes of it")
     raise DatasetError(f"{path}: unknown format; the formats are {_SIGNS}")
-
-
-def hdf5_files(folder: Path) -> list[Path]:
-    """Return the HDF5 files in ``folder``, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
-
-
-def _hdf5_file(path: Path) -> Path:
-    """Return ``path``, or the only file in it; raises ``DatasetError`` naming them if there are several."""
-    if path.is_file():
-        return path
-    files = hdf5_files(path)
-    if len(files) > 1:
-        raise DatasetError(
-            f"{path} contains several datasets; choose one: {', '.join(f.name for f in files)}"
-        )
-    return files[0]
 
 
 @dataclass(frozen=True)
@@ -80,6 +67,7 @@ class SourceRequest:
     convention: str | None = None  # entry of the table of conventions for an RLDS dataset
     space: ActionSpace | None = None  # what the actions of a LeRobot dataset mean
     rate_hz: float | None = None  # compose consecutive deltas into steps of this rate
+    actions: Actions = "commanded"  # or the arm's measured motion
 
     def open(self, *, partial: bool = False) -> EpisodeSource:
         """Return the dataset; raises ``DatasetError`` if it cannot be opened or an option does not fit.
@@ -91,7 +79,9 @@ class SourceRequest:
             raise DatasetError(f"{self.path}: these files are missing: {', '.join(lost)}")
         with reading(self.path):
             source = self._open(detect_format(self.path))
-            return GuardedSource(source if self.rate_hz is None else ComposedSource(source, self.rate_hz))
+            if self.rate_hz is not None:
+                source = ComposedSource(source, self.rate_hz)
+            return GuardedSource(MeasuredSource(source) if self.actions == "measured" else source)
 
     def absent(self) -> list[str]:
         """Return the files that are listed in the dataset's ``SHA256SUMS`` but missing."""
@@ -104,7 +94,7 @@ class SourceRequest:
             case "rlds":
                 return RldsSource(self.path, split=self.split, convention=self.convention)
             case "hdf5":
-                return Hdf5Source(_hdf5_file(self.path))
+                return Hdf5Source(self.path, commanded=self.actions == "commanded")
             case "lerobot":
                 return LerobotSource(self.path, space=self.space, any_rate=self.rate_hz is not None)
             case "bag":

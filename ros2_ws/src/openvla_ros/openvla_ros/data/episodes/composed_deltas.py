@@ -53,7 +53,7 @@ def at_rate(episode: Episode, rate_hz: float) -> Episode:
 
     Images and states are those at the start of each step, the gripper's command the last one, and a step
     counts as a person's if any of its parts was. Raises ``DatasetError`` unless the episode's rate is a whole
-    multiple.
+    multiple, and ``InvalidValueError`` if the unit of its actions is not known.
     """
     factor = round(episode.rate_hz / rate_hz)
     if factor < 1 or abs(factor * rate_hz - episode.rate_hz) > 1e-6 * episode.rate_hz:
@@ -87,11 +87,12 @@ def at_rate(episode: Episode, rate_hz: float) -> Episode:
 
 def composed(actions: Float, space: ActionSpace) -> Float:
     """Return the one action (D,) that does what ``actions`` (N, D) do one after the other."""
+    factors = space.si_factors
     start = Pose(np.zeros(3), np.eye(3))
     end = start
-    for action in actions:
-        end = compose(end, action, space)
-    return np.concatenate([delta_between(start, end, space), actions[-1, 6:]])
+    for motion in actions[:, :6] * factors:
+        end = compose(end, motion, space)
+    return np.concatenate([delta_between(start, end, space) / factors, actions[-1, 6:]])
 
 
 def _group_starts(episode: Episode, factor: int) -> Int:

@@ -99,6 +99,16 @@ def check_length(path: Path, start_s: float, count: int, rate_hz: float) -> None
         raise DatasetError(f"{path}: contains {held} images; the episode needs {needed}")
 
 
+def video_length(path: Path) -> tuple[int, float]:
+    """Return how many images a video holds and its rate in Hz; raises ``DatasetError`` if it has no rate."""
+    verify(path)
+    with reading(path), av.open(str(path)) as container:
+        rate = container.streams.video[0].average_rate
+    if not rate:
+        raise DatasetError(f"{path}: says no frame rate")
+    return _image_count(path, path.stat().st_mtime_ns), float(rate)
+
+
 @lru_cache(maxsize=256)
 def _image_count(path: Path, _: int) -> int:
     with reading(path), av.open(str(path)) as container:

@@ -22,7 +22,7 @@ from openvla_ros.data.bags.mcap_reader import McapFile
 from openvla_ros.data.bags.recording_folder import Recordings
 from openvla_ros.data.datasets.conversion import ConversionRequest, convert
 from openvla_ros.data.datasets.open_dataset import SourceRequest
-from openvla_ros.data.formats.hdf5 import Hdf5Writer
+from openvla_ros.data.hdf.robomimic_writer import Hdf5Writer
 from openvla_ros.errors import CheckpointError, ChecksumError, DatasetError, InvalidValueError
 from openvla_ros.integrity.checksums import SUMS
 from openvla_ros.integrity.image_size import image_size

@@ -13,7 +13,6 @@ from openvla_ros.data.datasets import conversion
 from openvla_ros.data.datasets.conversion import PARTS, REPORT, STATISTICS, ConversionRequest, convert
 from openvla_ros.data.datasets.open_dataset import SourceRequest, detect_format
 from openvla_ros.data.episodes.encoded_images import EncodedFrames
-from openvla_ros.data.formats.hdf5 import Hdf5Writer
 from openvla_ros.data.formats.rlds_reader import RldsSource
 from openvla_ros.data.formats.rlds_writer import (
     VERSION,
@@ -22,6 +21,7 @@ from openvla_ros.data.formats.rlds_writer import (
     write_description,
     write_shard,
 )
+from openvla_ros.data.hdf.robomimic_writer import Hdf5Writer
 from openvla_ros.errors import DatasetError
 from openvla_ros.preprocessing.dataset_statistics import read_statistics
 

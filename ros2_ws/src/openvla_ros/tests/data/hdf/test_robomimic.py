@@ -1,4 +1,4 @@
-"""HDF5 in robomimic's layout, checked with h5py alone."""
+"""HDF5 in robomimic's layout, written and read; checked with h5py alone."""
 
 import json
 
@@ -8,8 +8,9 @@ import pytest
 from support.generated_episodes import assert_same_episode, make_episode
 
 from openvla_ros.data.datasets.open_dataset import SourceRequest, detect_format
-from openvla_ros.data.formats.hdf5 import Hdf5Source, Hdf5Writer
 from openvla_ros.data.formats.rlds_reader import RldsSource
+from openvla_ros.data.hdf.hdf5_source import Hdf5Source
+from openvla_ros.data.hdf.robomimic_writer import Hdf5Writer
 from openvla_ros.errors import DatasetError
 
 
@@ -43,6 +44,45 @@ def test_the_file_has_robomimics_layout(tmp_path):
         np.testing.assert_allclose(np.linalg.norm(demo["obs/robot0_eef_quat"], axis=1), 1)
 
 
+def test_next_observations_are_those_of_the_next_step(tmp_path):
+    """robomimic 0.3, utils/dataset.py: ``hdf5_load_next_obs`` reads every observation from next_obs too."""
+    with h5py.File(write(tmp_path / "demo.hdf5", [make_episode(0, 4)])) as file:
+        demo = file["data/demo_0"]
+        assert set(demo["next_obs"]) == set(demo["obs"])
+        for name, now in demo["obs"].items():
+            later = demo[f"next_obs/{name}"][:]
+            np.testing.assert_array_equal(later[:-1], now[1:])
+            np.testing.assert_array_equal(later[-1], now[-1])
+        assert demo["states"].shape == (4, 6 + 3 + 4 + 1)
+
+
+def test_next_observations_can_be_left_out(tmp_path):
+    with Hdf5Writer(tmp_path / "demo.hdf5", next_obs=False) as writer:
+        writer.add(make_episode(0, 4))
+    with h5py.File(tmp_path / "demo.hdf5") as file:
+        assert "next_obs" not in file["data/demo_0"]
+
+
+def test_masks_split_the_demonstrations_by_name(tmp_path):
+    """robomimic 0.3 asks for mask/train and mask/valid where it validates."""
+    episodes = [make_episode(i, 2, size=10) for i in range(30)]
+
+    def names(chosen):
+        with h5py.File(write(tmp_path / "demo.hdf5", chosen)) as file:
+            masks = {name: [m.decode() for m in file[f"mask/{name}"][:]] for name in file["mask"]}
+            ids = {name: json.loads(demo.attrs["openvla_ros"])["id"] for name, demo in file["data"].items()}
+        return {mask: {ids[demo] for demo in demos} for mask, demos in masks.items()}
+
+    all_of_them = names(episodes)
+    assert all_of_them["train"].isdisjoint(all_of_them["valid"])
+    assert len(all_of_them["train"] | all_of_them["valid"]) == 30
+    assert 1 <= len(all_of_them["valid"]) <= 8
+    kept = names(episodes[10:])
+    assert kept["valid"] == all_of_them["valid"] - {episode.id for episode in episodes[:10]}
+    assert set(names(episodes[:1])) == {"train"}
+    assert {mask: len(ids) for mask, ids in names(episodes[:2]).items()} == {"train": 1, "valid": 1}
+
+
 def test_files_are_merged_and_renumbered(tmp_path):
     parts = [write(tmp_path / f"{i}.hdf5", [make_episode(2 * i), make_episode(2 * i + 1)]) for i in range(2)]
     with Hdf5Writer(tmp_path / "all.hdf5") as writer:
@@ -51,42 +91,6 @@ def test_files_are_merged_and_renumbered(tmp_path):
     source = Hdf5Source(tmp_path / "all.hdf5")
     for index in range(4):
         assert_same_episode(source[index], make_episode(index))
-
-
-def robosuite_file(path, controller="OSC_POSE"):
-    environment = {
-        "env_name": "Lift",
-        "env_kwargs": {
-            "control_freq": 20,
-            "controller_configs": {"type": controller, "output_max": [0.05] * 3 + [0.5] * 3},
-        },
-    }
-    with h5py.File(path, "w") as file:
-        data = file.create_group("data")
-        data.attrs["env_args"] = json.dumps(environment)
-        demo = data.create_group("demo_0")
-        demo["actions"] = np.array([[0.1] * 6 + [-1.0], [0.2] * 6 + [1.0]])
-        demo["rewards"] = np.array([0.0, 1.0])
-        demo["obs/agentview_image"] = np.full((2, 8, 8, 3), 7, np.uint8)
-        demo["obs/robot0_eef_pos"] = np.ones((2, 3))
-        demo["obs/robot0_eef_quat"] = np.tile([0.0, 0, 0, 1], (2, 1))
-        demo["obs/robot0_joint_pos"] = np.zeros((2, 7))
-    return path
-
-
-def test_a_robosuite_file_imports_with_its_gripper_sign(tmp_path):
-    episode = Hdf5Source(robosuite_file(tmp_path / "low.hdf5"))[0]
-    assert episode.actions[:, 6].tolist() == [1.0, 0.0]
-    assert (episode.space.units[0], episode.space.rotation, episode.outcome) == (
-        "0.05 m", "rotation_vector", "success",
-    )  # fmt: skip
-    assert episode.observation(1).images["agentview"][0, 0, 0] == 7
-
-
-def test_unknown_actions_are_refused(tmp_path):
-    source = Hdf5Source(robosuite_file(tmp_path / "low.hdf5", "JOINT_VELOCITY"))
-    with pytest.raises(DatasetError, match="controller 'JOINT_VELOCITY'; supported are OSC_POSE"):
-        source[0]
 
 
 def test_bridge_round_trip(bridge_folder, tmp_path):

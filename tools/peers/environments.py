@@ -1,0 +1,47 @@
+"""Environments of their own for peers that are Python packages, and programs run in them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from peers.rows import PeerError
+
+TIMEOUT_S = 1500
+
+
+def with_packages(folder: Path, interpreter: str, packages: Sequence[str], alone: Sequence[str] = ()) -> Path:
+    """Return the Python of the environment below ``folder``; it is made if it is not there.
+
+    ``alone`` are installed without what they require.
+    """
+    python = folder / "venv" / "bin" / "python"
+    done = folder / "installed.txt"
+    wanted = "\n".join((interpreter, *packages, *alone))
+    if python.is_file() and (not done.is_file() or done.read_text(encoding="utf-8") == wanted):
+        return python
+    found = shutil.which(interpreter)
+    if found is None:
+        raise PeerError(f"needs {interpreter}, which is not on PATH")
+    shutil.rmtree(folder / "venv", ignore_errors=True)
+    called([found, "-m", "venv", str(folder / "venv")], "the environment cannot be made")
+    pip = [str(python), "-m", "pip", "install", "--quiet"]
+    called([*pip, *packages], f"{', '.join(packages)} cannot be installed")
+    if alone:
+        called([*pip, "--no-deps", *alone], f"{', '.join(alone)} cannot be installed")
+    done.write_text(wanted, encoding="utf-8")
+    return python
+
+
+def called(command: list[str], failed: str) -> str:
+    """Return what a command prints; raises ``PeerError`` with the end of its complaint."""
+    surroundings = {**os.environ, "PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=surroundings, timeout=TIMEOUT_S
+    )
+    if done.returncode:
+        raise PeerError(f"{failed}: {done.stderr.strip()[-400:]}")
+    return done.stdout
