@@ -27,7 +27,9 @@ loop: setup  ## demonstrate, fine-tune, swap the LoRA adapter into the running r
 paper-in-miniature: setup  ## methods and baselines on one new task; ARGS=--quick for a short run
 	@$(VENV)/python benchmarks/paper_in_miniature.py $(ARGS)
 
-test: setup  ## the tests; ARGS="-n 2 --dist loadgroup" spreads them over two processes of pytest
+# Tests between real processes run one after another in one process of pytest, all others beside them.
+test: ARGS ?= -n 2 --dist loadgroup
+test: setup  ## the tests, in two processes of pytest; ARGS="-n 0" for one
 	@$(VENV)/python -m pytest $(ARGS)
 
 test-all: setup  ## the tests with the long ones: kills x 50, a million chunks
