@@ -3,7 +3,9 @@
 A stand-in arm cruises. The controller is flooded with chunks (some with thousands of names), joint states,
 wrenches and parameter requests, each 1000 times a second, and one busy process per core runs throughout.
 Measured from the moment of the request: the time until the service's answer arrives, and the time until the
-first braking command arrives at the driver. Both ends use the middleware's own arrival stamps, so this
+first braking command arrives at the driver. Each command carries the cruise on by one period, up to some
+time; the first that does not is the first braking command, and the arm slows down when its motion is due,
+``arm_backend.lookahead_s`` after it was sent. Both ends use the middleware's own arrival stamps, so this
 program's own delays do not count. It runs at real-time priority where that is permitted.
 
 Three controllers are measured: 0.1.0 from this repository's history, the present one, and the present one
@@ -29,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +54,8 @@ ANSWER_LIMIT_MS = 20.0  # 99 of 100 answers
 BRAKING_LIMIT_MS = 30.0  # one control period more: until the next command is due
 WRENCH_TOPIC = "wrench"
 SPEED_RAD_S = 0.8  # slow, so that the arm is still cruising when the stop comes
-# This many commands of about the same speed count as cruising; a command slower than all of them is braking.
-# The cruise itself varies by 0.6%; the first braking command is 1.7% slower.
+# This many commands of about the same speed count as cruising; motion slower than all of them is braking.
+# The cruise itself varies by 0.6%; the first period of braking is 1.7% slower.
 CRUISE_COMMANDS, CRUISE_SPREAD, BRAKING_SHARE = 10, 0.01, 0.992
 RAMP_S = 0.7  # from the start of the flood to a request
 GIVE_UP_S = 30.0
@@ -83,6 +86,37 @@ class Row:
         }
 
 
+@dataclass(frozen=True)
+class Arrived:
+    """A command that has arrived: when each of its points is due, and how fast it is."""
+
+    at_ns: int
+    due_ns: tuple[int, ...]
+    speeds: tuple[float, ...]  # rad/s, of the fastest joint
+
+    @classmethod
+    def of(cls, message: JointTrajectory, at_ns: int) -> Arrived:
+        """Return what a message says that arrived at ``at_ns``."""
+        start_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        times = [point.time_from_start for point in message.points]
+        return cls(
+            at_ns,
+            tuple(start_ns + time.sec * 10**9 + time.nanosec for time in times),
+            tuple(float(np.abs(point.velocities).max()) for point in message.points),
+        )
+
+    @property
+    def speed(self) -> float:
+        """Return the speed of the first point, rad/s."""
+        return self.speeds[0]
+
+    def until_ns(self, speed: float) -> int:
+        """Return when the last point that is at least this fast is due; 0 if there is none."""
+        return max(
+            (due for due, fast in zip(self.due_ns, self.speeds, strict=True) if fast >= speed), default=0
+        )
+
+
 class Hand:
     """Requests the stops and listens at the driver's end of the command topic."""
 
@@ -97,7 +131,7 @@ class Hand:
         self.diagnostics = self.node.create_subscription(
             DiagnosticArray, "/diagnostics", lambda _: None, qos.DIAGNOSTICS
         )
-        self.speeds: list[tuple[int, float]] = []  # when a command arrived, ns, and its speed, rad/s
+        self.arrived: list[Arrived] = []
 
     def wait_until_there(self) -> None:
         """Wait for the controller and the bare service."""
@@ -138,13 +172,12 @@ class Hand:
         return asked_ns
 
     def take_commands(self) -> None:
-        """Record the speed of every command that has arrived."""
+        """Record every command that has arrived."""
         with self.commands.handle:
             while (taken := self.commands.handle.take_message(JointTrajectory, False)) is not None:
                 message, info = taken
-                velocities = message.points[0].velocities
-                if len(velocities):
-                    self.speeds.append((info["received_timestamp"], float(np.abs(velocities).max())))
+                if message.points and len(message.points[0].velocities):
+                    self.arrived.append(Arrived.of(message, info["received_timestamp"]))
 
     def granted(self) -> str:
         """Return what the controller reports about its scheduling."""
@@ -241,11 +274,11 @@ def braking(
     hand.ask("give_to_policy")
     if not hand.ask(pose)[2].success:
         return None
-    hand.speeds.clear()
+    hand.arrived.clear()
 
     def cruises() -> bool:
         hand.take_commands()
-        newest = [speed for _, speed in hand.speeds[-CRUISE_COMMANDS:]]
+        newest = [command.speed for command in hand.arrived[-CRUISE_COMMANDS:]]
         return (
             len(newest) == CRUISE_COMMANDS
             and newest[-1] > 0.01
@@ -258,17 +291,22 @@ def braking(
     if not cruises():
         switches.flooding.clear()
         return None
-    cruise = min(speed for _, speed in hand.speeds[-CRUISE_COMMANDS:])
+    cruise = min(command.speed for command in hand.arrived[-CRUISE_COMMANDS:])
     asked_ns = hand.press() if way.endswith("topic") else hand.ask(way.split(",")[0])[0]
 
     def rests() -> bool:
         hand.take_commands()
-        return hand.speeds[-1][1] == 0.0
+        return hand.arrived[-1].speed == 0.0
 
     wait(rests, GIVE_UP_S, "the arm to rest")
     switches.flooding.clear()
-    first_ns = next(ns for ns, speed in hand.speeds if ns > asked_ns and speed < BRAKING_SHARE * cruise)
-    return (first_ns - asked_ns) * 1e-6
+    pairs = pairwise(hand.arrived)
+    brakes = BRAKING_SHARE * cruise
+    first = next(
+        command for before, command in pairs
+        if command.at_ns > asked_ns and command.until_ns(brakes) <= before.until_ns(brakes)
+    )  # fmt: skip
+    return (first.at_ns - asked_ns) * 1e-6
 
 
 def measure(hand: Hand, name: str, switches: stop_flood.Switches, quick: bool) -> list[Row]:

@@ -107,7 +107,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     except ValidationError as error:
         wrong = "; ".join(validation_lines(error, "adapter"))
         raise CheckpointError(f"{path}: {wrong}") from error
-    problems = [*_problems(data), *_problems_of_initialisation(config)]
+    problems = [*_problems(data), *_problems_of_initialisation(config), *_problems_of_patterns(config)]
     if problems:
         raise CheckpointError(f"{path}: {'; '.join(problems)}")
     return config
@@ -135,6 +135,17 @@ def _problems_of_initialisation(config: AdapterConfig) -> list[str]:
         return []
     known = ", ".join((*_PLAIN, *_CHANGING, "pissa_niter_N"))
     return [f"init_lora_weights is {config.init_lora_weights!r}; known are {known}"]
+
+
+def _problems_of_patterns(config: AdapterConfig) -> list[str]:
+    found = []
+    for field in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(config, field) or {}:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                found.append(f"{field} has {pattern!r}, which is no regular expression: {error}")
+    return found
 
 
 def _matches(pattern: str, module: str) -> bool:

@@ -221,3 +221,10 @@ def test_a_magnitude_without_dora_is_refused(tmp_path):
     save_file(load_file(path) | {key: torch.ones(176)}, path)
     with pytest.raises(CheckpointError, match="lora_magnitude_vector is not a LoRA factor"):
         read_adapter(folder)
+
+
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_that_is_no_regular_expression_is_refused(tmp_path, field):
+    folder = save(make_peft(), tmp_path / "adapter", **{field: {"(lm_head": 2}})
+    with pytest.raises(CheckpointError, match=rf"{field} has '\(lm_head', which is no regular expression"):
+        read_adapter(folder, CASE.checkpoint)
