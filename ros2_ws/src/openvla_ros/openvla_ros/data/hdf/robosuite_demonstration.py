@@ -78,6 +78,8 @@ class DemonstrationReader:
         commands = osc_commands(environment.values, stored.shape[1], str(self.path))
         base = self._base(demo)
         turn = None if base is None else base.rotation
+        if base is None and commands.frame == "world":
+            self.say("commands are along the world's axes; how the base is turned in the world is not known")
         state = _State.of(observations)
         space = commands.space(turn)
         actions = commands.decoded(stored, turn)
