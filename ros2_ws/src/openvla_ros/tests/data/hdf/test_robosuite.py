@@ -100,6 +100,7 @@ def test_without_a_known_base_the_poses_are_left_out_and_that_is_said(tmp_path, 
     assert said in episode.provenance[LEFT_OUT]
     assert said in caplog.text
     assert any(said in warning for warning in summary(0, episode).warnings)
+    assert "commands are along the world's axes" in caplog.text
 
 
 def test_a_gripper_of_unknown_width_is_left_out(tmp_path):
