@@ -22,7 +22,7 @@ def test_a_killed_camera_is_started_again_and_seen(ros_domain, source):
     spec = importlib.util.spec_from_file_location("bench_restart", BENCHMARK)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert len(module.measure(source, kills=2)) == 2  # it ends the test where none comes
+    assert len(module.measure(source, kills=2, running_s=1.0)) == 2  # it ends the test where none comes
 
 
 def test_a_camera_node_imports_nothing_that_it_does_not_need():

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
-from openvla_ros.data.episodes.episode_source import EpisodeSource
+from openvla_ros.data.episodes.episode_source import EpisodeSource, WrappedSource
 from openvla_ros.errors import DatasetError
 from openvla_ros.robot.kinematics.delta_actions import compose, delta_between
 from openvla_ros.values.action import ActionSpace
@@ -24,28 +23,16 @@ _GAP = 1.5  # steps: what is further apart is not consecutive
 INCOMPLETE = "steps_not_composed"
 
 
-class ComposedSource:
+class ComposedSource(WrappedSource):
     """Another source's episodes at a lower rate."""
 
     def __init__(self, source: EpisodeSource, rate_hz: float) -> None:
-        self._source, self._rate_hz = source, rate_hz
-
-    @property
-    def path(self) -> Path:
-        """The folder or file that was opened."""
-        return self._source.path
-
-    @property
-    def format(self) -> str:
-        """The format that is read."""
-        return self._source.format
-
-    def __len__(self) -> int:
-        return len(self._source)
+        super().__init__(source)
+        self._rate_hz = rate_hz
 
     def __getitem__(self, index: int) -> Episode:
         """Return episode ``index`` at the lower rate; raises ``DatasetError`` if that is not possible."""
-        return at_rate(self._source[index], self._rate_hz)
+        return at_rate(self.source[index], self._rate_hz)
 
 
 def at_rate(episode: Episode, rate_hz: float) -> Episode:

@@ -43,3 +43,23 @@ class EpisodeSource(Protocol):
         However it is damaged, raises only ``DatasetError`` or ``InvalidValueError``.
         """
         ...
+
+
+class WrappedSource:
+    """Another source's dataset; a subclass returns its episodes otherwise (``__getitem__``)."""
+
+    def __init__(self, source: EpisodeSource) -> None:
+        self.source = source
+
+    @property
+    def path(self) -> Path:
+        """The folder or file that was opened."""
+        return self.source.path
+
+    @property
+    def format(self) -> str:
+        """One of ``openvla_ros.data.datasets.open_dataset.FORMATS``."""
+        return self.source.format
+
+    def __len__(self) -> int:
+        return len(self.source)

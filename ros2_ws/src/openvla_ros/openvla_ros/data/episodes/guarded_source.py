@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from openvla_ros.data.episodes.encoded_images import encoded_frame
-from openvla_ros.data.episodes.episode_source import EpisodeSource
+from openvla_ros.data.episodes.episode_source import WrappedSource
 from openvla_ros.integrity.damage import reading
 from openvla_ros.values.arrays import Image
 from openvla_ros.values.episode import Episode, ImageSequence
 
 
-class GuardedSource:
+class GuardedSource(WrappedSource):
     """A dataset whose episodes and images raise only ``DatasetError`` and ``InvalidValueError``."""
-
-    def __init__(self, source: EpisodeSource) -> None:
-        self.source = source
-
-    @property
-    def path(self) -> Path:
-        """The folder or file that was opened."""
-        return self.source.path
-
-    @property
-    def format(self) -> str:
-        """One of ``openvla_ros.data.datasets.open_dataset.FORMATS``."""
-        return self.source.format
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def __getitem__(self, index: int) -> Episode:
         """Return episode ``index``, images undecoded; raises ``IndexError`` past the end."""
