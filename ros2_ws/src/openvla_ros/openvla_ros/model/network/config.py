@@ -6,10 +6,14 @@ The fields are those of the published ``config.json``; ``config_file`` reads one
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
+
+# The network is built before its weights are looked for: with the sizes of a damaged file that would not end,
+# or torch could not count the elements.
+MOST_LAYERS, MOST_WIDTH = 1000, 2**20
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,9 @@ class TowerOverride:
     mlp_ratio: float | None = None
 
     def __post_init__(self) -> None:
-        _check_counts(self, "embed_dim", "num_heads")
-        _check_counts(self, "depth", least=2)
-        _check_positive(self, "mlp_ratio")
+        _check_counts(self, "embed_dim", "num_heads", most=MOST_WIDTH)
+        _check_counts(self, "depth", least=2, most=MOST_LAYERS)
+        _check_positive(self, "mlp_ratio", most=MOST_WIDTH)
 
 
 @dataclass(frozen=True)
@@ -92,10 +96,11 @@ class TextConfig:
     pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        _check_counts(self, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-        _check_counts(self, "num_attention_heads", "num_key_value_heads", "head_dim")
+        _check_counts(self, "vocab_size", "hidden_size", "intermediate_size", most=MOST_WIDTH)
+        _check_counts(self, "num_hidden_layers", most=MOST_LAYERS)
+        _check_counts(self, "num_attention_heads", "num_key_value_heads", "head_dim", most=MOST_WIDTH)
         _check_counts(self, "max_position_embeddings")
-        _check_counts(self, "pad_token_id", least=0)
+        _check_counts(self, "pad_token_id", least=0, most=self.vocab_size - 1)
         _check_positive(self, "rms_norm_eps", "rope_theta")
         heads, groups = self.num_attention_heads, self.num_key_value_heads
         if self.head_dim is None and self.hidden_size % heads:
@@ -211,17 +216,19 @@ def _tower(timm_id: str, image_size: int, override: TowerOverride) -> Tower:
     return Tower(timm_id=timm_id, image_size=image_size, **sizes)
 
 
-def _check_counts(owner: object, *names: str, least: int = 1) -> None:
-    """Raise ``ValueError`` if a field of ``owner`` is given and below ``least``."""
+def _check_counts(owner: object, *names: str, least: int = 1, most: int | None = None) -> None:
+    """Raise ``ValueError`` if a field of ``owner`` is given and below ``least`` or above ``most``."""
     for name in names:
         value = getattr(owner, name)
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
+        if value is not None and most is not None and value > most:
+            raise ValueError(f"{name} is {value}; it must be at most {most}")
 
 
-def _check_positive(owner: object, *names: str) -> None:
-    """Raise ``ValueError`` if a field of ``owner`` is given and not above 0, or not finite."""
+def _check_positive(owner: object, *names: str, most: float = sys.float_info.max) -> None:
+    """Raise ``ValueError`` if a field of ``owner`` is given and not above 0, or above ``most``."""
     for name in names:
         value = getattr(owner, name)
-        if value is not None and not 0.0 < value < math.inf:
-            raise ValueError(f"{name} is {value}; it must be above 0, and finite")
+        if value is not None and not 0.0 < value <= most:
+            raise ValueError(f"{name} is {value}; it must be above 0, and at most {most:g}")

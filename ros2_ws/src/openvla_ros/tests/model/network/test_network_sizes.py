@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from openvla_ros.errors import ModelOutputError
+from openvla_ros.errors import CheckpointError, ModelOutputError
 from openvla_ros.model.checkpoints.safetensors import load_model, skeleton
 from openvla_ros.model.decoding.greedy import decode_greedily
 from openvla_ros.model.network.config_file import parse_config
@@ -102,3 +102,20 @@ def test_an_end_of_sequence_in_the_last_place_still_is_an_action():
     assert decode_greedily(model, embeddings, 1).token_ids.tolist() == [2]
     with pytest.raises(ModelOutputError, match="action token 0 of 2"):
         decode_greedily(model, embeddings, 2)
+
+
+@pytest.mark.parametrize("value", [10**12, 2**20 + 1])
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        *(("timm_model_kwargs", name) for name in ("depth", "embed_dim", "num_heads", "mlp_ratio")),
+        *(("text_config", name) for name in (*TEXT, "pad_token_id")),
+    ],
+)
+def test_sizes_of_a_damaged_file_are_refused_before_anything_is_built(part, field, value):
+    """So many layers would be built without end, and torch cannot count so many elements."""
+    damaged = config([(DINOV2, dict(SMALL))])
+    sizes = damaged[part][0] if part == "timm_model_kwargs" else damaged[part]
+    sizes[field] = value
+    with pytest.raises(CheckpointError, match=rf"{field} is .*at most"):
+        parse_config(damaged, "config.json")
