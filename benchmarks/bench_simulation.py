@@ -18,7 +18,7 @@ import sys
 import time
 
 from openvla_ros.profile import load_profile
-from openvla_ros.sim import renderer
+from openvla_ros.sim import opengl
 
 ROBOTS = ("sim_widowx", "sim_franka")
 SIZES = ((224, 224), (640, 480))
@@ -145,8 +145,8 @@ def main() -> None:
             result[f"rollout_{robot}_{'images' if images else 'blind'}"] = speed
             print(f"{name:<34}{speed:>12.1f}{successes:>6}/{episodes}")
     print(f"\n{'frames per CPU second':<34}{'ours':>12}{'mujoco':>10}{'ratio':>8}")
-    for kind in (*renderer.GL_KINDS, "rays"):
-        for size in SIZES if kind == "rays" or renderer.works_here(kind) else ():
+    for kind in (*opengl.GL_KINDS, "rays"):
+        for size in SIZES if kind == "rays" or opengl.works_here(kind) else ():
             rates = measure_images(kind, size, 1.0 if quick else 5.0)
             label, theirs = f"{kind}_{size[0]}x{size[1]}", rates.get("theirs")
             result[f"frames_{label}"] = rates["ours"]

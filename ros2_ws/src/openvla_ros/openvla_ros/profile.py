@@ -27,6 +27,9 @@ Positive = Annotated[float, Field(gt=0)]
 Topic = Annotated[str, Field(pattern=r"^~?/?[A-Za-z_][A-Za-z0-9_/]*$")]
 # The default of MoveIt Servo's incoming_command_timeout: without a command for this long it stops the arm.
 SERVO_TIMEOUT_S = 0.1
+# What the controller carries out, whatever a profile calls it: tool motion, then the gripper.
+ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+ACTION_UNITS = ("m", "m", "m", "rad", "rad", "rad", "1")
 # Which field of a camera's source each kind takes.
 SOURCE_FIELDS: dict[str, str | None] = {
     "topic": None,
@@ -166,16 +169,17 @@ class LimitsProfile:
     table_height_m: float | None = None  # no part of the arm may go below it
     table_clearance_m: Annotated[float, Field(ge=0)] = 0.0
     tracking_error_rad: Positive = 0.2  # commanded against measured, any joint
-    effort: tuple[Positive, ...] | None = None  # N m (or what the driver reports), absolute
-    wrench_n: Positive | None = None  # external force
-    wrench_nm: Positive | None = None  # external torque
+    # N m (or what the driver reports), absolute; with it, the joint states must report efforts
+    effort: tuple[Positive, ...] | None = None
+    wrench_n: Positive | None = None  # external force; needs state.wrench_topic
+    wrench_nm: Positive | None = None  # external torque; needs state.wrench_topic
 
 
 @dataclass(frozen=True, config=_STRICT)
 class ControlProfile:
     """How the controller turns actions into motion."""
 
-    rate_hz: Positive = 100.0
+    rate_hz: Annotated[float, Field(ge=20, le=1000)] = 100.0
     mode: Literal["streaming", "blocking"] = "streaming"
     chunk_max_age_s: Positive = 0.6  # a chunk computed from an older observation is refused
     hold_after_s: Positive = 0.5  # without a new chunk for this long, stop smoothly and hold
@@ -297,6 +301,22 @@ class RobotProfile:
             self.space()
         except InvalidValueError as error:
             raise ValueError(str(error)) from error
+        self._check_actions()
+
+    def _check_actions(self) -> None:
+        """Check that the action space is the one that the controller carries out, whatever the labels say."""
+        actions = self.action_space
+        for key, needed in (("names", ACTION_NAMES), ("units", ACTION_UNITS)):
+            if getattr(actions, key) != needed:
+                raise ValueError(
+                    f"action_space.{key} are {list(getattr(actions, key))}; the controller carries out "
+                    f"{list(needed)}, in this order"
+                )
+        if self.control.rate_hz < 2 * actions.rate_hz:
+            raise ValueError(
+                f"control.rate_hz is {self.control.rate_hz:g}; it must be at least twice "
+                f"action_space.rate_hz, which is {actions.rate_hz:g}"
+            )
 
     def _check_joints(self) -> None:
         arm, limits = self.arm, self.limits
@@ -311,6 +331,13 @@ class RobotProfile:
                     raise ValueError(f"{key} has {len(getattr(part, key))} values for {joints} joints")
         if limits.effort is not None and len(limits.effort) != joints:
             raise ValueError(f"effort has {len(limits.effort)} values for {joints} joints")
+        for key in ("wrench_n", "wrench_nm"):
+            if getattr(limits, key) is not None and self.state.wrench_topic is None:
+                raise ValueError(
+                    f"limits.{key} is {getattr(limits, key):g} but state.wrench_topic is not set: nothing "
+                    "would report a wrench, and the limit would protect nothing; name the topic or remove "
+                    "the limit"
+                )
         for key in poses:
             for name, q, low, high in zip(
                 arm.joints, getattr(arm, key), limits.joint_lower, limits.joint_upper, strict=True

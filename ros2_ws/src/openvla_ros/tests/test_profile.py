@@ -1,6 +1,7 @@
 """The profiles that come with the package load, and wrong ones say what is wrong."""
 
 import pytest
+import yaml
 
 from openvla_ros.errors import ProfileError
 from openvla_ros.profile import available_profiles, dump_profile, load_profile, parse_profile
@@ -98,6 +99,48 @@ def test_a_profile_of_0_1_0_means_the_topic_s_own_driver_or_this_package_s_usb_c
         assert [c.origin.kind for c in parse_profile(old, "old.yaml").cameras] == ["topic"]
     ours = parse_profile(text_of("sim_widowx").replace("  source: null\n", ""), "old.yaml")
     assert [(c.origin.kind, c.origin.device) for c in ours.cameras] == [("usb", "")]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("names", ("y", "x", "z", "roll", "pitch", "yaw", "gripper")), r"action_space.names are \['y', 'x'"),
+        (("names", ("gripper", "x", "y", "z", "roll", "pitch", "yaw")), r"names are \['gripper', 'x'"),
+        (("names", ("x", "y", "z", "roll", "pitch", "yaw")), r"action_space.names are"),
+        (("units", ("mm", "mm", "mm", "rad", "rad", "rad", "1")), r"action_space.units are \['mm'"),
+        (("units", ("0.01 m", "0.01 m", "0.01 m", "rad", "rad", "rad", "1")), r"units are \['0.01 m'"),
+        (
+            ("units", ("m", "m", "m", "deg", "deg", "deg", "1")),
+            r"\['m', 'm', 'm', 'rad', 'rad', 'rad', '1'\]",
+        ),
+        (("rate_hz", 60.0), "control.rate_hz is 100; it must be at least twice action_space.rate_hz, .* 60"),
+    ],
+)
+def test_an_action_space_that_the_controller_does_not_carry_out_is_refused(change, expected):
+    values = yaml.safe_load(text_of("sim_widowx"))
+    key, value = change
+    values["action_space"][key] = value if key == "rate_hz" else list(value)
+    if key == "names" and len(value) == 6:
+        for other in ("units", "lower", "upper"):
+            values["action_space"][other] = values["action_space"][other][:6]
+    with pytest.raises(ProfileError, match=expected):
+        parse_profile(yaml.safe_dump(values), "bad.yaml")
+
+
+@pytest.mark.parametrize("rate_hz", [1.0, 19.0, 1001.0])
+def test_a_control_rate_that_cannot_be_kept_is_refused(rate_hz):
+    values = yaml.safe_load(text_of("sim_widowx"))
+    values["control"]["rate_hz"] = rate_hz
+    with pytest.raises(ProfileError, match=r"control.rate_hz.*(20|1000)"):
+        parse_profile(yaml.safe_dump(values), "bad.yaml")
+
+
+@pytest.mark.parametrize("key", ["wrench_n", "wrench_nm"])
+def test_a_limit_on_a_wrench_that_nobody_reports_is_refused(key):
+    text = text_of("sim_widowx").replace(f"  {key}: null\n", f"  {key}: 10.0\n", 1)
+    assert f"{key}: 10.0" in text
+    with pytest.raises(ProfileError, match=f"limits.{key} is 10 but state.wrench_topic is not set"):
+        parse_profile(text, "bad.yaml")
 
 
 def test_wrong_number_of_joint_limits_is_named():

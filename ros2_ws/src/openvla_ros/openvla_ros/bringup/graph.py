@@ -16,6 +16,7 @@ from openvla_ros.dependencies import NODE_NEEDS, POLICY_NEEDS, require
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.policy.factory import DECODERS, POLICIES, QUANTIZATIONS
 from openvla_ros.profile import CameraProfile, RobotProfile, load_profile
+from openvla_ros.sim.opengl import rendering_environment
 
 ParameterValue = str | int | float | bool
 # What happens when a process exits by itself: the rest is stopped, or it is restarted, always or only if a
@@ -138,7 +139,8 @@ def build_graph(options: GraphOptions, environment: Mapping[str, str]) -> Graph:
     """Return the processes for ``options``; ``environment`` is that of the process that starts them.
 
     Raises ``ProfileError`` for an unknown robot, ``InvalidValueError`` for an unknown policy, and
-    ``MissingDependencyError`` if a package that one of the processes imports is not installed.
+    ``MissingDependencyError`` if a package that one of the processes imports is not installed, or the
+    OpenGL library that ``MUJOCO_GL`` names does not work here.
     """
     profile = load_profile(options.robot)
     if options.policy not in POLICIES:
@@ -154,7 +156,10 @@ def build_graph(options: GraphOptions, environment: Mapping[str, str]) -> Graph:
     for node in nodes:
         require(NODE_NEEDS[node.executable], f"the node {node.name}")
     require(POLICY_NEEDS.get(options.policy, ()), f"policy {options.policy!r}")
-    return Graph(options.namespace, tuple(nodes), dds_environment(environment))
+    added = dict(dds_environment(environment))
+    if profile.simulation is not None:
+        added |= rendering_environment(environment)
+    return Graph(options.namespace, tuple(nodes), added)
 
 
 def cameras_elsewhere(profile: RobotProfile, graph: Graph) -> list[str]:

@@ -1,4 +1,7 @@
-"""Single key presses from a terminal, without blocking and without Return."""
+"""Single key presses from a terminal, without blocking and without Return.
+
+Every key counts, arrows and function keys too: they stop the arm.
+"""
 
 from __future__ import annotations
 

@@ -3,41 +3,25 @@
 OpenGL through EGL or OSMesa if their libraries are installed, otherwise ray casting with plain shading,
 which needs only MuJoCo itself. ``Renderer.kind`` says which one. Multi-sampling, shadows and reflections
 are off: software OpenGL is four to six times faster without them.
-
-MuJoCo reads ``MUJOCO_GL`` when it is imported, and the import fails if that library is missing; so this
-module first tries each one in a separate process.
 """
 
 from __future__ import annotations
 
 import atexit
 import copy
-import functools
 import importlib
 import os
-import subprocess
-import sys
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.errors import InvalidValueError, MissingDependencyError
+from openvla_ros.errors import InvalidValueError
+from openvla_ros.sim.opengl import Kind, choose_kind, demand
 from openvla_ros.values.arrays import Image, read_only
 
-Kind = Literal["egl", "osmesa", "rays"]
-GL_KINDS: tuple[Kind, ...] = ("egl", "osmesa")
-PROBE_TIMEOUT_S = 60.0
 VISIBLE_GROUPS = (0, 1, 2)  # geom groups that are drawn; MuJoCo's convention hides 3 to 5
-
-_PROBE = """
-import mujoco
-context = mujoco.GLContext(8, 8)
-context.make_current()
-mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), 100)
-context.free()
-"""
 
 
 class Renderer(Protocol):
@@ -68,43 +52,10 @@ def make_renderer(model: Any, width: int, height: int, kind: Kind | None = None)
         case "rays":
             return RayRenderer(model)
         case "egl" | "osmesa":
-            if not works_here(chosen):
-                package = {"egl": "libegl1 libgl1", "osmesa": "libosmesa6"}[chosen]
-                raise MissingDependencyError(f"{chosen} does not work here; try: apt install {package}")
+            demand(chosen)
             return GlRenderer(model, width, height, chosen)
         case _:
             raise InvalidValueError(f"unknown renderer {chosen!r}; the kinds are egl, osmesa, rays")
-
-
-@functools.cache
-def choose_kind() -> Kind:
-    """Return the best renderer that works on this machine, trying each in a separate process.
-
-    An operator's ``MUJOCO_GL`` (egl, osmesa, or disable for rays) is honoured.
-    """
-    wanted = os.environ.get("MUJOCO_GL", "").lower()
-    if wanted in ("0", "off", "false", "disable", "disabled"):
-        return "rays"
-    if wanted in GL_KINDS:
-        return "egl" if wanted == "egl" else "osmesa"
-    return next((kind for kind in GL_KINDS if works_here(kind)), "rays")
-
-
-@functools.cache
-def works_here(kind: Kind) -> bool:
-    """Return whether MuJoCo can render with OpenGL ``kind`` on this machine, tried in a separate process."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROBE],
-            env={**environment, "MUJOCO_GL": kind},
-            capture_output=True,
-            timeout=PROBE_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
 
 
 def focal_lengths(model: Any, camera: int, width: int, height: int) -> tuple[float, float]:

@@ -25,7 +25,8 @@ from openvla_ros.sim.mujoco_scene import (
     robot_model,
     table_height,
 )
-from openvla_ros.sim.renderer import Kind, Renderer, focal_lengths, make_renderer
+from openvla_ros.sim.opengl import Kind
+from openvla_ros.sim.renderer import Renderer, focal_lengths, make_renderer
 from openvla_ros.sim.tasks import Layout, Placement, SuccessDetector, Task, WorkArea, sample_layout
 from openvla_ros.values.arrays import Float, Image, float_array, read_only
 from openvla_ros.values.geometry import Pose, transform_euler_to_matrix, transform_matrix_to_quaternion

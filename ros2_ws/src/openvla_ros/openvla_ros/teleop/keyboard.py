@@ -11,6 +11,7 @@ import os
 import select
 import sys
 import termios
+import time
 import tty
 from typing import TextIO
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from openvla_ros.errors import DeviceError
 from openvla_ros.teleop.command import Event, TeleopCommand
+from openvla_ros.teleop.typed_keys import ESCAPE, TypedKeys
 
 # Auto-repeat begins after 0.25 to 0.66 s on common desktops, at 25 to 30 Hz.
 FIRST_S, NEXT_S = 0.7, 0.15
@@ -27,11 +29,12 @@ MOVES = {
 }  # fmt: skip
 PRESSES: dict[str, Event] = {
     "g": "gripper", "t": "frame", "+": "faster", "=": "faster", "-": "slower", "b": "give_back",
-    "h": "hold", "x": "e_stop", "1": "start", "2": "success", "3": "failure", "4": "discard", "5": "rerecord",
+    "h": "hold", ESCAPE: "hold", "x": "e_stop",
+    "1": "start", "2": "success", "3": "failure", "4": "discard", "5": "rerecord",
 }  # fmt: skip
 HELP = """hold to move   w s forward, back   a d left, right   r f up, down
                i k pitch   j l yaw   u o roll   space: release
-g gripper   t base or tool frame   + - speed   b hand back to the policy   h hold   x EMERGENCY STOP
+g gripper   t base or tool frame   + - speed   b hand back to the policy   h or Esc hold   x EMERGENCY STOP
 1 start recording   2 success   3 failure   4 discard   5 re-record"""
 
 
@@ -76,6 +79,7 @@ class Keyboard:
         self._before = termios.tcgetattr(self._fd)
         tty.setcbreak(self._fd)
         self._map = KeyboardMap()
+        self._keys = TypedKeys()
         self._closed = False
 
     def read(self, now_s: float) -> TeleopCommand:
@@ -83,14 +87,14 @@ class Keyboard:
         return self._map.feed(self.typed(), now_s)
 
     def typed(self) -> str:
-        """Return the characters that were typed since the last call."""
+        """Return the characters that were typed since the last call; arrows and the like type none."""
         text = b""
         while select.select([self._fd], [], [], 0)[0]:
             part = os.read(self._fd, 256)
             if not part:
                 raise DeviceError("the terminal was closed")
             text += part
-        return text.decode(errors="ignore")
+        return self._keys.feed(text.decode(errors="ignore"), time.monotonic())
 
     def close(self) -> None:
         """Restore the terminal's settings. Safe to call twice."""

@@ -72,9 +72,12 @@ def test_a_node_that_joins_alone_has_the_names_and_parameters_of_the_graph():
 
 
 def test_the_dds_profile_is_set_unless_the_user_chose_one():
-    assert set(build_graph(GraphOptions(), {}).environment) == {PROFILE_VARIABLES[0]}
-    assert set(build_graph(GraphOptions(), {"ROS_DISTRO": "humble"}).environment) == set(PROFILE_VARIABLES)
-    assert not build_graph(GraphOptions(), {PROFILE_VARIABLES[0]: "/mine.xml"}).environment
+    def added(environment):
+        return set(build_graph(GraphOptions(robot="widowx"), environment).environment)
+
+    assert added({}) == {PROFILE_VARIABLES[0]}
+    assert added({"ROS_DISTRO": "humble"}) == set(PROFILE_VARIABLES)
+    assert not added({PROFILE_VARIABLES[0]: "/mine.xml"})
 
 
 @pytest.mark.parametrize("value", [True, 3, 2.5, "plain", 'quo"te', "y", "back\\slash", "1"])

@@ -177,6 +177,7 @@ class Adversary:
         if not self.gap:
             lag = self.q + rng.normal(0, 1e-3, len(self.q))
             self.controller.observe(lag, None, None, self.now_ns, self.now_ns)
+            self.controller.observe_wrench(np.zeros(3), np.zeros(3), self.now_ns, self.now_ns)
         self.disturb()
         owner = str(rng.choice(OWNERS)) if rng.random() < 0.1 else self.controller.tick(self.now_ns).owner
         for _ in range(int(rng.integers(2 * BURST))):
@@ -241,9 +242,14 @@ def profiles() -> list[RobotProfile]:
     for name in ("sim_widowx", "sim_franka"):
         base = load_profile(name)
         for mode in ("streaming", "blocking"):
-            limits = replace(base.limits, wrench_n=80.0, wrench_nm=80.0)
             found.append(
-                replace(base, name=f"{name}_{mode}", limits=limits, control=replace(base.control, mode=mode))
+                replace(
+                    base,
+                    name=f"{name}_{mode}",
+                    state=replace(base.state, wrench_topic="wrench"),
+                    limits=replace(base.limits, wrench_n=80.0, wrench_nm=80.0),
+                    control=replace(base.control, mode=mode),
+                )
             )
     return found
 

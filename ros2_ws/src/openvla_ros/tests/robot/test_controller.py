@@ -412,23 +412,42 @@ def test_tracking_error_stops_the_arm_and_lets_it_give_way():
 
 def test_effort_and_wrench_beyond_their_limits_stop_the_arm():
     bench = Bench(replace(WIDOWX, limits=replace(WIDOWX.limits, effort=(5.0,) * 6)))
+    bench.effort = np.zeros(6)
+    bench.tick()
     bench.run_policy(action(x=0.01), 0.6)
     bench.effort = np.array([0, 0, -6.0, 0, 0, 0])
     output = bench.tick(5)
     assert output.verdict.reason is Reason.EFFORT
     assert "elbow reports -6.0; the limit is 5" in output.verdict.detail
     assert bench.send(action(x=0.01)).reason is Reason.EFFORT
-    bench.effort = None
+    bench.effort = np.zeros(6)
     bench.tick(50)
     assert bench.send(action(x=0.01)).commands
 
-    bench = Bench(replace(FRANKA, limits=replace(FRANKA.limits, wrench_n=30.0)))
+    state = replace(FRANKA.state, wrench_topic="/wrench")
+    bench = Bench(replace(FRANKA, state=state, limits=replace(FRANKA.limits, wrench_n=30.0)))
     centre(bench)
     bench.run_policy(action(x=0.01), 0.6)
+    bench.reports_wrench = False
     bench.controller.observe_wrench([0, 0, 31.0], [0, 0, 0], bench.now_ns, bench.now_ns)
     assert bench.tick().verdict.reason is Reason.WRENCH
     broken = bench.controller.observe_wrench([np.nan, 0, 0], [0, 0, 0], bench.now_ns, bench.now_ns)
     assert broken.reason is Reason.STATE_INVALID
+
+
+def test_a_robot_whose_efforts_are_limited_is_not_moved_without_them():
+    bench = Bench(replace(WIDOWX, limits=replace(WIDOWX.limits, effort=(5.0,) * 6)))
+    bench.tick()
+    refused = bench.send(action(x=0.01))
+    assert refused.reason is Reason.NO_STATE
+    assert "report no efforts" in refused.detail
+    assert bench.controller.go_to("home").reason is Reason.NO_STATE
+    bench.effort = np.zeros(6)
+    bench.tick()
+    bench.run_policy(action(x=0.01), 0.6)
+    assert bench.outputs[-1].state is ControllerState.EXECUTING
+    bench.effort = None  # the driver stops reporting them
+    assert bench.tick(3).verdict.reason is Reason.NO_STATE
 
 
 def test_a_robot_that_should_report_a_wrench_is_not_moved_without_one():

@@ -10,7 +10,7 @@ import pytest
 
 from openvla_ros.errors import InvalidValueError, MissingDependencyError, ProfileError
 from openvla_ros.profile import load_profile
-from openvla_ros.sim import renderer
+from openvla_ros.sim import opengl, renderer
 from openvla_ros.sim.mujoco_scene import build_model, robot_model
 from openvla_ros.sim.tasks import find_task
 from openvla_ros.sim.world import SimulatedRobot
@@ -165,10 +165,10 @@ def images(tmp_path, name, mujoco_gl):
     return dict(np.load(path))
 
 
-@pytest.mark.parametrize("gl", renderer.GL_KINDS)
+@pytest.mark.parametrize("gl", opengl.GL_KINDS)
 @pytest.mark.parametrize("name", ROBOTS)
 def test_opengl_and_rays_draw_the_same_scene(tmp_path, name, gl):
-    if not renderer.works_here(gl):
+    if not opengl.works_here(gl):
         pytest.skip(f"{gl} is not installed here")
     drawn, traced = images(tmp_path, name, gl), images(tmp_path, name, "disable")
     assert (str(drawn["kind"]), str(traced["kind"])) == (gl, "rays")
@@ -182,17 +182,12 @@ def test_opengl_and_rays_draw_the_same_scene(tmp_path, name, gl):
 
 def test_a_renderer_that_does_not_work_here_names_the_package(monkeypatch):
     model = build_model(load_profile("sim_widowx"), 3, "plate")
-    monkeypatch.setattr(renderer, "works_here", lambda kind: False)
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(opengl, "works_here", lambda kind: False)
     with pytest.raises(MissingDependencyError, match="apt install libosmesa6"):
         renderer.make_renderer(model, 64, 64, "osmesa")
     with pytest.raises(InvalidValueError, match="the kinds are egl, osmesa, rays"):
         renderer.make_renderer(model, 64, 64, "vulkan")
-
-
-def test_without_opengl_rays_are_chosen_by_themselves(monkeypatch):
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(renderer, "works_here", lambda kind: False)
-    assert renderer.choose_kind.__wrapped__() == "rays"
 
 
 def test_models_differ_only_where_they_should():

@@ -149,8 +149,13 @@ class StateChecks:
         )
 
     def _efforts(self, state: RobotState) -> SafetyVerdict | None:
-        if self._effort is None or state.effort is None:
+        if self._effort is None:
             return None
+        if state.effort is None:
+            return SafetyVerdict.hold(
+                Reason.NO_STATE,
+                "the joint states report no efforts, and the profile limits them (limits.effort)",
+            )
         share = np.abs(state.effort) / self._effort
         i = int(np.argmax(share))
         if share[i] <= 1.0:
