@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from openvla_ros.model.network.config import OpenVLAConfig
 from openvla_ros.model.network.config_file import parse_config
 from openvla_ros.model.network.openvla import OpenVLA
-from openvla_ros.model.network.training_forward import IGNORED
+from openvla_ros.preprocessing.action_tokens import IGNORED
 from openvla_ros.pretraining.small_model import SmallSize, make_small_model, small_config
 from openvla_ros.training.data.batch import Batch
 from openvla_ros.training.lora_layers import LowRankOptions, select_targets

@@ -4,12 +4,11 @@
 """
 
 import sys
-
-import numpy as np
-from PIL import Image
+from pathlib import Path
 
 import openvla_ros
 from openvla_ros import Observation
+from openvla_ros.preprocessing.image_file import read_image
 from openvla_ros.sim.tasks import find_task
 from openvla_ros.sim.world import SimulatedRobot
 
@@ -22,7 +21,8 @@ profile = openvla_ros.load_profile("sim_widowx")
 policy = openvla_ros.load_policy("small_base", robot=profile)
 
 if len(sys.argv) == 3:
-    image, instruction = np.array(Image.open(sys.argv[1]).convert("RGB")), sys.argv[2]
+    # Refuses what PIL would pass on silently changed: 16 bits, several images, one that is stored turned.
+    image, instruction = read_image(Path(sys.argv[1])), sys.argv[2]
 else:  # what the camera of the simulated robot sees
     with SimulatedRobot(profile, find_task("lift"), seed=1) as robot:
         image, instruction = robot.render("primary"), robot.instruction
@@ -37,7 +37,8 @@ space = chunk.space
 for i, name in enumerate(space.names):
     # The probability that the model gave to the chosen value; a low one means that it is guessing.
     sure = "" if chunk.probability is None else f"   probability {chunk.probability[0, i]:.2f}"
-    print(f"{name:>8}: {chunk.actions[0, i]:+.4f} {space.units[i]:<3}{sure}")
+    unit = "" if space.units[i] == "1" else space.units[i]  # the gripper's number has none
+    print(f"{name:>8}: {chunk.actions[0, i]:+.4f} {unit:<3}{sure}")
 print(
     f"{len(chunk)} action of {space.width} numbers, one every {space.step_s:g} s, in the {space.frame} frame"
 )

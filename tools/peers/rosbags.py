@@ -22,7 +22,7 @@ from openvla_ros.data.bags.bag_source import BagSource
 from openvla_ros.data.foreign_bags.episode_writing import write_episodes
 from openvla_ros.data.foreign_bags.import_plan import plan_import
 from openvla_ros.data.foreign_bags.import_request import ImportRequest
-from openvla_ros.data.foreign_bags.recording import Recording
+from openvla_ros.data.foreign_bags.rosbag2_recording import Recording
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.profile import load_profile
 from openvla_ros.values.episode import Episode

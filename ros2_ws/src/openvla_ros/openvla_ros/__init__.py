@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from openvla_ros.cameras.protocol import Camera
     from openvla_ros.data.training.mixture import open_mixture
     from openvla_ros.data.training.training_reader import TrainingReader
-    from openvla_ros.drivers.command import ArmDriver
+    from openvla_ros.drivers.protocol import ArmDriver
     from openvla_ros.errors import OpenVLARosError
     from openvla_ros.policy.protocol import Policy
     from openvla_ros.profile import RobotProfile, load_profile
@@ -47,7 +47,7 @@ _MODULES = {
     "ActionChunk": "values.action",
     "ActionSpace": "values.action",
     "ArmController": "robot.controller",
-    "ArmDriver": "drivers.command",
+    "ArmDriver": "drivers.protocol",
     "Camera": "cameras.protocol",
     "Episode": "values.episode",
     "Observation": "values.observation",

@@ -26,6 +26,9 @@ def openvla() -> None:
     """Run ``openvla``; Ctrl-C before ``openvla up`` has begun also ends it cleanly."""
     if sys.argv[1:2] == ["up"]:
         end_at_once()
-    from openvla_ros.cli.main import main
+    try:
+        from openvla_ros.cli.main import main
 
-    main()
+        main()
+    except KeyboardInterrupt:  # during the imports, or in a verb that has nothing to finish
+        sys.exit(130)

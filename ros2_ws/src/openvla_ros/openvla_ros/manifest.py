@@ -8,6 +8,7 @@ Of the weights it knows only the hash.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,8 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from openvla_ros.errors import CheckpointError, InvalidValueError, ManifestError, StatisticsError
 from openvla_ros.integrity.checksums import sha256, verify
-from openvla_ros.integrity.validation import validation_lines
-from openvla_ros.preprocessing.dataset_statistics import DatasetStatistics, parse_norm_stats
+from openvla_ros.integrity.validation_errors import validation_lines
+from openvla_ros.preprocessing.dataset_statistics import (
+    STATISTICS,
+    DatasetStatistics,
+    parse_norm_stats,
+    read_statistics,
+)
 from openvla_ros.preprocessing.image_transform import ImageTransform
 from openvla_ros.preprocessing.prompt import PROMPT_STYLES, PromptStyle
 from openvla_ros.profile import RobotProfile
@@ -47,6 +53,8 @@ class Manifest:
     cameras: tuple[str, ...]  # camera names in the profile, in the model's order
     robot: str  # name of the profile that the demonstrations came from
     base_weights: str | None = None  # digest of the base weights that an adapter was trained on
+    # The fields of adapter_config.json that change what the adapter computes; None: not stated (0.1.0).
+    adapter_config: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
@@ -57,6 +65,8 @@ class Manifest:
             )
         if self.adapter_sha256 is not None and not _is_sha256(self.adapter_sha256):
             raise ManifestError(f"adapter_sha256 {self.adapter_sha256!r} must be 64 lower-case hex digits")
+        if self.adapter_config is not None and self.adapter_sha256 is None:
+            raise ManifestError("adapter_config is given, but adapter_sha256 is None: there is no adapter")
         try:
             self.statistics.action.check_space(self.action_space, "manifest")
         except StatisticsError as error:
@@ -72,16 +82,7 @@ class Manifest:
 
         The robot may have cameras that the checkpoint does not use, and different bounds.
         """
-        space = profile.space()
-        lines = [
-            f"action_space.{name}: checkpoint {mine!r}, robot {profile.name} {theirs!r}"
-            for name in _MEANING
-            if (mine := getattr(self.action_space, name)) != (theirs := getattr(space, name))
-        ]
-        known = tuple(camera.name for camera in profile.cameras)
-        if not set(self.cameras) <= set(known):
-            lines.append(f"cameras: checkpoint {self.cameras!r}, robot {profile.name} {known!r}")
-        return lines
+        return differences_from(profile, "checkpoint", self.action_space, self.cameras)
 
     def check(self, profile: RobotProfile) -> None:
         """Raise ``ManifestError`` with every line of ``differences`` unless the checkpoint matches."""
@@ -102,6 +103,26 @@ class Manifest:
         if (found := sha256_of_file(path)) != self.adapter_sha256:
             raise ManifestError(f"adapter_sha256: checkpoint {self.adapter_sha256!r}, file {path} {found!r}")
 
+    def check_statistics(self, folder: str | Path) -> None:
+        """Raise ``ManifestError`` if ``dataset_statistics.json`` in ``folder`` has other statistics.
+
+        Other programs unnormalise with that file; it may be absent.
+        """
+        path = Path(folder) / STATISTICS
+        if not path.is_file():
+            return
+        found = read_statistics(path)
+        if self.dataset_key not in found:
+            raise ManifestError(
+                f"{path} has statistics of {', '.join(found)}; {MANIFEST_NAME} is about {self.dataset_key!r}"
+            )
+        if lines := found[self.dataset_key].differences(self.statistics):
+            more = f", and {len(lines) - 1} more" if lines[1:] else ""
+            raise ManifestError(
+                f"{path} and {MANIFEST_NAME} have different statistics of {self.dataset_key!r}: "
+                f"{lines[0]}{more}; restore the one that was changed"
+            )
+
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as JSON values."""
         space = self.action_space
@@ -111,6 +132,7 @@ class Manifest:
             "base_revision": self.base_revision,
             "base_weights": self.base_weights,
             "adapter_sha256": self.adapter_sha256,
+            "adapter_config": None if self.adapter_config is None else dict(self.adapter_config),
             "robot": self.robot,
             "cameras": list(self.cameras),
             "prompt_style": self.prompt_style,
@@ -128,6 +150,22 @@ class Manifest:
             "dataset_key": self.dataset_key,
             "statistics": self.statistics.to_json(),
         }
+
+
+def differences_from(
+    profile: RobotProfile, what: str, action_space: ActionSpace, cameras: tuple[str, ...]
+) -> list[str]:
+    """Return one line for each field in which ``profile`` differs from ``what``, which has the other two."""
+    space = profile.space()
+    lines = [
+        f"action_space.{name}: {what} {mine!r}, robot {profile.name} {theirs!r}"
+        for name in _MEANING
+        if (mine := getattr(action_space, name)) != (theirs := getattr(space, name))
+    ]
+    known = tuple(camera.name for camera in profile.cameras)
+    if not set(cameras) <= set(known):
+        lines.append(f"cameras: {what} {cameras!r}, robot {profile.name} {known!r}")
+    return lines
 
 
 def manifest_path(folder: str | Path) -> Path:
@@ -189,6 +227,7 @@ def parse_manifest(data: Any, origin: str) -> Manifest:
             cameras=tuple(file.cameras),
             robot=file.robot,
             base_weights=file.base_weights,
+            adapter_config=file.adapter_config,
         )
     except (CheckpointError, StatisticsError, InvalidValueError) as error:
         message = str(error)
@@ -230,6 +269,7 @@ class _File(BaseModel):
     base_revision: str | None
     base_weights: str | None = None
     adapter_sha256: str | None
+    adapter_config: dict[str, Any] | None = None
     robot: Annotated[str, Field(min_length=1)]
     cameras: list[str]
     prompt_style: PromptStyle

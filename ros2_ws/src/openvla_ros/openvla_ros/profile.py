@@ -11,38 +11,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from openvla_ros.driver_profile import STRICT, ArmBackend, GripperBackend, Positive, Topic
 from openvla_ros.errors import InvalidValueError, ProfileError
 from openvla_ros.integrity.placeholders import unfilled
 from openvla_ros.integrity.text_file import read_text
-from openvla_ros.integrity.validation import validation_lines
+from openvla_ros.integrity.validation_errors import validation_lines
 from openvla_ros.resources import share_path
 from openvla_ros.values.action import ActionSpace, Frame, RotationConvention
 
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-Positive = Annotated[float, Field(gt=0)]
-Topic = Annotated[str, Field(pattern=r"^~?/?[A-Za-z_][A-Za-z0-9_/]*$")]
-# The default of MoveIt Servo's incoming_command_timeout: without a command for this long it stops the arm.
-SERVO_TIMEOUT_S = 0.1
 # What the controller carries out, whatever a profile calls it: tool motion, then the gripper.
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 ACTION_UNITS = ("m", "m", "m", "rad", "rad", "rad", "1")
 # Which field of a camera's source each kind takes.
 SOURCE_FIELDS: dict[str, str | None] = {
-    "topic": None,
-    "usb": "device",
-    "realsense": "serial",
-    "video": "path",
-    "images": "path",
-    "episode": "path",
-}
-Encoding = Literal["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "yuv422", "yuv422_yuy2", "compressed"]
+    "topic": None, "usb": "device", "realsense": "serial",
+    "video": "path", "images": "path", "episode": "path",
+}  # fmt: skip
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class CameraSource:
     """Where a camera's images come from: its own driver's topic, or a device that the camera node opens."""
 
@@ -61,7 +53,7 @@ class CameraSource:
             raise ValueError(f"a source of kind {self.kind!r} needs a path")
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class CameraProfile:
     """One camera: its stream, and how to rotate its image for the policy."""
 
@@ -74,22 +66,20 @@ class CameraProfile:
     frame_id: str
     rotate_deg: Literal[0, 90, 180, 270] = 0  # clockwise
     compressed: bool = False  # the topic is sensor_msgs/CompressedImage
-    # Where the images come from; the default is in ``origin``.
-    source: CameraSource | None = None
+    source: CameraSource | None = None  # where the images come from; the default is in ``origin``
 
     @property
     def origin(self) -> CameraSource:
-        """The image source.
+        """The image source; by default the driver that publishes the topic.
 
-        The default is the topic's own driver, or USB camera 0 if the topic is the default one of this
-        package's camera node: nobody else publishes that.
+        Of the topic of this package's own camera node, which no driver publishes, it is USB camera 0.
         """
         if self.source is not None:
             return self.source
         return CameraSource("usb" if self.topic == f"camera/{self.name}/image_raw" else "topic")
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ArmProfile:
     """The arm's description and the joint names that its software uses, base to tip."""
 
@@ -109,7 +99,7 @@ class ArmProfile:
     tool_axis: tuple[float, float, float] | None = None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class GripperProfile:
     """The gripper's joint, and its open and closed positions."""
 
@@ -128,7 +118,7 @@ class GripperProfile:
         return min(1.0, max(0.0, (position_m - self.closed_m) / (self.open_m - self.closed_m)))
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class StateProfile:
     """The state that the robot reports."""
 
@@ -138,7 +128,7 @@ class StateProfile:
     wrench_topic: Topic | None = None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ActionProfile:
     """The action space, as written in the profile file."""
 
@@ -152,7 +142,7 @@ class ActionProfile:
     rate_hz: Positive
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class LimitsProfile:
     """The limits that the controller never exceeds; radians, metres, seconds."""
 
@@ -175,77 +165,26 @@ class LimitsProfile:
     wrench_nm: Positive | None = None  # external torque; needs state.wrench_topic
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ControlProfile:
     """How the controller turns actions into motion."""
 
     rate_hz: Annotated[float, Field(ge=20, le=1000)] = 100.0
     mode: Literal["streaming", "blocking"] = "streaming"
     chunk_max_age_s: Positive = 0.6  # a chunk computed from an older observation is refused
+    # One chunk carries at most this much motion: the arm goes on for so long if the policy dies.
+    chunk_horizon_s: Annotated[float, Field(gt=0, le=10)] = 2.0
     hold_after_s: Positive = 0.5  # without a new chunk for this long, stop smoothly and hold
     reanchor_error_m: Positive = 0.05  # commanded against measured tool point
     reanchor_error_rad: Positive = 0.35
     leash_m: Positive = 0.03  # how far the commanded tool point may run ahead of the solved joints
     blend_s: Positive = 0.2  # time over which one action's motion blends into the next
-    stretch_max: Annotated[float, Field(ge=1)] = (
-        2.0  # how many times longer a step may last for a slow policy
-    )
-    homing_share: Annotated[float, Field(gt=0, le=1)] = (
-        0.3  # fraction of the joint limits used on the way to a named pose
-    )
+    stretch_max: Annotated[float, Field(ge=1)] = 2.0  # how much a step may be stretched for a slow policy
+    homing_share: Annotated[float, Field(gt=0, le=1)] = 0.3  # of the joint limits, on the way to a named pose
     dead_man_s: Positive = 0.3  # without a teleoperation chunk for this long, stop
 
 
-@dataclass(frozen=True, config=_STRICT)
-class ArmBackend:
-    """The arm driver: the kind of its commands, and their topic."""
-
-    kind: Literal["joint_trajectory", "forward_position", "interbotix", "cartesian_target", "servo_twist"]
-    topic: Topic
-    # How far ahead of their time points are sent, to hide the jitter of the controller and the network.
-    # 0 sends them for "now", for a robot with another clock. Not for ``servo_twist``.
-    # A robot whose clock is ahead by more than this refuses the trajectories of an arm at rest, whose last
-    # point is then in the past, and stops in each of the others before they begin. One whose clock is
-    # behind by more than a control period starts each trajectory at the measured joints.
-    # ``openvla check`` measures the difference.
-    lookahead_s: Annotated[float, Field(ge=0, le=0.2)] = 0.03
-    group: str = "arm"  # the joint group's name; only for ``interbotix``
-    recovery_action: Topic | None = None  # franka_msgs/action/ErrorRecovery, if the arm has it
-
-    @property
-    def brakes_by_itself(self) -> bool:
-        """Whether every command contains its own stop; otherwise the arm's software stops in its own way."""
-        return self.kind != "servo_twist"
-
-    @property
-    def takes_setpoints(self) -> bool:
-        """Whether the arm's software takes single setpoints, from the setpoint node."""
-        return self.kind in ("forward_position", "interbotix", "cartesian_target")
-
-    @property
-    def patience_s(self) -> float:
-        """How late a command may be, seconds, before the robot's side continues without it."""
-        return self.lookahead_s if self.brakes_by_itself else SERVO_TIMEOUT_S
-
-
-@dataclass(frozen=True, config=_STRICT)
-class GripperBackend:
-    """The gripper driver: the kind of its commands, and their topic."""
-
-    kind: Literal["joint_trajectory", "gripper_command", "interbotix_pwm", "franka"]
-    topic: Topic  # for ``franka`` the namespace of the actions grasp and move
-    speed_m_s: Positive = 0.1  # of the gripper's joint
-    force_n: Positive = 40.0  # maximum grasping force
-    pwm_limit: Positive = 350.0  # only for ``interbotix_pwm``, as bridge_data_robot drives it
-    motor: str = "gripper"  # the motor's name; only for ``interbotix_pwm``
-
-    @property
-    def takes_setpoints(self) -> bool:
-        """Whether the setpoint node controls the gripper."""
-        return self.kind == "interbotix_pwm"
-
-
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class SimulationProfile:
     """Properties of the simulated robot; only in simulation profiles."""
 
@@ -255,7 +194,7 @@ class SimulationProfile:
     seed: int = 0
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class RecordingProfile:
     """Additional topics to record, and how to store images."""
 
@@ -264,7 +203,7 @@ class RecordingProfile:
     extra_topics: tuple[Topic, ...] = ()
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class RobotProfile:
     """Everything that the nodes must agree on about one robot."""
 
@@ -291,10 +230,8 @@ class RobotProfile:
         names = [camera.name for camera in self.cameras]
         if len(set(names)) != len(names):
             raise ValueError(f"camera names {names} must be unique")
-        for lower, upper in (
-            (self.limits.joint_lower, self.limits.joint_upper),
-            (self.limits.workspace_lower, self.limits.workspace_upper),
-        ):
+        for kind in ("joint", "workspace"):
+            lower, upper = getattr(self.limits, f"{kind}_lower"), getattr(self.limits, f"{kind}_upper")
             if any(low >= high for low, high in zip(lower, upper, strict=True)):
                 raise ValueError(f"limits {lower} .. {upper} are empty or reversed")
         try:
@@ -347,19 +284,11 @@ class RobotProfile:
 
     def space(self) -> ActionSpace:
         """Return the action space that this robot's controller accepts."""
-        import numpy as np
-
         a = self.action_space
         return ActionSpace(
-            names=a.names,
-            units=a.units,
-            frame=a.frame,
-            rotation=a.rotation,
-            gripper_open=float(a.gripper_open),
-            lower=np.array(a.lower),
-            upper=np.array(a.upper),
-            rate_hz=a.rate_hz,
-        )
+            names=a.names, units=a.units, frame=a.frame, rotation=a.rotation, rate_hz=a.rate_hz,
+            gripper_open=float(a.gripper_open), lower=np.array(a.lower), upper=np.array(a.upper),
+        )  # fmt: skip
 
     @property
     def takes_setpoints(self) -> bool:
@@ -367,7 +296,14 @@ class RobotProfile:
         return self.arm_backend.takes_setpoints or self.gripper_backend.takes_setpoints
 
     def camera(self, name: str) -> CameraProfile:
-        """Return the camera called ``name``; raises ``ProfileError`` listing the existing names."""
+        """Return one camera's profile.
+
+        Args:
+            name: Its name in the profile, such as ``primary``.
+
+        Raises:
+            ProfileError: There is no such camera; lists the existing ones.
+        """
         for camera in self.cameras:
             if camera.name == name:
                 return camera
@@ -425,11 +361,14 @@ def parse_profile(text: str, source: str) -> RobotProfile:
     try:
         return _ADAPTER.validate_python(data)
     except ValidationError as error:
-        raise ProfileError(
-            "\n".join(f"{source}: {line}" for line in validation_lines(error, "profile"))
-        ) from error
+        lines = validation_lines(error, "profile")
+        raise ProfileError("\n".join(f"{source}: {line}" for line in lines)) from error
 
 
 def dump_profile(profile: RobotProfile) -> str:
-    """Return ``profile`` as YAML; ``parse_profile`` is the inverse."""
+    """Return a profile as YAML, with every default written out.
+
+    Args:
+        profile: The profile; ``parse_profile`` of the result equals it.
+    """
     return yaml.safe_dump(_ADAPTER.dump_python(profile, mode="json"), sort_keys=False, allow_unicode=True)

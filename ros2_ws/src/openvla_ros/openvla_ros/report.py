@@ -15,6 +15,8 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from openvla_ros.integrity.disk import writing
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -116,17 +118,18 @@ class Page:
         self._parts.append(f'<div class="row">{"".join(items)}</div>')
 
     def write(self, path: Path) -> Path:
-        """Write the page to ``path``, atomically, and return the path."""
+        """Write the page to ``path``, atomically, and return it; raises ``DatasetError`` if that fails."""
         text = (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{_text(self.title)}</title><style>{STYLE}</style></head>"
             f"<body>{''.join(self._parts)}</body></html>\n"
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name + ".part")
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(path)
         return path
 
 

@@ -19,7 +19,7 @@ from openvla_ros.manifest import (
     sha256_of_file,
     write_manifest,
 )
-from openvla_ros.preprocessing.dataset_statistics import read_statistics
+from openvla_ros.preprocessing.dataset_statistics import STATISTICS, read_statistics, write_statistics
 from openvla_ros.preprocessing.image_transform import ImageTransform
 from openvla_ros.profile import dump_profile, load_profile, parse_profile
 
@@ -152,7 +152,7 @@ def test_wrong_manifests_name_the_file_the_key_and_the_value(tmp_path, path, val
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("key", sorted(set(manifest().to_json()) - {"base_weights"}))
+@pytest.mark.parametrize("key", sorted(set(manifest().to_json()) - {"base_weights", "adapter_config"}))
 def test_no_key_may_be_missing(key):
     data = manifest().to_json()
     del data[key]
@@ -191,3 +191,19 @@ def test_the_adapter_is_known_by_its_hash(tmp_path):
     manifest(adapter_sha256=None).check_adapter(tmp_path / "whole")
     with pytest.raises(CheckpointError, match="cannot be read"):
         sha256_of_file(tmp_path / "absent")
+
+
+def test_other_statistics_beside_it_are_refused_with_both_values(tmp_path):
+    mine = manifest()
+    mine.check_statistics(tmp_path)  # there are none
+    write_statistics(tmp_path / STATISTICS, {"other": mine.statistics, "bridge_orig": mine.statistics})
+    mine.check_statistics(tmp_path)
+    data = json.loads((tmp_path / STATISTICS).read_text())
+    before = data["bridge_orig"]["action"]["q99"][0]
+    data["bridge_orig"]["action"]["q99"] = [10 * v for v in data["bridge_orig"]["action"]["q99"]]
+    (tmp_path / STATISTICS).write_text(json.dumps(data))
+    with pytest.raises(ManifestError, match=rf"action\.q99\[0\] is {10 * before} and {before}, and 6 more"):
+        mine.check_statistics(tmp_path)
+    write_statistics(tmp_path / STATISTICS, {"other": mine.statistics})
+    with pytest.raises(ManifestError, match=r"has statistics of other; .* is about 'bridge_orig'"):
+        mine.check_statistics(tmp_path)

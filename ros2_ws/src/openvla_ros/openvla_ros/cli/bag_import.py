@@ -1,4 +1,4 @@
-"""The verb of ``openvla`` that makes episodes of others' rosbag2 recordings."""
+"""The verb of ``openvla`` that turns other rosbag2 recordings into episodes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,17 @@ def import_bag(
     ] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Print the cuts; write nothing.")] = False,
     cut_topic: Annotated[
-        str, typer.Option(help="An episode while this topic says true, a number that is not 0, or a text.")
+        str,
+        typer.Option(help="One episode per stretch in which this topic is true, non-zero, or the same text."),
     ] = "",
     cut_service: Annotated[
-        str, typer.Option(help="An episode from each recorded call of this service (SetBool: true to false).")
+        str,
+        typer.Option(
+            help="One episode from each recorded call of this service to the next (SetBool: true to false)."
+        ),
     ] = "",
     stop_service: Annotated[
-        str, typer.Option(help="The service whose call ends what --cut-service began.")
+        str, typer.Option(help="Service whose call ends an episode that --cut-service began.")
     ] = "",
     times: Annotated[
         Path | None,
@@ -49,17 +53,18 @@ def import_bag(
         ),
     ] = None,
     cut_pauses: Annotated[
-        float, typer.Option(min=0, help="An episode between pauses of at least this many seconds.")
+        float,
+        typer.Option(min=0, help="One episode per motion between pauses of at least this many seconds."),
     ] = 0.0,
     pause_speed: Annotated[
-        float, typer.Option(min=0, help="rad/s: a joint that is slower rests, for --cut-pauses.")
+        float, typer.Option(min=0, help="For --cut-pauses: a joint slower than this is at rest, rad/s.")
     ] = 0.02,
-    instruction: Annotated[str, typer.Option(help="The words of episodes without any in --times.")] = "",
+    instruction: Annotated[str, typer.Option(help="Instruction of episodes that have none in --times.")] = "",
     instruction_topic: Annotated[
-        str, typer.Option(help="std_msgs/String with the words; default the topic instruction.")
+        str, typer.Option(help="Topic of the instruction (std_msgs/String); default: instruction.")
     ] = "",
     outcome: Annotated[
-        Literal["success", "failure", "unknown"], typer.Option(help="How every episode ended.")
+        Literal["success", "failure", "unknown"], typer.Option(help="Outcome of every episode.")
     ] = "unknown",
     actions: Annotated[
         Literal["auto", "commanded", "joint_states"],
@@ -70,11 +75,13 @@ def import_bag(
     ] = "auto",
     stamps: Annotated[
         Literal["header", "received"],
-        typer.Option(help="Match streams by their headers' stamps, or by the times of receipt."),
+        typer.Option(help="Match streams by header stamps or by receive times."),
     ] = "header",
     topic: Annotated[
         list[str] | None,
-        typer.Option(help="ROLE=NAME: not the profile's topic but this one, e.g. joint_states=/arm/joints."),
+        typer.Option(
+            help="ROLE=NAME: read this topic instead of the profile's, e.g. joint_states=/arm/joints."
+        ),
     ] = None,
     namespace: Annotated[str, typer.Option(help="Namespace of the profile's relative topics.")] = "",
 ) -> None:
@@ -89,11 +96,11 @@ def import_bag(
     """
     from openvla_ros.data.foreign_bags.import_plan import plan_import
     from openvla_ros.data.foreign_bags.import_request import Cutting, ImportRequest
-    from openvla_ros.data.foreign_bags.recording import Recording
+    from openvla_ros.data.foreign_bags.rosbag2_recording import Recording
     from openvla_ros.profile import load_profile
 
     if output is None and not preview:
-        raise DatasetError("say where the episodes go (--output FOLDER), or look first (--preview)")
+        raise DatasetError("give --output FOLDER for the episodes, or --preview to see the cuts first")
     request = ImportRequest(
         bag=bag,
         profile=load_profile(robot),

@@ -65,7 +65,7 @@ def convert(
     ] = "commanded",
     next_obs: Annotated[
         bool,
-        typer.Option(help="HDF5: store each next observation too, as some of robomimic's training asks."),
+        typer.Option(help="HDF5: also store next observations, which some of robomimic's algorithms need."),
     ] = True,
     group_size: Annotated[int, typer.Option(min=1, help="Episodes per work unit, shard or video.")] = 16,
     split: SplitOption = None,

@@ -84,10 +84,7 @@ def recover(
     with recordings.locked():
         recovered = recordings.recover()
     for done in recovered:
-        typer.echo(
-            f"{done.folder.name}: {done.message_count} messages"
-            + (f" ({done.damage})" if done.damage else "")
-        )
+        typer.echo(done.describe())
     if not recovered:
         typer.echo("nothing to recover")
 

@@ -88,10 +88,10 @@ def new_robot(
     urdf: Annotated[str, typer.Argument(help="URDF file, or the name of one that comes with the package")],
     output: Annotated[Path, typer.Option(help="the profile to write, a .yaml file that does not exist yet")],
     base: Annotated[
-        str | None, typer.Option(help="link that the arm stands on; without it the URDF's root")
+        str | None, typer.Option(help="link that the arm stands on; default: the URDF's root")
     ] = None,
     tool: Annotated[
-        str | None, typer.Option(help="link that is the tool point; needed where the arm has several ends")
+        str | None, typer.Option(help="link at the tool point; required if the arm has several ends")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from openvla_ros.cli.progress import ProgressBar
+from openvla_ros.cli.progress_bar import ProgressBar
 from openvla_ros.cli.verbosity import Verbosity, verbosity
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.training.data.selection import Selection

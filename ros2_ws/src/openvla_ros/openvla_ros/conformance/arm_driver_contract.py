@@ -1,4 +1,4 @@
-"""Conformance check for arm drivers (``openvla_ros.drivers.command.ArmDriver``).
+"""Conformance check for arm drivers (``openvla_ros.drivers.protocol.ArmDriver``).
 
 Knows nothing of ROS: how to spin the driver's node is passed in. What arrives at the robot is not
 checked.
@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from openvla_ros.conformance.contract import Contract, timed
-from openvla_ros.drivers.command import ArmCommand, ArmDriver
+from openvla_ros.drivers.protocol import ArmCommand, ArmDriver
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.time import seconds

@@ -168,7 +168,9 @@ class RobotClient:
         if node not in self._parameters:
             self._parameters[node] = AsyncParameterClient(self.node, node)
         client = self._parameters[node]
-        self.require(client.services_are_ready, self.timeout_s, lambda: f"no node {node} takes parameters")
+        self.require(
+            client.services_are_ready, self.timeout_s, lambda: f"no node {node} with parameters was found"
+        )
         future = client.set_parameters([Parameter(name, value=value)])
         self.require(future.done, self.timeout_s, lambda: f"{node} does not answer")
         (result,) = future.result().results

@@ -37,8 +37,8 @@ class SoleWatch:
     def health(self) -> Health:
         """Return the health: an error for every duplicate."""
         if self._problems:
-            return Health("one publisher a stream", "error", "; ".join(self._problems), {})
-        return Health("one publisher a stream", "ok", "no duplicates", {})
+            return Health("one publisher per stream", "error", "; ".join(self._problems), {})
+        return Health("one publisher per stream", "ok", "no duplicates", {})
 
     def _look(self) -> None:
         found = tuple(self._found(time.monotonic()))

@@ -10,9 +10,10 @@ from __future__ import annotations
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
 
-from openvla_ros.drivers.command import ArmCommand
+from openvla_ros.driver_profile import ArmBackend
+from openvla_ros.drivers.protocol import ArmCommand
 from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
-from openvla_ros.profile import ArmBackend, RobotProfile
+from openvla_ros.profile import RobotProfile
 from openvla_ros.ros.messages import to_pose
 from openvla_ros.ros.qos import COMMAND
 

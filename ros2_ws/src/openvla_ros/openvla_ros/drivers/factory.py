@@ -9,12 +9,12 @@ from __future__ import annotations
 from rclpy.node import Node
 
 from openvla_ros.drivers.cartesian_target import CartesianTargetArm
-from openvla_ros.drivers.command import ArmDriver, GripperDriver
 from openvla_ros.drivers.forward_position import ForwardPositionArm
 from openvla_ros.drivers.franka import FrankaGripper, FrankaRecovery
 from openvla_ros.drivers.gripper_action import GripperAction
 from openvla_ros.drivers.interbotix import InterbotixArm, InterbotixGripper
 from openvla_ros.drivers.joint_trajectory import JointTrajectoryArm, JointTrajectoryGripper
+from openvla_ros.drivers.protocol import ArmDriver, GripperDriver
 from openvla_ros.drivers.servo_twist import ServoTwistArm
 from openvla_ros.profile import RobotProfile
 

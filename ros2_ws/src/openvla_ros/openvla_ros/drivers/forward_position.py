@@ -9,9 +9,9 @@ from __future__ import annotations
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray
 
-from openvla_ros.drivers.command import ArmCommand
+from openvla_ros.driver_profile import ArmBackend
+from openvla_ros.drivers.protocol import ArmCommand
 from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
-from openvla_ros.profile import ArmBackend
 from openvla_ros.ros.qos import COMMAND
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from rclpy.node import Node
 
+from openvla_ros.driver_profile import GripperBackend
 from openvla_ros.drivers.action_client import ActionGoal
-from openvla_ros.drivers.command import GripperCommand
 from openvla_ros.drivers.optional_messages import interface
-from openvla_ros.profile import GripperBackend, RobotProfile
+from openvla_ros.drivers.protocol import GripperCommand
+from openvla_ros.profile import RobotProfile
 
 CHANGE = 0.02  # minimum change of opening for a new goal
 

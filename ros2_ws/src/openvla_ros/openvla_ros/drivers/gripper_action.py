@@ -12,10 +12,11 @@ from rclpy.action import get_action_names_and_types
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
+from openvla_ros.driver_profile import GripperBackend
 from openvla_ros.drivers.action_client import ActionGoal
-from openvla_ros.drivers.command import GripperCommand
 from openvla_ros.drivers.optional_messages import interface
-from openvla_ros.profile import GripperBackend, RobotProfile
+from openvla_ros.drivers.protocol import GripperCommand
+from openvla_ros.profile import RobotProfile
 
 TYPES = ("control_msgs/action/GripperCommand", "control_msgs/action/ParallelGripperCommand")
 # Minimum change of opening for a new goal: each goal preempts the last one.

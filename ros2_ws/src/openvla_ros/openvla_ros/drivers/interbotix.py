@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from rclpy.node import Node
 
-from openvla_ros.drivers.command import ArmCommand, GripperCommand
+from openvla_ros.driver_profile import ArmBackend, GripperBackend
 from openvla_ros.drivers.optional_messages import interface
+from openvla_ros.drivers.protocol import ArmCommand, GripperCommand
 from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
-from openvla_ros.profile import ArmBackend, GripperBackend, RobotProfile
+from openvla_ros.profile import RobotProfile
 from openvla_ros.ros.qos import COMMAND
 from openvla_ros.values.time import nanoseconds
 

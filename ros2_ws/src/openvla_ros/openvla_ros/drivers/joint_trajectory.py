@@ -11,7 +11,7 @@ import numpy as np
 from rclpy.node import Node
 from trajectory_msgs.msg import JointTrajectory
 
-from openvla_ros.drivers.command import ArmCommand, GripperCommand
+from openvla_ros.drivers.protocol import ArmCommand, GripperCommand
 from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
 from openvla_ros.drivers.trajectory_settings import Settings, SettingsQuery
 from openvla_ros.profile import RobotProfile

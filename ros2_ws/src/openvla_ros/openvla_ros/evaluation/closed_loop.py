@@ -25,9 +25,20 @@ def run_trials(
     videos: Path | None = None,
     filmed: int = 0,
 ) -> Iterator[Trial]:
-    """Yield one trial of the robot's task for each seed; the first ``filmed`` go to ``videos`` as MP4.
+    """Yield one trial of the robot's task for each seed, as it ends.
 
     A trial in which the model outputs no valid action counts as failed.
+
+    Args:
+        policy: The policy, for the robot's action space.
+        robot: The simulated robot; it is reset for each trial.
+        seeds: One scene for each.
+        max_steps: How many actions the policy gets in a trial.
+        videos: Folder for MP4 files of the trials.
+        filmed: How many of the first trials to film.
+
+    Raises:
+        PolicyError: The policy cannot act on what it sees.
     """
     for index, seed in enumerate(seeds):
         robot.reset(seed)

@@ -34,7 +34,16 @@ class SuccessRate:
         return self.successes / self.trials
 
     def interval(self, z: float = Z95) -> tuple[float, float]:
-        """Return the Wilson score interval, 0..1; 95% unless another ``z`` is given."""
+        """Return the Wilson score interval of the true rate.
+
+        (p + z²/2n ± z √(p (1 - p)/n + z²/4n²)) / (1 + z²/n), with n trials and the observed rate p.
+
+        Args:
+            z: Quantile of the normal distribution; the default gives 95%.
+
+        Returns:
+            Both ends, 0 .. 1.
+        """
         n, p = self.trials, self.rate
         center = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))

@@ -3,7 +3,8 @@
 The expected digest comes from one of two places. ``SHA256SUMS`` in the file's folder or a parent, in
 the format of ``sha256sum``, is written with every multi-file output of this package; ``sha256sum -c
 SHA256SUMS`` checks it too. In the cache of the Hugging Face hub a file is a link to a blob that is named
-by its content. A file in neither is not verified, and that is logged once.
+by its content. A file in neither is not verified, and that is logged once. A list that covers a folder
+covers all of it: a file there that it lacks is an error.
 
 Verified files are remembered for the life of the process, by inode, size and change times. Nothing is
 cached on disk: such a record would outlive the bits that it vouches for.
@@ -19,7 +20,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from openvla_ros.errors import ChecksumError
@@ -79,6 +80,12 @@ def _read_sums(path: Path, _: Identity) -> dict[str, str]:
     return found
 
 
+@lru_cache(maxsize=64)
+def _covered(path: Path, identity: Identity) -> frozenset[PurePosixPath]:
+    """Return the folders, relative to that of the list ``path``, in which it lists a file."""
+    return frozenset(PurePosixPath(name).parent for name in _read_sums(path, identity))
+
+
 def absent(folder: Path) -> list[str]:
     """Return the files that ``folder``/SHA256SUMS lists but that are missing."""
     return [name for name in read_sums(folder) if not (folder / name).is_file()]
@@ -126,13 +133,28 @@ def verify_all(paths: Iterable[Path]) -> list[Path]:
 
 
 def expected_digest(path: Path) -> str | None:
-    """Return the digest that ``path`` should have: 64 hex digits SHA-256, 40 git's SHA-1, None unknown."""
+    """Return the digest that ``path`` should have: 64 hex digits SHA-256, 40 git's SHA-1, None unknown.
+
+    Raises ``ChecksumError`` if a ``SHA256SUMS`` lists other files of its folder, but not this one.
+    """
     absolute = path.absolute()
+    lacking = None
     for folder in absolute.parents[:_LEVELS]:
-        name = absolute.relative_to(folder).as_posix()
-        if (digest := read_sums(folder).get(name)) is not None:
+        name = absolute.relative_to(folder)
+        if not (sums := read_sums(folder)):
+            continue
+        if (digest := sums.get(name.as_posix())) is not None:
             return digest
-    return _hub_digest(path)
+        listed = folder / SUMS
+        if lacking is None and PurePosixPath(name.parent) in _covered(listed, _identity(listed)):
+            lacking = listed
+    digest = _hub_digest(path)
+    if digest is None and lacking is not None and path.is_file() and path.name != SUMS:
+        raise ChecksumError(
+            f"{path} was added or changed: {lacking} has checksums of the files beside it, but not of it; "
+            f"if that is intended, update {SUMS} or remove it"
+        )
+    return digest
 
 
 def _hub_digest(path: Path) -> str | None:

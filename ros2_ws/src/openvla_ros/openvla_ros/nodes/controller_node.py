@@ -8,6 +8,7 @@ of it.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,15 +21,18 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from openvla_ros.discovery.endpoints import listed, publishers
 from openvla_ros.discovery.rival_watch import RivalWatch, command_topics
-from openvla_ros.drivers.command import ArmCommand, GripperCommand
 from openvla_ros.drivers.factory import make_arm, make_gripper, make_recovery
+from openvla_ros.drivers.protocol import ArmCommand, GripperCommand
 from openvla_ros.errors import FatalNodeError
 from openvla_ros.nodes.control.chunk_sources import ChunkSources
 from openvla_ros.nodes.control.control_loop import ControlLoop
 from openvla_ros.nodes.control.controller_health import ControllerHealth
 from openvla_ros.nodes.control.core_lock import CoreLock
 from openvla_ros.nodes.control.driver_links import DriverLinks
+from openvla_ros.nodes.control.state_sources import Rivals, StateSources
+from openvla_ros.nodes.control.stop_memory import StopMemory
 from openvla_ros.nodes.control.stop_services import StopServices
 from openvla_ros.nodes.control.verdict_publisher import VerdictPublisher
 from openvla_ros.profile import RobotProfile, load_profile
@@ -50,10 +54,12 @@ from openvla_ros.ros.messages import (
     to_received_chunk,
 )
 from openvla_ros.ros.parameters import declare, parameter
+from openvla_ros.ros.verdict_messages import trigger_service
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.health import Health
 from openvla_ros.values.verdict import Reason, SafetyVerdict
 
+TELEOPERATION = "teleop/action_chunk"
 GRIPPER_PERIOD_S = 0.02  # bridge_data_robot drives its gripper 50 times a second
 REPORT_PERIOD_S = 0.02  # poses, and changes of the verdict
 CONNECT_PERIOD_S = 0.5
@@ -102,7 +108,8 @@ class ControllerNode(GuardedNode):
         self._make_interface()
         simulated = bool(self.get_parameter("use_sim_time").value)
         self._loop = ControlLoop(self._core.period_s, self._tick, self.get_clock(), simulated, self._rests)
-        self._stops = StopServices(self, self._core, self._lock, self._report_refusal)
+        memory = StopMemory(f"{os.environ.get('ROS_DOMAIN_ID', '0')} {self.get_fully_qualified_name()}")
+        self._stops = StopServices(self, self._core, self._lock, self._report_refusal, memory)
         self._loop.start()
         self._stops.start()
 
@@ -114,7 +121,7 @@ class ControllerNode(GuardedNode):
         if not self._loop.stop():
             self.get_logger().error("the control thread did not end")
         if not self._stops.close():
-            self.get_logger().error("the thread of the stops did not end")
+            self.get_logger().error("the stop thread did not end")
         self._output = self._core.shutdown()
         now_ns, period_ns = self._now_ns(), round(self._core.period_s * NS_PER_S)
         for _ in range(round(STOP_S / self._core.period_s)):
@@ -133,7 +140,7 @@ class ControllerNode(GuardedNode):
 
     # Messages in
 
-    def _joint_state(self, message: JointState) -> None:
+    def _joint_state(self, message: JointState, info: Mapping[str, Any]) -> None:
         now_ns, stamp_ns = self._now_ns(), from_stamp(message.header.stamp)
         finger_m = joint_position(message, self._profile.gripper.joint)
         if finger_m is not None:
@@ -141,6 +148,8 @@ class ControllerNode(GuardedNode):
         if not set(self._profile.arm.joints) & set(message.name):
             return  # another driver's: the gripper's, a mobile base's
         positions, velocities, effort = self._arm_values(message)
+        if not self._state_sources.believe(info):
+            return
         self._health.joint_states.received(stamp_ns, now_ns)
         with self._lock:
             verdict = self._core.observe(positions, velocities, effort, stamp_ns, now_ns)
@@ -158,7 +167,9 @@ class ControllerNode(GuardedNode):
     def _state_refused(self, refused: Refused) -> None:
         self._report_refusal(SafetyVerdict.hold(Reason.STATE_INVALID, str(refused)))
 
-    def _wrench(self, message: WrenchStamped) -> None:
+    def _wrench(self, message: WrenchStamped, info: Mapping[str, Any]) -> None:
+        if not self._wrench_sources.believe(info):
+            return
         f, t, stamp_ns = message.wrench.force, message.wrench.torque, from_stamp(message.header.stamp)
         with self._lock:
             verdict = self._core.observe_wrench([f.x, f.y, f.z], [t.x, t.y, t.z], stamp_ns, self._now_ns())
@@ -184,12 +195,10 @@ class ControllerNode(GuardedNode):
 
     # Services
 
-    def _reset_e_stop(self) -> SafetyVerdict:
-        if self._stops.button.pressed:
-            return SafetyVerdict.hold(
-                Reason.E_STOP, "the topic e_stop still says true: let the button go (publish false) first"
-            )
-        return self._core.reset_e_stop()
+    def _hand(self) -> str | None:
+        """Return which nodes can teleoperate the arm now, or None."""
+        names = [endpoint.node for endpoint in publishers(self, TELEOPERATION)]
+        return listed(names) if names else None
 
     def _recover(self) -> SafetyVerdict:
         if self._recovery is None:
@@ -202,16 +211,11 @@ class ControllerNode(GuardedNode):
     def _serve(self, act: Callable[[], SafetyVerdict], grant: Reason) -> Callable[..., Trigger.Response]:
         """Return the callback of a service; a hold for the reason ``grant`` is what was asked for."""
 
-        def callback(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        def locked() -> SafetyVerdict:
             with self._lock:
-                verdict = act()
-            response.success = verdict.commands or verdict.reason is grant
-            response.message = str(verdict)
-            if not response.success:
-                self._report_refusal(verdict)
-            return response
+                return act()
 
-        return callback
+        return trigger_service(locked, grant, self._report_refusal)
 
     # The control thread
 
@@ -247,7 +251,7 @@ class ControllerNode(GuardedNode):
     def _report(self) -> None:
         for part, failure in (
             ("control loop", self._loop.failure),
-            ("thread of the stops", self._stops.failure),
+            ("stop thread", self._stops.failure),
         ):
             if failure is not None:
                 # The process ends: the trajectory sent last brings the arm to rest.
@@ -277,13 +281,16 @@ class ControllerNode(GuardedNode):
         self._verdicts = VerdictPublisher(self)
         self._target_pose = self.create_publisher(PoseStamped, "controller/target_pose", qos.STREAM_OUT)
         self._current_pose = self.create_publisher(PoseStamped, "controller/current_pose", qos.STREAM_OUT)
+        rivals = Rivals(self._heed_rivals)
+        topics = command_topics(self, self._profile, self.get_fully_qualified_name())
+        self._rivals = RivalWatch(self, topics, partial(rivals.note, "commands"))
+        self._state_sources = StateSources(self, "joint_states", rivals)
         self.create_subscription(
             JointState, "joint_states", self._joint_state, qos.NEWEST_IN, refused=self._state_refused
         )
-        topics = command_topics(self, self._profile, self.get_fully_qualified_name())
-        self._rivals = RivalWatch(self, topics, self._heed_rivals)
         wrench = self._profile.state.wrench_topic
         if wrench is not None:
+            self._wrench_sources = StateSources(self, wrench, rivals)
             self.create_subscription(WrenchStamped, wrench, self._wrench, qos.NEWEST_IN)
         self._make_services()
         self.create_timer(GRIPPER_PERIOD_S, self._drive_gripper)
@@ -317,11 +324,12 @@ class ControllerNode(GuardedNode):
     def _make_services(self) -> None:
         core = self._core
         for name, act, grant in (
-            ("reset_e_stop", self._reset_e_stop, Reason.HELD),
+            ("reset_e_stop", lambda: self._stops.reset(), Reason.HELD),
             ("home", lambda: core.go_to("home"), Reason.OK),
             ("neutral", lambda: core.go_to("neutral"), Reason.OK),
             ("park", lambda: core.go_to("park"), Reason.OK),
             ("give_to_policy", lambda: core.give_to("policy"), Reason.OK),
+            ("ask_for_policy", lambda: core.ask_for_policy(self._hand()), Reason.OK),
             ("give_to_teleop", lambda: core.give_to("teleoperation"), Reason.OK),
             ("recover", self._recover, Reason.OK),
         ):

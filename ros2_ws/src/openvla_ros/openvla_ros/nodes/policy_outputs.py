@@ -43,7 +43,7 @@ class PolicyOutputs:
         self._chunks = self._node.create_publisher(JointTrajectory, "policy/action_chunk", qos.COMMAND)
         self._current = self._node.create_publisher(String, "policy/instruction", qos.LATCHED)
         self._hold = self._node.create_client(Trigger, "controller/hold")
-        self._take_over = self._node.create_client(Trigger, "controller/give_to_policy")
+        self._take_over = self._node.create_client(Trigger, "controller/ask_for_policy")
 
     def disconnect(self) -> None:
         """Destroy what ``connect`` created."""

@@ -89,9 +89,7 @@ class RecorderNode(GuardedNode):
             simulated_clock=bool(self.get_parameter("use_sim_time").value),
         )
         for done in self._recorder.recovered:
-            self._alarm(
-                "warn", f"recovered {done.folder.name}: {done.message_count} messages {done.damage or ''}"
-            )
+            self._alarm("warn", f"recovered {done.describe()}")
         streams = recorded_streams(self.profile)
         self._sources = StreamSubscriptions(self, streams, self._found, self._arrived)
         self._names = self._sources.names()  # role → full name
@@ -219,7 +217,7 @@ class RecorderNode(GuardedNode):
     def _arrived(self, stream: RecordedStream, data: bytes, sent_ns: int) -> None:
         self._heard_ns[stream.role] = self._now_ns()
         self._recorder.write(self._names[stream.role], data, sent_ns)
-        if stream.role in ("instruction", "policy/instruction"):
+        if stream.role in ("instruction", "recorder/instruction", "policy/instruction"):
             self.guard.call(self._names[stream.role], partial(self._note_instruction, stream.role, data))
 
     def _note_instruction(self, role: str, data: bytes) -> None:
@@ -228,7 +226,7 @@ class RecorderNode(GuardedNode):
                 f"an instruction of {len(data)} bytes; the limit is {LARGEST_INSTRUCTION_BYTES}"
             )
         words = deserialize_message(data, String).data.strip()
-        self.instruction = words if words or role == "instruction" else self.instruction
+        self.instruction = words if words or role != "policy/instruction" else self.instruction
 
     def _notes(self) -> dict[str, dict[str, str]]:
         return {QUALITY: self._report().record()}

@@ -60,6 +60,7 @@ def recorded_streams(profile: RobotProfile) -> list[RecordedStream]:
     own: tuple[tuple[str, Any, bool], ...] = (
         ("joint_states", JointState, False),
         ("instruction", String, True),
+        ("recorder/instruction", String, True),  # of a demonstration: no policy acts on it
         ("policy/instruction", String, True),  # also what was told through the action; empty when idle
         ("policy/action_chunk", JointTrajectory, False),
         ("teleop/action_chunk", JointTrajectory, False),
@@ -103,7 +104,7 @@ class StreamSubscriptions:
         self._watches = {stream.role: SequenceWatch() for stream in streams}
         self._numbered: set[str] = set()  # roles whose messages carry sequence numbers
         self.lost: Counter[str] = Counter()
-        self._unknown: set[str] = set()  # types that are not installed here, told once
+        self._unknown: set[str] = set()  # types that are not installed here, reported once
 
     def names(self) -> dict[str, str]:
         """Return role → the topic's full name, remapped."""

@@ -21,8 +21,8 @@ from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.discovery.rival_watch import RivalWatch, command_topics
-from openvla_ros.drivers.command import ArmCommand, ArmDriver, GripperCommand, GripperDriver
 from openvla_ros.drivers.factory import ARM_SETPOINTS, GRIPPER_SETPOINTS, make_arm_driver, make_gripper_driver
+from openvla_ros.drivers.protocol import ArmCommand, ArmDriver, GripperCommand, GripperDriver
 from openvla_ros.errors import FatalNodeError, InvalidValueError, ProfileError
 from openvla_ros.nodes.control.control_loop import ControlLoop
 from openvla_ros.profile import load_profile

@@ -3,7 +3,7 @@
 Publishes ``joint_states``, ``/tf``, ``/tf_static``, ``camera/<name>/image_raw`` and ``camera_info``; follows
 ``arm_controller/joint_trajectory`` and ``gripper_controller/joint_trajectory``. Beyond what a robot
 has, it publishes the ground truth (``simulation/scene``) and whether the task is done
-(``task/success``), judged by the newest instruction. ``simulation/reset`` lays the table anew and
+(``task/success``), judged by the newest instruction. ``simulation/reset`` sets the table again and
 answers with the new instruction; arm and gripper stay where they are, as on a real robot.
 
 One thread runs the physics, draws and publishes; the executor only takes commands.
@@ -62,9 +62,11 @@ class SimulationParameters:
     robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
     task: str = parameter("", "task from the next reset on; empty: the profile's")
     seed: int = parameter(
-        -1, "seed of the next reset, counted up by each; -1: the profile's", low=-1, high=2**31 - 1
+        -1, "seed of the next reset, incremented by each; -1: the profile's", low=-1, high=2**31 - 1
     )
-    real_time_factor: float = parameter(1.0, "simulated seconds a second", low=0.01, high=100.0)
+    real_time_factor: float = parameter(
+        1.0, "simulated seconds per second of wall time", low=0.01, high=100.0
+    )
     publish_clock: bool = parameter(
         False, "publish /clock, for nodes with use_sim_time; stamps are simulated time", read_only=True
     )
@@ -139,8 +141,8 @@ class SimulationNode(GuardedNode):
                 qos.COMMAND,
                 largest_bytes=LARGEST_TRAJECTORY_BYTES,
             )
-        # What is asked for by topic, and what the policy was told through its action.
-        for topic in ("instruction", "policy/instruction"):
+        # What is asked for by topic, what is demonstrated, and what the policy was told through its action.
+        for topic in ("instruction", "recorder/instruction", "policy/instruction"):
             self.create_subscription(
                 String, topic, self._instruct, qos.LATCHED, largest_bytes=LARGEST_INSTRUCTION_BYTES
             )

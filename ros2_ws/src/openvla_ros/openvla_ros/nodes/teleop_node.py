@@ -41,6 +41,7 @@ from openvla_ros.values.action import ActionChunk
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose
 from openvla_ros.values.health import Health
+from openvla_ros.values.verdict import Reason
 
 DEVICES = ("keyboard", "gamepad", "spacemouse", "leader")
 # Devices that are read from a topic → that topic, and what publishes it.
@@ -62,6 +63,7 @@ SERVICES: dict[Event, str] = {
     "rerecord": "recorder/rerecord",
 }
 TAKE = "controller/give_to_teleop"
+LATCHED_STOPS = (Reason.HELD, Reason.E_STOP, Reason.RIVAL)
 START = "recorder/start"
 
 
@@ -92,6 +94,7 @@ class TeleopNode(GuardedNode):
         self._opening = 1.0  # as measured
         self._commanded: float | None = None  # as the policy commanded it last
         self._owner = ""
+        self._stopped = False  # a stop is latched: chunks are refused until the arm is given to somebody
         self._asked = False  # for the arm; the answer has not come
         self._held = False
         self._recording = False
@@ -154,8 +157,11 @@ class TeleopNode(GuardedNode):
             self._publish(command, now_s)
 
     def _take(self) -> None:
-        """Take the arm, and keep the gripper as last commanded."""
-        if self._owner == PERSON or self._asked:
+        """Take the arm, or go on after a stop, and keep the gripper as last commanded.
+
+        A stop that only somebody else can end (an emergency stop) is told with the answer.
+        """
+        if self._asked or (self._owner == PERSON and not self._stopped):
             return
         closed = self._commanded if self._commanded is not None else self._opening
         self._teleoperator.opening = 1.0 if closed > self._profile.gripper.threshold else 0.0
@@ -165,7 +171,7 @@ class TeleopNode(GuardedNode):
         self._asked = False
         response = future.result()
         if response is not None and response.success:
-            self._owner = PERSON
+            self._owner, self._stopped = PERSON, False
             self.get_logger().info("you have control of the arm")
         elif response is not None:
             self.get_logger().error(f"control was refused: {response.message}")
@@ -240,7 +246,12 @@ class TeleopNode(GuardedNode):
         self._measured = from_pose(message)
 
     def _note_verdict(self, message: DiagnosticStatus) -> None:
-        self._owner = from_verdict_message(message).owner
+        report = from_verdict_message(message)
+        self._owner = report.owner
+        if report.verdict.reason in LATCHED_STOPS and (report.kind == "state" or report.source == PERSON):
+            self._stopped = True
+        elif report.verdict.commands:
+            self._stopped = False
 
     def _note_state(self, message: JointState) -> None:
         position = joint_position(message, self._profile.gripper.joint)
@@ -273,7 +284,7 @@ class TeleopNode(GuardedNode):
             return Health("teleoperation", "error", "no controller", values)
         if silent := self._silent_device():
             return Health("teleoperation", "error", silent, values)
-        return Health("teleoperation", "ok", "moving" if self._held else "hand off", values)
+        return Health("teleoperation", "ok", "moving" if self._held else "idle", values)
 
 
 def main() -> None:

@@ -18,7 +18,8 @@ import torch
 
 from openvla_ros.errors import ManifestError, ModelOutputError, OpenVLARosError, PolicyError
 from openvla_ros.integrity.checksums import check_present
-from openvla_ros.manifest import Manifest, manifest_path, read_manifest, sha256_of_adapter
+from openvla_ros.manifest import Manifest, manifest_path, read_manifest, sha256_of_adapter, sha256_of_file
+from openvla_ros.model.checkpoints.adapter_config import ADAPTER_CONFIG
 from openvla_ros.model.checkpoints.lora_adapters import AdapterSet, read_adapter
 from openvla_ros.model.checkpoints.safetensors import digest_of_weights, resolve
 from openvla_ros.model.decoding.speculative import DraftingDecoder
@@ -287,8 +288,9 @@ def unload_adapter(policy: OpenVLAPolicy, name: str | None) -> None:
 
 
 def _load_adapter(adapters: AdapterSet, folder: Path, base: Path) -> str:
-    """Load the adapter unless the same weights are already loaded; return its name."""
-    name = f"{folder}@{sha256_of_adapter(folder)[:12]}"
+    """Load the adapter unless the same files are already loaded; return its name."""
+    config = sha256_of_file(folder / ADAPTER_CONFIG)
+    name = f"{folder}@{sha256_of_adapter(folder)[:12]}+{config[:12]}"
     if name not in adapters.names:
         try:
             adapters.add(name, read_adapter(folder, base))
@@ -315,6 +317,7 @@ def _stated(
         return folder, choices, None
     manifest.check(profile)
     manifest.check_adapter(described)
+    manifest.check_statistics(described)
     _check_base(manifest, checkpoint, folder, described)
     agreed = _agreed(choices, manifest, str(manifest_path(described)))
     return folder, agreed, {manifest.dataset_key: manifest.statistics}

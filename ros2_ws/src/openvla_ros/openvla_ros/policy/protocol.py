@@ -52,7 +52,14 @@ class Preparing(Protocol):
     """Optional: warm up for an instruction before its first inference."""
 
     def prepare(self, instruction: str) -> bool:
-        """Prepare for ``instruction``; return True if that took long enough for images to go stale."""
+        """Prepare for an instruction; nothing is inferred yet.
+
+        Args:
+            instruction: The words that the next observations will carry.
+
+        Returns:
+            True if that took long enough for images to go stale.
+        """
         ...
 
 

@@ -1,6 +1,6 @@
 """The policy of a running node: one thread asks it, another swaps its adapter, never both at once.
 
-What becomes of an answer is decided in ``streams/instruction_run.py``, which hears when the policy was asked
+``streams/instruction_run.py`` decides what happens with an answer, and hears when the policy was asked
 and when it answered.
 """
 
@@ -84,7 +84,7 @@ class RunningPolicy:
             took = isinstance(policy, Preparing) and policy.prepare(assignment.instruction)
         if took:
             self._log.info(
-                f"prompts as long as {assignment.instruction!r} are new: stages recorded for them in "
+                f"first prompt of the length of {assignment.instruction!r}: preparing for it took "
                 f"{time.perf_counter() - began:.2f} s"
             )
         return took
@@ -95,6 +95,6 @@ class RunningPolicy:
         Raises as ``adapter_swap.reload_adapter``, and ``PolicyError`` if an instruction is in force; the
         adapter before stays then.
         """
-        only_then = "an adapter is taken while the robot stands or holds"
+        only_then = "adapters are swapped only while the robot rests or holds"
         with self._run.between_instructions(only_then), self._in_use:
             self._policy = reload_adapter(self._policy, options, profile)

@@ -22,6 +22,7 @@ Bounds = Literal["quantiles", "extremes"]
 
 # Keeps the training-time division finite where a dimension never moves.
 EPSILON = 1e-8
+IGNORED = -100  # the label of a token that the training loss ignores
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from openvla_ros.values.arrays import Bool, Float, read_only
 
 logger = logging.getLogger(__name__)
 
+STATISTICS = "dataset_statistics.json"
 _REQUIRED = ("q01", "q99")
 _OPTIONAL = ("mean", "std", "min", "max")  # inference never reads them; absent in some fine-tunes
 
@@ -116,6 +117,27 @@ class DatasetStatistics:
             if getattr(self, name) is not None:
                 out[name] = getattr(self, name)
         return out
+
+    def differences(self, other: DatasetStatistics) -> list[str]:
+        """Return one line for each value that differs: its name, the value here, and the one in ``other``."""
+        here, there = dict(_leaves(self.to_json())), dict(_leaves(other.to_json()))
+        return [
+            f"{name} is {here.get(name)} and {there.get(name)}"
+            for name in {**here, **there}
+            if here.get(name) != there.get(name)
+        ]
+
+
+def _leaves(data: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of everything in nested JSON values."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _leaves(value, f"{name}.{key}" if name else key)
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            yield from _leaves(value, f"{name}[{index}]")
+    else:
+        yield name, data
 
 
 def mask_of(space: ActionSpace) -> Bool:

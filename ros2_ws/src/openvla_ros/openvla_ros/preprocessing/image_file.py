@@ -20,9 +20,14 @@ _DEEP = ("I", "F")  # PIL's modes of 16 and 32 bits per sample, and I;16 in any 
 def read_image(path: Path) -> Image:
     """Return an image in any format that PIL reads, as uint8 (H, W, 3) RGB. Transparency is dropped.
 
-    Raises ``InvalidValueError`` naming the file and the problem: it is damaged, truncated, not an image,
-    has too many pixels, more than one image, more than 8 bits per sample and one channel, or is to be shown
-    turned. JPEG has no checksum: flipped bits in it can pass as pixels.
+    JPEG has no checksum: flipped bits in it can pass as pixels.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InvalidValueError: The file is damaged, truncated or not an image; it has too many pixels, several
+            images or more than 8 bits per sample; or it is stored turned. Names the file.
     """
     with reading(f"{path} is not a readable image", InvalidValueError):
         with path.open("rb") as file:
@@ -53,7 +58,7 @@ def _problem(image: PILImage.Image) -> str | None:
     orientation = image.getexif().get(_ORIENTATION, 1)
     if orientation not in (0, 1):
         return (
-            f"is stored turned or mirrored (EXIF orientation {orientation}); a robot's camera does not do "
-            "that: save it upright, without that mark"
+            f"is stored rotated or mirrored (EXIF orientation {orientation}); no robot camera does "
+            "that: save it upright, without that tag"
         )
     return None

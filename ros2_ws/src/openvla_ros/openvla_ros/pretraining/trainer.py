@@ -21,8 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from openvla_ros.model.network.openvla import OpenVLA
 from openvla_ros.model.network.tokenizer import PromptTokenizer
-from openvla_ros.model.network.training_forward import IGNORED
-from openvla_ros.preprocessing.action_tokens import ActionCodec, normalise
+from openvla_ros.preprocessing.action_tokens import IGNORED, ActionCodec, normalise
 from openvla_ros.preprocessing.dataset_statistics import FieldStatistics
 from openvla_ros.pretraining.auxiliary_losses import AskedHead, ThingsHead, Whereabouts
 from openvla_ros.pretraining.frame_shards import FrameSet, FrameShards

@@ -190,7 +190,7 @@ def _backend(profile: RobotProfile, part: str, adapter: Any, client: RobotClient
         fix = f"start the robot's driver, or correct {part}_backend in the profile"
         yield Finding("error", subject, missing, fix)
     elif backend.takes_setpoints:
-        text = f"{backend.kind} is there; it has no time limit, so the setpoint node stands before it"
+        text = f"{backend.kind} is there; it has no command timeout, so the setpoint node runs in front of it"
         yield Finding("ok", subject, text)
     else:
         yield Finding("ok", subject, f"{backend.kind} is there")
@@ -215,7 +215,7 @@ def _flow(stream: _Stream, subject: str, rate_hz: float, max_age_s: float) -> It
     if stream.newest is None:
         if types and wanted not in types:
             text = f"{stream.topic} carries {', '.join(types)}; the profile expects {wanted}"
-            yield Finding("error", subject, text, "correct the topic, or compressed for a camera")
+            yield Finding("error", subject, text, "correct the topic, or the camera's key compressed")
         elif types:
             yield Finding(
                 "error", subject, f"{stream.topic} has a publisher but nothing arrives", "check the driver"

@@ -22,11 +22,11 @@ def check_clock(profile: RobotProfile, subject: str, ages_s: Sequence[float]) ->
         return
     lookahead_s = profile.arm_backend.lookahead_s if profile.arm_backend.brakes_by_itself else 0.0
     ahead_s = -min(ages_s)
-    where = f"by the stamps of {subject} the robot's clock is"
+    where = f"judging by the stamps of {subject}, the robot's clock is"
     if ahead_s > 0.0 and 0.0 < lookahead_s <= ahead_s:
         text = (
             f"{where} at least {1e3 * ahead_s:.0f} ms ahead of ours, beyond arm_backend.lookahead_s "
-            f"({1e3 * lookahead_s:.0f} ms): every point is past when it arrives"
+            f"({1e3 * lookahead_s:.0f} ms): every point is already in the past when it arrives"
         )
         yield Finding("error", "clocks", text, FIX)
     elif ahead_s > 0.0:
@@ -34,7 +34,7 @@ def check_clock(profile: RobotProfile, subject: str, ages_s: Sequence[float]) ->
         text = f"{where} at least {1e3 * ahead_s:.1f} ms ahead of ours{share}"
         yield Finding("warn" if 2.0 * ahead_s > lookahead_s > 0.0 else "ok", "clocks", text, FIX)
     elif -ahead_s > max(TRANSPORT_S, lookahead_s):
-        text = f"{where} up to {-1e3 * ahead_s:.0f} ms behind ours, or messages take so long"
+        text = f"{where} up to {-1e3 * ahead_s:.0f} ms behind ours, or messages take that long to arrive"
         yield Finding("warn", "clocks", text, "synchronise the clocks (chrony, PTP), or look at the network")
     else:
         yield Finding("ok", "clocks", f"{where} {-1e3 * ahead_s:.1f} ms behind ours at most")

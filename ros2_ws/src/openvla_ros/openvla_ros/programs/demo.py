@@ -147,7 +147,7 @@ def summarise(
     page.table(
         ["what", "level", "state"],
         [[status.name, LEVELS[status.level], status.message] for status in statuses],
-        "The newest of each; latencies are percentiles over their newest measurements, beside their limit.",
+        "Latest values; latencies are percentiles over recent measurements, next to their limit.",
         marked={row for row, status in enumerate(statuses) if status.level != DiagnosticStatus.OK},
     )
     page.heading("Processes")

@@ -81,6 +81,6 @@ def compare_on_robot(
             try:
                 swap_adapter(live, policy)
             except DeviceError as error:
-                raise DeviceError(f"a policy of this comparison cannot be put in force: {error}") from error
+                raise DeviceError(f"a policy of this comparison cannot be loaded: {error}") from error
             outcome = live.operator.carry_out(words, limit_s)
             comparison.add(words, verdict(outcome.outcome))

@@ -89,9 +89,10 @@ class LiveRobot:
         self.client.order("controller/neutral")
         self.client.listen(STILL_S)
         self.client.require(self._stands, STILL_TIMEOUT_S, lambda: "the arm does not come to rest at neutral")
+        self.client.order("controller/give_to_policy")
 
     def open_gripper(self) -> None:
-        """Open the gripper as a person at a teleoperation device would, without moving."""
+        """Open the gripper as a person at a teleoperation device would, without moving; hand the arm back."""
         self.client.order("controller/give_to_teleop")
         space = self.profile.space()
         still = np.zeros((1, space.width))
@@ -100,6 +101,7 @@ class LiveRobot:
             chunk = ActionChunk(still, self.client.now_ns, space)
             self._person.publish(to_chunk_message(chunk, self.profile.action_frame_id()))
             self.client.listen(space.step_s)
+        self.client.order("controller/give_to_policy")
 
     def policy_description(self) -> str:
         """Return what decides, as the policy node says it in its diagnostics."""

@@ -17,6 +17,7 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from openvla_ros.bringup.stop_signals import interruptible
 from openvla_ros.discovery.client import RobotClient
 from openvla_ros.profile import RobotProfile
 from openvla_ros.programs.measurements import Measurements
@@ -53,6 +54,7 @@ class _Run:
     time_limit_s: float
     started_ns: int
     handle: Any = None  # of the action's goal, once it is accepted
+    cancelled: bool = False
     steps: int = 0
     outcome: Outcome | None = None
 
@@ -167,6 +169,7 @@ class _ByAction:
         """Nothing: the result is sent."""
 
     def cancel(self, run: _Run) -> None:
+        run.cancelled = True
         if run.handle is not None:
             run.handle.cancel_goal_async()
 
@@ -176,6 +179,8 @@ class _ByAction:
             run.ended("refused", "the policy node refused the goal", 0, 0.0)
             return
         run.handle = handle
+        if run.cancelled:  # before the policy node had answered
+            handle.cancel_goal_async()
         handle.get_result_async().add_done_callback(partial(self._finished, run))
 
     def _finished(self, run: _Run, future: Future) -> None:
@@ -251,13 +256,13 @@ def tell_robot(
     time_limit_s: float,
     on_step: Callable[[int, str], None],
 ) -> Outcome:
-    """Tell a running robot what to do and return how it ended; an interrupt cancels first.
+    """Tell a running robot what to do and return how it ended; an interrupt, TERM or HUP cancels first.
 
     ``on_step`` is called after each step with its number and the controller's verdict.
 
     Raises ``DeviceError`` naming what is missing if the robot's nodes do not show up.
     """
-    with RobotClient("operator", namespace, timeout_s=READY_TIMEOUT_S) as client:
+    with interruptible(), RobotClient("operator", namespace, timeout_s=READY_TIMEOUT_S) as client:
         operator = Operator(client, profile)
         operator.on_step = on_step
         operator.wait_until_ready(READY_TIMEOUT_S)

@@ -141,7 +141,8 @@ class BatchRecording:
         self._node, self._thread, self._options, self._console = node, thread, options, console
         self._batch = Batch(options.episodes, options.pause_s)
         self._prompter = Prompter(console, options.speak)
-        self._words = node.create_publisher(String, "instruction", qos.LATCHED)
+        # Not the topic ``instruction``: a policy that listens there would begin to act on it.
+        self._words = node.create_publisher(String, "recorder/instruction", qos.LATCHED)
         self._words.publish(String(data=options.task))
         self._said: State | None = None
         self._started_s = 0.0

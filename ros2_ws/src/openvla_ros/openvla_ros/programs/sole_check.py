@@ -24,12 +24,12 @@ def check_sole(node: Node, profile: RobotProfile) -> Iterator[Finding]:
     found = [*_names(node), *_topics(node, profile), *_commands(node, profile), *_quality(node, profile)]
     yield from found
     if not found:
-        yield Finding("ok", "two of a kind", "every node and every stream is there once at most")
+        yield Finding("ok", "duplicates", "no duplicate nodes or publishers")
 
 
 def _names(node: Node) -> Iterator[Finding]:
     for name in twins(node):
-        yield Finding("error", "two of a kind", f"two nodes are called {name}", WAY_OUT)
+        yield Finding("error", "duplicates", f"two nodes are called {name}", WAY_OUT)
 
 
 def _topics(node: Node, profile: RobotProfile) -> Iterator[Finding]:
@@ -52,9 +52,7 @@ def _commands(node: Node, profile: RobotProfile) -> Iterator[Finding]:
         if others:
             what = "two controllers" if topic == VERDICT else "two would command one arm"
             text = f"{listed(names)} publish {node.resolve_topic_name(topic)}: {what}"
-            yield Finding(
-                "error", "two of a kind", text, f"{WAY_OUT}; the controller moves nothing meanwhile"
-            )
+            yield Finding("error", "duplicates", text, f"{WAY_OUT}; the controller moves nothing meanwhile")
 
 
 def _quality(node: Node, profile: RobotProfile) -> Iterator[Finding]:

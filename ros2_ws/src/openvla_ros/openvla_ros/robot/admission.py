@@ -35,7 +35,7 @@ class Admission:
             return refused
         for verdict in (
             self._checks.check(chunk, now_ns),
-            self._busy(state) or self._order.judge(chunk.stamp_ns) or OK,
+            self._busy(state) or self._authority.judge_pose() or self._order.judge(chunk.stamp_ns) or OK,
             self._watch.check(now_ns),
             self._watch.check_limits(),
             self._watch.fault or (UNSEEN if self._overrun.lasts else OK),
@@ -48,5 +48,5 @@ class Admission:
         if state is ControllerState.HOMING:
             return SafetyVerdict.hold(Reason.BUSY, "the arm is on its way to a named pose")
         if self._blocking and state is ControllerState.EXECUTING:
-            return SafetyVerdict.hold(Reason.BUSY, "the move before is not over")
+            return SafetyVerdict.hold(Reason.BUSY, "the previous move is not finished")
         return None

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.values.verdict import Reason, SafetyVerdict
 
-Owner = Literal["policy", "teleoperation", "recovery"]
+Owner = Literal["policy", "teleoperation"]
 PERSON: Owner = "teleoperation"
 
 # From strong to weak: a weaker latch never replaces a stronger one.
@@ -21,6 +21,7 @@ class Authority:
         self.owner: Owner = checked_owner(owner)
         self.latched: SafetyVerdict | None = None
         self.rivals: str | None = None  # who else commands the arm, in words
+        self.sent_to: str | None = None  # the named pose where a person wants the arm to stay
 
     def judge(self, source: str) -> SafetyVerdict | None:
         """Return why ``source`` may not move the arm now, or None if it may."""
@@ -29,6 +30,14 @@ class Authority:
         if source != self.owner:
             return SafetyVerdict.hold(Reason.OWNER, f"a chunk from {source}, but {self.owner} has the arm")
         return None
+
+    def judge_pose(self) -> SafetyVerdict | None:
+        """Return why nobody moves the arm on from where it was sent, or None if it was not."""
+        if self.sent_to is None:
+            return None
+        return SafetyVerdict.hold(
+            Reason.HELD, f"the arm was sent to {self.sent_to}; give it to an owner to go on"
+        )
 
     def latch(self, reason: Reason, detail: str) -> bool:
         """Latch a stop; returns False if a stronger one is already latched."""
@@ -60,7 +69,7 @@ class Authority:
         checked_owner(owner)
         if self.latched is not None and self.latched.reason is not Reason.HELD:
             return self.latched
-        self.latched = None
+        self.latched = self.sent_to = None
         self.owner = owner
         return None
 

@@ -1,17 +1,12 @@
 """The controller's core: received chunks in, joint commands at the control rate out.
 
-Sits between the messages (the controller node) and the arm's own software, and ties the parts
-together: ``Authority`` (who), ``Admission`` and ``RobotWatch`` (whether), ``CommandClock`` (when), and the
-modes, of which one moves the arm in each control period:
-``Executing`` (chunks), ``Homing`` (named poses), ``Stopping`` (everything else), and ``Overrun``
-(nothing is commanded after a stall). Every time is a stamp in nanoseconds that the caller
-passes in: there is no clock here, so recorded, simulated and live time all work.
+Sits between the messages (the controller node) and the arm's own software, and ties the parts together:
+``Authority`` (who may move it), ``Admission`` and ``RobotWatch`` (whether), and ``ModeSwitch`` (how). Every
+time is a stamp in nanoseconds that the caller passes in: there is no clock here, so recorded, simulated and
+live time all work.
 """
 
 from __future__ import annotations
-
-from collections import Counter
-from types import MappingProxyType
 
 from numpy.typing import ArrayLike
 
@@ -19,32 +14,41 @@ from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.admission import Admission
 from openvla_ros.robot.authority import PERSON, Authority, Owner
 from openvla_ros.robot.kinematics.chain import KinematicChain
-from openvla_ros.robot.modes.executing import Executing
-from openvla_ros.robot.modes.gripper import GripperSwitch
-from openvla_ros.robot.modes.homing import Homing
-from openvla_ros.robot.modes.overrun import UNSEEN, Overrun
-from openvla_ros.robot.modes.progress import Progress
-from openvla_ros.robot.modes.stopping import Stopping
-from openvla_ros.robot.modes.way_planner import NamedPose, WayPlanner, checked_pose
-from openvla_ros.robot.motion.command_clock import CommandClock, Tick
-from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimiter, MotionLimits
-from openvla_ros.robot.output import ControllerOutput, ControllerState
+from openvla_ros.robot.mode_switch import ModeSwitch
+from openvla_ros.robot.modes.overrun import UNSEEN
+from openvla_ros.robot.modes.way_planner import NamedPose, checked_pose
+from openvla_ros.robot.output import ControllerOutput
 from openvla_ros.robot.safety.chunk import ChunkChecks, ReceivedChunk
-from openvla_ros.robot.safety.motion import MotionChecks, TargetLimits
 from openvla_ros.robot.safety.observation_order import ObservationOrder
 from openvla_ros.robot.safety.robot_watch import RobotWatch
 from openvla_ros.values.action import ActionChunk
-from openvla_ros.values.arrays import read_only
 from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
-
-# What a stop interrupts.
-UNDER_WAY = (ControllerState.EXECUTING, ControllerState.HOMING)
 
 
 class ArmController:
-    """The pure core of the controller node for one robot profile."""
+    """The pure core of the controller node for one robot profile.
+
+    Call ``observe`` for every joint state, ``accept`` for every chunk, and ``tick`` at the control rate. All
+    times are nanoseconds of one clock, the one that stamps the observations.
+
+    Attributes:
+        profile: The robot.
+        chain: Its kinematics.
+        period_s: The control period, seconds.
+        blind_spots: Links whose collisions are not, or not fully, checked, with the reason.
+    """
 
     def __init__(self, profile: RobotProfile, owner: Owner = "policy") -> None:
+        """Read the arm's geometry; nothing is commanded yet.
+
+        Args:
+            profile: The robot: its limits, its action space, and how actions become motion.
+            owner: Whose chunks are executed: ``policy`` or ``teleoperation``.
+
+        Raises:
+            KinematicsError: The URDF does not have the profile's links and joints.
+            InvalidValueError: There is no such owner.
+        """
         self.profile = profile
         self.chain = KinematicChain.from_profile(profile.arm)
         self.period_s = 1.0 / profile.control.rate_hz
@@ -52,27 +56,16 @@ class ArmController:
         self._chunk_checks = ChunkChecks(profile)
         self._order = ObservationOrder()
         self._watch = RobotWatch(profile)
-        self._clock = CommandClock(self.period_s, max(profile.arm_backend.patience_s, self.period_s))
-        self._gripper = GripperSwitch(profile.gripper)
-
-        limits = MotionLimits.from_profile(profile.limits)
-        limiter = MotionLimiter(limits, self.period_s, profile.control.blend_s)
-        targets = TargetLimits(profile)
-        checks = MotionChecks(profile, self.chain, targets)
-        self.blind_spots = checks.blind_spots  # link → why its collisions are not, or not fully, checked
-        self._executing = Executing(profile, self.chain, limiter, targets, checks, self._gripper, self._count)
-        self._homing = Homing(WayPlanner(profile, limits, checks))
-        self._stopping = Stopping(limiter)
-        self._overrun = Overrun(profile, limiter)
+        self._modes = ModeSwitch(profile, self.chain, self._authority, self._order, self._watch)
+        self.blind_spots = self._modes.blind_spots
         self._admission = Admission(
-            profile.control, self._authority, self._chunk_checks, self._order, self._watch, self._overrun
+            profile.control,
+            self._authority,
+            self._chunk_checks,
+            self._order,
+            self._watch,
+            self._modes.overrun,
         )
-
-        self._state = ControllerState.IDLE  # which mode moves the arm: the others stop it
-        self._verdict = SafetyVerdict.hold(Reason.WAITING, "nothing has been asked for")
-        self._motion: JointMotion | None = None  # None until something was asked for
-        self._now_ns: int | None = None
-        self._counters: Counter[Reason] = Counter()
 
     # What the robot reports
 
@@ -84,39 +77,73 @@ class ArmController:
         stamp_ns: int,
         now_ns: int,
     ) -> SafetyVerdict:
-        """Take in a joint state in the profile's joint order; returns why it is not used, or OK."""
+        """Take in a joint state.
+
+        Args:
+            joint_positions: (J,) rad, in the profile's joint order.
+            velocities: (J,) rad/s, if the robot reports them.
+            effort: (J,) N m, if the robot reports it; checked against the profile's limits.
+            stamp_ns: When the joints were measured.
+            now_ns: The time of this call.
+
+        Returns:
+            OK, or a hold with the reason why the state is not used.
+        """
         verdict = self._watch.observe(joint_positions, velocities, effort, stamp_ns, now_ns)
         return verdict if verdict.commands else self.refuse(verdict)
 
     def observe_wrench(
         self, force: ArrayLike, torque: ArrayLike, stamp_ns: int, now_ns: int
     ) -> SafetyVerdict:
-        """Take in the external force (3,) N and torque (3,) N m; returns why they are not used, or OK."""
+        """Take in an external wrench; its norm is checked against the profile's limits.
+
+        Args:
+            force: (3,) N.
+            torque: (3,) N m.
+            stamp_ns: When it was measured.
+            now_ns: The time of this call.
+
+        Returns:
+            OK, or a hold with the reason why the wrench is not used.
+        """
         verdict = self._watch.observe_wrench(force, torque, stamp_ns, now_ns)
         return verdict if verdict.commands else self.refuse(verdict)
 
     # What is asked of the arm
 
     def accept(self, chunk: ActionChunk | ReceivedChunk, source: Owner, now_ns: int) -> SafetyVerdict:
-        """Queue ``chunk`` for execution, or refuse it; returns which, and why."""
+        """Queue a chunk for execution, or refuse it; the arm moves only in ``tick``.
+
+        Args:
+            chunk: Actions (T, D) in the robot's space, or as they arrived in a message.
+            source: Who sends it; refused unless this is the owner of the arm.
+            now_ns: The time of this call; observation stamps are compared with it.
+
+        Returns:
+            A command if the chunk is executed, with the reason if it was clipped; else a hold with the
+            reason. Steps that should have started already are skipped.
+        """
         received = ReceivedChunk.from_chunk(chunk, self.profile) if isinstance(chunk, ActionChunk) else chunk
-        verdict = self._admission.judge(received, source, self._state, now_ns)
+        verdict = self._admission.judge(received, source, self._modes.state, now_ns)
         if not verdict.commands:
             return self.refuse(verdict)
-        if self._motion is None or not self._executing.anchored:
-            self._motion = self._executing.anchor(self._motion, self._watch.robot)
         values, limited = self._chunk_checks.limit(received.values)
-        moving = self._state is ControllerState.EXECUTING
-        skipped = self._executing.take(values, received.stamp_ns, now_ns, moving)
+        skipped = self._modes.execute(values, received.stamp_ns, now_ns)
         self._order.used(received.stamp_ns)
-        self._state = ControllerState.EXECUTING
         if limited.reason is not Reason.OK:
-            self._count(limited)
+            self._modes.count(limited)
             return limited
         return SafetyVerdict.command(detail=f"{skipped} steps are past" if skipped else "")
 
     def e_stop(self, source: str) -> SafetyVerdict:
-        """Stop as fast as the limits allow and stay stopped until ``reset_e_stop``."""
+        """Stop as fast as the limits allow and stay stopped until ``reset_e_stop``.
+
+        Args:
+            source: Who pressed it, for the verdict's text.
+
+        Returns:
+            The verdict from now on: ``e_stop``.
+        """
         return self._latch(Reason.E_STOP, f"emergency stop by {source}")
 
     def reset_e_stop(self) -> SafetyVerdict:
@@ -124,234 +151,151 @@ class ArmController:
         if not self._authority.reset_e_stop():
             return SafetyVerdict.command(detail="there is no emergency stop to reset")
         self.stand_back(self._authority.rivals)
-        self._rest(self._authority.latched or OK)
-        return self._verdict
+        self._modes.rest(self._authority.latched or OK)
+        return self._modes.verdict
 
-    def hold(self, why: str = "held by the operator; give the arm to an owner to go on") -> SafetyVerdict:
-        """Come smoothly to rest and stay there until ``give_to`` or ``go_to``."""
+    def hold(self, why: str = "held by the operator; give the arm to an owner to continue") -> SafetyVerdict:
+        """Come smoothly to rest and stay there until ``give_to`` or ``go_to``.
+
+        Args:
+            why: The verdict's text.
+
+        Returns:
+            The verdict from now on: ``held``, or the stronger stop that is in force.
+        """
         return self._latch(Reason.HELD, why)
 
     def refuse(self, verdict: SafetyVerdict) -> SafetyVerdict:
-        """Count what was refused, here or before it could be read; returns ``verdict``."""
-        self._count(verdict)
+        """Count a refusal, made here or before the chunk could be read.
+
+        Args:
+            verdict: The refusal.
+
+        Returns:
+            The same verdict.
+        """
+        self._modes.count(verdict)
         return verdict
 
     def stand_back(self, rivals: str | None) -> None:
-        """Stop and then command nothing while somebody else commands the arm, as ``rivals`` says in words.
+        """Stop and then command nothing while another node commands the arm.
 
-        With None they are gone: the arm stays held until ``give_to``, and continues from where it is then.
+        Args:
+            rivals: Who it is, in words. None: nobody any more; the arm stays held until ``give_to``, and
+                continues from where it is then.
         """
         self._authority.rivals = rivals
         if rivals is None:
             if self._authority.rival_gone():
-                self._rest(self._authority.latched or OK)
+                self._modes.rest(self._authority.latched or OK)
         elif self._authority.latch(Reason.RIVAL, rivals):
-            self._interrupt(SafetyVerdict.hold(Reason.RIVAL, rivals))
+            self._modes.interrupt(SafetyVerdict.hold(Reason.RIVAL, rivals))
+        elif (latched := self._authority.latched) is not None:  # a stronger stop, which says who is there too
+            self._modes.verdict = SafetyVerdict.hold(latched.reason, f"{latched.detail}; {rivals}")
 
     def give_to(self, owner: Owner) -> SafetyVerdict:
-        """Make ``owner`` the only source whose chunks are executed; the arm comes to rest first.
+        """Decide whose chunks are executed; the arm comes to rest first.
 
-        What was computed from an observation before this moment is refused.
+        What was computed from an observation before this moment is refused. Releases a hold.
+
+        Args:
+            owner: ``policy`` or ``teleoperation``.
+
+        Returns:
+            OK, or the stop that is in force: an emergency stop must be reset first.
+
+        Raises:
+            InvalidValueError: There is no such owner.
         """
         forbidden = self._authority.give_to(owner)
         if forbidden is not None:
             return self.refuse(forbidden)
-        self._order.look_after(self._now_ns)
-        self._rest(SafetyVerdict.hold(Reason.WAITING, f"waiting for {owner}"))
+        self._order.look_after(self._modes.now_ns)
+        self._modes.rest(SafetyVerdict.hold(Reason.WAITING, f"waiting for {owner}"))
         return OK
+
+    def ask_for_policy(self, hand: str | None) -> SafetyVerdict:
+        """Give the arm to the policy because of a new instruction, unless a person's hand is on it.
+
+        Only the person hands the arm back: by the teleoperation's key, or by ``give_to``.
+
+        Args:
+            hand: The teleoperation that is there, in words; None if there is none.
+
+        Returns:
+            OK, or the hold that says who has the arm.
+        """
+        if self._authority.owner == PERSON and hand is not None:
+            return self.refuse(
+                SafetyVerdict.hold(
+                    Reason.OWNER,
+                    f"{hand} has the arm; hand it back there, or with openvla give-to-policy",
+                )
+            )
+        return self.give_to("policy")
 
     def go_to(self, name: NamedPose) -> SafetyVerdict:
         """Start moving along straight lines in joint space to a named pose of the profile.
 
         It goes by way of home where the direct line would collide. The arm comes to rest first.
-        Allowed while the arm is held; it is held again at the end.
+        Allowed while the arm is held. No chunk moves it from then on until ``give_to``: whoever sent it there
+        may reach for it, and a policy that still acts must not move it away.
+
+        Args:
+            name: ``neutral``, ``home`` or ``park``.
+
+        Returns:
+            A command if the arm is on the way, else a hold with the reason.
+
+        Raises:
+            InvalidValueError: There is no such pose.
         """
         checked_pose(name)
         latched, robot = self._authority.latched, self._watch.robot
         if latched is not None and latched.reason is not Reason.HELD:
             return self.refuse(latched)
-        if robot is None or self._now_ns is None:
+        if robot is None or self._modes.now_ns is None:
             return self.refuse(SafetyVerdict.hold(Reason.NO_STATE, "no joint state has been received"))
-        verdict = self._watch.check(self._now_ns)
+        verdict = self._watch.check(self._modes.now_ns)
         if not verdict.commands:
             return self.refuse(verdict)
-        if self._overrun.lasts:
+        if self._modes.overrun.lasts:
             return self.refuse(UNSEEN)
-        on_the_way = SafetyVerdict.command(detail=f"on the way to {name}")
-        self._rest(on_the_way)
-        if self._motion is None:
-            self._motion = JointMotion.at_rest(robot.positions)
-        self._homing.begin(name)
-        self._state, self._verdict = ControllerState.HOMING, on_the_way
-        return on_the_way
+        self._authority.sent_to = name
+        return self._modes.go_to(name, robot.positions)
 
     def shutdown(self) -> ControllerOutput:
-        """Begin the last stop; ``tick`` until the output is at rest, then send nothing more."""
+        """Begin the last stop; ``tick`` until the output is at rest, then send nothing more.
+
+        Returns:
+            What to command now.
+        """
         self._latch(Reason.SHUT_DOWN, "the controller is shutting down")
-        return self._output()
+        return self._modes.output()
 
     # The loop
 
     def tick(self, now_ns: int, stall: str = "") -> ControllerOutput:
         """Advance the motion by one control period if one has passed, and return what to command.
 
-        ``stall`` says why this call is late, where that is known; it becomes part of the reason ``overrun``.
+        Call it at least once per control period. A call that is so late that the robot's side has braked by
+        itself is an overrun: nothing is commanded until the arm has been measured again.
+
+        Args:
+            now_ns: The time of this call.
+            stall: Why this call is late, if known; it becomes part of the detail of ``overrun``.
+
+        Returns:
+            Joints, gripper, state and verdict; nothing is commanded if its ``joint_positions`` is None.
         """
-        self._now_ns = now_ns
-        last_ns = self._clock.stamp_ns
-        tick = self._clock.tick(now_ns)
-        if tick is Tick.BACK:
-            self._forget_time()
-        elif tick is not Tick.EARLY:
-            if tick is Tick.OVERRUN:
-                self._begin_overrun(last_ns, stall)
-            moved_s = 0.0
-            if self._overrun.lasts:
-                self._end_overrun(now_ns)
-            else:
-                moved_s = self._advance(now_ns)
-            self._executing.note(now_ns, moved_s)
-        return self._output()
-
-    def _advance(self, now_ns: int) -> float:
-        """Let the mode move the arm by one period; returns for how long a step was under way, seconds."""
-        self._heed_faults(now_ns)
-        elapsed_s = self._clock.elapsed_s
-        match self._state:
-            case ControllerState.EXECUTING:
-                by_hand = self._authority.owner == PERSON
-                progress = self._executing.advance(
-                    self._motion, self._watch.robot, by_hand, now_ns, elapsed_s
-                )
-            case ControllerState.HOMING:
-                progress = self._homing.advance(self._motion, elapsed_s)
-            case _:
-                progress = Progress(None)
-        self._take_verdict(progress, now_ns)
-        if progress.motion is None:
-            self._stop()
-        else:
-            self._motion = progress.motion
-        return progress.moved_s
-
-    def _take_verdict(self, progress: Progress, now_ns: int) -> None:
-        """Put the verdict of ``progress`` in force, and end the mode if it is over."""
-        if progress.verdict is None:
-            return
-        match progress.end:
-            case "done":
-                self._order.look_after(now_ns)
-                self._rest(progress.verdict, keep_target=True)
-            case "interrupted":
-                self._interrupt(progress.verdict)
-            case None:
-                self._verdict = progress.verdict
-
-    def _stop(self) -> None:
-        """Go on along the stop; beside a rival the arm is let go once it rests."""
-        if self._motion is None:
-            return
-        self._motion = self._stopping.advance(
-            self._motion, self._watch, self._authority.latched, self._clock.elapsed_s
-        )
-        if self._motion is None:
-            self._gripper.forget()
-
-    def _heed_faults(self, now_ns: int) -> None:
-        """Stop while the robot's own reports forbid motion; hold when that is over."""
-        if self._motion is None:
-            return
-        before = self._watch.fault
-        fault = self._watch.look(self._motion.position, now_ns)
-        if fault is None:
-            if before is not None:
-                self._rest(SafetyVerdict.hold(Reason.WAITING, f"over: {before.detail}"))
-        elif before is None or before.reason is not fault.reason:
-            self._interrupt(fault)
-
-    def _forget_time(self) -> None:
-        """The clock went back (a simulation was reset): nothing from before it means anything now."""
-        for part in (self._watch, self._order, self._executing):
-            part.forget_time()
-        if self._overrun.lasts:
-            self._overrun.forget()
-            self._motion = None
-        if self._state in UNDER_WAY:
-            self._interrupt(SafetyVerdict.hold(Reason.TIMING, "the clock went back"))
-
-    def _begin_overrun(self, last_ns: int, stall: str) -> None:
-        """The loop stalled since the command of ``last_ns``; the robot's side continued without it."""
-        if self._motion is None or self._overrun.lasts:
-            return
-        self._homing.forget_way()
-        verdict = self._overrun.begin(self._motion, last_ns, self._clock.elapsed_s, stall)
-        if verdict.commands:
-            self._count(verdict)
-        else:
-            self._hold_overrun(verdict)
-
-    def _end_overrun(self, now_ns: int) -> None:
-        """Go on from where the arm is, once it has been seen; nothing is commanded before."""
-        motion = self._overrun.resume(self._watch.robot, now_ns, self._clock.stamp_ns)
-        if motion is not None:
-            self._motion = motion
-        elif self._state in UNDER_WAY:
-            self._hold_overrun(UNSEEN)
-
-    def _hold_overrun(self, verdict: SafetyVerdict) -> None:
-        """Drop what was being executed; an observation from before shows neither the arm nor its task now."""
-        self._order.look_after(self._now_ns)
-        if self._state in UNDER_WAY:
-            self._interrupt(verdict)
-        else:
-            self._count(verdict)
-
-    # Parts
+        self._modes.tick(now_ns, stall)
+        return self._modes.output()
 
     def _latch(self, reason: Reason, detail: str) -> SafetyVerdict:
         if not self._authority.latch(reason, detail):
             return self.refuse(self._authority.latched or OK)
         verdict = SafetyVerdict.hold(reason, detail)
-        self._interrupt(verdict)
+        self._modes.interrupt(verdict)
+        if self._authority.rivals is not None:
+            self._modes.verdict = SafetyVerdict.hold(reason, f"{detail}; {self._authority.rivals}")
         return verdict
-
-    def _interrupt(self, verdict: SafetyVerdict) -> None:
-        """Stop what is being executed, for the reason of ``verdict``."""
-        self._count(verdict)
-        self._rest(verdict)
-
-    def _rest(self, verdict: SafetyVerdict, keep_target: bool = False) -> None:
-        """Execute nothing from now on; the next target composes on the measured pose unless kept."""
-        self._executing.end(keep_target)
-        latched, fault = self._authority.latched, self._watch.fault
-        self._verdict = latched or fault or verdict
-        if latched is not None:
-            stopped = {Reason.E_STOP: ControllerState.E_STOP, Reason.SHUT_DOWN: ControllerState.STOPPED}
-            self._state = stopped.get(latched.reason, ControllerState.HOLDING)
-        elif fault is not None:
-            self._state = ControllerState.STOPPED
-        else:
-            self._state = ControllerState.IDLE if self._motion is None else ControllerState.HOLDING
-
-    def _count(self, verdict: SafetyVerdict) -> None:
-        self._counters[verdict.reason] += 1
-
-    def _output(self) -> ControllerOutput:
-        motion = None if self._overrun.lasts else self._motion
-        at_rest = motion is None or motion.is_at_rest
-        return ControllerOutput(
-            stamp_ns=self._clock.stamp_ns,
-            state=self._state,
-            owner=self._authority.owner,
-            verdict=self._verdict,
-            joint_positions=None if motion is None else read_only(motion.position),
-            joint_velocities=None if motion is None else read_only(motion.velocity),
-            joint_accelerations=None if motion is None else read_only(motion.acceleration),
-            gripper_opening=self._gripper.opening,
-            tool=None if motion is None else self.chain.forward(motion.position),
-            target=self._executing.target,
-            at_rest=at_rest,
-            settled=at_rest and self._state is not ControllerState.HOMING and self._executing.settled,
-            observation_ns=self._executing.observation_ns,
-            counters=MappingProxyType(dict(self._counters)),
-        )

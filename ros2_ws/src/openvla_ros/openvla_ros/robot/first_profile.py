@@ -47,12 +47,12 @@ class FirstProfile:
     def write(self, path: Path) -> None:
         """Write the profile to ``path``; raises ``ProfileError`` if a file exists already, or it fails."""
         if path.suffix not in (".yaml", ".yml"):
-            raise ProfileError(f"{path}: the name of a profile's file ends in .yaml")
+            raise ProfileError(f"{path}: the file name of a profile must end in .yaml")
         try:
             with path.open("x", encoding="utf-8") as file:
                 file.write(self.text)
         except FileExistsError as error:
-            raise ProfileError(f"{path} exists already: choose another --output, or remove it") from error
+            raise ProfileError(f"{path} already exists: choose another --output, or remove it") from error
         except OSError as error:
             raise ProfileError(f"{path} cannot be written: {error.strerror}") from error
 

@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Protocol
 
 import rclpy
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
@@ -32,14 +31,6 @@ WAKE_S = 0.1
 
 class _StopRequested(BaseException):
     """A signal came while a node was being configured: loading a model may take minutes."""
-
-
-class Stoppable(Protocol):
-    """What ``run`` needs in addition to a node's own interface."""
-
-    def stop(self) -> None:
-        """End the work, then send the safe command. Called once, with the context still valid."""
-        ...
 
 
 def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The controller's verdict as a message: ``diagnostic_msgs/DiagnosticStatus`` and back.
+"""The controller's verdict as a message: ``diagnostic_msgs/DiagnosticStatus`` and back, and as an answer.
 
 ``controller/verdict`` has two kinds: the current verdict (``state``), and every refusal of a request
 (``refusal``), which does not change the current verdict.
@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from std_srvs.srv import Trigger
 
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.robot.output import ControllerOutput
@@ -92,3 +94,25 @@ def from_verdict_message(message: DiagnosticStatus) -> VerdictReport:
 def state_report(output: ControllerOutput) -> VerdictReport:
     """Return the report of the verdict at one tick."""
     return VerdictReport("state", output.verdict, str(output.state), output.owner, output.settled)
+
+
+def trigger_service(
+    act: Callable[[], SafetyVerdict], granted: Reason, refused: Callable[[SafetyVerdict], None]
+) -> Callable[[Trigger.Request, Trigger.Response], Trigger.Response]:
+    """Return the callback of a service that answers with a verdict.
+
+    Args:
+        act: Does what the service asks for.
+        granted: A hold for this reason is what was asked for, and counts as success.
+        refused: Called with any other hold.
+    """
+
+    def callback(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        verdict = act()
+        response.success = verdict.commands or verdict.reason is granted
+        response.message = str(verdict)
+        if not response.success:
+            refused(verdict)
+        return response
+
+    return callback

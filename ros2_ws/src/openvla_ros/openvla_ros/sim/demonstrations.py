@@ -74,9 +74,17 @@ def generate_demonstrations(
     disturbance: Disturbance | None = None,
     keep_idle: bool = False,
 ) -> Iterator[Demonstration]:
-    """Yield one demonstration for each seed, failures too; the same seed gives the same one.
+    """Yield the scripted expert's demonstrations, failures too; the same seed gives the same one.
 
-    Steps without motion are skipped unless ``keep_idle``.
+    Args:
+        profile: A profile with a part ``simulation``.
+        task: The task to demonstrate.
+        seeds: One episode for each.
+        disturbance: The noise on the executed steps; by default what the small base was trained with.
+        keep_idle: Keep steps without motion, which teach a policy to stand still.
+
+    Raises:
+        ProfileError: The profile has no simulation.
     """
     with SimulatedRobot(profile, task) as robot:
         for seed in seeds:

@@ -1,4 +1,4 @@
-"""Which way of rendering works on this machine: EGL, OSMesa, or ray casting.
+"""Which kind of rendering works on this machine: EGL, OSMesa, or ray casting.
 
 MuJoCo reads ``MUJOCO_GL`` when it is imported, and the import fails if that library is missing; so each
 one is tried in a separate process. That takes as long as starting a camera does, so whoever starts the

@@ -79,7 +79,13 @@ class ActionExecutor:
 
 
 def observe(robot: SimulatedRobot, instruction: str, images: bool = True) -> Observation:
-    """Return the current observation of ``robot``."""
+    """Return what a policy gets to see of a simulated robot now.
+
+    Args:
+        robot: The robot.
+        instruction: The words of the observation.
+        images: Whether to render the profile's cameras; else the only image is one black pixel.
+    """
     cameras = robot.profile.cameras
     return Observation(
         stamp_ns=nanoseconds(robot.time_s),
@@ -102,9 +108,22 @@ def rollout(
 ) -> Rollout:
     """Run ``policy`` on ``robot`` from its current state, until success or ``max_steps`` actions.
 
-    All actions of a chunk are executed before the next observation. ``instruction`` defaults to that of the
-    robot's episode; ``images=False`` skips rendering, for policies that do not look at images. ``on_step``
-    is called with each observation and the chunk that was computed from it.
+    All actions of a chunk are executed before the next observation.
+
+    Args:
+        robot: The robot; ``reset`` it first for a new episode.
+        policy: The policy, for the robot's action space. It is reset first, and not closed.
+        instruction: By default that of the robot's episode.
+        images: False skips rendering, for policies that do not look at images.
+        max_steps: How many actions the policy gets.
+        on_step: Called with each observation and the chunk that was computed from it.
+
+    Returns:
+        Whether the episode's goal was reached, after how many actions, and in how much simulated time.
+
+    Raises:
+        PolicyError: The policy cannot act on what it sees.
+        ModelOutputError: The model's output is not a valid action.
     """
     executor, started_s = ActionExecutor(robot), robot.time_s
     policy.reset()

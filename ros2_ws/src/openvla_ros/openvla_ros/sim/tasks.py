@@ -73,7 +73,14 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """Return the task called ``name``; raises ``InvalidValueError`` listing the existing names."""
+    """Return a task.
+
+    Args:
+        name: Its name, such as ``reach``, ``lift`` or ``put``.
+
+    Raises:
+        InvalidValueError: There is no such task; lists the existing names.
+    """
     if name not in TASKS:
         raise InvalidValueError(f"no task {name!r}; the tasks are {', '.join(TASKS)}")
     return TASKS[name]

@@ -11,6 +11,7 @@ import av
 import cv2
 import numpy as np
 
+from openvla_ros.integrity.disk import writing
 from openvla_ros.values.arrays import Image
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -32,14 +33,17 @@ class Caption:
 
 
 class VideoWriter:
-    """Writes RGB images of one size at ``rate_hz`` as H.264."""
+    """Writes RGB images of one size at ``rate_hz`` as H.264; ``DatasetError`` if the disk is full."""
 
     def __init__(self, path: str | Path, width: int, height: int, rate_hz: float) -> None:
         """Create ``path``; ``width`` and ``height`` must be even."""
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # A fragmented file can be played up to the last fragment even if the process was killed.
-        self._container: Any = av.open(str(self._path), "w", options={"movflags": "frag_keyframe+empty_moov"})
+        options = {"movflags": "frag_keyframe+empty_moov"}
+        with writing(self._path):
+            self._file = _Output(self._path)
+        self._container: Any = av.open(self._file, "w", format="mp4", options=options)
         self._stream = self._container.add_stream("libx264", rate=Fraction(rate_hz).limit_denominator(1000))
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         self._stream.options = {"preset": "ultrafast", "crf": "23"}
@@ -61,6 +65,7 @@ class VideoWriter:
         frame = av.VideoFrame.from_ndarray(canvas, format="rgb24")
         for packet in self._stream.encode(frame):
             self._container.mux(packet)
+        self._check()
 
     def close(self) -> None:
         """Finish the file. Safe to call twice."""
@@ -69,3 +74,33 @@ class VideoWriter:
             for packet in self._stream.encode():
                 self._container.mux(packet)
             self._container.close()
+            self._file.close()
+            self._check()
+
+    def _check(self) -> None:
+        with writing(self._path):
+            if self._file.error is not None:
+                raise self._file.error
+
+
+class _Output:
+    """A file whose first failed write is kept: FFmpeg goes on after one, and says nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            if self.error is None:
+                self._file.write(data)
+                self._file.flush()
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            self.error = self.error or error

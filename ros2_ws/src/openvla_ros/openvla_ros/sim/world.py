@@ -48,8 +48,15 @@ class SimulatedRobot:
     ) -> None:
         """Build the scene of ``task`` and start episode ``seed``.
 
-        ``renderer_kind`` selects a renderer; without it the best available one is chosen for the first
-        image. Raises ``ProfileError`` for a profile without simulation.
+        Args:
+            profile: A profile with a part ``simulation``, such as ``sim_widowx``.
+            task: What stands on the table and what is asked for; see ``find_task``.
+            seed: Determines everything random: colours, positions, words, light.
+            renderer_kind: ``egl``, ``osmesa`` or ``rays``; by default the best one that works here, chosen
+                for the first image.
+
+        Raises:
+            ProfileError: The profile has no simulation.
         """
         robot = robot_model(profile)
         self.profile = profile
@@ -76,9 +83,15 @@ class SimulatedRobot:
     # -- episodes
 
     def reset(self, seed: int, start: ArrayLike | None = None, opening: float = 1.0) -> None:
-        """Start episode ``seed`` at time 0: the arm at ``start`` (J,) radians or at neutral.
+        """Start an episode at time 0.
 
-        ``opening`` is the gripper's, 0 closed .. 1 open.
+        Args:
+            seed: Which episode: colours, positions, words and light follow from it.
+            start: (J,) rad, where the arm begins; neutral by default.
+            opening: Of the gripper, 0 closed .. 1 open.
+
+        Raises:
+            InvalidValueError: ``start`` is not (J,), or not finite.
         """
         joints = float_array("start joints", self.profile.arm.neutral if start is None else start,
                              (len(self.profile.arm.joints),))  # fmt: skip
@@ -284,7 +297,16 @@ class SimulatedRobot:
         return self._open_renderer().kind
 
     def render(self, camera: str, width: int | None = None, height: int | None = None) -> Image:
-        """Return the image of ``camera``, uint8 (H, W, 3) RGB; by default in its profile's size."""
+        """Return what a camera sees now, uint8 (H, W, 3) RGB.
+
+        Args:
+            camera: Its name in the profile.
+            width: Of the image, pixels; by default as in the profile, like ``height``.
+            height: Of the image, pixels.
+
+        Raises:
+            ProfileError: There is no such camera; lists the existing ones.
+        """
         if width is None or height is None:
             of_profile = self.profile.camera(camera)
             width, height = of_profile.width, of_profile.height
@@ -303,9 +325,17 @@ class SimulatedRobot:
         return Intrinsics(width, height, matrix, "plumb_bob", np.zeros(5))
 
     def project(self, camera: str, points: ArrayLike) -> Float:
-        """Return where ``points`` (N, 3) of the base frame appear: (N, 3) u, v in 0..1 and depth in metres.
+        """Return where points appear in an image: u = 1/2 + f_x x / z and v = 1/2 + f_y y / z.
 
-        u runs to the right and v down; values outside 0..1 are out of the image.
+        x, y, z are the point in the optical frame, f the focal lengths in images. u runs to the right and v
+        down; values outside 0 .. 1 are out of the image.
+
+        Args:
+            camera: Its name in the profile.
+            points: (N, 3) metres, base frame.
+
+        Returns:
+            (N, 3): u, v, and the depth z in metres.
         """
         number = self._camera_id(camera)
         rotation = self._data.cam_xmat[number].reshape(3, 3)

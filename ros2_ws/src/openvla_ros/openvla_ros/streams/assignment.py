@@ -39,7 +39,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What is told after each step, and after each refused one."""
+    """The report after each step, and after each refused one."""
 
     step: int
     inference_s: float  # observation in, actions out

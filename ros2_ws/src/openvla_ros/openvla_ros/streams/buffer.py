@@ -35,7 +35,7 @@ class Refusal:
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """The samples of one moment, all young enough: ``Streams`` that hold nothing else."""
+    """The samples of one moment, all recent enough: ``Streams`` that hold nothing else."""
 
     profile: RobotProfile
     stamp_ns: int
@@ -94,7 +94,7 @@ class ObservationBuffer:
         The moment is that of the newest image of the profile's first camera.
         """
         if not instruction.strip():
-            return Refusal("no_instruction", "nobody has said what to do")
+            return Refusal("no_instruction", "no instruction has been given")
         leader = self._profile.cameras[0]
         newest = self._images[leader.name].newest()
         if newest is None:

@@ -1,4 +1,4 @@
-"""The life of an instruction: which is current, why it does not act, how it ends, which chunks may go out.
+"""The life of an instruction: which is current, why it is not acting, how it ends, which chunks may go out.
 
 The state machine between the policy node's messages, its inference thread and the controller. It knows
 nothing of ROS and has neither clock nor thread: callers say when something happens, and what has to
@@ -22,6 +22,7 @@ from openvla_ros.streams.absence_watch import AbsenceWatch
 from openvla_ros.streams.assignment import Assignment, Outcome, StepReport
 from openvla_ros.streams.buffer import Moment, Refusal
 from openvla_ros.streams.instruction_filter import InstructionFilter
+from openvla_ros.streams.repetition import Repetition
 from openvla_ros.values.health import Health, ReasonCounter
 
 # What the controller says where it will not take chunks again by itself.
@@ -50,7 +51,7 @@ class RunLimits:
 
 
 class Effects(Protocol):
-    """What an instruction does to the world. Called in order, from any thread: nothing here may wait."""
+    """The effects of an instruction outside. Called in order, from any thread: nothing here may wait."""
 
     def announce(self, instruction: str) -> None:
         """Say what is carried out from now on (empty: nothing); drop work that waits for the one before."""
@@ -104,6 +105,7 @@ class InstructionRun:
         self._looked_s = 0.0  # when an image was last acted on, or refused
         self._verdict = ("", "")  # the controller's newest: reason and words
         self._filter = InstructionFilter(0)
+        self._repetition = Repetition()
         self._absences = AbsenceWatch(limits.answer_s, limits.give_up_s)
         self._served: Assignment | None = None  # whose steps the policy remembers
 
@@ -194,13 +196,18 @@ class InstructionRun:
             return  # the other subscription has it
         objection = self._filter.objection(published_ns, now.system_ns) if latched else ""
         self._filter.take(published_ns)
+        repeated = ""
+        if not objection and self._active:
+            repeated = self._repetition.heard(instruction, current is not None, now.steady_s)
         ignored = f"instruction {instruction!r} was ignored"
         if not instruction.strip():
-            self._end_current(Outcome.ABORTED, "an empty instruction came in by topic", now)
+            self._end_current(Outcome.ABORTED, "an empty instruction arrived on the topic", now)
         elif objection or not self._active:
             self._wait_for_new(f"{ignored}: {objection or NOT_ACTIVE}")
         elif current is not None and current.is_goal:
             self._log.warning(f"{ignored}: the goal {current.instruction!r} is being carried out")
+        elif current is None and repeated:
+            self._wait_for_new(f"{ignored}: {repeated}")
         elif current is None or current.instruction != instruction:
             self.begin(Assignment(instruction, now.steady_s, give_up_s=self._limits.give_up_s), now)
 
@@ -359,10 +366,10 @@ class InstructionRun:
         if not self._active:
             return Health("task", "warn", "not active", values)
         if current is None and waits_for_new:
-            message = f"does not act: waits for a new instruction; {waits_for_new}"
+            message = f"not acting: waiting for a new instruction; {waits_for_new}"
             return Health("task", "warn", message, values)
         if current is None:
-            return Health("task", "ok", "does not act: nobody has said what to do", values)
+            return Health("task", "ok", "not acting: no instruction has been given", values)
         if current.refusal is not None:
-            return Health("task", "error", f"does not act: {current.refusal}", values)
+            return Health("task", "error", f"not acting: {current.refusal}", values)
         return Health("task", "ok", f"step {current.steps} of {current.instruction!r}", values)

@@ -53,7 +53,7 @@ class JointSample:
 
 
 def arm_sample(profile: RobotProfile, names: Sequence[str], positions: Sequence[float]) -> JointSample | None:
-    """Return the joints of arm and gripper out of one message, or ``None`` if it is about other joints.
+    """Return the joints of arm and gripper out of one message, or ``None`` if it is for other joints.
 
     What another driver reports on the same topic, or of joints that the profile does not name, is
     nobody's business here. Raises ``InvalidValueError`` if the message names some of the robot's joints

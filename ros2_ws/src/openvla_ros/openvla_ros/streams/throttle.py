@@ -17,7 +17,7 @@ class Pacer:
         self._last_ns: int | None = None
 
     def due(self, stamp_ns: int) -> bool:
-        """Return whether the image stamped so passes; a stamp before the last one begins anew."""
+        """Return whether the image stamped so passes; a stamp before the last one starts over."""
         if self._last_ns is not None and 0 <= stamp_ns - self._last_ns < self._least_ns:
             return False
         self._last_ns = stamp_ns

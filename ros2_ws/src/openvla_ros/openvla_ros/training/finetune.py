@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +18,10 @@ import torch
 from safetensors.torch import save_file
 
 from openvla_ros.errors import StatisticsError, TrainingError
-from openvla_ros.manifest import Manifest, sha256_of_adapter
+from openvla_ros.integrity.disk import writing
+from openvla_ros.integrity.folder_lock import locked
+from openvla_ros.manifest import Manifest, differences_from, sha256_of_adapter
+from openvla_ros.model.checkpoints.adapter_config import read_adapter_config
 from openvla_ros.model.checkpoints.safetensors import digest_of_weights, load_model
 from openvla_ros.model.inference.checkpoint_files import CheckpointFiles
 from openvla_ros.model.inference.out_of_memory import is_out_of_memory
@@ -25,20 +29,21 @@ from openvla_ros.model.inference.predictor import read_checkpoint_statistics
 from openvla_ros.preprocessing.action_tokens import ActionCodec, normalise
 from openvla_ros.preprocessing.augmentation import Augmentation
 from openvla_ros.preprocessing.dataset_statistics import DatasetStatistics, select_statistics
+from openvla_ros.profile import load_profile
+from openvla_ros.training.checkpoint_export import SETTINGS, write_checkpoint, write_description
 from openvla_ros.training.data.batch import Batch
+from openvla_ros.training.data.batch_order import BatchOrder, Order, part_of
 from openvla_ros.training.data.example_maker import ExampleMaker
 from openvla_ros.training.data.frame_cache import FrameStore, open_store, store_key
 from openvla_ros.training.data.question_answers import read_questions
-from openvla_ros.training.data.sampling import BatchOrder, Order, part_of
 from openvla_ros.training.distributed import Processes, whole
-from openvla_ros.training.export import SETTINGS, write_checkpoint, write_description
 from openvla_ros.training.lora_layers import LowRankOptions, factors, write_adapter
+from openvla_ros.training.memory_advice import advice, largest_that_fits
 from openvla_ros.training.metrics import TRAINING, VALIDATION, Records, read_records
-from openvla_ros.training.out_of_memory import advice, largest_that_fits
 from openvla_ros.training.recipe import ADAPTERS
 from openvla_ros.training.report_page import write_report
 from openvla_ros.training.request import FinetuneRequest, Listener
-from openvla_ros.training.state import Position, collect_state, read_state, restore_state, write_state
+from openvla_ros.training.run_state import Position, collect_state, read_state, restore_state, write_state
 from openvla_ros.training.trainable import make_trainable
 from openvla_ros.training.trainer import Scores, StepResult, Trainer
 from openvla_ros.training.validation import BATCH, open_loop_episodes, validation_batches
@@ -180,11 +185,25 @@ class Run:
         return store, key
 
     def _robot(self) -> str:
-        """Return which robot the data was recorded with, before time is spent on training."""
-        robot = self.request.robot or self.store.robot
-        if not robot:
-            raise TrainingError("the data does not contain the robot it was recorded with; give --robot")
-        return robot
+        """Return which robot the data is for, before time is spent on training.
+
+        Raises ``TrainingError`` if that is not known, or if the requested robot does not match the data.
+        """
+        asked, stated = self.request.robot, self.store.robot
+        if not asked:
+            if not stated:
+                raise TrainingError("the data does not contain the robot it was recorded with; give --robot")
+            return stated
+        profile = load_profile(asked)
+        lines = differences_from(profile, "data", self.store.space, (self.store.camera,))
+        if lines:
+            raise TrainingError(
+                f"the data (recorded with {stated or 'an unknown robot'}) does not match --robot {asked}:\n"
+                + "\n".join(f"  {line}" for line in lines)
+            )
+        if stated and stated != profile.name:
+            self.listener.note(f"the data was recorded with {stated}; the result is for {profile.name}")
+        return profile.name
 
     def _statistics(self) -> DatasetStatistics:
         folder, key = self.base.folder, self.request.keep_statistics
@@ -281,6 +300,7 @@ class Run:
             cameras=(store.camera,),
             robot=self.robot,
             base_weights=None if adapter is None else digest_of_weights(self.base.folder),
+            adapter_config=None if adapter is None else read_adapter_config(request.output).meaning(),
         )
 
     def _report(self) -> None:
@@ -313,12 +333,21 @@ class Run:
 
 
 def finetune(request: FinetuneRequest, listener: Listener, processes: Processes | None = None) -> None:
-    """Train as specified by ``request``, from the start or from the last state in its folder."""
+    """Train as specified by ``request``, from the start or from the last state in its folder.
+
+    Raises as ``Run``; and ``TrainingError`` if the training fails, or its folder cannot be written.
+    """
     if processes is not None and processes.count > 1 and request.recipe.batch_size % processes.count:
         raise TrainingError(
             f"batch_size {request.recipe.batch_size} is not a multiple of the {processes.count} processes"
         )
-    Run(request, listener, processes or Processes()).train()
+    taken = f"another process trains into {request.output}; wait until it ends, or choose another folder"
+    processes = processes or Processes()
+    with writing(request.output, TrainingError), ExitStack() as stack:
+        if processes.is_first:
+            request.output.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(request.output, TrainingError, taken))
+        Run(request, listener, processes).train()
 
 
 def _values(scores: Scores) -> dict[str, Any]:

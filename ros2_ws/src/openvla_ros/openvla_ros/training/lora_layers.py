@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from openvla_ros.errors import InvalidValueError
+from openvla_ros.errors import InvalidValueError, TrainingError
+from openvla_ros.integrity.disk import writing
 from openvla_ros.model.checkpoints.adapter_config import ADAPTER_CONFIG
 from openvla_ros.model.checkpoints.lora_adapters import ADAPTER_WEIGHTS
 
@@ -244,11 +245,15 @@ def adapter_config(targets: Sequence[str], options: LowRankOptions, base: str) -
 def write_adapter(
     folder: Path, tensors: Mapping[str, Tensor], targets: Sequence[str], options: LowRankOptions, base: str
 ) -> None:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, each atomically."""
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, each atomically.
+
+    Raises ``TrainingError`` if the disk is full.
+    """
     config = json.dumps(adapter_config(targets, options, base), indent=2) + "\n"
     unfinished = folder / f"{ADAPTER_CONFIG}.part"
     unfinished.write_text(config, encoding="utf-8")
     unfinished.replace(folder / ADAPTER_CONFIG)
     weights = folder / f"{ADAPTER_WEIGHTS}.part"
-    save_file(dict(tensors), weights, metadata={"format": "pt"})
+    with writing(folder / ADAPTER_WEIGHTS, TrainingError):
+        save_file(dict(tensors), weights, metadata={"format": "pt"})
     weights.replace(folder / ADAPTER_WEIGHTS)

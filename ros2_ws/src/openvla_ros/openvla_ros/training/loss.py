@@ -16,7 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_ro
 
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.model.network.openvla import OpenVLA
-from openvla_ros.model.network.training_forward import IGNORED
+from openvla_ros.preprocessing.action_tokens import IGNORED
 
 
 @dataclass(frozen=True, eq=False)

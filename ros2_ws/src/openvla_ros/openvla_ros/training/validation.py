@@ -13,8 +13,8 @@ from openvla_ros.model.network.openvla import OpenVLA
 from openvla_ros.preprocessing.action_tokens import unnormalise
 from openvla_ros.preprocessing.dataset_statistics import FieldStatistics
 from openvla_ros.training.data.batch import Batch
+from openvla_ros.training.data.batch_order import in_order
 from openvla_ros.training.data.example_maker import ExampleMaker
-from openvla_ros.training.data.sampling import in_order
 from openvla_ros.values.arrays import Float, Int
 
 BATCH = 32  # examples at once, unless training takes fewer

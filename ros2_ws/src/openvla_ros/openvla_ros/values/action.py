@@ -67,23 +67,42 @@ class ActionSpace:
     def si_factors(self) -> Float:
         """Metres or radians (6,) that 1 stands for in each motion dimension.
 
-        Raises ``InvalidValueError`` if a unit does not say: of some datasets it is not published.
+        Raises:
+            InvalidValueError: A unit does not say: some datasets never published theirs.
         """
         matches = [_UNIT.match(unit) for unit in self.units[:6]]
         for name, unit, match in zip(self.names, self.units, matches, strict=False):
             if match is None:
                 raise InvalidValueError(
-                    f"the unit of {name!r} is {unit!r}: not known is how many metres or radians 1 stands for"
+                    f"the unit of {name!r} is {unit!r}, which does not say how many metres or radians 1 is"
                 )
         return np.array([float(match[1] or 1.0) for match in matches if match is not None])
 
     def opening(self, gripper: float) -> float:
-        """Return the gripper opening 0 (closed) .. 1 (open) for a command with this space's sign."""
+        """Return the gripper opening for a gripper command of this space.
+
+        The opening is g where ``gripper_open`` is 1, else 1 - g, with g clipped to 0 .. 1.
+
+        Args:
+            gripper: The last number of an action, g.
+
+        Returns:
+            0 (closed) .. 1 (open).
+        """
         value = float(np.clip(gripper, 0.0, 1.0))
         return value if self.gripper_open == 1.0 else 1.0 - value
 
     def differences(self, other: ActionSpace) -> list[str]:
-        """Return one line for each field in which ``other`` differs; empty if none."""
+        """Return how ``other`` differs in what an action means.
+
+        Bounds are not compared: the controller checks every chunk against its own.
+
+        Args:
+            other: The space to compare with.
+
+        Returns:
+            One line for each field that differs, with both values; empty if actions mean the same.
+        """
         lines = []
         for name in ("names", "units", "frame", "rotation", "gripper_open", "rate_hz"):
             mine, theirs = getattr(self, name), getattr(other, name)

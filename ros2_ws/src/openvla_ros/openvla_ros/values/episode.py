@@ -155,9 +155,14 @@ class Episode:
         return seconds(int(self.stamps_ns[-1] - self.stamps_ns[0])) + 1.0 / self.rate_hz
 
     def observation(self, index: int) -> Observation:
-        """Return the observation at step ``index``, the same as live code makes.
+        """Return the observation at a step, the same value that live code builds; decodes its images.
 
-        Raises ``InvalidValueError`` if the episode has no instruction or no camera.
+        Args:
+            index: The step, 0 .. T-1.
+
+        Raises:
+            InvalidValueError: The episode has no instruction or no camera.
+            DatasetError: An image is damaged.
         """
         return Observation(
             stamp_ns=int(self.stamps_ns[index]),
@@ -169,7 +174,15 @@ class Episode:
         )
 
     def step(self, index: int) -> Step:
-        """Return step ``index`` with its observation and the action commanded after it."""
+        """Return one step: its observation, and the action commanded after it.
+
+        Args:
+            index: The step, 0 .. T-1.
+
+        Raises:
+            InvalidValueError: The episode has no instruction or no camera.
+            DatasetError: An image is damaged.
+        """
         return Step(
             observation=self.observation(index),
             action=self.actions[index],
@@ -181,9 +194,12 @@ class Episode:
     def measured_deltas(self) -> Float:
         """Return the arm's measured motion in each step, as actions (T-1, D) in ``space``.
 
-        Translation and rotation between consecutive measured poses, along the axes of ``space.frame``. The
-        gripper value stays the commanded one: a measured gripper stalls on the grasped object. The last step
-        has no successor, hence no delta. Raises ``InvalidValueError`` without poses or known units.
+        With tool poses (R, p) and (R', p') of consecutive steps: p' - p and R' Rᵀ along the base axes, or
+        Rᵀ (p' - p) and Rᵀ R' along the tool's, as ``space.frame`` says. The gripper value stays the commanded
+        one: a measured gripper stalls on the grasped object. The last step has no successor, hence no delta.
+
+        Raises:
+            InvalidValueError: The episode has no poses, or the units of its space are not known.
         """
         if self.poses is None:
             raise InvalidValueError(f"{self._name} has no measured poses to compute deltas from")
@@ -194,7 +210,9 @@ class Episode:
         """Return the episode with ``measured_deltas`` as its actions.
 
         The last step is left out, and each step before a gap: what the arm did meanwhile is no single step.
-        Raises ``InvalidValueError`` if no step is left.
+
+        Raises:
+            InvalidValueError: No step is left, or there are no poses or known units.
         """
         near = np.diff(self.stamps_ns) <= _GAP * 1e9 / self.rate_hz
         if not near.any():
@@ -202,17 +220,39 @@ class Episode:
         return replace(self.take(np.flatnonzero(near)), actions=self.measured_deltas()[near])
 
     def with_cameras(self, cameras: Sequence[str]) -> Episode:
-        """Return the episode with only these cameras; ``InvalidValueError`` lists the existing ones."""
+        """Return the episode with only some of its cameras; the others are never decoded.
+
+        Args:
+            cameras: Names of the cameras to keep.
+
+        Raises:
+            InvalidValueError: There is no such camera; lists the existing ones.
+        """
         if missing := sorted(set(cameras) - set(self.images)):
             raise InvalidValueError(f"{self._name} has no camera {missing}; it has {sorted(self.images)}")
         return replace(self, images={camera: self.images[camera] for camera in cameras})
 
     def slice(self, start: int, stop: int) -> Episode:
-        """Return steps ``start`` .. ``stop`` (exclusive) as an episode; images stay lazy."""
+        """Return consecutive steps as an episode; images stay lazy.
+
+        Args:
+            start: The first step.
+            stop: The step after the last one. Negative numbers count from the end, as in a Python slice.
+
+        Raises:
+            InvalidValueError: No step lies between them.
+        """
         return self.take(np.arange(len(self))[start:stop])
 
     def take(self, steps: Int) -> Episode:
-        """Return ``steps`` (N,), indices in rising order, as an episode; images stay lazy."""
+        """Return some steps as an episode; images stay lazy.
+
+        Args:
+            steps: (N,) indices of steps, in rising order.
+
+        Raises:
+            InvalidValueError: There are none, or they do not rise.
+        """
 
         def chosen(array: Float | None) -> Float | None:
             return None if array is None else array[steps]

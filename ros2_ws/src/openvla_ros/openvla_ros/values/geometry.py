@@ -137,19 +137,44 @@ class Pose:
 
     @classmethod
     def from_matrix(cls, matrix: ArrayLike) -> Pose:
-        """Return the pose of a homogeneous transform (4, 4)."""
+        """Return the pose of a homogeneous transform.
+
+        Args:
+            matrix: (4, 4) [[R, p], [0, 1]], p in metres.
+
+        Raises:
+            InvalidValueError: R is not a proper rotation matrix, or the shape is wrong.
+        """
         m = float_array("pose matrix", matrix, (4, 4))
         return cls(m[:3, 3], m[:3, :3])
 
     @classmethod
     def from_quaternion(cls, position: ArrayLike, xyzw: ArrayLike) -> Pose:
-        """Return the pose at ``position`` (3,) with the rotation of quaternion ``xyzw`` (4,)."""
-        return cls(np.asarray(position, dtype=np.float64), transform_quaternion_to_matrix(xyzw))
+        """Return the pose with a quaternion's rotation.
+
+        Args:
+            position: (3,) metres.
+            xyzw: (4,) quaternion in the order of geometry_msgs; any length but 0.
+
+        Raises:
+            InvalidValueError: The quaternion is 0, or a shape is wrong.
+        """
+        return cls(
+            np.asarray(position), transform_quaternion_to_matrix(float_array("quaternion", xyzw, (4,)))
+        )
 
     @classmethod
     def from_euler(cls, position: ArrayLike, euler_xyz: ArrayLike) -> Pose:
-        """Return the pose at ``position`` (3,) with fixed-axis angles ``euler_xyz`` (3,)."""
-        return cls(np.asarray(position, dtype=np.float64), transform_euler_to_matrix(euler_xyz))
+        """Return the pose with the rotation R = Rz(yaw) Ry(pitch) Rx(roll).
+
+        Args:
+            position: (3,) metres.
+            euler_xyz: (3,) roll, pitch, yaw about the fixed axes, radians.
+
+        Raises:
+            InvalidValueError: A shape is wrong.
+        """
+        return cls(np.asarray(position), transform_euler_to_matrix(float_array("angles", euler_xyz, (3,))))
 
     @property
     def quaternion(self) -> Float:

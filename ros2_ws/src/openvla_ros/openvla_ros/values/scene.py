@@ -71,7 +71,15 @@ class Scene:
         )
 
     def stands_on(self, name: str, place: str) -> bool:
-        """Return whether object ``name`` rests on object ``place``, or inside it if that is a bowl."""
+        """Return whether one object rests on another, or inside it if that is a bowl.
+
+        Args:
+            name: The object.
+            place: What it should stand on.
+
+        Raises:
+            InvalidValueError: There is no such object; lists the existing ones.
+        """
         item, below = self[name], self[place]
         aside = float(np.linalg.norm(item.position[:2] - below.position[:2]))
         floor = self.table_m + BOWL_FLOOR_M if below.shape == "bowl" else below.top_m

@@ -81,12 +81,25 @@ class SafetyVerdict:
 
     @classmethod
     def command(cls, reason: Reason = Reason.OK, detail: str = "") -> SafetyVerdict:
-        """Return a verdict that lets the motion continue."""
+        """Return a verdict that lets the motion continue.
+
+        Args:
+            reason: What limited the motion; OK if nothing did.
+            detail: The value and the limit, in words.
+        """
         return cls("command", reason, detail)
 
     @classmethod
     def hold(cls, reason: Reason, detail: str) -> SafetyVerdict:
-        """Return a verdict that stops the arm, or keeps it where it is."""
+        """Return a verdict that stops the arm, or keeps it where it is.
+
+        Args:
+            reason: Any but OK.
+            detail: The value and the limit, in words.
+
+        Raises:
+            InvalidValueError: The reason is OK.
+        """
         return cls("hold", reason, detail)
 
     def __str__(self) -> str:

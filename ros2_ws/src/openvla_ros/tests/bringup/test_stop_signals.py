@@ -16,8 +16,9 @@ pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
 from openvla_ros.bringup.dds import dds_environment
 from openvla_ros.bringup.stop_signals import hold_back
 from openvla_ros.bringup.supervisor import child_environment
+from openvla_ros.driver_profile import ArmBackend
 from openvla_ros.preprocessing.image_encoding import encode_png
-from openvla_ros.profile import ArmBackend, dump_profile, load_profile
+from openvla_ros.profile import dump_profile, load_profile
 
 pytestmark = pytest.mark.ros
 

@@ -31,7 +31,7 @@ def test_it_writes_the_profile_and_says_what_is_open_and_what_is_not_checked(tmp
     assert MARK in output.read_text()
     again = new_robot(urdf, "--output", output)
     assert again.returncode == 1
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
     assert "Traceback" not in again.stderr
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from openvla_ros.conformance import check_arm_driver
-from openvla_ros.drivers.command import ArmCommand
+from openvla_ros.drivers.protocol import ArmCommand
 from openvla_ros.errors import ConformanceError, InvalidValueError
 from openvla_ros.profile import load_profile
 from openvla_ros.robot.motion.motion_limiter import JointMotion
@@ -49,7 +49,7 @@ def test_every_arm_driver_keeps_the_contract(ros_domain):
 def test_the_kinds_are_all_there_are():
     from typing import get_args, get_type_hints
 
-    from openvla_ros.profile import ArmBackend
+    from openvla_ros.driver_profile import ArmBackend
 
     assert set(get_args(get_type_hints(ArmBackend)["kind"])) == set(KINDS)
 
@@ -147,4 +147,4 @@ def test_what_an_arm_driver_does_wrong_is_told(fault):
     driver, words = BROKEN[fault]
     with pytest.raises(ConformanceError, match=words) as caught:
         check(driver)
-    assert "(see openvla_ros.drivers.command.ArmDriver." in str(caught.value)
+    assert "(see openvla_ros.drivers.protocol.ArmDriver." in str(caught.value)

@@ -3,11 +3,13 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
 pytest.importorskip("mujoco", reason="needs the simulation (the extra [sim])")
 
+from sensor_msgs.msg import JointState
 from support.node_processes import NodeProcess
 from support.sim_cell import ANSWER_S, CLOCK, START_S, Cell
 from trajectory_msgs.msg import JointTrajectory
@@ -71,6 +73,84 @@ def test_another_program_that_commands_the_arm_stops_it_and_is_named(cell):
     assert "/rivals/test also publishes /rivals/arm_controller/joint_trajectory" in report.verdict.detail
     cell.listener.node.destroy_publisher(rival)
     cell.expect(Reason.HELD, "state")
+
+
+@pytest.mark.stops
+def test_a_second_publisher_of_the_arm_s_joints_is_not_believed_and_stops_the_arm(cell):
+    """As joint_state_publisher or a twin in a viewer does it: all joints at zero."""
+    cell.drive(action(cell, 0.01), 1.0)
+    names = [*cell.profile.arm.joints, cell.profile.gripper.joint]
+    twin = cell.listener.node.create_publisher(JointState, "joint_states", qos.STREAM_OUT)
+    assert cell.listener.spin_until(twin.get_subscription_count, ANSWER_S)
+
+    def say() -> None:
+        state = JointState(name=names, position=[0.0] * len(names))
+        state.header.stamp = cell.listener.node.get_clock().now().to_msg()
+        twin.publish(state)
+
+    timer = cell.listener.node.create_timer(0.02, say)
+    report = cell.expect(Reason.RIVAL, "state")
+    assert "report the arm's state on /rivals/joint_states: only one can be right" in report.verdict.detail
+    assert "/rivals/simulation" in report.verdict.detail
+    assert not cell.call("park").success
+    assert not cell.call("give_to_policy").success
+    cell.listener.node.destroy_timer(timer)
+    cell.expect(Reason.HELD, "state")
+    # Nothing that was commanded led towards the zeros of the other one.
+    commanded = np.array([m.points[0].positions for m in cell.commands])
+    assert np.abs(commanded - cell.profile.arm.neutral).max() < 0.5, "zero is up to 1.8 rad away"
+    cell.check_commands()
+    cell.listener.node.destroy_publisher(twin)
+    assert cell.call("give_to_policy").success
+    cell.begin()
+
+
+@pytest.mark.stops
+@pytest.mark.parametrize("button", [False, True])
+def test_an_emergency_stop_survives_a_controller_that_is_killed(cell, button):
+    cell.drive(action(cell, 0.01), 0.6)
+    if button:
+        cell.say_e_stop(True)
+        cell.expect(Reason.E_STOP, "state")
+    else:
+        assert cell.call("e_stop").success
+    os.kill(cell.processes["controller"].process.pid, signal.SIGKILL)
+    cell.processes["controller"].process.wait()
+    cell.verdict_messages.clear()
+    cell.start("controller")
+    heard = cell.listener.spin_until(lambda: len(cell.verdict_messages) > 3, BACK_S)
+    assert heard, cell.processes["controller"].output
+    report = cell.expect(Reason.E_STOP, "state")
+    by = "the topic e_stop" if button else "the service e_stop"
+    assert f"emergency stop by {by}, before the controller was restarted" in report.verdict.detail
+    cell.commands.clear()  # the killed one's
+    for name in ("give_to_policy", "ask_for_policy", "home"):
+        assert not cell.call(name).success
+    if button:
+        refused = cell.call("reset_e_stop")
+        assert not refused.success
+        assert "still says true" in refused.message
+        cell.say_e_stop(False)
+        cell.wait(0.5)
+    assert not cell.commands
+    assert cell.call("reset_e_stop").success
+    assert cell.call("give_to_policy").success
+    cell.begin()
+
+
+def test_a_controller_that_is_stopped_in_the_ordinary_way_forgets_the_emergency_stop(cell):
+    assert cell.call("e_stop").success
+    cell.restart_controller()
+    cell.begin()
+
+
+def test_a_new_instruction_does_not_take_the_arm_from_teleoperation(cell):
+    assert cell.call("give_to_teleop").success
+    refused = cell.call("ask_for_policy")
+    assert not refused.success
+    assert "/rivals/test has the arm; hand it back there, or with openvla give-to-policy" in refused.message
+    assert cell.call("give_to_policy").success
+    assert cell.call("ask_for_policy").success
 
 
 def test_two_policies_that_send_at_the_same_time_are_both_refused_and_named(cell):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 from support.shared_data import PACKAGE_SOURCE, REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
@@ -30,15 +31,28 @@ def test_the_page_about_python_names_every_example():
     assert set(re.findall(r"\(\.\./examples/(\w+)\.py\)", page)) == set(SAYS)
 
 
-@pytest.mark.parametrize("name", SAYS)
-def test_an_example_runs(name, tmp_path):
-    path = EXAMPLES / f"{name}.py"
-    assert len(path.read_text(encoding="utf-8").splitlines()) < LONGEST_LINES
+def run(name, folder, *arguments):
     # This checkout's package, whichever one is installed.
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE_SOURCE)}
-    done = subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, check=False, timeout=150,
-        cwd=tmp_path, env=environment,
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments], capture_output=True, text=True,
+        check=False, timeout=150, cwd=folder, env=environment,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_an_example_runs(name, tmp_path):
+    assert len((EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()) < LONGEST_LINES
+    done = run(name, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.search(SAYS[name], done.stdout, re.DOTALL), done.stdout
+
+
+def test_an_image_of_ones_own_is_read_as_the_program_reads_it(tmp_path):
+    Image.new("RGB", (64, 48), (90, 60, 30)).save(tmp_path / "mine.png")
+    done = run("offline_inference", tmp_path, "mine.png", "lift the red cube")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "'lift the red cube', from an image of 64x48" in done.stdout
+    Image.new("I;16", (64, 48)).save(tmp_path / "deep.png")
+    done = run("offline_inference", tmp_path, "deep.png", "lift the red cube")
+    assert "deep.png has more than 8 bits per sample" in done.stderr

@@ -82,6 +82,28 @@ def test_missing_files_are_named(folder):
         verify(folder / "ä b.json")
 
 
+def test_a_list_that_lost_the_line_of_a_file_is_refused(folder):
+    """Cut at the end of a line, it still looks whole."""
+    (folder / "a.json").write_text("[]")
+    write_sums(folder, [folder / "a.json", folder / "ä b.json", folder / "deep/er/values.bin"])
+    path = folder / SUMS
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "ä b" not in line))
+    assert verify(folder / "a.json")
+    assert verify(folder / "deep/er/values.bin")
+    with pytest.raises(ChecksumError, match=r"b\.json was added or changed: .*SHA256SUMS has checksums of"):
+        verify(folder / "ä b.json")
+    (folder / "deep/er/new.bin").write_bytes(b"new")
+    with pytest.raises(ChecksumError, match=r"new\.bin was added"):
+        verify(folder / "deep/er/new.bin")
+
+
+def test_a_list_does_not_cover_folders_of_which_it_lists_nothing(folder):
+    (folder / "deep/other.bin").write_bytes(b"of another program")
+    assert not verify(folder / "deep/other.bin")
+    write_sums(folder, [folder / "deep/er/values.bin"])
+    assert not verify(folder / "ä b.json")
+
+
 @pytest.mark.parametrize(
     "text", [b"", b"abc  file\n", b"\xff\xfe", b"0" * 64 + b"  cut", b"0" * 64 + b" file\n\n"]
 )

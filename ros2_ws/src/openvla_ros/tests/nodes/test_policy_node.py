@@ -28,7 +28,7 @@ pytestmark = pytest.mark.ros
 
 def test_it_acts_on_the_instruction_topic_and_on_nothing_without_one(ros_domain):
     with Robot() as robot, policy() as node:
-        assert robot.until_task_says("nobody has said what to do"), node.output
+        assert robot.until_task_says("no instruction has been given"), node.output
         assert robot.chunks == []
         robot.say("lift the cube")
         assert robot.spin_until(lambda: len(robot.chunks) >= 5), node.output
@@ -37,7 +37,7 @@ def test_it_acts_on_the_instruction_topic_and_on_nothing_without_one(ros_domain)
         stamps = [from_stamp(c.header.stamp) for c in robot.chunks]
         assert set(stamps) <= set(robot.seen)
         assert np.diff(stamps).min() >= 0.15e9  # 5 Hz of a 10 Hz camera, give or take half an image
-        assert "give_to_policy" in robot.calls
+        assert "ask_for_policy" in robot.calls
         assert robot.current[-1].data == "lift the cube"
         robot.say("")
         assert robot.spin_until(lambda: robot.calls[-1] == "hold" and robot.current[-1].data == "")
@@ -129,7 +129,7 @@ def test_a_goal_reports_every_step_and_succeeds_when_the_robot_says_so(live):
     assert feedback[-1].verdict == "workspace"
     assert 0.0 < feedback[-1].inference_latency_s < feedback[-1].observation_age_s
     assert robot.spin_until(lambda: len(robot.calls) >= 2)
-    assert robot.calls == ["give_to_policy", "hold"]
+    assert robot.calls == ["ask_for_policy", "hold"]
     robot.spin_for(0.5)
     assert len(robot.chunks) == result.steps  # nothing after the end
 
@@ -214,7 +214,7 @@ def test_two_robots_on_one_machine_do_not_hear_each_other(ros_domain):
         return NodeProcess(MODULE, {"policy": "hold"}, [f"__ns:=/{name}"])
 
     with Robot("left") as left, Robot("right") as right, start("left") as one, start("right") as two:
-        assert left.until_task_says("nobody has said"), one.output
+        assert left.until_task_says("no instruction"), one.output
         assert right.spin_until(lambda: right.node.count_subscribers("instruction") == 2), two.output
         left.say("lift the cube")
         assert left.spin_until(lambda: len(left.chunks) >= 3), one.output
@@ -403,7 +403,7 @@ def test_a_transition_that_is_not_possible_is_answered_and_ends_nothing(ros_doma
     with Robot() as robot, policy() as node:
         change_state = robot.node.create_client(ChangeState, "policy/change_state")
         assert robot.spin_until(change_state.service_is_ready), node.output
-        assert robot.until_task_says("nobody has said"), node.output
+        assert robot.until_task_says("no instruction"), node.output
         request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_ACTIVATE))
         answer = change_state.call_async(request)  # it is active
         assert robot.spin_until(answer.done), node.output

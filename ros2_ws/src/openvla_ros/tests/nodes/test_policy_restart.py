@@ -29,7 +29,7 @@ def acts(robot, count=3):
 
 def check_it_waits(robot, node, why):
     """Check that nothing is sent, and that log, diagnostics and ``policy/instruction`` say that it waits."""
-    assert robot.until_task_says("waits for a new instruction"), node.output
+    assert robot.until_task_says("waiting for a new instruction"), node.output
     assert why in robot.status("task").message
     assert robot.status("task").level == DiagnosticStatus.WARN
     assert robot.spin_until(lambda: robot.current[-1].data == "", 10), robot.current[-1].data
@@ -85,7 +85,7 @@ def test_an_instruction_by_topic_ends_when_a_camera_stays_away(ros_domain):
         robot.say("lift the cube")
         assert acts(robot), node.output
         robot.sees = False
-        assert robot.until_task_says("waits for a new instruction"), node.output
+        assert robot.until_task_says("waiting for a new instruction"), node.output
         robot.sees = True
         check_it_waits(robot, node, "stale_image: camera 'primary'")
 
@@ -97,7 +97,7 @@ def test_an_instruction_ends_with_the_controller_that_was_to_follow_it(ros_domai
         robot.say("lift the cube")
         assert acts(robot, 10), node.output
         timer.cancel()
-        assert robot.until_task_says("waits for a new instruction"), node.output
+        assert robot.until_task_says("waiting for a new instruction"), node.output
         timer.reset()
         check_it_waits(robot, node, "the controller has been silent for 1.5 s")
 
@@ -124,7 +124,7 @@ def test_a_policy_server_that_comes_back_does_not_find_the_old_instruction(ros_d
                 robot.say("lift the cube")
                 assert acts(robot), node.output
                 os.kill(server.pid, signal.SIGSTOP)
-                assert robot.until_task_says("waits for a new instruction"), node.output
+                assert robot.until_task_says("waiting for a new instruction"), node.output
                 os.kill(server.pid, signal.SIGCONT)
                 check_it_waits(robot, node, "the policy did not answer for")
                 robot.say("go on")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from support.setpoint_checker import SetpointCheck
 
+from openvla_ros.driver_profile import ArmBackend
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.profile import ArmBackend, RobotProfile, dump_profile, load_profile
+from openvla_ros.profile import RobotProfile, dump_profile, load_profile
 from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimiter, MotionLimits
 from openvla_ros.robot.motion.setpoint_player import (
     LEASH_RAD,

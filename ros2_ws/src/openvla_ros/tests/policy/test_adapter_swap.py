@@ -1,5 +1,6 @@
 """Another adapter into a loaded policy, and into the running node: taken, refused, never half taken."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -10,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from support.generated_episodes import make_episode
 from support.tiny_training_run import PROFILE, make_base
 
-from openvla_ros.errors import CheckpointError, PolicyError
+from openvla_ros.errors import CheckpointError, ManifestError, PolicyError
 from openvla_ros.manifest import Manifest, read_manifest, sha256_of_adapter, write_manifest
-from openvla_ros.model.checkpoints.lora_adapters import AdapterSet
+from openvla_ros.model.checkpoints.adapter_config import ADAPTER_CONFIG, read_adapter_config
+from openvla_ros.model.checkpoints.lora_adapters import AdapterSet, read_adapter
 from openvla_ros.model.checkpoints.safetensors import digest_of_weights, load_model
 from openvla_ros.model.inference.checkpoint_files import read_transform
 from openvla_ros.model.inference.options import LoadOptions
@@ -66,6 +68,31 @@ def test_a_swapped_policy_acts_as_one_that_was_loaded_with_the_adapter(base, tmp
     bare = load_openvla_policy(base, PROFILE, options=LoadOptions(dtype=torch.float32))
     np.testing.assert_allclose(actions(plain), actions(bare), atol=1e-9)
     assert not np.allclose(actions(plain), actions(fresh))
+
+
+def test_a_configuration_that_it_was_not_trained_with_is_refused(base, tmp_path):
+    folder = make_adapter(tmp_path / "adapter", base, 1)
+    options = LoadOptions(dtype=torch.float32)
+    policy = load_openvla_policy(base, PROFILE, adapter=folder, options=options)  # a manifest of 0.1.0
+    trained = read_adapter_config(folder).meaning()
+    write_manifest(folder, replace(read_manifest(folder), adapter_config=trained))
+    assert read_manifest(folder).adapter_config == trained
+    swap_adapter(policy, base, folder, PROFILE)
+    whole = (folder / ADAPTER_CONFIG).read_text()
+    for change, words in (
+        ({"lora_alpha": 400}, r"lora_alpha is 400\.0, trained with 4\.0"),
+        ({"use_rslora": True}, "use_rslora is True, trained with False"),
+        ({"alpha_pattern": {"fc1": 8}}, r"alpha_pattern is \{'fc1': 8\.0\}, trained with \{\}"),
+    ):
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(json.loads(whole) | change))
+        with pytest.raises(ManifestError, match=words):
+            read_adapter(folder)
+        with pytest.raises(ManifestError, match=words):
+            load_openvla_policy(base, PROFILE, adapter=folder, options=options)
+        with pytest.raises(ManifestError, match=words):
+            swap_adapter(policy, base, folder, PROFILE)  # whose weights are loaded already
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(json.loads(whole) | {"base_model_name_or_path": "copy"}))
+    read_adapter(folder)
 
 
 def spoil_robot(folder):
@@ -188,7 +215,7 @@ def test_the_running_node_takes_an_adapter_while_it_stands_and_reports_it(base, 
     bad = make_adapter(tmp_path / "bad", base, 2, robot_profile)
     spoil_robot(bad)
     with Robot() as robot, NodeProcess(MODULE, {"policy": "openvla", "checkpoint": str(base)}) as node:
-        assert robot.until_task_says("nobody has said what to do", 120.0), node.output
+        assert robot.until_task_says("no instruction has been given", 120.0), node.output
         parameters = AsyncParameterClient(robot.node, "policy")
         service = robot.node.create_client(Trigger, "policy/reload_adapter")
         assert robot.spin_until(service.service_is_ready)

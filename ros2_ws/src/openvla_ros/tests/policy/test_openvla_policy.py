@@ -10,14 +10,16 @@ from PIL import Image
 from support.golden_checkpoints import cases, write_adapter
 
 from openvla_ros.errors import CheckpointError, ManifestError, PolicyError, StatisticsError
-from openvla_ros.manifest import Manifest, sha256_of_adapter, write_manifest
+from openvla_ros.integrity.checksums import SUMS
+from openvla_ros.manifest import Manifest, manifest_path, sha256_of_adapter, write_manifest
 from openvla_ros.model.checkpoints.merge import merge_adapter
 from openvla_ros.model.inference.checkpoint_files import check_sizes, read_transform
+from openvla_ros.model.inference.inspection import describe
 from openvla_ros.model.inference.options import LoadOptions
 from openvla_ros.model.inference.predictor import load_predictor
 from openvla_ros.policy.openvla_policy import OpenVLAPolicy, PolicyChoices, load_openvla_policy
 from openvla_ros.policy.protocol import Policy, Reporting
-from openvla_ros.preprocessing.dataset_statistics import read_statistics
+from openvla_ros.preprocessing.dataset_statistics import STATISTICS, read_statistics, write_statistics
 from openvla_ros.preprocessing.image_transform import to_rgb
 from openvla_ros.profile import load_profile
 from openvla_ros.values.observation import Observation
@@ -157,6 +159,43 @@ def test_what_contradicts_the_manifest_is_refused(tmp_path):
     third = write_fine_tune(tmp_path / "third", image_transform=transform)
     with pytest.raises(ManifestError, match="image_transform differs from"):
         load_openvla_policy(CASE.checkpoint, PROFILE, adapter=third)
+
+
+def test_statistics_beside_the_manifest_must_be_the_same_for_every_program(tmp_path):
+    folder = write_fine_tune(tmp_path / "adapter")
+    options = LoadOptions(adapter=folder, center_crop=True, dtype=torch.float32)
+    assert load_predictor(CASE.checkpoint, options).statistics.width == 7  # those of the manifest: no key
+    kept = read_statistics(CASE.checkpoint / STATISTICS)["bridge_orig"]
+    wrong = dataclasses.replace(kept, action=dataclasses.replace(kept.action, q99=10 * kept.action.q99))
+    write_statistics(folder / STATISTICS, {"bridge_orig": wrong})
+    refused = pytest.raises(
+        ManifestError, match=r"different statistics of 'bridge_orig': action\.q99\[0\] is "
+    )
+    with refused:
+        load_openvla_policy(CASE.checkpoint, PROFILE, adapter=folder)
+    with refused:
+        load_predictor(CASE.checkpoint, options)
+    with refused:
+        merge_adapter(CASE.checkpoint, folder, tmp_path / "merged")
+    with refused:
+        describe(folder)
+    write_statistics(folder / STATISTICS, {"bridge_orig": kept})
+    merge_adapter(CASE.checkpoint, folder, tmp_path / "merged")
+    write_statistics(tmp_path / "merged" / STATISTICS, {"bridge_orig": wrong})
+    (tmp_path / "merged" / SUMS).unlink()
+    with refused:
+        load_openvla_policy(tmp_path / "merged", PROFILE)
+    with refused:
+        load_predictor(tmp_path / "merged", LoadOptions(dtype=torch.float32))
+
+
+def test_merging_writes_the_statistics_of_the_adapters_manifest_and_not_the_bases(tmp_path):
+    folder = write_fine_tune(tmp_path / "adapter", dataset_key="mine")
+    merge_adapter(CASE.checkpoint, folder, tmp_path / "merged")
+    assert list(read_statistics(tmp_path / "merged" / STATISTICS)) == ["mine"]
+    plain = write_adapter(tmp_path / "plain", CASE.folder, ["projector.fc1"])
+    merge_adapter(tmp_path / "merged", plain, tmp_path / "again")
+    assert not manifest_path(tmp_path / "again").exists()  # the base's said nothing about these weights
 
 
 def test_a_published_checkpoint_without_a_manifest():

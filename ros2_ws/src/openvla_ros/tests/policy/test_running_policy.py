@@ -81,7 +81,7 @@ def test_an_image_that_has_aged_while_stages_were_recorded_is_not_acted_on():
     first = bench.begin("first")
     assert running.ask(question(first)) is None
     assert policy.calls == ["reset", "prepare first"]
-    assert "prompts as long as 'first' are new: stages recorded for them in" in bench.told("info")[-1]
+    assert "first prompt of the length of 'first': preparing for it took" in bench.told("info")[-1]
     assert running.ask(question(first)) is not None
     assert running.ask(question(bench.begin("second"))) is not None
     assert policy.calls[-3:-1] == ["reset", "prepare second"]
@@ -178,7 +178,9 @@ def test_no_adapter_is_taken_beside_an_instruction_and_a_failed_swap_changes_not
 
     monkeypatch.setattr(running_policy, "reload_adapter", fails)
     assignment = bench.begin()
-    with pytest.raises(PolicyError, match="'lift the cube' is being carried out; an adapter is taken while"):
+    with pytest.raises(
+        PolicyError, match="'lift the cube' is being carried out; adapters are swapped only while"
+    ):
         running.reload_adapter(PolicyOptions("openvla"), PROFILE)
     bench.end(assignment)
     with pytest.raises(PolicyError, match="it does not fit"):

@@ -68,7 +68,7 @@ def test_an_image_that_a_viewer_would_turn_is_refused(tmp_path):
         saved(tmp_path / f"{orientation}.jpg", exif=exif)
     assert read_image(tmp_path / "1.jpg").shape == IMAGE.shape
     with pytest.raises(
-        InvalidValueError, match=r"6\.jpg is stored turned or mirrored \(EXIF orientation 6\)"
+        InvalidValueError, match=r"6\.jpg is stored rotated or mirrored \(EXIF orientation 6\)"
     ):
         read_image(tmp_path / "6.jpg")
 

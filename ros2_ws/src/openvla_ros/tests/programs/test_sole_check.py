@@ -1,4 +1,4 @@
-"""What ``openvla check`` says of two of a kind, of streams that DDS keeps apart, and of the clocks."""
+"""What ``openvla check`` says of duplicates, of streams that DDS keeps apart, and of the clocks."""
 
 import json
 import subprocess
@@ -99,7 +99,7 @@ def test_a_running_node_reports_a_second_publisher_of_a_stream_and_its_own_twin(
         assert watch.health().level == "error"
         twin.node.destroy_publisher(publishers[1])
         twin.node.destroy_node()
-        done = Health("one publisher a stream", "ok", "no duplicates", {})
+        done = Health("one publisher per stream", "ok", "no duplicates", {})
         assert looker.spin_until(lambda: watch.health() == done, 20)
 
 

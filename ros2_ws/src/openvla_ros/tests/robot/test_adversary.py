@@ -22,7 +22,7 @@ from openvla_ros.values.verdict import Reason
 
 PERIOD_NS = 10_000_000
 MOTION = ("positions", "velocities", "accelerations")
-OWNERS = ("policy", "teleoperation", "recovery")
+OWNERS = ("policy", "teleoperation")
 # Chunks for each tick of the loop: most are refused, and refusing is what is tested.
 BURST = 12
 

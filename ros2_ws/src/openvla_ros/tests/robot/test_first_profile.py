@@ -142,10 +142,10 @@ def test_where_the_tool_or_the_base_is_not_clear_the_choices_are_named(tmp_path)
 
 def test_a_file_is_never_overwritten(first, tmp_path):
     (tmp_path / "arm.yaml").write_text("mine")
-    with pytest.raises(ProfileError, match="exists already"):
+    with pytest.raises(ProfileError, match="already exists"):
         first.write(tmp_path / "arm.yaml")
     assert (tmp_path / "arm.yaml").read_text() == "mine"
-    with pytest.raises(ProfileError, match=r"ends in \.yaml"):
+    with pytest.raises(ProfileError, match=r"must end in \.yaml"):
         first.write(tmp_path / "arm.txt")
     with pytest.raises(ProfileError, match="cannot be written: No such file"):
         first.write(tmp_path / "no" / "arm.yaml")

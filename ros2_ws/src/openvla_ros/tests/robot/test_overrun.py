@@ -202,7 +202,7 @@ def test_a_gap_on_the_way_to_a_named_pose(gap_s):
     output = arm.tick(1500)
     assert arm.accelerations().max() < 1.3
     if gap_s < WIDOWX.state.max_age_s:
-        assert output.verdict.detail == "at home"
+        assert output.verdict.detail.startswith("at home;")
         np.testing.assert_allclose(arm.q, WIDOWX.arm.home, atol=1e-4)
     else:
         assert output.verdict.reason is Reason.OVERRUN

@@ -78,7 +78,7 @@ def test_a_moment_does_not_change_when_newer_messages_come():
 @pytest.mark.parametrize(
     ("buffer", "instruction", "reason", "detail"),
     [
-        (filled(), " \n", "no_instruction", "nobody"),
+        (filled(), " \n", "no_instruction", "no instruction"),
         (ObservationBuffer(PROFILE), "go", "no_image", "camera 'primary': nothing received"),
         (filled(image_age_s=0.51), "go", "stale_image", "'primary': 0.510 s old; the profile allows 0.5 s"),
         (filled(image_age_s=-0.6), "go", "future_image", "0.600 s ahead"),

@@ -9,10 +9,11 @@ import numpy as np
 import rclpy
 
 from openvla_ros.conformance import check_arm_driver
-from openvla_ros.drivers.command import ArmCommand
+from openvla_ros.driver_profile import ArmBackend
 from openvla_ros.drivers.factory import make_arm_driver
+from openvla_ros.drivers.protocol import ArmCommand
 from openvla_ros.errors import OpenVLARosError
-from openvla_ros.profile import ArmBackend, load_profile
+from openvla_ros.profile import load_profile
 from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.motion.motion_limiter import JointMotion
 

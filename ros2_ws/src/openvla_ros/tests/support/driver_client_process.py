@@ -10,10 +10,11 @@ import time
 import numpy as np
 import rclpy
 
-from openvla_ros.drivers.command import ArmCommand, GripperCommand
+from openvla_ros.driver_profile import ArmBackend, GripperBackend
 from openvla_ros.drivers.factory import make_arm_driver, make_gripper_driver, make_recovery
+from openvla_ros.drivers.protocol import ArmCommand, GripperCommand
 from openvla_ros.errors import OpenVLARosError
-from openvla_ros.profile import ArmBackend, GripperBackend, load_profile
+from openvla_ros.profile import load_profile
 from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.motion.motion_limiter import JointMotion
 

@@ -34,7 +34,7 @@ class Robot(Listener):
         self.current = self.collect(String, "policy/instruction", qos.LATCHED)
         self.calls, self.grants = [], True
         node.create_service(Trigger, "controller/hold", self._service("hold"))
-        node.create_service(Trigger, "controller/give_to_policy", self._service("give_to_policy"))
+        node.create_service(Trigger, "controller/ask_for_policy", self._service("ask_for_policy"))
         self.sees = self.feels = True
         self.image = IMAGE
         self.seen = []  # stamps of the images

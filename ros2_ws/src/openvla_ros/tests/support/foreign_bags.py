@@ -4,17 +4,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from support.fake_recording import MS, PROFILE, START, STORE, TYPES, image, image_message, make, state_message
+from support.openvla_program import run as openvla
 
 from openvla_ros.data.bags import cdr
+from openvla_ros.data.datasets.open_dataset import SourceRequest
+from openvla_ros.errors import DatasetError
 from openvla_ros.profile import RobotProfile, dump_profile
+from openvla_ros.robot.kinematics.chain import KinematicChain
 
 CAMERA, JOINTS, ACTIVE, TASK = "/cam/color/image_raw", "/arm/joint_states", "/episode_active", "/task"
 BOOL, TEXT = "std_msgs/msg/Bool", "std_msgs/msg/String"
 SPEED = 0.3  # rad/s of the waist
 JPEG_QUALITY = 95
+STEP = 200 * MS
 
 
 def foreign_profile() -> RobotProfile:
@@ -136,3 +142,42 @@ def write_split(folder: Path, run: ForeignRun, parts: int, storage: str, compres
     total["duration"]["nanoseconds"] = rows[-1][0] - rows[0][0]
     (folder / "metadata.yaml").write_text(yaml.safe_dump({"rosbag2_bagfile_information": total}))
     return folder
+
+
+def imported(bag, profile, tmp_path, *options, code=0):
+    """The episodes that the verb makes, and what it prints."""
+    output = tmp_path / "demos"
+    done = openvla("import-bag", bag, "--robot", profile, "--output", output, *options, code=code)
+    source = SourceRequest(output).open() if any(output.glob("episode_*")) else []
+    return [source[i] for i in range(len(source))], done.output
+
+
+def refused(bag, profile, match, *options):
+    with pytest.raises(DatasetError, match=match):
+        openvla("import-bag", bag, "--robot", profile, "--preview", *options)
+
+
+def pixels(run, topic=CAMERA):
+    """Stamp → image, of a run's raw camera."""
+    return {
+        m.header.stamp.sec * 10**9 + m.header.stamp.nanosec: m.data.reshape(24, 32, 3)
+        for _, m in run.messages[topic]
+    }
+
+
+def check_turning(episode, run):
+    """Analytic: turning about the base's z axis by ω dt, the tool at p moves by (R(ω dt) - 1) p."""
+    images = pixels(run)
+    forward = KinematicChain.from_profile(PROFILE.arm).forward
+    space = episode.space
+    turn = SPEED * space.step_s
+    rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    for i, stamp in enumerate(episode.stamps_ns):
+        np.testing.assert_array_equal(episode.images["primary"][i], images[int(stamp)])
+        np.testing.assert_allclose(episode.joint_positions[i], [waist(int(stamp)), *PROFILE.arm.neutral[1:]])
+        tool = forward(episode.joint_positions[i]).position
+        np.testing.assert_allclose(episode.actions[i, :3], rotation @ tool - tool, atol=1e-12)
+        np.testing.assert_allclose(episode.actions[i, 3:6], [0, 0, turn], atol=1e-12)
+    after = episode.stamps_ns + STEP
+    opening = (after - START) / (max(t for t, _ in run.messages[JOINTS]) - 2 * MS + 10 * MS - START)
+    np.testing.assert_allclose(episode.actions[:, 6], opening, atol=1e-9)

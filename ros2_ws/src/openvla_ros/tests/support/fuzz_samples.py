@@ -33,7 +33,7 @@ from openvla_ros.model.inference.loading import load_action_predictor
 from openvla_ros.model.inference.options import LoadOptions
 from openvla_ros.policy.openvla_policy import load_openvla_policy, swap_adapter
 from openvla_ros.preprocessing.dataset_statistics import read_statistics
-from openvla_ros.training.export import write_description
+from openvla_ros.training.checkpoint_export import write_description
 from openvla_ros.training.lora_layers import LowRankOptions, attach, factors, select_targets, write_adapter
 
 SUMS = "SHA256SUMS"

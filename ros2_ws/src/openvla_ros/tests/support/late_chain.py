@@ -13,8 +13,9 @@ from dataclasses import replace
 import numpy as np
 from support.setpoint_checker import SetpointCheck
 
+from openvla_ros.driver_profile import ArmBackend
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.profile import ArmBackend, RobotProfile
+from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.controller import ArmController
 from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.motion.joint_path import Waypoint

@@ -22,7 +22,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.profile import dump_profile, load_profile
 from openvla_ros.ros import qos
-from openvla_ros.ros.messages import from_pose, from_stamp, to_joint_trajectory
+from openvla_ros.ros.messages import from_duration, from_pose, from_stamp, to_joint_trajectory
 from openvla_ros.ros.verdict_messages import VerdictReport, from_verdict_message
 from openvla_ros.values.geometry import Pose
 from openvla_ros.values.verdict import Reason
@@ -184,8 +184,14 @@ class Cell:
     def check_commands(self, at_least: int = 0) -> None:
         """Check velocity and acceleration between commands that follow each other, none lost between."""
         limits, rate_hz = self.profile.limits, self.profile.control.rate_hz
+        # A message may begin with points that are due already: each point has its own time.
         first = np.array([m.points[0].positions for m in self.commands])
-        stamps = np.array([from_stamp(m.header.stamp) for m in self.commands])
+        stamps = np.array(
+            [
+                from_stamp(m.header.stamp) + from_duration(m.points[0].time_from_start) * 1e9
+                for m in self.commands
+            ]
+        )
         spans = np.diff(stamps) * 1e-9
         together = np.abs(spans * rate_hz - 1.0) < 0.2
         assert together.sum() >= at_least
@@ -194,7 +200,11 @@ class Cell:
         # Divided differences: means of the derivative, however long each period is.
         both = together[1:] & together[:-1]
         acceleration = np.diff(velocity, axis=0)[both] / (0.5 * (spans[1:] + spans[:-1]))[both, None]
-        assert np.all(np.abs(acceleration) <= np.array(limits.joint_acceleration) * (1 + 1e-6))
+        share = np.abs(acceleration) / np.array(limits.joint_acceleration)
+        worst = int(np.argmax(share.max(axis=1))) if len(share) else 0
+        at = int(np.flatnonzero(both)[worst]) if len(share) else 0
+        around = slice(max(0, at - 3), at + 6)
+        assert np.all(share <= 1 + 1e-6), (share[worst], at, len(stamps), spans[around], velocity[around])
 
     def wait(self, seconds: float) -> None:
         """Let time pass, as the robot's clock counts it, until the robot's states of that time are here."""

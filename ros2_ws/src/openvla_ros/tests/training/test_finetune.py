@@ -3,6 +3,7 @@
 import json
 import random
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from support.full_disk import files_of_at_most
 from support.generated_episodes import make_episode
 from support.tiny_training_run import (
     PROFILE,
@@ -26,18 +28,20 @@ from support.tiny_training_run import (
 from openvla_ros.data.hdf.hdf5_source import Hdf5Source
 from openvla_ros.errors import CheckpointError, DatasetError, InvalidValueError, TrainingError
 from openvla_ros.manifest import read_manifest
+from openvla_ros.model.checkpoints.adapter_config import read_adapter_config
 from openvla_ros.model.checkpoints.safetensors import load_model, stored_tensors
 from openvla_ros.model.inference.options import LoadOptions
 from openvla_ros.policy.openvla_policy import load_openvla_policy
 from openvla_ros.preprocessing.image_transform import crop_center
+from openvla_ros.profile import dump_profile
+from openvla_ros.training.data.batch_order import BatchOrder, Order, part_of
 from openvla_ros.training.data.frame_cache import steps_to_learn
-from openvla_ros.training.data.sampling import BatchOrder, Order, part_of
 from openvla_ros.training.data.selection import Selection
 from openvla_ros.training.distributed import Processes
 from openvla_ros.training.finetune import Run, finetune
 from openvla_ros.training.metrics import read_records
 from openvla_ros.training.recipe import Recipe
-from openvla_ros.training.state import read_state
+from openvla_ros.training.run_state import STATE, read_state
 from openvla_ros.training.trainable import make_trainable, trained_parameters
 
 
@@ -79,6 +83,7 @@ def test_a_run_leaves_an_adapter_that_the_robot_accepts(base, unbroken):
     assert chunk.actions.shape == (1, 7)
     manifest = read_manifest(output)
     assert (manifest.center_crop, manifest.cameras, manifest.robot) == (True, ("primary",), "widowx")
+    assert manifest.adapter_config == read_adapter_config(output).meaning()
     assert "Open loop" in (output / "report.html").read_text()
     assert list((output / "tensorboard").iterdir())
     assert not list(output.glob("*.part"))
@@ -127,6 +132,32 @@ def test_dropout_and_whole_models_resume_bit_for_bit_too(base, data, tmp_path):
         assert losses(halved) == losses(whole)
 
 
+def test_a_full_disk_is_one_line_and_the_run_resumes_once_there_is_room(base, data, unbroken, tmp_path):
+    output = tmp_path / "run"
+    request = make_request(base, data, output)
+    with (
+        files_of_at_most(100),
+        pytest.raises(TrainingError, match=r"^cannot write \S+run: File too large \("),
+    ):
+        finetune(request, Notes())
+    saved = []
+
+    class Filling(Notes):
+        def stepped(self, step, total, result):
+            if step == 5:
+                saved.append((output / STATE).read_bytes())
+                stack.enter_context(files_of_at_most(20_000))
+
+    with (
+        ExitStack() as stack,
+        pytest.raises(TrainingError, match=r"state\.safetensors: File too large .*resumes"),
+    ):
+        finetune(request, Filling())
+    assert [path.read_bytes() for path in output.glob(f"{STATE}*")] == saved
+    finetune(request, Notes())
+    assert losses(output) == losses(unbroken[0])
+
+
 def test_another_run_s_folder_is_refused(base, data, unbroken):
     request = make_request(base, data, unbroken[0], replace(QUICK, rank=8))
     with pytest.raises(TrainingError, match=r"other settings \(rank 4, now 8; alpha 4.0, now 8.0\)"):
@@ -153,6 +184,45 @@ def test_data_that_names_no_robot_is_refused_before_training(base, tmp_path):
     assert not notes.steps
     finetune(make_request(base, demos, tmp_path / "run", replace(QUICK, steps=1), robot="widowx"), notes)
     assert read_manifest(tmp_path / "run").robot == "widowx"
+
+
+def test_a_robot_that_does_not_match_the_data_is_refused_before_training(base, data, tmp_path):
+    text = dump_profile(PROFILE)
+    for number, (old, new, line) in enumerate(
+        (
+            (
+                "gripper_open: 1",
+                "gripper_open: 0",
+                r"action_space\.gripper_open: data 1\.0, robot widowx 0\.0",
+            ),
+            ("- name: primary", "- name: wrist", r"cameras: data \('primary',\), robot widowx \('wrist',\)"),
+        )
+    ):
+        assert old in text
+        other = tmp_path / f"{number}.yaml"
+        other.write_text(text.replace(old, new, 1))
+        with pytest.raises(TrainingError, match=rf"with widowx\) does not match --robot .*\n  {line}"):
+            finetune(make_request(base, data, tmp_path / "run", robot=str(other)), Notes())
+    same, notes = tmp_path / "mine.yaml", Notes()
+    same.write_text(text.replace("name: widowx", "name: mine", 1))
+    request = make_request(base, data, tmp_path / "run", replace(QUICK, steps=1), robot=str(same))
+    finetune(request, notes)
+    assert read_manifest(tmp_path / "run").robot == "mine"
+    assert "the data was recorded with widowx; the result is for mine" in notes.lines
+
+
+def test_two_runs_cannot_share_a_folder(base, data, tmp_path):
+    request = make_request(base, data, tmp_path / "run", replace(QUICK, steps=1))
+
+    class Second(Notes):
+        def stepped(self, step, total, result):
+            with pytest.raises(TrainingError, match="another process trains into"):
+                finetune(request, Notes())
+            super().stepped(step, total, result)
+
+    first = Second()
+    finetune(request, first)
+    assert len(first.steps) == 1
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_batch_and_state(base, data, tmp_path):

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.golden_checkpoints import SETS
+from support.literal_loss import supervise
 
 from openvla_ros.model.checkpoints.lora_adapters import AdapterSet, read_adapter
 from openvla_ros.model.checkpoints.safetensors import load_model
 from openvla_ros.model.inference.checkpoint_files import read_transform
-from openvla_ros.model.network.training_forward import supervise
 from openvla_ros.preprocessing.image_transform import ImageTransform
 from openvla_ros.training.data.batch import Batch
 from openvla_ros.training.lora_layers import (

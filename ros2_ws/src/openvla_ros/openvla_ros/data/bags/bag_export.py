@@ -47,7 +47,15 @@ _STORE = get_typestore(Stores.ROS2_KILTED)
 
 
 def write_episode(folder: Path, episode: Episode) -> None:
-    """Write ``episode`` as one bag into ``folder``, which must not hold one yet."""
+    """Write an episode as one bag.
+
+    Args:
+        folder: The bag's folder; made if it does not exist, and must not hold a bag yet.
+        episode: What to write. Encoded images are copied unchanged.
+
+    Raises:
+        DatasetError: The folder holds a bag already, or cannot be written.
+    """
     writer = BagWriter(folder)
     writer.add_metadata(
         EXPORT, {"description": episode_metadata(episode), "columns": _pack(episode_columns(episode))}

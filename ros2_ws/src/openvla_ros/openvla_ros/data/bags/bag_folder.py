@@ -39,7 +39,7 @@ def mcap_in(path: Path) -> Path:
     if len(files) != 1:
         raise DatasetError(
             f"{path} contains {len(files)} .mcap files; an episode has one (openvla import-bag reads "
-            "recordings of others)"
+            "other recordings)"
         )
     return files[0]
 

@@ -81,7 +81,7 @@ def parse_metadata(records: Records, source: str) -> EpisodeMetadata:
     if missing:
         raise DatasetError(
             f"{source} was not recorded by openvla_ros: it lacks {', '.join(missing)}; "
-            "openvla import-bag makes episodes of others' recordings"
+            "openvla import-bag turns other recordings into episodes"
         )
     episode, outcome = records[EPISODE], dict(records.get(OUTCOME, {}))
     result = outcome.pop("outcome", "unknown")

@@ -344,10 +344,13 @@ class BagReader:
 
     @cached_property
     def _instructions(self) -> list[tuple[int, str]]:
-        """Return the instructions sent on the topic, and those that the policy reports from the action."""
-        asked = [(m.received_ns, m.value.data) for m in self.messages("instruction", stamped=False)]
-        told = [(m.received_ns, m.value.data) for m in self.messages("policy/instruction", stamped=False)]
-        return sorted([*asked, *((at, words) for at, words in told if words.strip())])
+        """Return the instructions sent by topic, and those that the policy reports from the action."""
+
+        def said(role: str) -> list[tuple[int, str]]:
+            return [(m.received_ns, m.value.data) for m in self.messages(role, stamped=False)]
+
+        told = [(at, words) for at, words in said("policy/instruction") if words.strip()]
+        return sorted([*said("instruction"), *said("recorder/instruction"), *told])
 
     @cached_property
     def _verdicts(self) -> tuple[list[OwnerChange], frozenset[tuple[bool, int]]]:

@@ -34,6 +34,7 @@ from mcap.records import (
 
 from openvla_ros.errors import DatasetError
 from openvla_ros.integrity.crc import join_crc32
+from openvla_ros.integrity.disk import free_space
 
 MAGIC = b"\x89MCAP0\r\n"
 MESSAGE = struct.Struct("<BQHIQQ")  # opcode, length, channel, sequence, log time, publish time
@@ -47,6 +48,10 @@ def _bytes(record: McapRecord) -> bytes:
     builder = RecordBuilder()
     record.write(builder)
     return bytes(builder.end())
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    return f"cannot write {path}: {error.strerror} ({free_space(path)})"
 
 
 class McapStream:
@@ -196,7 +201,7 @@ class McapStream:
         try:
             os.fsync(self._fd)
         except OSError as error:
-            raise DatasetError(f"cannot write {self.path}: {error.strerror}") from error
+            raise DatasetError(_cannot_write(self.path, error)) from error
         self.abandon()
 
     def abandon(self) -> None:
@@ -263,7 +268,7 @@ class McapStream:
         except OSError as error:
             os.ftruncate(self._fd, start)
             os.lseek(self._fd, start, os.SEEK_SET)
-            raise DatasetError(f"cannot write {self.path}: {error.strerror}") from error
+            raise DatasetError(_cannot_write(self.path, error)) from error
         self.bytes_written = start + written
 
     def _write_all(self, buffers: list[bytes | memoryview]) -> int:

@@ -7,18 +7,18 @@ Numbers count up and are never reused, except that of a discarded last episode. 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
-from openvla_ros.data.bags.mcap_reader import McapFile
+from openvla_ros.data.bags.mcap_reader import McapFile, Message
 from openvla_ros.data.bags.rosbag2_writer import BagWriter, Topic, parse_qos, sync_folder
 from openvla_ros.errors import DatasetError
+from openvla_ros.integrity.folder_lock import locked
 
 RECORDING, RECOVERING, DISCARDED = ".recording", ".recovering", ".discarded"
 OUTCOME = "openvla_ros.outcome"  # the metadata record written last
@@ -33,6 +33,13 @@ class Recovered:
     message_count: int
     last_ns: int  # receive stamp of the newest message that was saved
     damage: str | None  # why the rest could not be read, if not simply cut off
+    was: str | None = None  # name of its unfinished folder, if another episode had its number
+
+    def describe(self) -> str:
+        """Return one line for a person."""
+        moved = f" (from {self.was}: another episode has that number)" if self.was else ""
+        damage = f" ({self.damage})" if self.damage else ""
+        return f"{self.folder.name}: {self.message_count} messages{moved}{damage}"
 
 
 class Recordings:
@@ -48,23 +55,12 @@ class Recordings:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the folder for this process; raises ``DatasetError`` if another is recording into it."""
-        path = self.root / ".lock"
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise DatasetError(f"cannot write into {self.root}: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise DatasetError(
-                f"another process is recording into {self.root} (openvla up --record, or openvla record); "
-                "stop it first, or choose another folder"
-            ) from error
-        try:
+        taken = (
+            f"another process is recording into {self.root} (openvla up --record, or openvla record); "
+            "stop it first, or choose another folder"
+        )
+        with locked(self.root, DatasetError, taken):
             yield
-        finally:
-            os.close(descriptor)
 
     def folders(self, suffix: str = "") -> list[Path]:
         """Return the episodes in the state that ``suffix`` names (finished: none), by number."""
@@ -110,22 +106,35 @@ class Recordings:
         """Finish every unfinished episode with the messages that were flushed; needs the lock.
 
         An episode without any flushed message is removed. The unfinished folder is deleted only once the
-        recovered one is complete, so this can be killed and repeated. A file that cannot be read at
-        all is left as it is and listed in the result.
+        recovered one is complete, so this can be killed and repeated. If another episode has the number, the
+        next free one is taken. What cannot be read at all is left as it is and listed in the result.
         """
-        for leftover in (*self.folders(RECOVERING), *self.folders(DISCARDED)):
+        for leftover in self.folders(DISCARDED):
             shutil.rmtree(leftover)
+        for copy in self.folders(RECOVERING):
+            self._remove_copy(copy)
         return [done for folder in self.folders(RECORDING) if (done := self._recover(folder))]
 
+    def _remove_copy(self, copy: Path) -> None:
+        """Delete what a killed recovery had written so far; if it is not a copy, it becomes a recording."""
+        original = copy.with_suffix(RECORDING)
+        if not original.exists():
+            self._rename(copy, original)
+        elif _is_torn(copy) or _is_part(copy, original):
+            shutil.rmtree(copy)
+        else:
+            self._renumber(copy)
+
+    def _renumber(self, folder: Path) -> Path:
+        return self._rename(folder, self.root / f"episode_{self.next_number():06d}{RECORDING}")
+
     def _recover(self, folder: Path) -> Recovered | None:
-        final = self.root / folder.name.partition(".")[0]
-        if final.exists():  # killed after the rename of the recovered one
+        files = [path for path in sorted(folder.glob("*.mcap")) if path.stat().st_size]
+        if not files:
             shutil.rmtree(folder)
             return None
-        files = sorted(folder.glob("*.mcap"))
-        if not files or files[0].stat().st_size == 0:
-            shutil.rmtree(folder)
-            return None
+        if files[1:]:
+            return Recovered(folder, 0, 0, f"it has {len(files)} MCAP files; a recording has one")
         try:
             file = McapFile(files[0])
         except DatasetError as error:
@@ -137,11 +146,18 @@ class Recordings:
                     return Recovered(folder, 0, 0, "; ".join(damage))
                 shutil.rmtree(folder)
                 return None
-            copy = final.with_name(final.name + RECOVERING)
+            was, final = None, folder.with_suffix("")
+            if final.exists():
+                if _is_part(folder, final):  # killed after the rename of the recovered one
+                    shutil.rmtree(folder)
+                    return None
+                was, folder = folder.name, self._renumber(folder)
+                final = folder.with_suffix("")
+            copy = final.with_suffix(RECOVERING)
             count, last = _rewrite(file, copy)
             self._rename(copy, final)
         shutil.rmtree(folder)
-        return Recovered(final, count, last, "; ".join(damage) or None)
+        return Recovered(final, count, last, "; ".join(damage) or None, was)
 
     def _rename(self, source: Path, target: Path) -> Path:
         if target.exists():
@@ -152,6 +168,42 @@ class Recordings:
         except OSError as error:
             raise DatasetError(f"cannot rename {source} to {target.name}: {error.strerror}") from error
         return target
+
+
+def _is_torn(folder: Path) -> bool:
+    """Return whether ``folder`` has no recording in it that can be opened."""
+    try:
+        with McapFile(_only_file(folder)):
+            return False
+    except DatasetError:
+        return True
+
+
+def _is_part(folder: Path, other: Path) -> bool:
+    """Return whether ``other`` begins with all messages that can be read in ``folder``."""
+    try:
+        with McapFile(_only_file(folder)) as part, McapFile(_only_file(other)) as whole:
+            part.drop_damaged_chunks()
+            whole.drop_damaged_chunks()
+            return all(mine is None or _same(mine, theirs) for mine, theirs in zip_longest(part, whole))
+    except DatasetError:  # another kind of folder
+        return False
+
+
+def _only_file(folder: Path) -> Path:
+    files = sorted(folder.glob("*.mcap"))
+    if len(files) != 1:
+        raise DatasetError(f"{folder} has {len(files)} MCAP files; a recording has one")
+    return files[0]
+
+
+def _same(mine: Message, theirs: Message | None) -> bool:
+    return (
+        theirs is not None
+        and (mine.log_ns, mine.publish_ns) == (theirs.log_ns, theirs.publish_ns)
+        and mine.channel.topic == theirs.channel.topic
+        and mine.data == theirs.data
+    )
 
 
 def _rewrite(file: McapFile, folder: Path) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from openvla_ros.data.lerobot.lerobot_writer import Storage, check_storage
 from openvla_ros.errors import DatasetError, InvalidValueError, MissingDependencyError
 from openvla_ros.integrity.checksums import SUMS, write_sums
 from openvla_ros.integrity.damage import reading
+from openvla_ros.integrity.disk import writing
 from openvla_ros.preprocessing.dataset_statistics import write_statistics
 from openvla_ros.preprocessing.statistics_accumulator import DatasetAccumulator
 from openvla_ros.values.episode import Episode
@@ -105,11 +106,16 @@ class ConversionReport:
 def convert_group(job: Job, group: range) -> GroupResult:
     """Convert episodes ``group`` of the source into one part; returns at once if it is there.
 
-    The part is renamed into place when it is complete. Only disk errors make this fail.
+    The part is renamed into place when it is complete. Only disk errors make this fail: ``DatasetError``.
     """
     part = job.part(group)
     if (part / _RESULT).is_file():
         return _read_result(part)
+    with writing(job.request.destination):
+        return _write_part(job, group, part)
+
+
+def _write_part(job: Job, group: range, part: Path) -> GroupResult:
     working = part.with_name(f"{part.name}.{os.getpid()}")
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
@@ -165,8 +171,18 @@ def convert(
 
     ``progress`` is called with the number of episodes done and their total. Called again after an
     interruption, it converts the missing groups. Raises ``DatasetError`` if the destination contains
-    something else or no episode can be converted.
+    something else, no episode can be converted or the disk is full.
     """
+    with writing(request.destination):
+        return _convert(request, workers, backend, progress)
+
+
+def _convert(
+    request: ConversionRequest,
+    workers: int,
+    backend: Backend,
+    progress: Callable[[int, int], None] | None,
+) -> ConversionReport:
     source = request.open()
     total = len(source)
     job = _plan(request)
@@ -194,11 +210,13 @@ def _plan(request: ConversionRequest) -> Job:
                 f"{destination} contains an unfinished conversion with other options ({plan}); finish it "
                 "with those, or remove the folder"
             )
-    elif destination.exists() and any(destination.iterdir()):
+    elif destination.exists() and any(path.name != PARTS for path in destination.iterdir()):
         raise DatasetError(f"{destination} is not empty; choose a new folder")
     job = Job(request, _options(request))
     plan.parent.mkdir(parents=True, exist_ok=True)
-    plan.write_text(text, encoding="utf-8")
+    unfinished = plan.with_name(f"{plan.name}.part")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(plan)
     return job
 
 

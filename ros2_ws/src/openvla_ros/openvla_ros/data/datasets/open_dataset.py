@@ -54,7 +54,9 @@ def detect_format(path: Path) -> Format:
     elif hdf5_files(path) or trajectory_files(path):
         return "hdf5"
     if is_recording(path):
-        raise DatasetError(f"{path} is a recording of others; openvla import-bag makes episodes of it")
+        raise DatasetError(
+            f"{path} was not recorded by openvla_ros; openvla import-bag turns it into episodes"
+        )
     raise DatasetError(f"{path}: unknown format; the formats are {_SIGNS}")
 
 

@@ -45,8 +45,8 @@ def at_rate(episode: Episode, rate_hz: float) -> Episode:
     factor = round(episode.rate_hz / rate_hz)
     if factor < 1 or abs(factor * rate_hz - episode.rate_hz) > 1e-6 * episode.rate_hz:
         raise DatasetError(
-            f"episode {episode.id!r}: recorded at {episode.rate_hz:g} Hz, {rate_hz:g} Hz was asked for; "
-            "steps are composed of a whole number of recorded ones"
+            f"episode {episode.id!r}: recorded at {episode.rate_hz:g} Hz; {rate_hz:g} Hz cannot be "
+            "composed from that: the recorded rate must be a multiple of it"
         )
     if factor == 1:
         return episode

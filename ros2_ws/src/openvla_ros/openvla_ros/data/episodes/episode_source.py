@@ -46,7 +46,7 @@ class EpisodeSource(Protocol):
 
 
 class WrappedSource:
-    """Another source's dataset; a subclass returns its episodes otherwise (``__getitem__``)."""
+    """Another source's dataset; a subclass changes its episodes (``__getitem__``)."""
 
     def __init__(self, source: EpisodeSource) -> None:
         self.source = source

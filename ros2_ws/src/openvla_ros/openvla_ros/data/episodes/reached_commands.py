@@ -1,4 +1,4 @@
-"""How much of each commanded delta the arm really moved, and the warning where that is little.
+"""How much of each commanded delta the arm actually moved, with a warning if that is little.
 
 Some controllers, robosuite's OSC and DROID's among them, add each delta to the measured pose, not to the last
 target. The arm then makes only part of it before the next one counts, and the same deltas move an arm that

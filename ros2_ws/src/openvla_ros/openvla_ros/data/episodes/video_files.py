@@ -22,6 +22,7 @@ from openvla_ros.data.episodes.scheduling import kept_scheduling
 from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.integrity.checksums import verify
 from openvla_ros.integrity.damage import reading
+from openvla_ros.integrity.disk import writing
 from openvla_ros.values.arrays import Image, image_array
 
 Codec = Literal["av1", "h264"]
@@ -38,7 +39,10 @@ _AHEAD = 8  # images: a wanted one this near is reached by decoding on, a farthe
 
 
 class VideoWriter:
-    """Appends images of one size to a video file; a context manager."""
+    """Appends images of one size to a video file; a context manager.
+
+    Every method raises ``DatasetError`` if the disk is full.
+    """
 
     def __init__(self, path: Path, rate_hz: float, codec: Codec) -> None:
         if codec not in _ENCODERS:
@@ -47,7 +51,8 @@ class VideoWriter:
         self._encoder, self._options = _ENCODERS[codec]
         self._path = path
         self._rate = _fraction(rate_hz)
-        self._container = av.open(str(path), "w")
+        with writing(path):
+            self._container = av.open(str(path), "w")
         self._stream: Any = None
         self.count = 0
 
@@ -57,9 +62,12 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._stream is not None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
+        with writing(self._path):
+            try:
+                if self._stream is not None and kind is None:
+                    self._container.mux(self._stream.encode(None))
+            finally:
+                self._container.close()
 
     def add(self, image: Image) -> None:
         """Append ``image`` uint8 (H, W, 3) RGB; for H.264 height and width must be even."""
@@ -70,7 +78,8 @@ class VideoWriter:
         # The encoder opens, and starts its threads, with the first image.
         with kept_scheduling() if self.count == 0 else nullcontext():
             packets = self._stream.encode(frame)
-        self._container.mux(packets)
+        with writing(self._path):
+            self._container.mux(packets)
         self.count += 1
 
     def _open(self, image: Image) -> None:
@@ -105,7 +114,7 @@ def video_length(path: Path) -> tuple[int, float]:
     with reading(path), av.open(str(path)) as container:
         rate = container.streams.video[0].average_rate
     if not rate:
-        raise DatasetError(f"{path}: says no frame rate")
+        raise DatasetError(f"{path}: does not state its frame rate")
     return _image_count(path, path.stat().st_mtime_ns), float(rate)
 
 

@@ -48,7 +48,7 @@ def by_value(name: str, values: Sequence[tuple[int, Any]], last_ns: int) -> list
     begun: tuple[int, Any] | None = None
     for at_ns, value in [*values, (last_ns, None)]:
         if value is not None and not isinstance(value, (bool, int, str, np.bool_, np.integer)):
-            raise DatasetError(f"{name}: {value!r} is no truth value, whole number or text to cut by")
+            raise DatasetError(f"{name}: cannot cut by {value!r}; it must be a bool, an integer or a string")
         if begun is not None and value != begun[1]:
             if at_ns > begun[0]:
                 text = begun[1].strip() if isinstance(begun[1], str) else ""

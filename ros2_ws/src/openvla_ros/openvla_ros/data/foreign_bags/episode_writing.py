@@ -16,8 +16,8 @@ from openvla_ros.data.bags.bag_reader import BagReader, read_metadata
 from openvla_ros.data.bags.recording_folder import OUTCOME, Recordings
 from openvla_ros.data.bags.rosbag2_writer import BagWriter, Topic
 from openvla_ros.data.foreign_bags.import_plan import ImportPlan, PlannedEpisode, Skipped, imported_from
-from openvla_ros.data.foreign_bags.recording import Recording
 from openvla_ros.data.foreign_bags.role_topics import INSTRUCTION, TOLD, UNSTAMPED, VERDICTS
+from openvla_ros.data.foreign_bags.rosbag2_recording import Recording
 from openvla_ros.data.foreign_bags.stored_message import Key
 from openvla_ros.data.foreign_bags.stream_index import StreamIndex, with_stamp
 from openvla_ros.data.foreign_bags.topic_types import definition_text
@@ -39,7 +39,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What became of a plan."""
+    """The result of an import."""
 
     episodes: tuple[Imported, ...]
     skipped: tuple[Skipped, ...]
@@ -84,8 +84,8 @@ def _refuse_repeats(recordings: Recordings, plan: ImportPlan) -> None:
             continue  # named when it is read
         if known.origin.get("imported_from") == source:
             raise DatasetError(
-                f"{plan.request.bag} is in {recordings.root} already ({folder.name}); remove its episodes to "
-                "import it anew, or give another folder"
+                f"{plan.request.bag} was already imported into {recordings.root} ({folder.name}); remove its "
+                "episodes to import it again, or choose another folder"
             )
 
 
@@ -175,7 +175,9 @@ def _copy(
             writer.write(numbers[role], data, message.received_ns, message.sent_ns)
         writer.flush_if_due()
     if wanted:
-        raise DatasetError(f"{plan.request.bag}: {len(wanted)} messages were not found a second time")
+        raise DatasetError(
+            f"{plan.request.bag}: {len(wanted)} messages were gone when the file was read again"
+        )
 
 
 def _chosen(role: str, stream: StreamIndex, episode: PlannedEpisode) -> list[int]:
@@ -199,5 +201,5 @@ def _read_back(folder: Path) -> tuple[int, str, str]:
         episode = reader.episode()
         left_out = episode.provenance.get("steps_left_out", "")
         other = episode.provenance.get("steps_of_other_instructions", "")
-        parts = [left_out, f"{other} under other words" if other else ""]
+        parts = [left_out, f"{other} under another instruction" if other else ""]
         return len(episode), "; ".join(part for part in parts if part), episode.instruction

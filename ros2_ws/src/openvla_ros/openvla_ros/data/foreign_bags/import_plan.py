@@ -1,4 +1,4 @@
-"""What an import would make of a recording: the cuts, with what each holds, and everything left out.
+"""The plan of an import: the cuts, with what each contains, and everything left out.
 
 Reading a recording once is enough for the plan; nothing is written. ``episode_writing`` carries it out.
 """
@@ -14,7 +14,6 @@ import numpy as np
 
 from openvla_ros.data.foreign_bags.episode_cuts import Cut, by_calls, by_pauses, by_times, by_value, whole
 from openvla_ros.data.foreign_bags.import_request import Cutting, ImportRequest
-from openvla_ros.data.foreign_bags.recording import Recording
 from openvla_ros.data.foreign_bags.role_topics import (
     CHUNKS,
     INSTRUCTION,
@@ -24,6 +23,7 @@ from openvla_ros.data.foreign_bags.role_topics import (
     camera_role,
     role_topics,
 )
+from openvla_ros.data.foreign_bags.rosbag2_recording import Recording
 from openvla_ros.data.foreign_bags.service_calls import ServiceCall, event_topic, read_calls
 from openvla_ros.data.foreign_bags.stored_message import RecordedTopic, StoredMessage
 from openvla_ros.data.foreign_bags.stream_index import StreamCollector, StreamIndex, collector
@@ -38,7 +38,7 @@ _GAP_S = 0.2  # no shorter pause of a stream is called a gap
 
 @dataclass(frozen=True)
 class PlannedEpisode:
-    """One episode to be: its cut, its words at the start, and what it holds."""
+    """One planned episode: its cut, its instruction at the start, and what it contains."""
 
     cut: Cut
     words: str
@@ -135,8 +135,8 @@ class _Reading:
     def _topic(self, name: str) -> RecordedTopic:
         found = self._recording.topics.get(name)
         if found is None or not found.count:
-            state = "is not recorded" if found is None else "has no message"
-            raise DatasetError(f"{self._request.bag}: {name}, which was to cut by, {state}")
+            state = "is not recorded" if found is None else "has no messages"
+            raise DatasetError(f"{self._request.bag}: cannot cut by {name}: it {state}")
         return found
 
     def _read(self, collectors: Sequence[StreamCollector]) -> None:

@@ -1,4 +1,4 @@
-"""What a person asks of an import: which bag and robot, where to cut, whose words and actions."""
+"""An import request: which bag and robot, where to cut, which instructions and actions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Cutting:
         }
         chosen = [name for name, given in ways.items() if given]
         if len(chosen) > 1:
-            raise DatasetError(f"{' and '.join(chosen)} both say where to cut; give one")
+            raise DatasetError(f"{' and '.join(chosen)} both say where to cut; use one")
         if self.stop_service and not self.service:
             raise DatasetError("--stop-service ends what --cut-service begins; give both")
 
@@ -58,6 +58,6 @@ class ImportRequest:
 
     def __post_init__(self) -> None:
         if self.instruction and self.instruction_topic:
-            raise DatasetError("--instruction and --instruction-topic both give the words; give one")
+            raise DatasetError("--instruction and --instruction-topic both give the instruction; use one")
         if self.instruction_topic and "instruction" in self.topics:
             raise DatasetError("--instruction-topic and --topic instruction=... name the same role; give one")

@@ -1,4 +1,4 @@
-"""The messages of one ``.mcap`` file of others, compared with its checksums first.
+"""The messages of one ``.mcap`` file that other software wrote, compared with its checksums first.
 
 One topic may have several channels (files that were merged). A file without an end, whose recorder was
 killed, is read as far as it goes, and that is said.
@@ -43,7 +43,7 @@ class McapPart:
         damaged = self._file.drop_damaged_chunks()
         if damaged:
             raise DatasetError("; ".join(damaged))
-        return (f"{self.name} has no end (its recorder was killed, or it was cut off); read up to there",)
+        return (f"{self.name} is truncated (was its recorder killed?); it is read up to that point",)
 
     def _topic(self, channel: ChannelInfo) -> RecordedTopic:
         return RecordedTopic(

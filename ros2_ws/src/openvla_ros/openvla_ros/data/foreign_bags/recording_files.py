@@ -27,7 +27,7 @@ _NUMBERED = re.compile(r"^(.*)_(\d+)$")
 
 @dataclass(frozen=True)
 class Description:
-    """What ``metadata.yaml`` tells and the files must confirm."""
+    """What ``metadata.yaml`` says; the files must confirm it."""
 
     counts: Mapping[str, int]  # messages by topic
     publishers: Mapping[str, int]  # by topic: how many offers of a publisher its recorder noted
@@ -59,7 +59,7 @@ def find_files(path: Path) -> RecordingFiles:
     if path.is_file():
         kind = _kind(path)
         if kind is None:
-            raise DatasetError(f"{path} is no rosbag2 storage file (.mcap or .db3, compressed .zstd)")
+            raise DatasetError(f"{path} is not a rosbag2 storage file (.mcap or .db3, compressed .zstd)")
         return RecordingFiles(path, kind, (path,))
     if not path.is_dir():
         raise DatasetError(f"{path} does not exist")
@@ -67,7 +67,7 @@ def find_files(path: Path) -> RecordingFiles:
         return _described(path)
     files = _storage_files(path)
     if not files:
-        raise DatasetError(f"{path} holds no rosbag2 storage file (.mcap or .db3, compressed .zstd)")
+        raise DatasetError(f"{path} contains no rosbag2 storage file (.mcap or .db3, compressed .zstd)")
     return RecordingFiles(path, _one_kind(path, files), tuple(_in_order(path, files)))
 
 
@@ -136,7 +136,7 @@ def _described(folder: Path) -> RecordingFiles:
     if storage not in _STORAGE.values():
         raise DatasetError(f"{path}: storage {storage!r} is not one of {', '.join(_STORAGE.values())}")
     if form and form != "zstd":
-        raise DatasetError(f"{path}: compression {form!r}; zstd can be read here")
+        raise DatasetError(f"{path}: compression {form!r} is not supported; zstd is")
     files = [folder / Path(name).name for name in names]
     lost = [file.name for file in files if not file.is_file()]
     if lost or not files:

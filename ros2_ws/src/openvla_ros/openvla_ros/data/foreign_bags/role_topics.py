@@ -109,5 +109,5 @@ def _missing(
     state = f"{empty[0]} has no message" if empty else f"{' or '.join(names)} is not recorded"
     return (
         f"{origin}: {want.what}: {state}; recorded topics of its type: {have} "
-        f"(--topic {role}=NAME takes another one)"
+        f"(--topic {role}=NAME reads another one)"
     )

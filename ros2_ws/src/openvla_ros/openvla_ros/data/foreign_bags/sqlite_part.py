@@ -39,7 +39,7 @@ class SqlitePart:
             self.topics = self._read_topics()
         except sqlite3.Error as error:
             self.close()
-            raise DatasetError(f"{name} is damaged or no rosbag2 database: {error}") from error
+            raise DatasetError(f"{name} is damaged or not a rosbag2 database: {error}") from error
         except DatasetError:
             self.close()
             raise
@@ -59,7 +59,7 @@ class SqlitePart:
             raise DatasetError(f"{self.name} is damaged: {state}")
         columns = {row[1] for row in self._database.execute("PRAGMA table_info(topics)")}
         if not columns:
-            raise DatasetError(f"{self.name} is no rosbag2 database: it has no table 'topics'")
+            raise DatasetError(f"{self.name} is not a rosbag2 database: it has no table 'topics'")
         qos = "offered_qos_profiles" if "offered_qos_profiles" in columns else "''"
         definitions = self._definitions()
         counts = dict(self._database.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))

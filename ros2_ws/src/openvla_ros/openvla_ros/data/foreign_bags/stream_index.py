@@ -131,9 +131,9 @@ class StreamCollector:
             problem = f"drift from {low:+.3f} s to {high:+.3f} s against their receipt"
         if problem:
             raise DatasetError(
-                f"{self.topic.name}: the headers' stamps {problem}: another clock than the recorder's, or a "
-                "slow stream. Streams are matched by these stamps; --stamps received takes the times of "
-                "receipt instead, which are less exact"
+                f"{self.topic.name}: the header stamps {problem}: they come from another clock than the "
+                "recorder's, or the stream is slow. Streams are matched by these stamps; --stamps received "
+                "uses the receive times instead, which are less accurate"
             )
 
 
@@ -177,7 +177,7 @@ class ImageCollector(StreamCollector):
                 f"{camera.width}x{camera.height}"
             )
         if self.topic.publishers > 1:
-            yield f"{self.topic.name}: {self.topic.publishers} publishers were there when it was recorded"
+            yield f"{self.topic.name}: {self.topic.publishers} publishers were active when it was recorded"
 
 
 class JointCollector(StreamCollector):
@@ -195,7 +195,7 @@ class JointCollector(StreamCollector):
         self._seen.update(value.name)
         sample = arm_sample(self._profile, value.name, value.position)
         if sample is None:
-            self.left_out["it is about other joints"] += 1
+            self.left_out["it is for other joints"] += 1
             return None
         self._samples.append(sample.positions)
         self._names[tuple(value.name)] += 1

@@ -43,8 +43,8 @@ def read_times(path: Path, first_ns: int, last_ns: int) -> list[TimesRow]:
     header = tuple(name.strip().lower() for name in lines[0])
     if header[:2] not in _COLUMNS or header[2:] not in ((), ("instruction",)):
         raise DatasetError(
-            f"{path}: the first row is {','.join(lines[0])!r}; it must be start,end or start_ns,end_ns, then "
-            "instruction if there are words"
+            f"{path}: the first row is {','.join(lines[0])!r}; it must be start,end or start_ns,end_ns, and "
+            "optionally instruction"
         )
     relative = header[0] == "start"
     rows = []
@@ -71,15 +71,15 @@ def _time(path: Path, number: int, cell: str, origin_ns: int | None) -> int:
         seconds = float(cell)
     except ValueError as error:
         unit = "nanoseconds" if origin_ns is None else "seconds"
-        raise DatasetError(f"{path}:{number}: {cell!r} is no number of {unit}") from error
+        raise DatasetError(f"{path}:{number}: {cell!r} is not a number of {unit}") from error
     if not math.isfinite(seconds):
-        raise DatasetError(f"{path}:{number}: {cell!r} is no time")
+        raise DatasetError(f"{path}:{number}: {cell!r} is not a time")
     return origin_ns + round(seconds * NS_PER_S)
 
 
 def _check(path: Path, rows: list[TimesRow], first_ns: int, last_ns: int) -> None:
     if not rows:
-        raise DatasetError(f"{path} names no episode")
+        raise DatasetError(f"{path} lists no episodes")
     for row in rows:
         if row.start_ns < first_ns or row.end_ns > last_ns:
             begin, end = ((t - first_ns) / NS_PER_S for t in (row.start_ns, row.end_ns))

@@ -20,7 +20,7 @@ class TopicDecoder:
 
     def __init__(self, topic: RecordedTopic) -> None:
         if topic.encoding != "cdr":
-            raise DatasetError(f"{topic.name} is encoded as {topic.encoding!r}; 'cdr' can be read here")
+            raise DatasetError(f"{topic.name} is encoded as {topic.encoding!r}; only 'cdr' is supported")
         self.topic = topic
         self._decode = MessageDecoder({topic.type: definition_text(topic)})
 
@@ -42,7 +42,7 @@ def definition_text(topic: RecordedTopic) -> str:
             case "ros2idl" if topic.definition:
                 return _from_idl(topic)
     except (TypesysError, ValueError, KeyError, AssertionError) as error:
-        raise DatasetError(f"{topic.name}: the definition of {topic.type} makes no sense: {error}") from error
+        raise DatasetError(f"{topic.name}: the definition of {topic.type} is not usable: {error}") from error
     return message_definition(topic.type)
 
 

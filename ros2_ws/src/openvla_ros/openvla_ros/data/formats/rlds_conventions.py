@@ -26,7 +26,7 @@ from openvla_ros.data.episodes.encoded_images import EncodedFrames
 from openvla_ros.data.episodes.episode_source import stamps_from_seconds
 from openvla_ros.data.formats.tfds_features import Record
 from openvla_ros.errors import DatasetError
-from openvla_ros.integrity.validation import validation_lines
+from openvla_ros.integrity.validation_errors import validation_lines
 from openvla_ros.values.action import ActionSpace, Frame, RotationConvention
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.episode import Episode, Outcome

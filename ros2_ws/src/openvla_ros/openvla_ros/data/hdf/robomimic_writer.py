@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla_ros.data.episodes.episode_columns import episode_columns, episode_metadata, parse_metadata
+from openvla_ros.data.hdf.hdf5_output import Hdf5Output
 from openvla_ros.data.hdf.robomimic_source import EXACT, demonstration_number
 from openvla_ros.errors import InvalidValueError
+from openvla_ros.integrity.disk import writing
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.episode import Episode, ImageSequence
 from openvla_ros.values.geometry import transform_matrix_to_quaternion
@@ -33,11 +35,15 @@ class Hdf5Writer:
     """Writes episodes as demonstrations of one file; a context manager.
 
     Without ``next_obs`` the file has half the size with images; robomimic's offline reinforcement learning
-    needs it, its behavioural cloning does not (``hdf5_load_next_obs``).
+    needs it, its behavioural cloning does not (``hdf5_load_next_obs``). Every method raises ``DatasetError``
+    if the disk is full.
     """
 
     def __init__(self, path: Path, *, next_obs: bool = True) -> None:
-        self._file = h5py.File(path, "w")
+        self._path = path
+        with writing(path):
+            self._output = Hdf5Output(path)
+        self._file = h5py.File(self._output, "w")
         self._data = self._file.create_group("data")
         self._data.attrs["total"] = 0
         self._data.attrs["env_args"] = json.dumps(_NO_ENVIRONMENT)
@@ -50,9 +56,14 @@ class Hdf5Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        try:
+            if kind is None:
+                self._write_masks()
+        finally:
+            self._file.close()
+            self._output.close()
         if kind is None:
-            self._write_masks()
-        self._file.close()
+            self._check()
 
     def add(self, episode: Episode) -> None:
         """Append ``episode``; its images are stored as pixels."""
@@ -69,6 +80,11 @@ class Hdf5Writer:
         if state:
             _store(demo, "states", np.concatenate(list(state.values()), axis=1))
         _write_observations(demo, episode, state, next_obs=self._next_obs)
+        self._check()
+
+    def _check(self) -> None:
+        with writing(self._path):
+            self._output.check()
 
     def copy(self, path: Path) -> None:
         """Append every demonstration of another file, renumbered."""
@@ -78,6 +94,7 @@ class Hdf5Writer:
                 other.copy(demo, self._data, name=f"demo_{len(self._ids)}")
                 identity = parse_metadata(str(demo.attrs[EXACT]), f"{path}:data/{name}")["id"]
                 self._account(identity, int(demo.attrs["num_samples"]))
+                self._check()
 
     def _next(self, identity: str, length: int) -> Any:
         demo = self._data.create_group(f"demo_{len(self._ids)}")

@@ -71,7 +71,7 @@ def foreign_space(info: Info, key: str, asked: ActionSpace | None, *, any_rate: 
     lines = contradictions(names, info.name_groups(key), asked)
     if lines:
         raise DatasetError(
-            f"{info.path}: {key} is not what the profile's action space says ({', '.join(asked.names)}): "
+            f"{info.path}: {key} does not match the profile's action space ({', '.join(asked.names)}): "
             + "; ".join(lines)
         )
     if asked.rate_hz != info.rate_hz and not any_rate:
@@ -130,5 +130,5 @@ def read_flags(column: NDArray[Any], origin: str) -> tuple[Outcome, Bool]:
     """
     ended = column & ~1
     if ended[:-1].any() or int(ended[-1]) not in {0, *_OUTCOMES}:
-        raise DatasetError(f"{origin}: {EXACT}.{FLAGS} has values that mean nothing; it holds {FLAGS_SAID}")
+        raise DatasetError(f"{origin}: {EXACT}.{FLAGS} has unknown values; the known ones are {FLAGS_SAID}")
     return _OUTCOMES.get(int(ended[-1]), "unknown"), (column & 1).astype(np.bool_)

@@ -201,8 +201,8 @@ class LerobotSource:
         written = None if described is None else space_from_json(described["action_space"])
         if noted is not None and written is not None and (lines := noted.differences(written)):
             raise DatasetError(
-                f"{origin}: what meta/info.json and meta/episodes say of the actions differs (first the one, "
-                f"then the other): {'; '.join(lines)}"
+                f"{origin}: meta/info.json (here) and meta/episodes (there) disagree on the actions: "
+                f"{'; '.join(lines)}"
             )
         space = written or noted
         if space is None:

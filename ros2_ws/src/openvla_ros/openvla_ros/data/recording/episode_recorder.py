@@ -242,7 +242,7 @@ class EpisodeRecorder:
             if self._open is not None:
                 self._open.clock_jumps.append(f"{received_ns}:{jump_ns}")
             self._alarms.end("clock")  # each jump is told
-            text = f"the clock jumped by {seconds(jump_ns):+.3f} s: stamps before and after do not fit"
+            text = f"the clock jumped by {seconds(jump_ns):+.3f} s: stamps before and after do not match"
             self._alarms.set_off("clock", "error", text)
         return received_ns
 

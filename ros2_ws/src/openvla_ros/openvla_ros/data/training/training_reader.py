@@ -33,10 +33,14 @@ class TrainingSample:
 
 
 class TrainingReader:
-    """Reads samples of one or more datasets, name → source.
+    """Reads samples of one or more datasets in an endless shuffled order.
 
-    ``weights`` (name → weight, default 1) mix them as ``reading_order.Mixture`` says; ``cameras``
-    (default: all) are the only ones that are decoded. ``horizon`` is how many actions a sample has.
+    Dataset i is drawn with probability w_i n_i / Σ_j w_j n_j, where w are the weights and n the steps. The
+    sample at a position depends only on the seed and the position, so a resumed run reads on exactly.
+
+    Attributes:
+        steps: How many steps of each dataset are read, by name.
+        skipped: Why an episode is left out, one line each: it is damaged, or has no instruction.
     """
 
     def __init__(
@@ -49,6 +53,20 @@ class TrainingReader:
         seed: int = 0,
         window: int = 64,
     ) -> None:
+        """Open every episode once, to count its steps.
+
+        Args:
+            sources: The datasets by name, such as ``{"carrot": open_dataset("recordings/carrot")}``.
+            weights: Weight of each dataset by name; 1 for those that are not named.
+            cameras: The cameras to decode; all by default.
+            horizon: How many actions a sample has.
+            seed: Of the order.
+            window: How many episodes are shuffled together. More mixes better, and keeps more files open.
+
+        Raises:
+            InvalidValueError: A weight names no dataset, is negative, or all are 0; ``horizon`` is less than
+                1; or there is nothing to learn from.
+        """
         if unknown := sorted(set(weights or {}) - set(sources)):
             raise InvalidValueError(f"weights name {unknown}; the datasets are {sorted(sources)}")
         if horizon < 1:
@@ -79,18 +97,26 @@ class TrainingReader:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The chance of each dataset at every position."""
+        """Probability of each dataset at every position, by name."""
         return dict(zip(self._names, map(float, self._order.shares), strict=True))
 
     def __getitem__(self, position: int) -> TrainingSample:
-        """Return the sample at ``position`` of the endless shuffled order.
+        """Return the sample at ``position`` (from 0) of the endless shuffled order.
 
-        Raises ``DatasetError`` if its image is damaged.
+        Raises:
+            DatasetError: Its image is damaged.
         """
         return self.at(self._order[position])
 
     def at(self, place: StepPlace) -> TrainingSample:
-        """Return the sample of one step."""
+        """Return the sample of one step.
+
+        Args:
+            place: Dataset, episode and step, each by its number.
+
+        Raises:
+            DatasetError: Its image is damaged.
+        """
         episode = self._episode(place)
         rows = np.minimum(np.arange(place.step, place.step + self._horizon), len(episode) - 1)
         with reading(f"{self._sources[place.dataset].path}: episode {episode.id!r}, step {place.step}"):
@@ -98,7 +124,15 @@ class TrainingReader:
         return TrainingSample(observation, read_only(episode.actions[rows]), self._names[place.dataset])
 
     def iterate(self, start: int = 0, stride: int = 1) -> Iterator[TrainingSample]:
-        """Yield samples for ever; worker w of W takes ``start=w, stride=W``."""
+        """Yield samples for ever. Worker w of W takes ``start=w, stride=W``.
+
+        Args:
+            start: Position of the first sample; a resumed run passes how many it has read.
+            stride: From one position to the next.
+
+        Raises:
+            DatasetError: The image of a sample is damaged.
+        """
         position = start
         while True:
             yield self[position]

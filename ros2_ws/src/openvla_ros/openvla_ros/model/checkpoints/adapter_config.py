@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from openvla_ros.errors import CheckpointError
-from openvla_ros.integrity.validation import validation_lines
+from openvla_ros.integrity.validation_errors import validation_lines
 from openvla_ros.model.network.config_file import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -76,6 +76,18 @@ class AdapterConfig:
         """
         name = str(self.init_lora_weights).lower()
         return None if name in _PLAIN else name
+
+    def meaning(self) -> dict[str, Any]:
+        """Return the fields that change what the adapter computes, as JSON values."""
+        return {
+            "r": self.r,
+            "lora_alpha": self.lora_alpha,
+            "use_rslora": self.use_rslora,
+            "use_dora": self.use_dora,
+            "init_lora_weights": self.initialisation,
+            "rank_pattern": dict(self.rank_pattern or {}),
+            "alpha_pattern": dict(self.alpha_pattern or {}),
+        }
 
     def scale(self, module: str, rank: int) -> float:
         """Return the factor of ``module``'s update, whose factors have ``rank`` columns."""

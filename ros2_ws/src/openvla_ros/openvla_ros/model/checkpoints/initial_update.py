@@ -56,7 +56,7 @@ def initial_factors(initialisation: str, weight: Tensor, rank: int, scale: float
 def without_initial(update: LowRankUpdate, down: Tensor, up: Tensor) -> LowRankUpdate:
     """Return ``update`` minus ``scale * up @ down``, as one update of at most twice the rank.
 
-    The difference is computed in float64 and factored anew: in low precision, two large products would not
+    The difference is computed in float64 and factored again: in low precision, two large products would not
     cancel. Raises ``CheckpointError`` if the shapes differ, or for a convolution.
     """
     if update.down.ndim != 2 or down.shape[1:] != update.down.shape[1:] or len(up) != len(update.up):

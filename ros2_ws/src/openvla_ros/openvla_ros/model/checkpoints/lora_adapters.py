@@ -17,9 +17,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from openvla_ros.errors import CheckpointError
+from openvla_ros.errors import CheckpointError, ManifestError
 from openvla_ros.integrity.checksums import check_present, expected_digest
-from openvla_ros.manifest import manifest_path, read_manifest
+from openvla_ros.manifest import MANIFEST_NAME, manifest_path, read_manifest
 from openvla_ros.model.checkpoints.adapter_config import ADAPTER_CONFIG, AdapterConfig, read_adapter_config
 from openvla_ros.model.checkpoints.initial_update import (
     COMPUTABLE,
@@ -136,12 +136,29 @@ def read_adapter(folder: str | Path, base: Path | None = None) -> Adapter:
     folder = Path(folder)
     check_present(folder)
     config = read_adapter_config(folder)
+    _check_trained_with(folder, config)
     updates = _read_updates(folder, config)
     if config.initialisation is not None:
         updates = _on_published_base(folder, config, updates, base)
     if config.use_dora:
         updates = _with_gains(folder, updates, base)
     return Adapter(str(folder), config, updates)
+
+
+def _check_trained_with(folder: Path, config: AdapterConfig) -> None:
+    """Raise ``ManifestError`` if the manifest, if there is one, states another configuration."""
+    if not manifest_path(folder).is_file():
+        return
+    found, stated = config.meaning(), read_manifest(folder).adapter_config or {}
+    different = [
+        f"{name} is {found.get(name)!r}, trained with {value!r}"
+        for name, value in stated.items()
+        if found.get(name) != value
+    ]
+    if different:
+        raise ManifestError(
+            f"{folder / ADAPTER_CONFIG} is not what {MANIFEST_NAME} states: {'; '.join(different)}"
+        )
 
 
 def _read_updates(folder: Path, config: AdapterConfig) -> dict[str, LowRankUpdate]:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from openvla_ros.errors import CheckpointError, InvalidValueError
-from openvla_ros.integrity.validation import validation_lines
+from openvla_ros.integrity.validation_errors import validation_lines
 from openvla_ros.model.checkpoints.safetensors import assign, compare_keys, read_header, read_tensor
 from openvla_ros.model.checkpoints.verification import verify_files
 from openvla_ros.model.network.config_file import read_json

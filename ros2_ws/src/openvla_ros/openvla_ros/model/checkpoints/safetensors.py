@@ -34,7 +34,6 @@ from openvla_ros.resources import shipped_checkpoints
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-STATISTICS = "dataset_statistics.json"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _STORED = {"F32": 4, "BF16": 2, "F16": 2}  # safetensors' names of the types that weights may have, bytes
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

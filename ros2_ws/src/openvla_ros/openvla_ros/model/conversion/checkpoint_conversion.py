@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from openvla_ros.errors import CheckpointError
+from openvla_ros.integrity.disk import writing
 from openvla_ros.model.conversion.oft_pickles import Platform, convert_oft
 from openvla_ros.model.conversion.prismatic import convert_prismatic
 from openvla_ros.model.inference.inspection import Kind, kind_of
@@ -28,14 +29,15 @@ def convert_checkpoint(
         images: Number of images that it takes, if not the platform's.
 
     Raises:
-        CheckpointError: The checkpoint cannot be converted, or an argument is missing.
+        CheckpointError: The checkpoint cannot be converted, an argument is missing, or the disk is full.
     """
     kind = kind_of(source)
-    match kind:
-        case "prismatic-native":
-            convert_prismatic(source, out, tokenizer or source)
-        case "openvla-oft":
-            convert_oft(source, out, platform, images)
-        case _:
-            raise CheckpointError(f"{source} is a checkpoint of kind {kind}, which needs no conversion")
+    with writing(out, CheckpointError):
+        match kind:
+            case "prismatic-native":
+                convert_prismatic(source, out, tokenizer or source)
+            case "openvla-oft":
+                convert_oft(source, out, platform, images)
+            case _:
+                raise CheckpointError(f"{source} is a checkpoint of kind {kind}, which needs no conversion")
     return kind

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from openvla_ros.errors import CheckpointError
 from openvla_ros.model.checkpoints.merge import new_folder
-from openvla_ros.model.checkpoints.safetensors import STATISTICS, compare_keys, skeleton
+from openvla_ros.model.checkpoints.safetensors import compare_keys, skeleton
 from openvla_ros.model.checkpoints.verification import write_checkpoint_sums
 from openvla_ros.model.conversion.pickles import read_pickle
 from openvla_ros.model.network.config import TOWERS
 from openvla_ros.model.network.config_file import parse_config, read_json
+from openvla_ros.preprocessing.dataset_statistics import STATISTICS
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _HEAD_WIDTH = 128  # of each attention head of Llama-2

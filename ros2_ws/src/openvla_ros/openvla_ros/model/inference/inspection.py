@@ -18,7 +18,6 @@ from openvla_ros.model.checkpoints.oft_parts import LAYOUT, PARTS, read_layout
 from openvla_ros.model.checkpoints.safetensors import (
     INDEX,
     SINGLE,
-    STATISTICS,
     StoredTensor,
     differences,
     skeleton,
@@ -28,7 +27,12 @@ from openvla_ros.model.checkpoints.verification import describe_checksums
 from openvla_ros.model.inference.checkpoint_files import default_prompt_style, read_transform
 from openvla_ros.model.network.config import OpenVLAConfig
 from openvla_ros.model.network.config_file import parse_config, read_json
-from openvla_ros.preprocessing.dataset_statistics import DatasetStatistics, parse_norm_stats, read_statistics
+from openvla_ros.preprocessing.dataset_statistics import (
+    STATISTICS,
+    DatasetStatistics,
+    parse_norm_stats,
+    read_statistics,
+)
 
 Kind = Literal["openvla", "openvla-oft", "prismatic", "prismatic-native", "lora-adapter"]
 
@@ -144,8 +148,10 @@ def _describe_weights(stored: Mapping[str, StoredTensor]) -> dict[str, Any]:
 def _describe_manifest(folder: Path) -> dict[str, Any]:
     if not manifest_path(folder).is_file():
         return {"manifest": None, "action_space": None}
-    manifest = read_manifest(folder).to_json()
-    return {"manifest": manifest, "action_space": manifest["action_space"]}
+    manifest = read_manifest(folder)
+    manifest.check_statistics(folder)
+    values = manifest.to_json()
+    return {"manifest": values, "action_space": values["action_space"]}
 
 
 def _config_datasets(config: OpenVLAConfig, folder: Path) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from openvla_ros.errors import CheckpointError, InvalidValueError
+from openvla_ros.manifest import manifest_path, read_manifest
 from openvla_ros.model.checkpoints.lora_adapters import Adapter, read_adapter
-from openvla_ros.model.checkpoints.safetensors import STATISTICS, resolve
+from openvla_ros.model.checkpoints.safetensors import resolve
 from openvla_ros.model.decoding.engine import make_engine
 from openvla_ros.model.decoding.greedy import Decoder, GreedyDecoder
 from openvla_ros.model.decoding.speculative import DraftingDecoder
@@ -27,6 +28,7 @@ from openvla_ros.model.network.config_file import read_config
 from openvla_ros.model.network.openvla import OpenVLA
 from openvla_ros.preprocessing.action_tokens import unnormalise
 from openvla_ros.preprocessing.dataset_statistics import (
+    STATISTICS,
     DatasetStatistics,
     FieldStatistics,
     parse_norm_stats,
@@ -138,11 +140,18 @@ def read_checkpoint_statistics(
 ) -> dict[str, DatasetStatistics]:
     """Return the statistics of each dataset: the adapter's, else the checkpoint's, else its config's.
 
-    Raises ``StatisticsError`` or, where there are none, ``CheckpointError``.
+    Those of an adapter or a checkpoint are in ``dataset_statistics.json``, else in its manifest. Raises
+    ``ManifestError`` if both are there and differ, ``StatisticsError`` and, where there are none,
+    ``CheckpointError``.
     """
     for place in (folder,) if adapter is None else (Path(adapter), folder):
+        manifest = read_manifest(place) if manifest_path(place).is_file() else None
+        if manifest is not None:
+            manifest.check_statistics(place)
         if (place / STATISTICS).is_file():
             return read_statistics(place / STATISTICS)
+        if manifest is not None:
+            return {manifest.dataset_key: manifest.statistics}
     if not config.norm_stats:
         raise CheckpointError(f"{folder} has neither {STATISTICS} nor norm_stats in its config.json")
     return parse_norm_stats(config.norm_stats, str(folder / "config.json"))

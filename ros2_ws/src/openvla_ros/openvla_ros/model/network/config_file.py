@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from openvla_ros.errors import CheckpointError
 from openvla_ros.integrity.checksums import verify
-from openvla_ros.integrity.validation import validation_lines
+from openvla_ros.integrity.validation_errors import validation_lines
 from openvla_ros.model.network.config import OpenVLAConfig
 
 _ADAPTER = TypeAdapter(OpenVLAConfig)

@@ -6,7 +6,7 @@ import time
 
 from rclpy.node import Node
 
-from openvla_ros.drivers.command import ArmDriver, GripperDriver
+from openvla_ros.drivers.protocol import ArmDriver, GripperDriver
 from openvla_ros.profile import RobotProfile
 from openvla_ros.values.health import Health, Level
 

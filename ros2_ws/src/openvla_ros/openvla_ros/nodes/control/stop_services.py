@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy
@@ -19,9 +20,11 @@ from std_srvs.srv import Trigger
 from openvla_ros.nodes.control.core_lock import CoreLock
 from openvla_ros.nodes.control.realtime import STOP_PRIORITY, ask_for_realtime
 from openvla_ros.nodes.control.stop_button import StopButton
+from openvla_ros.nodes.control.stop_memory import StopMemory
 from openvla_ros.robot.controller import ArmController
 from openvla_ros.ros import qos
 from openvla_ros.ros.guard import GuardedExecutor, GuardedNode
+from openvla_ros.ros.verdict_messages import trigger_service
 from openvla_ros.values.verdict import Reason, SafetyVerdict
 
 BUTTON_TOPIC = "e_stop"
@@ -33,6 +36,10 @@ Refused = Callable[[SafetyVerdict], None]
 
 # A publisher that the middleware does not name: rclpy up to Jazzy names none.
 UNKNOWN = b""
+# The button's publisher as the controller knew it that was here before this one.
+GONE = b"gone"
+# Who stopped the arm, in words.
+SERVICE, BUTTON = "the service e_stop", f"the topic {BUTTON_TOPIC}"
 
 
 class StopServices:
@@ -43,9 +50,14 @@ class StopServices:
     """
 
     def __init__(
-        self, controller: GuardedNode, core: ArmController, lock: CoreLock, refused: Refused
+        self,
+        controller: GuardedNode,
+        core: ArmController,
+        lock: CoreLock,
+        refused: Refused,
+        memory: StopMemory,
     ) -> None:
-        self._core, self._lock, self._refused = core, lock, refused
+        self._core, self._lock, self._refused, self._memory = core, lock, refused, memory
         self.button = StopButton()
         self.failure: BaseException | None = None
         self.scheduling = "not started"
@@ -57,11 +69,15 @@ class StopServices:
         self._thread = threading.Thread(target=self._run, name="stops", daemon=False)
         self._node.create_subscription(Bool, BUTTON_TOPIC, self._heard, qos.COMMAND)
         self._node.create_timer(LATCHED_PERIOD_S, self._hear_latched_button)
-        for name, act, granted in (
-            ("hold", core.hold, Reason.HELD),
-            ("e_stop", lambda: core.e_stop("the service e_stop"), Reason.E_STOP),
+        self._resume_stop()
+        for name, act, granted, stopped_by in (
+            ("hold", core.hold, Reason.HELD, ""),
+            ("e_stop", lambda: core.e_stop(SERVICE), Reason.E_STOP, SERVICE),
         ):
-            self._node.create_service(Trigger, f"controller/{name}", self._serve(act, granted))
+            asked = partial(self._stop, act, stopped_by)
+            self._node.create_service(
+                Trigger, f"controller/{name}", trigger_service(asked, granted, self._refused)
+            )
 
     def start(self) -> None:
         """Start listening."""
@@ -74,14 +90,37 @@ class StopServices:
             self._executor.wake()
             self._thread.join(JOIN_S)
         ended = not self._thread.is_alive()
+        self._memory.forget()  # who stops the controller in the ordinary way knows of the stop
         if ended:
             self._executor.shutdown()
             self._node.destroy_node()
         return ended
 
-    def pressed_publishers(self) -> int:
-        """Return how many publishers of the button's topic last sent true, including those that are gone."""
-        return self.button.pressed
+    def reset(self) -> SafetyVerdict:
+        """Clear the emergency stop, with the lock held; refused while a button says true."""
+        if self.button.pressed:
+            return SafetyVerdict.hold(
+                Reason.E_STOP, "the topic e_stop still says true: release the button (publish false) first"
+            )
+        verdict = self._core.reset_e_stop()
+        self._memory.forget()
+        return verdict
+
+    def _remember(self, stopped_by: str) -> None:
+        """Keep the stop for the process that takes this one's place; the arm has stopped already."""
+        try:
+            self._memory.remember(stopped_by)
+        except OSError as error:
+            self._node.get_logger().error(f"a restarted controller will not know of this stop: {error}")
+
+    def _resume_stop(self) -> None:
+        """Start stopped if the process that this one replaces was stopped when it was killed."""
+        source = self._memory.remembered()
+        if source is None:
+            return
+        if source == BUTTON:
+            self.button.press(GONE)  # until a publisher of the topic says false
+        self._core.e_stop(f"{source}, before the controller was restarted")
 
     def _run(self) -> None:
         self.scheduling = ask_for_realtime(STOP_PRIORITY)
@@ -91,18 +130,12 @@ class StopServices:
         except Exception as error:  # noqa: BLE001 - handed on: the controller ends with it
             self.failure = error
 
-    def _serve(self, act: Callable[[], SafetyVerdict], granted: Reason) -> Callable[..., Trigger.Response]:
-        """Return the callback of a service; it succeeds if the arm holds for the reason ``granted``."""
-
-        def callback(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-            verdict = self._lock.stop(act)
-            response.success = verdict.commands or verdict.reason is granted
-            response.message = str(verdict)
-            if not response.success:
-                self._refused(verdict)
-            return response
-
-        return callback
+    def _stop(self, act: Callable[[], SafetyVerdict], stopped_by: str) -> SafetyVerdict:
+        """Stop the arm; an emergency stop is kept for a process that takes this one's place."""
+        verdict = self._lock.stop(act)
+        if stopped_by:
+            self._remember(stopped_by)
+        return verdict
 
     def _heard(self, message: Bool, info: Mapping[str, object]) -> None:
         """Stop as soon as any publisher first sends true; a repeated true changes nothing."""
@@ -112,7 +145,8 @@ class StopServices:
             if publisher != UNKNOWN or len(alive) < 2:  # else it may be another button's release
                 self.button.release(publisher, alive)
         elif self.button.press(publisher):
-            self._lock.stop(lambda: self._core.e_stop(f"the topic {BUTTON_TOPIC}"))
+            self._lock.stop(lambda: self._core.e_stop(BUTTON))
+            self._remember(BUTTON)
 
     def _publishers(self) -> set[bytes]:
         """Return the identities of the topic's current publishers."""

@@ -76,7 +76,13 @@ class KinematicChain:
     def between(cls, description: RobotDescription, base_link: str, tool_link: str) -> KinematicChain:
         """Return the chain from ``base_link`` to ``tool_link`` with all moving joints that lie between.
 
-        Raises ``KinematicsError`` naming the link or joint that does not fit.
+        Args:
+            description: The URDF, as ``read_urdf`` returns it.
+            base_link: The link in whose frame all poses are.
+            tool_link: The link whose pose is controlled.
+
+        Raises:
+            KinematicsError: A link is missing, or a joint is of a kind that a chain cannot have; names it.
         """
         along = description.path(base_link, tool_link)
         for joint in along:
@@ -89,7 +95,14 @@ class KinematicChain:
 
     @classmethod
     def from_profile(cls, arm: ArmProfile) -> KinematicChain:
-        """Return the chain of a robot profile's ``arm``."""
+        """Return the chain of a robot.
+
+        Args:
+            arm: The part ``arm`` of its profile.
+
+        Raises:
+            KinematicsError: The URDF cannot be read, or does not have the profile's links and joints.
+        """
         return cls.from_urdf(arm.urdf, arm.base_link, arm.tool_link, arm.joints)
 
     @classmethod
@@ -136,7 +149,20 @@ class KinematicChain:
         )
 
     def frames(self, q: ArrayLike) -> Float:
-        """Return the frames of the moving joints and of the tool, (..., F + 1, 4, 4), for ``q`` (..., J)."""
+        """Return the frames of the moving joints and of the tool, in the base frame.
+
+        T_i = T_{i-1} (A_i + sin(q_i) B_i + (1 - cos(q_i)) C_i + q_i D_i): Rodrigues' formula for a revolute
+        joint (A, B, C), a translation for a prismatic one (A, D).
+
+        Args:
+            q: (..., J) joint positions; rad for revolute joints, m for prismatic ones.
+
+        Returns:
+            (..., F + 1, 4, 4), base first, the tool last. F counts J and the joints that mimic them.
+
+        Raises:
+            KinematicsError: The last axis of ``q`` is not J long.
+        """
         angles = np.asarray(q, dtype=np.float64)
         if angles.shape[-1:] != (len(self.joints),):
             raise KinematicsError(
@@ -159,15 +185,43 @@ class KinematicChain:
         return out
 
     def forward(self, q: ArrayLike) -> Pose:
-        """Return the tool's pose in the base frame for joint positions ``q`` (J,)."""
+        """Return the tool's pose in the base frame.
+
+        Args:
+            q: (J,) joint positions, rad or m.
+
+        Raises:
+            KinematicsError: ``q`` is not (J,).
+        """
         return Pose.from_matrix(self.frames(q)[-1])
 
     def jacobian(self, q: ArrayLike) -> Float:
-        """Return the geometric Jacobian (6, J) at the tool point, base frame, linear rows first."""
+        """Return the geometric Jacobian at the tool point.
+
+        (v, ω) = J(q) q̇, with the tool point's velocity v in m/s and the tool's angular velocity ω in rad/s,
+        both along the base axes. Column i is (z_i × (p - p_i), z_i) for a revolute joint with axis z_i
+        through p_i, and (z_i, 0) for a prismatic one.
+
+        Args:
+            q: (J,) joint positions, rad or m.
+
+        Returns:
+            (6, J), linear rows first.
+
+        Raises:
+            KinematicsError: ``q`` is not (J,).
+        """
         return self.jacobian_of(self.frames(q))
 
     def jacobian_of(self, frames: Float) -> Float:
-        """Return the Jacobian (6, J) from the result of ``frames`` for one configuration."""
+        """Return the Jacobian from frames that are there already; see ``jacobian``.
+
+        Args:
+            frames: (F + 1, 4, 4), the result of ``frames`` for one configuration.
+
+        Returns:
+            (6, J), linear rows first.
+        """
         axes = (frames[:-1, :3, :3] @ self._axes[:, :, None])[:, :, 0]
         arms = frames[-1, :3, 3] - frames[:-1, :3, 3]
         out = np.empty((6, len(self._moving)))
@@ -183,9 +237,11 @@ class KinematicChain:
     def link_offsets(self, others: Mapping[str, float] | None = None) -> dict[str, tuple[int, Float]]:
         """Return, for each link, the moving frame that it is attached to and its pose (4, 4) in that frame.
 
-        Frame -1 is the base. Joints outside the chain (a gripper's fingers) are at ``others``, or at the
-        position nearest to 0 within their limits. Links whose place is unknown are left out;
-        ``link_covers`` reports them.
+        Frame -1 is the base. Links whose place is unknown are left out; ``link_covers`` reports them.
+
+        Args:
+            others: Positions of joints outside the chain (a gripper's fingers) by name, rad or m. Those that
+                are not named are at the position nearest to 0 within their limits.
         """
         placed: dict[str, tuple[int, Float]] = {self.base_link: (-1, np.eye(4))}
         pending = [self.base_link]
@@ -206,7 +262,15 @@ class KinematicChain:
         return placed
 
     def link_poses(self, q: ArrayLike, others: Mapping[str, float] | None = None) -> dict[str, Pose]:
-        """Return the pose of every link below the base link in the base frame, for ``q`` (J,)."""
+        """Return the pose of every link below the base link, in the base frame, by the link's name.
+
+        Args:
+            q: (J,) joint positions, rad or m.
+            others: Positions of joints outside the chain, as for ``link_offsets``.
+
+        Raises:
+            KinematicsError: ``q`` is not (J,).
+        """
         frames = self.frames(q)
         return {
             link: Pose.from_matrix(offset if frame < 0 else frames[frame] @ offset)

@@ -21,7 +21,7 @@ from openvla_ros.robot.modes.step_queue import StepSchedule
 from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimiter
 from openvla_ros.robot.motion.tool_follower import ToolFollower
 from openvla_ros.robot.safety.motion import MotionChecks, TargetLimits
-from openvla_ros.robot.safety.state import RobotState, ToolDrift
+from openvla_ros.robot.safety.robot_state import RobotState, ToolDrift
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose
 from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
@@ -124,9 +124,7 @@ class Executing:
         ``by_hand`` says that a person's hand sends the chunks: without a chunk in time it has let go.
         """
         if by_hand and self._has_let_go(now_ns):
-            return Progress.interrupted(
-                SafetyVerdict.hold(Reason.DEAD_MAN, "no chunk from the operator's hand")
-            )
+            return Progress.interrupted(SafetyVerdict.hold(Reason.DEAD_MAN, "no chunk from the operator"))
         assert motion is not None
         path, verdict = self._follower.path, None
         if path.step_done and len(self._schedule):

@@ -21,7 +21,7 @@ class Homing:
         self._name, self._lines = name, []
 
     def forget_way(self) -> None:
-        """Plan the way anew once the arm rests again: it has left the line."""
+        """Plan the way again once the arm is at rest: it has left the line."""
         self._lines = []
 
     def advance(self, motion: JointMotion | None, elapsed_s: float) -> Progress:

@@ -14,7 +14,7 @@ import numpy as np
 
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimiter
-from openvla_ros.robot.safety.state import RobotState
+from openvla_ros.robot.safety.robot_state import RobotState
 from openvla_ros.values.verdict import Reason, SafetyVerdict
 
 # An arm that has come to rest is this near to its command, gravity included; farther off, something

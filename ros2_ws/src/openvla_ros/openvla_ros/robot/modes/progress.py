@@ -1,4 +1,4 @@
-"""What one control period of a mode comes to."""
+"""The result of one control period of a mode."""
 
 from __future__ import annotations
 

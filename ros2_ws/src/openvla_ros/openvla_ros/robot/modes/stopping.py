@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimiter
 from openvla_ros.robot.safety.robot_watch import RobotWatch
-from openvla_ros.values.verdict import Reason, SafetyVerdict
+from openvla_ros.values.verdict import Reason
 
 # Faults in which the arm pushes against something: the commanded joints then go to the measured ones.
 PUSHING = (Reason.TRACKING, Reason.EFFORT, Reason.WRENCH)
@@ -17,18 +17,17 @@ class Stopping:
         self._limiter = limiter
 
     def advance(
-        self, motion: JointMotion, watch: RobotWatch, latched: SafetyVerdict | None, elapsed_s: float
+        self, motion: JointMotion, watch: RobotWatch, elapsed_s: float, *, latched: bool, rivals: bool
     ) -> JointMotion | None:
         """Return the motion one period of ``elapsed_s`` later, along the fastest stop.
 
-        Pushed against something, and with nothing ``latched``, the joints go to where the arm really is.
-        None: the arm rests beside a rival, who may move it from there, so nothing is commanded any more.
+        Pushed against something, and with no stop ``latched``, the joints go to where the arm really is.
+        None: the arm rests beside ``rivals``, who may move it from there, so nothing is commanded any more.
         """
         robot, fault = watch.robot, watch.fault
-        pushing = fault is not None and fault.reason in PUSHING and latched is None
+        pushing = fault is not None and fault.reason in PUSHING and not latched
         if pushing and robot is not None:
             measured = JointMotion.at_rest(robot.positions)
             return self._limiter.follow(motion, measured, elapsed_s)
         stopping = self._limiter.stop(motion, elapsed_s)
-        beside_rival = latched is not None and latched.reason is Reason.RIVAL
-        return None if beside_rival and stopping.is_at_rest else stopping
+        return None if rivals and stopping.is_at_rest else stopping

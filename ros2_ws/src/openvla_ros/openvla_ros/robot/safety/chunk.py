@@ -51,6 +51,7 @@ class ChunkChecks:
         self._space = profile.space()
         self._frame_id = profile.action_frame_id()
         self._max_age_s = profile.control.chunk_max_age_s
+        self._horizon_s = profile.control.chunk_horizon_s
         slack = BOUNDS_SLACK * (self._space.upper - self._space.lower)
         self._lower, self._upper = self._space.lower - slack, self._space.upper + slack
 
@@ -92,6 +93,13 @@ class ChunkChecks:
         if not abs(chunk.step_s - self._space.step_s) <= STEP_TOLERANCE * self._space.step_s:
             return SafetyVerdict.hold(
                 Reason.TIMING, f"one step lasts {chunk.step_s} s; the robot expects {self._space.step_s} s"
+            )
+        motion_s = len(chunk.values) * self._space.step_s
+        if motion_s > self._horizon_s * (1.0 + STEP_TOLERANCE) and len(chunk.values) > 1:
+            return SafetyVerdict.hold(
+                Reason.TIMING,
+                f"{len(chunk.values)} steps are {motion_s:g} s of motion; the limit for one chunk is "
+                f"{self._horizon_s:g} s (control.chunk_horizon_s)",
             )
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numpy.typing import ArrayLike
 
 from openvla_ros.profile import RobotProfile
-from openvla_ros.robot.safety.state import RobotState, StateChecks, Wrench, parse_state, parse_wrench
+from openvla_ros.robot.safety.robot_state import RobotState, StateChecks, Wrench, parse_state, parse_wrench
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
 
@@ -33,7 +33,7 @@ class RobotWatch:
         if isinstance(state, SafetyVerdict):
             return state
         if self.robot is not None and stamp_ns < self.robot.stamp_ns:
-            return SafetyVerdict.hold(Reason.OUT_OF_ORDER, "the joint state is older than the one before")
+            return SafetyVerdict.hold(Reason.OUT_OF_ORDER, "the joint state is older than the previous one")
         self.robot = state
         return OK
 

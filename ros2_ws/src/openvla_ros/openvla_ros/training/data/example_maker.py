@@ -15,9 +15,9 @@ from openvla_ros.preprocessing.augmentation import Augmentation
 from openvla_ros.preprocessing.image_transform import ImageTransform
 from openvla_ros.preprocessing.prompt import PromptStyle
 from openvla_ros.training.data.batch import Batch
+from openvla_ros.training.data.batch_order import Place
 from openvla_ros.training.data.frame_cache import FrameStore, stored_image
 from openvla_ros.training.data.question_answers import QuestionAnswer
-from openvla_ros.training.data.sampling import Place
 from openvla_ros.training.data.token_example import Example, action_example, answer_example, collate
 from openvla_ros.values.arrays import Image
 

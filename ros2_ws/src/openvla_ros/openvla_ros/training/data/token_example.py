@@ -18,8 +18,7 @@ from torch import Tensor
 
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.model.network.tokenizer import EOS_ID, PromptTokenizer
-from openvla_ros.model.network.training_forward import IGNORED
-from openvla_ros.preprocessing.action_tokens import ActionCodec
+from openvla_ros.preprocessing.action_tokens import IGNORED, ActionCodec
 from openvla_ros.preprocessing.prompt import PromptStyle, build_question_prompt, build_training_prompt
 from openvla_ros.values.arrays import Int, read_only
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support.fake_recording import steady_run
+from support.full_disk import files_of_at_most
 from support.generated_episodes import assert_same_episode, make_episode
 
 from openvla_ros.data.datasets import conversion
@@ -74,6 +75,16 @@ def test_the_bridge_episodes_convert_to_and_fro(bridge_folder, tmp_path, target)
     convert(request(result_path(tmp_path / "out", target), tmp_path / "back", "rlds"))
     for got, want in zip(read(tmp_path / "back"), episodes, strict=True):
         assert_same_episode(got, want)
+
+
+@pytest.mark.parametrize("target", [*TARGETS, "videos"])
+def test_a_full_disk_is_one_line_and_the_conversion_goes_on_once_there_is_room(source, tmp_path, target):
+    options = {"target": "lerobot", "storage": "av1"} if target == "videos" else {"target": target}
+    asked = request(source, tmp_path / "out", **options)
+    line = r"^cannot write \S+: File too large \(\S+ of \S+ MB are free in \S+\)$"
+    with files_of_at_most(4000), pytest.raises(DatasetError, match=line):
+        convert(asked)
+    assert convert(asked).episodes == 5
 
 
 def test_statistics_are_those_of_all_frames(source, tmp_path):

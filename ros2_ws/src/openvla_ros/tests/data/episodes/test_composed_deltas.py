@@ -50,7 +50,7 @@ def test_no_step_spans_a_gap():
 
 @pytest.mark.parametrize("rate_hz", [7.0, 60.0, 45.0])
 def test_a_rate_that_is_no_whole_part_is_refused_with_both(rate_hz):
-    with pytest.raises(DatasetError, match=rf"recorded at 30 Hz, {rate_hz:g} Hz was asked for"):
+    with pytest.raises(DatasetError, match=rf"recorded at 30 Hz; {rate_hz:g} Hz cannot be composed"):
         at_rate(fast_episode(), rate_hz)
 
 

@@ -8,7 +8,6 @@ import pytest
 from rosbags.convert.converter import convert as rosbags_convert
 from support.fake_recording import (
     MS,
-    PROFILE,
     START,
     TYPES,
     header,
@@ -23,10 +22,12 @@ from support.foreign_bags import (
     CAMERA,
     JOINTS,
     SPEED,
-    TASK,
     TEXT,
     add_flags,
+    check_turning,
     foreign_profile,
+    imported,
+    refused,
     turning_run,
     waist,
     write_profile,
@@ -39,48 +40,11 @@ from openvla_ros.data.bags import cdr
 from openvla_ros.data.bags.bag_reader import BagReader
 from openvla_ros.data.datasets.open_dataset import SourceRequest
 from openvla_ros.errors import DatasetError, KinematicsError
-from openvla_ros.robot.kinematics.chain import KinematicChain
-
-STEP = 200 * MS
 
 
 @pytest.fixture
 def profile(tmp_path):
     return write_profile(tmp_path / "foreign.yaml")
-
-
-def imported(bag, profile, tmp_path, *options, code=0):
-    """The episodes that the verb makes, and what it prints."""
-    output = tmp_path / "demos"
-    done = openvla("import-bag", bag, "--robot", profile, "--output", output, *options, code=code)
-    source = SourceRequest(output).open() if any(output.glob("episode_*")) else []
-    return [source[i] for i in range(len(source))], done.output
-
-
-def pixels(run, topic=CAMERA):
-    """Stamp → image, of a run's raw camera."""
-    return {
-        m.header.stamp.sec * 10**9 + m.header.stamp.nanosec: m.data.reshape(24, 32, 3)
-        for _, m in run.messages[topic]
-    }
-
-
-def check_turning(episode, run):
-    """Analytic: turning about the base's z axis by ω dt, the tool at p moves by (R(ω dt) - 1) p."""
-    images = pixels(run)
-    forward = KinematicChain.from_profile(PROFILE.arm).forward
-    space = episode.space
-    turn = SPEED * space.step_s
-    rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
-    for i, stamp in enumerate(episode.stamps_ns):
-        np.testing.assert_array_equal(episode.images["primary"][i], images[int(stamp)])
-        np.testing.assert_allclose(episode.joint_positions[i], [waist(int(stamp)), *PROFILE.arm.neutral[1:]])
-        tool = forward(episode.joint_positions[i]).position
-        np.testing.assert_allclose(episode.actions[i, :3], rotation @ tool - tool, atol=1e-12)
-        np.testing.assert_allclose(episode.actions[i, 3:6], [0, 0, turn], atol=1e-12)
-    after = episode.stamps_ns + STEP
-    opening = (after - START) / (max(t for t, _ in run.messages[JOINTS]) - 2 * MS + 10 * MS - START)
-    np.testing.assert_allclose(episode.actions[:, 6], opening, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -141,140 +105,7 @@ def test_our_own_recording_after_rosbags_convert_gives_the_same_episode(tmp_path
     assert (episode.instruction, episode.outcome) == (original.instruction, "success")
 
 
-# Cuts
-
-
-def test_a_topic_cuts(profile, tmp_path):
-    run = turning_run()
-    add_flags(run, (0.0, False), (0.5, True), (1.0, True), (1.5, False), (2.5, True))
-    episodes, said = imported(write_run(tmp_path / "bag", run), profile, tmp_path, "--cut-topic", ACTIVE)
-    assert [int(e.stamps_ns[0] - START) // MS for e in episodes] == [500, 2500]
-    assert [len(e) for e in episodes] == [5, 7]  # the run ends at 3.99 s
-    for episode in episodes:
-        check_turning(episode, run)
-    assert episodes[0].provenance["cut"] == f"{ACTIVE} True until False"
-    assert episodes[1].provenance["cut"] == f"{ACTIVE} True to its end"
-    assert "primary 11" in said
-
-
-def test_words_of_a_topic_cut_and_label(profile, tmp_path):
-    run = turning_run()
-    for second, words in ((0.0, ""), (0.4, "lift it"), (1.6, "put it down"), (3.0, "")):
-        run.add(TASK, TEXT, START + round(second * 1e9), make(TEXT, data=words))
-    bag = write_run(tmp_path / "bag", run)
-    episodes, _ = imported(bag, profile, tmp_path, "--cut-topic", TASK)
-    assert [(e.instruction, int(e.stamps_ns[0] - START) // MS) for e in episodes] == [
-        ("lift it", 400),
-        ("put it down", 1600),
-    ]
-
-
-def test_a_file_of_times_cuts_and_labels(profile, tmp_path):
-    times = tmp_path / "cuts.csv"
-    times.write_text('start,end,instruction\n0.5,1.502,"lift it, slowly"\n2.0,3.0,\n')
-    bag = write_run(tmp_path / "bag", turning_run())
-    options = ("--times", times, "--instruction", "otherwise")
-    episodes, _ = imported(bag, profile, tmp_path, *options)
-    assert [(e.instruction, len(e)) for e in episodes] == [("lift it, slowly", 4), ("otherwise", 4)]
-    assert int(episodes[0].stamps_ns[0] - START) // MS == 600  # 0.502 s: the first receipt is at 2 ms
-    assert episodes[0].provenance["cut"] == "cuts.csv:2"
-
-
-def test_pauses_of_motion_cut(profile, tmp_path):
-    run = turning_run(6.0)
-    first, last = START + 2000 * MS, START + 4000 * MS
-    for index, (received, message) in enumerate(run.messages[JOINTS]):
-        stamp = received - 2 * MS
-        positions = message.position.copy()
-        positions[-1] = 0.03
-        if first <= stamp <= last:
-            positions[0] = waist(first)
-        elif stamp > last:
-            positions[0] = waist(stamp) - (waist(last) - waist(first))
-        run.messages[JOINTS][index] = (received, replace(message, position=positions))
-    bag = write_run(tmp_path / "bag", run)
-    episodes, _ = imported(bag, profile, tmp_path, "--cut-pauses", 1)
-    assert [int(e.stamps_ns[0] - START) // MS for e in episodes] == [0, 3500]
-    assert [round(e.duration_s, 1) for e in episodes] == [2.4, 2.4]
-
-
-def test_recorded_calls_of_a_service_cut(profile, tmp_path):
-    """The events' bytes come from rclpy's own serialisation."""
-    rclpy_serialization = pytest.importorskip("rclpy.serialization")
-    from std_srvs.srv import SetBool, Trigger
-
-    def event(kind, number, what, value=None, success=None):
-        message = kind.Event()
-        message.info.event_type, message.info.sequence_number = what, number
-        if value is not None:
-            message.request = [kind.Request(data=value)]
-        if success is not None:
-            message.response = [kind.Response(success=success, message="said")]
-        return bytes(rclpy_serialization.serialize_message(message))
-
-    run = turning_run()
-    topic, kind = "/teach/_service_event", "std_srvs/srv/SetBool_Event"
-    for number, (ms, value) in enumerate(((500, True), (1500, False), (2000, True), (2500, False))):
-        at = START + ms * MS
-        run.add(topic, kind, at, event(SetBool, number, 1, value))
-        run.add(topic, kind, at + MS, event(SetBool, number, 2, success=number != 2))
-    bag = write_run(tmp_path / "bag", run, "mcap")
-    episodes, _ = imported(bag, profile, tmp_path, "--cut-service", "/teach")
-    assert [(int(e.stamps_ns[0] - START) // MS, len(e)) for e in episodes] == [(500, 5)]
-    check_turning(episodes[0], run)
-
-    run = turning_run()
-    for number, ms in enumerate((500, 2000)):
-        run.add(
-            "/go/_service_event", "std_srvs/srv/Trigger_Event", START + ms * MS, event(Trigger, number, 1)
-        )
-        run.add(
-            "/end/_service_event",
-            "std_srvs/srv/Trigger_Event",
-            START + (ms + 1000) * MS,
-            event(Trigger, number, 0),
-        )
-    bag = write_run(tmp_path / "other", run)
-    options = ("--cut-service", "/go", "--stop-service", "/end", "--preview")
-    assert "0.50" in openvla("import-bag", bag, "--robot", profile, *options).stdout
-    episodes, _ = imported(bag, profile, tmp_path, *options[:-1])
-    assert [int(e.stamps_ns[0] - START) // MS for e in episodes[1:]] == [500, 2000]
-
-    bare = turning_run()
-    bare.add(topic, "std_srvs/srv/SetBool_Event", START, event(SetBool, 0, 1))
-    refused(write_run(tmp_path / "bare", bare), profile, "without contents", "--cut-service", "/teach")
-
-
-def test_a_preview_writes_nothing_and_says_everything(profile, tmp_path):
-    run = turning_run()
-    add_flags(run, (0.5, True), (1.5, False), (3.999, True))
-    bag = write_run(tmp_path / "bag", run)
-    before = sorted(tmp_path.rglob("*"))
-    options = ("--cut-topic", ACTIVE, "--instruction", "turn", "--preview")
-    said = openvla("import-bag", bag, "--robot", profile, *options).output
-    for part in ("0.50", "1.00", "primary 11", "turn", "False", "1 episodes"):
-        assert part in said
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_words_said_before_an_episode_hold_in_it(profile, tmp_path):
-    run = turning_run()
-    run.add(TASK, TEXT, START, make(TEXT, data="turn left"))
-    run.add(TASK, TEXT, START + 2600 * MS, make(TEXT, data="stop"))
-    add_flags(run, (1.0, True), (3.0, False))
-    options = ("--cut-topic", ACTIVE, "--instruction-topic", TASK)
-    (episode,), said = imported(write_run(tmp_path / "bag", run), profile, tmp_path, *options)
-    assert episode.instruction == "turn left"
-    assert len(episode) == 8  # 1.0 .. 2.4 s
-    assert "under other words" in said
-
-
 # Exclusions and refusals
-
-
-def refused(bag, profile, match, *options):
-    with pytest.raises(DatasetError, match=match):
-        openvla("import-bag", bag, "--robot", profile, "--preview", *options)
 
 
 def test_a_step_across_a_gap_in_the_joint_states_is_left_out_and_counted(profile, tmp_path):
@@ -305,7 +136,7 @@ def test_joint_states_that_cannot_be_used_are_left_out_and_counted(profile, tmp_
     run.add(JOINTS, kind, START + 1003 * MS, state_message(START + 1003 * MS, np.full(7, np.nan)))
     (episode,), said = imported(write_run(tmp_path / "bag", run), profile, tmp_path)
     check_turning(episode, run_without_extras(run))
-    assert "30 messages left out: it is about other joints" in said
+    assert "30 messages left out: it is for other joints" in said
     assert "1 messages left out: the joint state says waist is at nan" in said
 
 
@@ -452,7 +283,7 @@ def test_a_cut_that_never_begins_is_refused(profile, tmp_path):
     add_flags(run, (0.0, False))
     bag = write_run(tmp_path / "bag", run)
     refused(bag, profile, "never begins an episode: 1 messages say False", "--cut-topic", ACTIVE)
-    refused(bag, profile, "which was to cut by, is not recorded", "--cut-topic", "/nothing")
+    refused(bag, profile, "cannot cut by /nothing: it is not recorded", "--cut-topic", "/nothing")
     refused(bag, profile, "has no field 'data'", "--cut-topic", JOINTS)
     refused(bag, profile, "both say where to cut", "--cut-topic", ACTIVE, "--cut-pauses", 1)
 
@@ -461,13 +292,13 @@ def test_a_cut_that_never_begins_is_refused(profile, tmp_path):
     ("text", "match"),
     [
         ("1,2\n", "the first row is '1,2'"),
-        ("start,end\n", "names no episode"),
+        ("start,end\n", "lists no episodes"),
         ("start,end\n1,0.5\n", "cuts.csv:2: the end 0.5 is not after the start 1"),
-        ("start,end\n1,x\n", "'x' is no number of seconds"),
-        ("start,end\n1,nan\n", "is no time"),
+        ("start,end\n1,x\n", "'x' is not a number of seconds"),
+        ("start,end\n1,nan\n", "is not a time"),
         ("start,end\n1,99\n", r"1.000 s \.\. 99.000 s is not within the recording"),
         ("start,end\n0,1.5\n1,2\n", "lines 2 and 3 overlap"),
-        ("start_ns,end_ns\n1.5,2\n", "no number of nanoseconds"),
+        ("start_ns,end_ns\n1.5,2\n", "not a number of nanoseconds"),
         ("start_ns,end_ns\n1,2\n", "is not within the recording"),
         ("start,end\n1,2,words\n", "3 cells; the first row names 2"),
     ],
@@ -481,7 +312,7 @@ def test_a_file_of_times_that_makes_no_sense_is_refused(profile, tmp_path, text,
 def test_a_bag_is_not_imported_twice_into_one_folder(profile, tmp_path):
     bag = write_run(tmp_path / "bag", turning_run())
     imported(bag, profile, tmp_path)
-    with pytest.raises(DatasetError, match=r"is in .* already \(episode_000000\)"):
+    with pytest.raises(DatasetError, match=r"was already imported into .* \(episode_000000\)"):
         imported(bag, profile, tmp_path)
     other = write_run(tmp_path / "other", turning_run(2.0))
     assert len(imported(other, profile, tmp_path)[0]) == 2

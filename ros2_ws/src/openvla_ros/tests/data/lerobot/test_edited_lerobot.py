@@ -188,7 +188,7 @@ def test_no_column_is_constant(tmp_path):
 def test_flags_that_mean_nothing_are_refused(written):
     change_column(written, "openvla_ros.flags", lambda values: values + 8)
     with pytest.raises(
-        DatasetError, match=r"openvla_ros\.flags has values that mean nothing; it holds 1 where"
+        DatasetError, match=r"openvla_ros\.flags has unknown values; the known ones are 1 where"
     ):
         LerobotSource(written)[0]
 

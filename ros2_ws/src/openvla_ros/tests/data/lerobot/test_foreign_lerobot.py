@@ -95,7 +95,7 @@ def test_the_data_s_rate_is_that_of_its_action_space(tmp_path):
 def test_joints_are_not_read_as_a_pose(tmp_path, names):
     """CASES 18: with a profile, any seven numbers were x, y, z, roll, pitch, yaw, gripper."""
     folder = write_foreign(tmp_path / "d", names=names)
-    with pytest.raises(DatasetError, match=r"not what the profile's action space says.*joint"):
+    with pytest.raises(DatasetError, match=r"does not match the profile's action space.*joint"):
         LerobotSource(folder, space=SPACE)[0]
 
 

@@ -8,6 +8,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.full_disk import files_of_at_most
 from support.golden_checkpoints import RANK, REFERENCE, SETS, cases, write_adapter
 
 from openvla_ros.errors import CheckpointError
@@ -146,6 +147,16 @@ def test_merging_changes_every_adapted_weight_and_no_other(tmp_path, case):
     assert stored_tensors(tmp_path / "merged")
     assert (tmp_path / "merged" / "dataset_statistics.json").read_text() == "{}"
     with pytest.raises(CheckpointError, match="already exists"):
+        merge_adapter(case.checkpoint, folder, tmp_path / "merged")
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    case = cases()[0]
+    folder = write_adapter(tmp_path / "adapter", case.folder, ["projector.fc1"])
+    with (
+        files_of_at_most(5000),
+        pytest.raises(CheckpointError, match=r"^cannot write \S+merged: File too large"),
+    ):
         merge_adapter(case.checkpoint, folder, tmp_path / "merged")
 
 

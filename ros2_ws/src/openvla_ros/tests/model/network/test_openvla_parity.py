@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 from support.golden_checkpoints import SETS, case_id, cases, model_of
+from support.literal_loss import supervise
 
 from openvla_ros.model.decoding.greedy import decode_greedily, prefill, step
 from openvla_ros.model.network.tokenizer import PromptTokenizer
-from openvla_ros.model.network.training_forward import supervise
 from openvla_ros.preprocessing.action_tokens import ActionCodec, unnormalise
 from openvla_ros.preprocessing.dataset_statistics import read_statistics
 from openvla_ros.preprocessing.image_transform import ImageTransform

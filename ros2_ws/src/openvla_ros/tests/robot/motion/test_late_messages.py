@@ -10,7 +10,8 @@ import pytest
 from support.late_chain import PERIOD_NS, SetpointChain, TrajectoryChain, TwistChain
 from support.setpoint_checker import SetpointCheck
 
-from openvla_ros.profile import ArmBackend, load_profile
+from openvla_ros.driver_profile import ArmBackend
+from openvla_ros.profile import load_profile
 
 PROFILE = load_profile("sim_widowx")
 KINDS = ("forward_position", "interbotix", "cartesian_target", "servo_twist", "joint_trajectory")

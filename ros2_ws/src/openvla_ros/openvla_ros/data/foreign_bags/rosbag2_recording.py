@@ -1,4 +1,4 @@
-"""A rosbag2 recording of others, open: its topics, and their messages in order of time.
+"""An open rosbag2 recording that other software made: its topics, and their messages in order of time.
 
 One value for every storage (SQLite, MCAP), compression (none, each message, each file) and number of files.
 Knows nothing of robots or of what the messages mean; decompressed files lie in a temporary folder.
@@ -83,7 +83,7 @@ class Recording:
         self.topics: Mapping[str, RecordedTopic] = self._join_topics()
         spans = [span for part in self._parts if (span := part.span_ns) is not None]
         if not spans:
-            raise DatasetError(f"{found.path} holds no message")
+            raise DatasetError(f"{found.path} contains no messages")
         self.span_ns = min(first for first, _ in spans), max(last for _, last in spans)
         if found.description is not None:
             self._compare(found.description.counts)
@@ -111,7 +111,7 @@ class Recording:
                     fed = False
                 block = rest or source.read(_BLOCK)
         if not decoder.eof or not fed:
-            raise DatasetError(f"{file} was cut off: its last zstd frame has no end")
+            raise DatasetError(f"{file} is truncated: its last zstd frame is incomplete")
         return target
 
     def _join_topics(self) -> dict[str, RecordedTopic]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from openvla_ros.errors import TrainingError
 from openvla_ros.integrity.checksums import say_unverified
+from openvla_ros.integrity.disk import writing
 from openvla_ros.training.distributed import place_like, whole
 
 STATE = "state.safetensors"
@@ -54,13 +55,18 @@ def collect_state(
 
 
 def write_state(folder: Path, tensors: Mapping[str, Tensor], position: Position) -> None:
-    """Write the state atomically."""
+    """Write the state atomically; raises ``TrainingError`` if the disk is full, and keeps the last one."""
     unfinished = folder / f"{STATE}.part"
     text = json.dumps(asdict(position))
-    save_file(dict(tensors), unfinished, metadata={"position": text, "sha256": digest(tensors, text)})
-    sync(unfinished)
-    unfinished.replace(folder / STATE)
-    sync(folder)
+    try:
+        with writing(folder / STATE, TrainingError):
+            save_file(dict(tensors), unfinished, metadata={"position": text, "sha256": digest(tensors, text)})
+            sync(unfinished)
+            unfinished.replace(folder / STATE)
+            sync(folder)
+    except TrainingError as error:
+        unfinished.unlink(missing_ok=True)
+        raise TrainingError(f"{error}; once there is room, the same command resumes the run") from error
 
 
 def digest(tensors: Mapping[str, Tensor], position: str) -> str:

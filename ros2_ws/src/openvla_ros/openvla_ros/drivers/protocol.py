@@ -50,13 +50,24 @@ class ArmDriver(Protocol):
         ...
 
     def send(self, command: ArmCommand) -> None:
-        """Send one command. Called at the control rate, on the control thread."""
+        """Send one command. Called at the control rate, on the control thread, so it must not block.
+
+        Args:
+            command: Where the arm should be one period after ``command.stamp_ns``: joints (J,) in rad, rad/s
+                and rad/s², and the tool's pose there. Its arrays are read-only.
+        """
         ...
 
     def delivered(self, timeout_s: float) -> bool:
-        """Wait until the robot has received the last command; return whether it has within ``timeout_s``.
+        """Wait until the robot has received the last command.
 
         Called once, after the last command: when a process ends, whatever has not arrived is lost.
+
+        Args:
+            timeout_s: How long to wait at most, seconds.
+
+        Returns:
+            Whether it has been received.
         """
         ...
 

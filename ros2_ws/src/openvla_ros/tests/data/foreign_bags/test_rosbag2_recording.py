@@ -11,7 +11,7 @@ from mcap.writer import Writer as McapWriter
 from support.fake_recording import STORE
 from support.foreign_bags import CAMERA, JOINTS, turning_run, write_bag, write_run, write_split
 
-from openvla_ros.data.foreign_bags.recording import Recording
+from openvla_ros.data.foreign_bags.rosbag2_recording import Recording
 from openvla_ros.errors import DatasetError
 
 RUN = turning_run(1.0)
@@ -133,7 +133,7 @@ def test_another_compression_is_refused_by_name(tmp_path):
     bag = write_run(tmp_path / "bag", RUN, "sqlite3", "file")
     text = (bag / "metadata.yaml").read_text().replace("compression_format: zstd", "compression_format: lz4")
     (bag / "metadata.yaml").write_text(text)
-    refuse(bag, "compression 'lz4'; zstd can be read here")
+    refuse(bag, "compression 'lz4' is not supported; zstd is")
 
 
 @pytest.mark.parametrize("storage", ["sqlite3", "mcap"])
@@ -141,7 +141,7 @@ def test_a_compressed_file_that_was_cut_off_is_refused(tmp_path, storage):
     bag = write_run(tmp_path / "bag", RUN, storage, "file")
     (file,) = bag.glob("*.zstd")
     file.write_bytes(file.read_bytes()[:-200])
-    refuse(bag, "cut off")
+    refuse(bag, "is truncated: its last zstd frame")
 
 
 def test_a_cut_off_database_is_refused(tmp_path):
@@ -150,7 +150,7 @@ def test_a_cut_off_database_is_refused(tmp_path):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     refuse(bag, "bag.db3 is damaged")
     file.write_bytes(b"no database" * 100)
-    refuse(bag, "bag.db3 is damaged or no rosbag2 database")
+    refuse(bag, "bag.db3 is damaged or not a rosbag2 database")
 
 
 def test_messages_that_wait_in_a_journal_are_not_overlooked(tmp_path):
@@ -173,7 +173,7 @@ def test_a_recording_whose_recorder_was_killed_is_read_as_far_as_it_goes_and_tha
     path.write_bytes(data[: len(data) * 2 // 3])
     with Recording(path) as recording:
         found = [(m.received_ns, m.topic, bytes(m.data)) for m in recording.messages(TOPICS)]
-        assert "has no end" in recording.notes[0]
+        assert "is truncated" in recording.notes[0]
     assert 20 < len(found) < len(ROWS)
     assert not set(found) - set(ROWS)
 
@@ -203,6 +203,6 @@ def test_several_frames_of_zstd_are_one_file(tmp_path):
 
 def test_what_is_no_recording_is_named(tmp_path):
     refuse(tmp_path / "nothing", "does not exist")
-    refuse(tmp_path, "holds no rosbag2 storage file")
+    refuse(tmp_path, "contains no rosbag2 storage file")
     (tmp_path / "a.txt").write_text("")
-    refuse(tmp_path / "a.txt", "no rosbag2 storage file")
+    refuse(tmp_path / "a.txt", "not a rosbag2 storage file")

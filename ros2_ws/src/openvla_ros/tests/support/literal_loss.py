@@ -1,4 +1,4 @@
-"""The training forward pass: next-token loss on a padded batch, with the original's two other metrics.
+"""The training loss once more: one forward pass, next-token loss on a padded batch, two other metrics.
 
 Only positions with a label go through the output head; the loss is the same, since it is a mean over
 exactly those. Padding is on the right, where causal attention never sees it, so no attention mask is
@@ -15,9 +15,7 @@ from torch.nn import functional
 
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.model.network.openvla import OpenVLA
-from openvla_ros.preprocessing.action_tokens import ActionCodec
-
-IGNORED = -100  # a label that the loss ignores
+from openvla_ros.preprocessing.action_tokens import IGNORED, ActionCodec
 
 
 @dataclass(frozen=True, eq=False)

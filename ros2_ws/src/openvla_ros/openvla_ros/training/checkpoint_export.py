@@ -12,12 +12,13 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from openvla_ros.errors import TrainingError
+from openvla_ros.integrity.disk import writing
 from openvla_ros.manifest import MANIFEST_NAME, Manifest, manifest_path, write_manifest
 from openvla_ros.model.checkpoints.adapter_config import ADAPTER_CONFIG
 from openvla_ros.model.checkpoints.lora_adapters import ADAPTER_WEIGHTS
 from openvla_ros.model.checkpoints.merge import copy_small_files
 from openvla_ros.model.checkpoints.safetensors import (
-    STATISTICS,
     checked_tensors,
     read_tensor,
     skeleton,
@@ -25,7 +26,7 @@ from openvla_ros.model.checkpoints.safetensors import (
 )
 from openvla_ros.model.checkpoints.verification import verify_files, write_checkpoint_sums
 from openvla_ros.model.network.config_file import read_config
-from openvla_ros.preprocessing.dataset_statistics import write_statistics
+from openvla_ros.preprocessing.dataset_statistics import STATISTICS, write_statistics
 
 SETTINGS = "finetune.json"  # of a run; not part of what is deployed
 
@@ -33,7 +34,8 @@ SETTINGS = "finetune.json"  # of a run; not part of what is deployed
 def write_checkpoint(folder: Path, base: Path, trained: Mapping[str, Tensor]) -> None:
     """Write the checkpoint ``base`` with the ``trained`` values, in each weight's stored type.
 
-    Existing weights are replaced only once all new ones are written.
+    Existing weights are replaced only once all new ones are written. Raises ``TrainingError`` if the disk is
+    full.
     """
     stored = checked_tensors(base, skeleton(read_config(base)))
     verify_files(tensor.path for tensor in stored.values())
@@ -44,7 +46,8 @@ def write_checkpoint(folder: Path, base: Path, trained: Mapping[str, Tensor]) ->
             weight = read_tensor(stored[key], key)
             tensors[key] = (trained[key].to(weight.dtype) if key in trained else weight).contiguous()
         unfinished = folder / f"{path.name}.part"
-        save_file(tensors, unfinished, metadata={"format": "pt"})
+        with writing(folder / path.name, TrainingError):
+            save_file(tensors, unfinished, metadata={"format": "pt"})
         written.append(unfinished)
     manifest_path(folder).unlink(missing_ok=True)  # of a run that went on from here
     for unfinished in written:

@@ -1,0 +1,68 @@
+"""Who reports the arm's state: two publishers would make the arm jump between two places.
+
+A second driver, ``joint_state_publisher`` or a twin in a viewer may publish the arm's joints on the same
+topic. Which one is right cannot be known from the messages, so the arm stops; until it rests, the publisher
+that was there first is believed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rclpy.node import Node
+
+from openvla_ros.discovery.endpoints import listed, publishers
+from openvla_ros.nodes.control.chunk_sources import QUIET_S
+
+
+class Rivals:
+    """What several watches say of others beside this controller, as one text."""
+
+    def __init__(self, changed: Callable[[str | None], None]) -> None:
+        """``changed`` is called with the text, or None once there are none."""
+        self._changed = changed
+        self._found: dict[str, str] = {}  # watch → what it says
+        self._said: str | None = ""  # nothing yet
+
+    def note(self, watch: str, text: str | None) -> None:
+        """Note what ``watch`` says now."""
+        self._found.pop(watch, None)
+        if text is not None:
+            self._found[watch] = text
+        said = "; ".join(self._found.values()) or None
+        if said != self._said:
+            self._said = said
+            self._changed(said)
+
+
+class StateSources:
+    """The recent publishers of one kind of report."""
+
+    def __init__(self, node: Node, topic: str, rivals: Rivals) -> None:
+        self._node, self._topic, self._rivals = node, topic, rivals
+        # Publisher → when, on the monotonic clock; the first one first.
+        self._heard_s: dict[bytes, float] = {}
+
+    def believe(self, info: Mapping[str, Any]) -> bool:
+        """Note a report received with ``info``; return whether it is from the publisher to believe.
+
+        Releases of rclpy that do not report a message's publisher (before 2024) cannot distinguish them.
+        """
+        gid = info.get("publisher_gid")
+        if gid is None:
+            return True
+        now_s, before = time.monotonic(), len(self._heard_s)
+        self._heard_s[bytes(gid["data"])] = now_s
+        self._heard_s = {g: s for g, s in self._heard_s.items() if now_s - s < QUIET_S}
+        if len(self._heard_s) != before:
+            self._rivals.note(self._topic, self._described())
+        return bytes(gid["data"]) == next(iter(self._heard_s))
+
+    def _described(self) -> str | None:
+        if len(self._heard_s) < 2:
+            return None
+        names = [e.node for e in publishers(self._node, self._topic) if e.gid in self._heard_s]
+        topic = self._node.resolve_topic_name(self._topic)
+        return f"{listed(names)} report the arm's state on {topic}: only one can be right"
