@@ -13,13 +13,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from peers import joint_trajectory_controller, lerobot, robomimic, robosuite, rosbags, urdf
+from peers import (
+    act,
+    checkers,
+    inspect_robots,
+    joint_trajectory_controller,
+    lerobot,
+    openpi,
+    robomimic,
+    robosuite,
+    rosbags,
+    urdf,
+)
 from peers.rows import PeerError, Row
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = {
+    act.NAME: act.check,
+    checkers.NAME: checkers.check,
+    inspect_robots.NAME: inspect_robots.check,
     joint_trajectory_controller.NAME: joint_trajectory_controller.check,
     lerobot.NAME: lerobot.check,
+    openpi.NAME: openpi.check,
     robomimic.NAME: robomimic.check,
     robosuite.NAME: robosuite.check,
     rosbags.NAME: rosbags.check,

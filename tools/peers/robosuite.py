@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from openvla_ros.data.datasets.open_dataset import SourceRequest
-from openvla_ros.data.episodes.reached_commands import REACHED
+from openvla_ros.data.episodes.followed_commands import REACHED
 from openvla_ros.robot.kinematics.delta_actions import compose
 from openvla_ros.values.episode import Episode
 from openvla_ros.values.geometry import Pose

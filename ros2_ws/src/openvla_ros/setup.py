@@ -102,6 +102,7 @@ setup(
         "tqdm",
         "msgpack",
         "websockets>=13",
+        "h11",
     ],
     extras_require={
         "ros": ROS_WHEELS,
@@ -110,6 +111,7 @@ setup(
         "quantization": ["bitsandbytes"],
         "ray": ["ray"],
         "meshes": ["pycollada"],
+        "array_record": ["array-record"],
         "test": [
             "pytest",
             "pytest-timeout",

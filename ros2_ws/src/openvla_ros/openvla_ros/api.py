@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openvla_ros.data.datasets.open_dataset import SourceRequest
+from openvla_ros.data.datasets.open_dataset import SourceRequest, detect_format
 from openvla_ros.data.episodes.episode_source import EpisodeSource
 from openvla_ros.errors import CheckpointError, DatasetError, InvalidValueError
 from openvla_ros.policy import factory
@@ -25,11 +25,12 @@ ARGUMENTS = {
     "openvla": (
         "adapter", "unnorm_key", "center_crop", "decoder", "quantization", "device", "dtype", "offline",
     ),
-    "remote": ("token_file", "timeout_s"),
+    "remote": ("token_file", "timeout_s", "observation_map", "unnorm_key"),
     "replay": ("dataset", "episode"),
     "expert": ("scene",),
     "hold": (),
 }  # fmt: skip
+REMOTE_SCHEMES = ("ws", "wss", "openpi", "openpis", "act+http", "act+https")
 _DEFAULTS = PolicyOptions("")
 
 
@@ -47,6 +48,7 @@ def load_policy(
     offline: bool = _DEFAULTS.offline,
     token_file: str | Path = "",
     timeout_s: float = _DEFAULTS.timeout_s,
+    observation_map: str | Path = "",
     dataset: str | Path = "",
     episode: int = _DEFAULTS.episode,
     scene: Callable[[], Scene] | None = None,
@@ -57,7 +59,8 @@ def load_policy(
 
     Args:
         name: A checkpoint (one of the package's own such as ``small_base``, a folder, or a hub id such as
-            ``openvla/openvla-7b``), the address ``ws://host:port`` of ``openvla serve``, ``replay`` (an
+            ``openvla/openvla-7b``), the address of a policy server (``ws://host:8765`` of ``openvla serve``,
+            ``openpi://host:8000``, ``act+http://host:8000/act`` of OpenVLA's own), ``replay`` (an
             episode's actions), ``expert`` (rules on a simulator's ground truth) or ``hold`` (no motion).
         robot: A profile's name, the path of its YAML file, or the profile itself.
         adapter: Folder of a LoRA adapter on top of the checkpoint.
@@ -70,6 +73,7 @@ def load_policy(
         offline: Never contact the hub.
         token_file: File with the token of a remote policy.
         timeout_s: How long to wait for each reply from a remote policy, seconds.
+        observation_map: Which keys an openpi server is sent: a name or a YAML file; default: the profile's.
         dataset: The dataset whose episode is replayed.
         episode: Index of the episode to replay, from 0.
         scene: For ``expert``: returns the simulator's ground truth, such as ``SimulatedRobot.scene``.
@@ -94,7 +98,8 @@ def load_policy(
     given: dict[str, Any] = {
         "adapter": str(adapter), "unnorm_key": unnorm_key, "center_crop": center_crop, "decoder": decoder,
         "quantization": quantization, "device": device, "dtype": dtype, "offline": offline,
-        "token_file": str(token_file), "timeout_s": timeout_s, "dataset": str(dataset), "episode": episode,
+        "token_file": str(token_file), "timeout_s": timeout_s,
+        "observation_map": str(observation_map), "dataset": str(dataset), "episode": episode,
     }  # fmt: skip
     changed = [key for key, value in given.items() if value != getattr(_DEFAULTS, key)]
     _check_arguments(kind, str(name), [*changed, *(["scene"] if scene is not None else [])])
@@ -136,8 +141,10 @@ def open_dataset(
         ProfileError: There is no such robot.
     """
     profile = None if robot is None else _profile(robot)
-    space = None if profile is None else profile.space()
-    source = SourceRequest(Path(path).expanduser(), split, convention, space, rate_hz).open()
+    folder = Path(path).expanduser()
+    # A LeRobot dataset needs the profile to be read; any other says itself what is compared below.
+    space = profile.space() if profile is not None and detect_format(folder) == "lerobot" else None
+    source = SourceRequest(folder, split, convention, space, rate_hz).open()
     if profile is not None and len(source):
         lines = profile.space().differences(source[0].space)
         if lines:
@@ -153,7 +160,7 @@ def _profile(robot: str | Path | RobotProfile) -> RobotProfile:
 
 def _kind(name: str) -> str:
     """Return the entry of ``policy.factory.POLICIES`` that ``name`` stands for, else ``CheckpointError``."""
-    if name.startswith(("ws://", "wss://")):
+    if name.startswith(tuple(f"{scheme}://" for scheme in REMOTE_SCHEMES)):
         return "remote"
     if name in ("expert", "hold", "replay"):
         return name
@@ -163,7 +170,7 @@ def _kind(name: str) -> str:
         return "openvla"
     raise CheckpointError(
         f"no policy {name!r}, and no such folder; choose one of the package's own checkpoints "
-        f"({', '.join(sorted(shipped))}), a folder, a hub id (owner/name), the ws:// address of a policy "
+        f"({', '.join(sorted(shipped))}), a folder, a hub id (owner/name), the address of a policy "
         "server, 'expert', 'replay' or 'hold'"
     )
 

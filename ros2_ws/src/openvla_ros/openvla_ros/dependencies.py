@@ -33,10 +33,12 @@ class Source:
 # By the name that is imported. Jammy's and Noble's pydantic and websockets are too old: those come from PyPI.
 SOURCES = {
     "PIL": Source("pillow", rosdep="python3-pil"),
+    "array_record": Source("array-record", extra="array_record"),
     "av": Source("av"),
     "bitsandbytes": Source("bitsandbytes", extra="quantization"),
     "collada": Source("pycollada", extra="meshes"),
     "cv2": Source("opencv-python-headless", rosdep="python3-opencv"),
+    "h11": Source("h11"),
     "h5py": Source("h5py", rosdep="python3-h5py"),
     "huggingface_hub": Source("huggingface_hub"),
     "lz4": Source("lz4"),

@@ -12,6 +12,14 @@ from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Positive = Annotated[float, Field(gt=0)]
+# Upper bounds exclude values that can only be in another unit: degrees, milliseconds, millimetres.
+Age = Annotated[float, Field(gt=0, le=10)]  # s
+Metres = Annotated[float, Field(gt=0, le=1)]
+Radians = Annotated[float, Field(gt=0, le=3.1416)]
+Angle = Annotated[float, Field(ge=-6.2832, le=6.2832)]  # rad
+# rad, or m for a joint that slides: two turns and more, as wrists make
+JointPosition = Annotated[float, Field(ge=-12.57, le=12.57)]
+Coordinate = Annotated[float, Field(ge=-10, le=10)]  # m in the base frame
 Topic = Annotated[str, Field(pattern=r"^~?/?[A-Za-z_][A-Za-z0-9_/]*$")]
 # The default of MoveIt Servo's incoming_command_timeout: without a command for this long it stops the arm.
 SERVO_TIMEOUT_S = 0.1
@@ -55,7 +63,7 @@ class GripperBackend:
 
     kind: Literal["joint_trajectory", "gripper_command", "interbotix_pwm", "franka"]
     topic: Topic  # for ``franka`` the namespace of the actions grasp and move
-    speed_m_s: Positive = 0.1  # of the gripper's joint
+    speed_m_s: Annotated[float, Field(gt=0, le=10)] = 0.1  # of the gripper's joint
     force_n: Positive = 40.0  # maximum grasping force
     pwm_limit: Positive = 350.0  # only for ``interbotix_pwm``, as bridge_data_robot drives it
     motor: str = "gripper"  # the motor's name; only for ``interbotix_pwm``

@@ -16,7 +16,19 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from openvla_ros.driver_profile import STRICT, ArmBackend, GripperBackend, Positive, Topic
+from openvla_ros.driver_profile import (
+    STRICT,
+    Age,
+    Angle,
+    ArmBackend,
+    Coordinate,
+    GripperBackend,
+    JointPosition,
+    Metres,
+    Positive,
+    Radians,
+    Topic,
+)  # fmt: skip
 from openvla_ros.errors import InvalidValueError, ProfileError
 from openvla_ros.integrity.placeholders import unfilled
 from openvla_ros.integrity.text_file import read_text
@@ -27,6 +39,8 @@ from openvla_ros.values.action import ActionSpace, Frame, RotationConvention
 # What the controller carries out, whatever a profile calls it: tool motion, then the gripper.
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 ACTION_UNITS = ("m", "m", "m", "rad", "rad", "rad", "1")
+# The largest bound of one step, by its unit: beyond it, the bounds are in another unit.
+LARGEST_STEP = {"m": 1.0, "rad": 3.1416, "1": 1.0}
 # Which field of a camera's source each kind takes.
 SOURCE_FIELDS: dict[str, str | None] = {
     "topic": None, "usb": "device", "realsense": "serial",
@@ -62,7 +76,7 @@ class CameraProfile:
     width: Annotated[int, Field(gt=0)]
     height: Annotated[int, Field(gt=0)]
     rate_hz: Positive
-    max_age_s: Positive  # an older image stops the policy
+    max_age_s: Age  # an older image stops the policy
     frame_id: str
     rotate_deg: Literal[0, 90, 180, 270] = 0  # clockwise
     compressed: bool = False  # the topic is sensor_msgs/CompressedImage
@@ -93,7 +107,7 @@ class ArmProfile:
     park: tuple[float, ...]
     # Rotation (roll, pitch, yaw, radians) of the tool frame that counts as zero in recorded states:
     # BridgeData V2 measures angles from "tool straight down".
-    state_rotation_offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    state_rotation_offset: tuple[Angle, Angle, Angle] = (0.0, 0.0, 0.0)
     # The tool frame's axis that points out of the gripper; default: the one that points down at zero
     # recorded rotation.
     tool_axis: tuple[float, float, float] | None = None
@@ -104,8 +118,8 @@ class GripperProfile:
     """The gripper's joint, and its open and closed positions."""
 
     joint: str
-    open_m: float
-    closed_m: float
+    open_m: Annotated[float, Field(ge=-4, le=4)]  # rad for a gripper whose joint turns
+    closed_m: Annotated[float, Field(ge=-4, le=4)]
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5  # openings above it open the gripper
     hysteresis: Annotated[float, Field(ge=0, lt=0.5)] = 0.1  # how far past the threshold before it switches
 
@@ -124,7 +138,7 @@ class StateProfile:
 
     joint_states_topic: Topic
     rate_hz: Positive
-    max_age_s: Positive  # an older state stops the policy and the controller
+    max_age_s: Age  # an older state stops the policy and the controller
     wrench_topic: Topic | None = None
 
 
@@ -146,19 +160,19 @@ class ActionProfile:
 class LimitsProfile:
     """The limits that the controller never exceeds; radians, metres, seconds."""
 
-    joint_lower: tuple[float, ...]
-    joint_upper: tuple[float, ...]
-    joint_velocity: tuple[Positive, ...]  # rad/s
-    joint_acceleration: tuple[Positive, ...]  # rad/s²
-    joint_jerk: tuple[Positive, ...]  # rad/s³
-    workspace_lower: tuple[float, float, float]  # of the tool point in the base frame
-    workspace_upper: tuple[float, float, float]
-    tilt_rad: Positive  # largest angle between the tool axis and straight down
+    joint_lower: tuple[JointPosition, ...]  # within the URDF's, or the controller does not start
+    joint_upper: tuple[JointPosition, ...]
+    joint_velocity: tuple[Annotated[float, Field(gt=0, le=20)], ...]  # rad/s, at most the URDF's
+    joint_acceleration: tuple[Annotated[float, Field(gt=0, le=200)], ...]  # rad/s²
+    joint_jerk: tuple[Annotated[float, Field(gt=0, le=20000)], ...]  # rad/s³
+    workspace_lower: tuple[Coordinate, Coordinate, Coordinate]  # of the tool point in the base frame
+    workspace_upper: tuple[Coordinate, Coordinate, Coordinate]
+    tilt_rad: Radians  # largest angle between the tool axis and straight down
     # Targets are clipped to the box; the tool itself may exceed it by this much while it follows them.
-    workspace_tolerance_m: Positive = 0.01
-    table_height_m: float | None = None  # no part of the arm may go below it
-    table_clearance_m: Annotated[float, Field(ge=0)] = 0.0
-    tracking_error_rad: Positive = 0.2  # commanded against measured, any joint
+    workspace_tolerance_m: Metres = 0.01
+    table_height_m: Coordinate | None = None  # no part of the arm may go below it
+    table_clearance_m: Annotated[float, Field(ge=0, le=1)] = 0.0
+    tracking_error_rad: Radians = 0.2  # commanded against measured, any joint
     # N m (or what the driver reports), absolute; with it, the joint states must report efforts
     effort: tuple[Positive, ...] | None = None
     wrench_n: Positive | None = None  # external force; needs state.wrench_topic
@@ -171,17 +185,18 @@ class ControlProfile:
 
     rate_hz: Annotated[float, Field(ge=20, le=1000)] = 100.0
     mode: Literal["streaming", "blocking"] = "streaming"
-    chunk_max_age_s: Positive = 0.6  # a chunk computed from an older observation is refused
+    chunk_max_age_s: Age = 0.6  # a chunk computed from an older observation is refused
     # One chunk carries at most this much motion: the arm goes on for so long if the policy dies.
     chunk_horizon_s: Annotated[float, Field(gt=0, le=10)] = 2.0
-    hold_after_s: Positive = 0.5  # without a new chunk for this long, stop smoothly and hold
-    reanchor_error_m: Positive = 0.05  # commanded against measured tool point
-    reanchor_error_rad: Positive = 0.35
-    leash_m: Positive = 0.03  # how far the commanded tool point may run ahead of the solved joints
-    blend_s: Positive = 0.2  # time over which one action's motion blends into the next
-    stretch_max: Annotated[float, Field(ge=1)] = 2.0  # how much a step may be stretched for a slow policy
+    hold_after_s: Age = 0.5  # without a new chunk for this long, stop smoothly and hold
+    reanchor_error_m: Metres = 0.05  # commanded against measured tool point
+    reanchor_error_rad: Radians = 0.35
+    leash_m: Metres = 0.03  # how far the commanded tool point may run ahead of the solved joints
+    blend_s: Annotated[float, Field(gt=0, le=2)] = 0.2  # time over which one action blends into the next
+    # how much a step may be stretched for a slow policy
+    stretch_max: Annotated[float, Field(ge=1, le=10)] = 2.0
     homing_share: Annotated[float, Field(gt=0, le=1)] = 0.3  # of the joint limits, on the way to a named pose
-    dead_man_s: Positive = 0.3  # without a teleoperation chunk for this long, stop
+    dead_man_s: Annotated[float, Field(gt=0, le=2)] = 0.3  # without a teleoperation chunk for this long, stop
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -219,6 +234,9 @@ class RobotProfile:
     arm_backend: ArmBackend
     gripper_backend: GripperBackend
     recording: RecordingProfile = RecordingProfile()
+    # Which keys programs of openpi use for this robot's cameras and state: a name from
+    # ``config/observation_maps`` or a YAML file. Empty: none.
+    observation_map: str = ""
     simulation: SimulationProfile | None = None
 
     def __post_init__(self) -> None:
@@ -249,6 +267,13 @@ class RobotProfile:
                     f"action_space.{key} are {list(getattr(actions, key))}; the controller carries out "
                     f"{list(needed)}, in this order"
                 )
+        for key in ("lower", "upper"):
+            for name, unit, value in zip(ACTION_NAMES, ACTION_UNITS, getattr(actions, key), strict=True):
+                if abs(value) > LARGEST_STEP[unit]:
+                    raise ValueError(
+                        f"action_space.{key} is {value:g} for {name}; one step is in {unit} and at most "
+                        f"{LARGEST_STEP[unit]:g}"
+                    )
         if self.control.rate_hz < 2 * actions.rate_hz:
             raise ValueError(
                 f"control.rate_hz is {self.control.rate_hz:g}; it must be at least twice "

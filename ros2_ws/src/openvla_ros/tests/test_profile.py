@@ -45,6 +45,57 @@ def test_errors_name_file_key_value_and_choices(old, new, expected):
         parse_profile(text.replace(old, new, 1), "bad.yaml")
 
 
+def edited(path: str, value: object) -> str:
+    data = yaml.safe_load(text_of("sim_widowx"))
+    *folders, key = path.split(".")
+    part = data
+    for folder in folders:
+        part = part[int(folder)] if folder.isdigit() else part[folder]
+    part[key] = value
+    return yaml.safe_dump(data)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("limits.joint_lower", [-178.0, -106.0, -121.0, -178.0, -98.0, -178.0]),  # degrees
+        ("limits.joint_velocity", [134.0] * 6),
+        ("limits.joint_acceleration", [286.0] * 6),
+        ("limits.joint_jerk", [80000.0] * 6),
+        ("limits.tilt_rad", 68.0),
+        ("limits.tracking_error_rad", 20.0),
+        ("limits.workspace_upper", [450.0, 250.0, 300.0]),  # millimetres
+        ("limits.workspace_tolerance_m", 10.0),
+        ("limits.table_height_m", -20.0),
+        ("limits.table_clearance_m", 5.0),
+        ("gripper.open_m", 37.0),
+        ("cameras.0.max_age_s", 300.0),  # milliseconds
+        ("state.max_age_s", 200.0),
+        ("control.chunk_max_age_s", 600.0),
+        ("control.hold_after_s", 500.0),
+        ("control.dead_man_s", 300.0),
+        ("control.blend_s", 200.0),
+        ("control.leash_m", 30.0),
+        ("control.reanchor_error_m", 50.0),
+        ("control.reanchor_error_rad", 20.0),
+        ("gripper_backend.speed_m_s", 100.0),
+        ("arm.state_rotation_offset", [0.0, 90.0, 0.0]),
+    ],
+)
+def test_values_that_can_only_be_in_another_unit_are_refused(key, value):
+    with pytest.raises(ProfileError, match=rf"bad.yaml: {key}.*(less|greater) than or equal to"):
+        parse_profile(edited(key, value), "bad.yaml")
+
+
+def test_action_bounds_in_another_unit_are_refused():
+    for values, words in (
+        ([-50.0, -50.0, -50.0, -0.25, -0.25, -0.25, 0.0], "-50 for x; one step is in m and at most 1"),
+        ([-0.05, -0.05, -0.05, -14.0, -14.0, -14.0, 0.0], "-14 for roll; one step is in rad and at most"),
+    ):
+        with pytest.raises(ProfileError, match=words):
+            parse_profile(edited("action_space.lower", values), "bad.yaml")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [

@@ -14,7 +14,7 @@ from typing import Literal
 from openvla_ros.bringup.dds import dds_environment
 from openvla_ros.dependencies import NODE_NEEDS, POLICY_NEEDS, require
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.policy.factory import DECODERS, POLICIES, QUANTIZATIONS
+from openvla_ros.policy.factory import DECODERS, POLICIES, QUANTIZATIONS, REMOTE_ADDRESSES
 from openvla_ros.profile import CameraProfile, RobotProfile, load_profile
 from openvla_ros.sim.opengl import rendering_environment
 
@@ -100,7 +100,7 @@ LAUNCH_ARGUMENTS = {
     "adapter": ("", "LoRA adapter folder, for policy openvla"),
     "decoder": ("", f"decoder of policy openvla; same tokens: {', '.join(DECODERS)}"),
     "quantization": ("", f"quantised weights for policy openvla: {', '.join(QUANTIZATIONS)}"),
-    "address": ("", "ws://host:port of openvla serve, for policy remote"),
+    "address": ("", "address of a policy server, for policy remote: " + ", ".join(REMOTE_ADDRESSES)),
     "token_file": ("", "file with the server's token, for policy remote"),
     "cameras": (
         "true",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ import typer
 from openvla_ros.dependencies import needed_for
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.policy.factory import PolicyOptions, load_policy, read_token
+from openvla_ros.policy.protocol import Trained
 from openvla_ros.profile import load_profile
 from openvla_ros.values.scene import Scene
 
@@ -41,18 +43,23 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any.")] = 8765,
     token_file: Annotated[str, typer.Option(help="File with the token that a robot must present.")] = "",
+    observation_map: Annotated[
+        str, typer.Option(help="What openpi's keys are: a name or a YAML file; default: the profile's.")
+    ] = "",
 ) -> None:
-    """Serve a policy over a websocket, to one robot at a time.
+    """Serve a policy to one robot at a time: to ours, to openpi's clients and to OpenVLA's, on one port.
 
     Examples:
       openvla serve openvla/openvla-7b --unnorm-key bridge_orig --host 0.0.0.0 --token-file token
 
       openvla serve --policy hold --robot sim_widowx
 
-    On the robot: the policy node with policy:=remote address:=ws://HOST:8765 token_file:=token.
+    On the robot: the policy node with policy:=remote address:=ws://HOST:8765 token_file:=token. Programs for
+    openpi connect to ws://HOST:8765; scripts for OpenVLA's server post to http://HOST:8765/act.
     """
     with needed_for("openvla serve"):
-        from openvla_ros.policy.server import PolicyServer
+        from openvla_ros.protocols.translation import Translation
+        from openvla_ros.serving.server import PolicyServer
 
     options = PolicyOptions(
         policy,
@@ -66,8 +73,12 @@ def serve(
         decoder=decoder,
         quantization=quantization,
     )
-    served = load_policy(options, load_profile(robot), _no_scene)
-    server = PolicyServer(served, host, port, read_token(token_file))
+    profile = load_profile(robot)
+    load_translation = partial(Translation.for_robot, profile, observation_map)
+    load_translation((), "")  # a wrong map is told before the weights are loaded
+    served = load_policy(options, profile, _no_scene)
+    cameras, key = (served.cameras, served.dataset_key) if isinstance(served, Trained) else ((), "")
+    server = PolicyServer(served, host, port, read_token(token_file), load_translation(cameras, key))
     for number in (signal.SIGINT, signal.SIGTERM):
         # From a thread: closing waits for the loop that the signal interrupted.
         signal.signal(number, lambda *_: threading.Thread(target=server.close).start())

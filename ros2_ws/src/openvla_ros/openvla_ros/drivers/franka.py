@@ -15,6 +15,7 @@ from openvla_ros.drivers.protocol import GripperCommand
 from openvla_ros.profile import RobotProfile
 
 CHANGE = 0.02  # minimum change of opening for a new goal
+CHECK_S = 1.0  # how often it is checked whether a recovery was lost
 
 
 class FrankaGripper:
@@ -28,7 +29,8 @@ class FrankaGripper:
         folder = backend.topic.rstrip("/")
         self._grasp = ActionGoal(node, self._grasp_type, node.resolve_service_name(f"{folder}/grasp"))
         self._move = ActionGoal(node, self._move_type, node.resolve_service_name(f"{folder}/move"))
-        self._sent: float | None = None
+        self._last: ActionGoal | None = None  # which of them has the last goal, and its opening
+        self._sent = 0.0
 
     def missing(self) -> str | None:
         """Return ``None`` if both actions are available."""
@@ -38,12 +40,18 @@ class FrankaGripper:
         return None
 
     def connect(self) -> str | None:
-        """Return ``None`` once both actions are available and the last goal was not refused."""
-        return self.missing() or self._grasp.problem or self._move.problem
+        """Return ``None`` once both actions are available and the last goal was not refused.
+
+        A driver that comes back is sent the last opening again.
+        """
+        for action in (self._grasp, self._move):
+            action.check()
+        return self.missing() or (self._last.problem if self._last is not None else None)
 
     def send(self, command: GripperCommand) -> None:
-        """Send a goal if the wanted opening changed since the last one."""
-        if self._sent is not None and abs(command.opening - self._sent) < CHANGE:
+        """Send a goal if the wanted opening changed since the last one, or if the driver has none."""
+        held = self._last is not None and self._last.holds_goal
+        if held and abs(command.opening - self._sent) < CHANGE:
             return
         if not (self._grasp.is_there() and self._move.is_there()):
             return
@@ -51,14 +59,15 @@ class FrankaGripper:
         width_m = 2.0 * self._gripper.position_m(command.opening)  # both fingers
         if command.opening > self._gripper.threshold:
             goal = self._move_type.Goal(width=width_m, speed=self._backend.speed_m_s)
-            self._move.send(goal)
+            self._last = self._move
         else:
             goal = self._grasp_type.Goal(
                 width=width_m, speed=self._backend.speed_m_s, force=self._backend.force_n
             )
             # Whatever is between the fingers, of any width, counts as grasped.
             goal.epsilon.inner = goal.epsilon.outer = 2.0 * abs(self._gripper.open_m)
-            self._grasp.send(goal)
+            self._last = self._grasp
+        self._last.send(goal)
 
 
 class FrankaRecovery:
@@ -66,11 +75,16 @@ class FrankaRecovery:
 
     def __init__(self, node: Node, action: str) -> None:
         self._type = interface("franka_msgs/action/ErrorRecovery", "Franka error recovery")
-        self._action = ActionGoal(node, self._type, node.resolve_service_name(action))
+        name = node.resolve_service_name(action)
+        self._action = ActionGoal(node, self._type, name, node.get_logger().error)
+        node.create_timer(CHECK_S, self._action.check)
 
     @property
     def problem(self) -> str | None:
-        """The robot's message about the last recovery, if it failed."""
+        """What became of the last recovery if it failed or was lost; the log says it too.
+
+        A recovery is never requested again by itself: the arm may move after it.
+        """
         return self._action.problem
 
     def recover(self) -> str | None:

@@ -33,7 +33,7 @@ class GripperAction:
         self._name = node.resolve_service_name(backend.topic)
         self._type: str = ""
         self._action: ActionGoal | None = None
-        self._sent: float | None = None
+        self._sent = 0.0  # opening of the goal that the server holds
 
     def missing(self) -> str | None:
         """Return ``None`` if there is a server of a supported type."""
@@ -44,7 +44,10 @@ class GripperAction:
         return f"{self._name} offers neither {' nor '.join(TYPES)}{have}"
 
     def connect(self) -> str | None:
-        """Find the server and its type; return ``None`` once goals can be sent and none was refused."""
+        """Find the server and its type; return ``None`` once goals can be sent and none was refused.
+
+        A server that comes back is sent the last opening again.
+        """
         if self._action is None or not self._action.is_there():
             known = [name for name in self._offered() if name in TYPES]
             if not known:
@@ -52,11 +55,15 @@ class GripperAction:
             self._use(known[0])
         if self._action is None or not self._action.is_there():
             return f"{self._name} does not answer"
-        return self._action.problem
+        return self._action.check()
 
     def send(self, command: GripperCommand) -> None:
-        """Send a goal if the wanted opening changed since the last one."""
-        if self._action is None or (self._sent is not None and abs(command.opening - self._sent) < CHANGE):
+        """Send a goal if the wanted opening changed since the last one, or if the server has none."""
+        if self._action is None:
+            return
+        if self._action.holds_goal and abs(command.opening - self._sent) < CHANGE:
+            return
+        if not self._action.is_there():
             return
         self._sent = command.opening
         self._action.send(self._goal(self._gripper.position_m(command.opening)))
@@ -71,7 +78,6 @@ class GripperAction:
             self._action.destroy()
         self._type = name
         self._action = ActionGoal(self._node, interface(name, WHAT), self._name)
-        self._sent = None
 
     def _goal(self, position_m: float) -> Any:
         goal = interface(self._type, WHAT).Goal()

@@ -43,6 +43,13 @@ class ServiceSequence:
             self._future = self._client.call_async(call.request)
         return self._problem or f"{call.service} has not answered yet"
 
+    def close(self) -> None:
+        """Make no further calls, and wait for no answer."""
+        self._waiting, self._future = [], None
+        if self._client is not None:
+            self._node.destroy_client(self._client)
+        self._client = None
+
     def _finish(self, future: Future) -> None:
         call, response = self._waiting[0], future.result()
         self._future = None

@@ -8,7 +8,8 @@ Servo must be configured for ``speed_units`` (m/s, rad/s) and the profile's base
 from __future__ import annotations
 
 from geometry_msgs.msg import TwistStamped, Vector3
-from rclpy.node import Node
+from rclpy.node import Node, NodeNameNonExistentError
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
@@ -16,7 +17,7 @@ from openvla_ros.driver_profile import ArmBackend
 from openvla_ros.drivers.optional_messages import interface
 from openvla_ros.drivers.protocol import ArmCommand
 from openvla_ros.drivers.service_sequence import Call, ServiceSequence
-from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
+from openvla_ros.drivers.subscribers import Restarts, acknowledged, missing_subscriber
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.motion.motion_limiter import MotionLimits
@@ -39,6 +40,7 @@ class ServoTwistArm:
             1.0 / profile.control.rate_hz,
             backend.patience_s,
         )
+        self._servos = Restarts()
         self._start: ServiceSequence | None = None
 
     def missing(self) -> str | None:
@@ -48,8 +50,15 @@ class ServoTwistArm:
         return missing_subscriber(self._node, self._publisher, "MoveIt Servo")
 
     def connect(self) -> str | None:
-        """Start Servo once its services are there; return ``None`` when it has started."""
+        """Start Servo once its services are there; return ``None`` when it has started.
+
+        A Servo that was restarted is started again.
+        """
         missing = self.missing()
+        restarted = self._servos.noticed(self._endpoints())
+        if (restarted or missing is not None) and self._start is not None:
+            self._start.close()
+            self._start = None
         if missing is not None:
             return missing
         if self._start is None:
@@ -71,6 +80,24 @@ class ServoTwistArm:
         x, y, z, rx, ry, rz = map(float, twist)
         message.twist.linear, message.twist.angular = Vector3(x=x, y=y, z=z), Vector3(x=rx, y=ry, z=rz)
         self._publisher.publish(message)
+
+    def _endpoints(self) -> list[TopicEndpointInfo]:
+        """Return the subscriptions of nodes that have Servo's services; a recorder's are not among them."""
+        wanted = {call.service for call in self._calls()}
+        nodes = set(self._node.get_node_names_and_namespaces())
+
+        def is_servo(info: TopicEndpointInfo) -> bool:
+            name, namespace = info.node_name, info.node_namespace
+            if (name, namespace) not in nodes:
+                return False  # its name is not known yet
+            try:
+                offered = self._node.get_service_names_and_types_by_node(name, namespace)
+            except NodeNameNonExistentError:
+                return False  # it has just gone
+            return any(service in wanted for service, _ in offered)
+
+        infos = self._node.get_subscriptions_info_by_topic(self._publisher.topic_name)
+        return [info for info in infos if is_servo(info)]
 
     def _calls(self) -> list[Call]:
         """Return the calls that start the running Servo: Humble's version, or Jazzy's and later."""

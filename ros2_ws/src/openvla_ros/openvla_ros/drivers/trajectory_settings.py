@@ -14,6 +14,8 @@ from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.task import Future
 
+from openvla_ros.drivers.subscribers import Restarts
+
 FROM_DESIRED = "interpolate_from_desired_state"  # since Jazzy
 OPEN_LOOP = "open_loop_control"  # its name in Humble
 METHOD = "interpolation_method"
@@ -60,15 +62,18 @@ class SettingsQuery:
     def __init__(self, node: Node, topic: str) -> None:
         self._node, self._topic = node, node.resolve_topic_name(topic)
         self._controller = self._topic.rsplit("/", 1)[0]
+        self._controllers = Restarts()
         self._client: Client | None = None
         self._futures: dict[str, Future] = {}
         self.settings: Settings | None = None
 
     def progress(self) -> Settings | None:
         """Continue without blocking; return the settings once the controller has answered."""
-        if not self._is_present():
+        infos = self._node.get_subscriptions_info_by_topic(self._topic)
+        own = [i for i in infos if f"{i.node_namespace.rstrip('/')}/{i.node_name}" == self._controller]
+        if self._controllers.noticed(own) or not own:
             self.close()
-        elif self.settings is None:
+        if own and self.settings is None:
             self._ask()
         return self.settings
 
@@ -77,10 +82,6 @@ class SettingsQuery:
         if self._client is not None:
             self._node.destroy_client(self._client)
         self._client, self._futures, self.settings = None, {}, None
-
-    def _is_present(self) -> bool:
-        infos = self._node.get_subscriptions_info_by_topic(self._topic)
-        return any(f"{i.node_namespace.rstrip('/')}/{i.node_name}" == self._controller for i in infos)
 
     def _ask(self) -> None:
         if self._client is None:

@@ -20,11 +20,15 @@ class PolicyParameters:
 
     robot: str = parameter("sim_widowx", "robot profile: a name or a YAML file", read_only=True)
     policy: str = parameter("openvla", "the policy to run", read_only=True, choices=POLICIES)
-    checkpoint: str = parameter("", "openvla: model folder or hub id", read_only=True)
+    checkpoint: str = parameter(
+        "",
+        "openvla: model folder or hub id; remote, openpi or act+http: folder with the checkpoint's manifest",
+        read_only=True,
+    )
     adapter: str = parameter(
         "", "openvla: LoRA adapter folder on top of the checkpoint; policy/reload_adapter applies a change"
     )
-    unnorm_key: str = parameter("", "openvla: dataset whose statistics to use", read_only=True)
+    unnorm_key: str = parameter("", "openvla and act+http: dataset whose statistics to use", read_only=True)
     device: str = parameter("auto", "openvla: auto, cpu, cuda or cuda:N", read_only=True)
     dtype: str = parameter(
         "auto",
@@ -45,7 +49,17 @@ class PolicyParameters:
     offline: bool = parameter(False, "openvla: never contact the hub", read_only=True)
     dataset: str = parameter("", "replay: the dataset", read_only=True)
     episode: int = parameter(0, "replay: episode number, from 0", read_only=True, low=0, high=10_000_000)
-    address: str = parameter("", "remote: ws://host:port of openvla serve", read_only=True)
+    address: str = parameter(
+        "",
+        "remote: ws://host:8765 of openvla serve, openpi://host:8000 of an openpi server, or "
+        "act+http://host:8000/act of OpenVLA's own server",
+        read_only=True,
+    )
+    observation_map: str = parameter(
+        "",
+        "remote, openpi: the keys that the server is sent, a name or a YAML file; empty: the profile's",
+        read_only=True,
+    )
     token_file: str = parameter("", "remote: file with the server's token", read_only=True)
     answer_timeout_s: float = parameter(
         5.0, "remote: timeout of one answer, seconds", read_only=True, low=0.01, high=600.0
@@ -84,6 +98,7 @@ class PolicyParameters:
             episode=self.episode,
             adapter=self.adapter,
             address=self.address,
+            observation_map=self.observation_map,
             token_file=self.token_file,
             timeout_s=self.answer_timeout_s,
             decoder=self.decoder,

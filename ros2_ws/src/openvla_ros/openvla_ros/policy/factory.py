@@ -9,16 +9,24 @@ from pathlib import Path
 from openvla_ros.dependencies import needed_for
 from openvla_ros.errors import InvalidValueError, PolicyError
 from openvla_ros.integrity.text_file import read_text
+from openvla_ros.manifest import read_manifest
 from openvla_ros.policy.expert import ScriptedExpert
 from openvla_ros.policy.hold import HoldPolicy
 from openvla_ros.policy.protocol import Policy
 from openvla_ros.policy.replay_policy import ReplayPolicy
 from openvla_ros.profile import RobotProfile
+from openvla_ros.values.action import ActionSpace
 from openvla_ros.values.scene import Scene
 
 POLICIES = ("openvla", "expert", "replay", "remote", "hold")
 # As in ``model.inference.options`` and ``model.network.bitsandbytes_layers``, which take seconds to import.
 DECODERS = ("fast", "steady", "plain")
+# What ``address`` of a remote policy may be, and whose server that is.
+REMOTE_ADDRESSES = {
+    "ws://host:8765": "openvla serve",
+    "openpi://host:8000": "openpi",
+    "act+http://host:8000/act": "OpenVLA's deploy.py",
+}
 QUANTIZATIONS = ("none", "int8", "nf4", "int8wo", "int4wo", "fp8")
 
 
@@ -27,8 +35,8 @@ class PolicyOptions:
     """The options for starting a policy; each policy reads those that concern it."""
 
     policy: str  # one of POLICIES
-    checkpoint: str = ""  # openvla: model folder or hub id
-    unnorm_key: str = ""  # openvla: dataset statistics to use, if the checkpoint has more than one
+    checkpoint: str = ""  # openvla: model folder or hub id; openpi and act+http: a folder with its manifest
+    unnorm_key: str = ""  # openvla and act+http: dataset statistics to use, if there is more than one
     device: str = "auto"  # openvla: auto, cpu, cuda or cuda:N
     dtype: str = "auto"  # openvla: auto, bf16, fp16, fp32
     center_crop: bool = False  # openvla: for models trained with random crops
@@ -36,11 +44,12 @@ class PolicyOptions:
     dataset: str = ""  # replay: the dataset
     episode: int = 0  # replay: episode number, from 0
     adapter: str = ""  # openvla: folder of a LoRA adapter on top of the checkpoint
-    address: str = ""  # remote: ws://host:port of ``openvla serve``
+    address: str = ""  # remote: one of REMOTE_ADDRESSES
     token_file: str = ""  # remote: file with the server's token
     timeout_s: float = 5.0  # remote: timeout of one answer, seconds
     decoder: str = "fast"  # openvla: fast, steady or plain; the same tokens
     quantization: str = "none"  # openvla: one of QUANTIZATIONS; with any other than none some tokens differ
+    observation_map: str = ""  # openpi: which keys the server is sent; empty: the profile's
 
 
 def load_policy(options: PolicyOptions, profile: RobotProfile, scene: Callable[[], Scene]) -> Policy:
@@ -68,7 +77,7 @@ def _choose(options: PolicyOptions, profile: RobotProfile, scene: Callable[[], S
         case "replay":
             return _replay(options, profile)
         case "remote":
-            return _remote(options)
+            return _remote(options, profile)
         case "hold":
             return HoldPolicy(profile.space())
         case _:
@@ -104,12 +113,53 @@ def _openvla(options: PolicyOptions, profile: RobotProfile) -> Policy:
     )
 
 
-def _remote(options: PolicyOptions) -> Policy:
+def _remote(options: PolicyOptions, profile: RobotProfile) -> Policy:
+    choices = ", ".join(f"{address} ({whose})" for address, whose in REMOTE_ADDRESSES.items())
     if not options.address:
-        raise InvalidValueError("policy 'remote' needs an address, such as ws://host:8765")
-    from openvla_ros.policy.remote import RemotePolicy
+        raise InvalidValueError(f"policy 'remote' needs an address: {choices}")
+    token, timeout_s = read_token(options.token_file), options.timeout_s
+    match options.address.partition("://")[0]:
+        case "ws" | "wss":
+            from openvla_ros.policy.remote import RemotePolicy
 
-    return RemotePolicy(options.address, read_token(options.token_file), options.timeout_s)
+            return RemotePolicy(options.address, token, timeout_s)
+        case "openpi" | "openpis":
+            return _openpi(options, profile, token)
+        case "act+http" | "act+https":
+            from openvla_ros.policy.act_remote import ActPolicy
+
+            space, camera = _stated_meaning(options, profile)
+            return ActPolicy(options.address, space, camera, options.unnorm_key, token, timeout_s)
+        case _:
+            raise InvalidValueError(f"address {options.address!r}; expected something like {choices}")
+
+
+def _openpi(options: PolicyOptions, profile: RobotProfile, token: str) -> Policy:
+    from openvla_ros.policy.openpi_remote import OpenpiPolicy
+    from openvla_ros.protocols.observation_map import available_maps, load_observation_map
+
+    name = options.observation_map or profile.observation_map
+    if not name:
+        raise InvalidValueError(
+            f"robot {profile.name} has no observation map, which says what {options.address} is sent; set "
+            f"observation_map to one of {', '.join(available_maps())} or a YAML file"
+        )
+    space, _ = _stated_meaning(options, profile)
+    keys = load_observation_map(name, profile)
+    return OpenpiPolicy(options.address, profile, space, keys, token, options.timeout_s)
+
+
+def _stated_meaning(options: PolicyOptions, profile: RobotProfile) -> tuple[ActionSpace, str]:
+    """Return the action space and the first camera of a server that states neither.
+
+    They are those of the manifest in the folder ``checkpoint``, which must match the robot, else the
+    profile's.
+    """
+    if not options.checkpoint:
+        return profile.space(), profile.cameras[0].name
+    manifest = read_manifest(Path(options.checkpoint).expanduser())
+    manifest.check(profile)
+    return manifest.action_space, manifest.cameras[0]
 
 
 def read_token(path: str) -> str:

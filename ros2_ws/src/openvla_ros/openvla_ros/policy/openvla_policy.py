@@ -25,6 +25,7 @@ from openvla_ros.model.checkpoints.safetensors import digest_of_weights, resolve
 from openvla_ros.model.decoding.speculative import DraftingDecoder
 from openvla_ros.model.decoding.staged_decoder import StagedDecoder
 from openvla_ros.model.inference.checkpoint_files import read_transform
+from openvla_ros.model.inference.inspection import kind_of
 from openvla_ros.model.inference.loading import load_action_predictor
 from openvla_ros.model.inference.options import DEFAULTS, LoadOptions
 from openvla_ros.model.inference.out_of_memory import is_out_of_memory, loading_advice
@@ -33,7 +34,9 @@ from openvla_ros.model.inference.predictor import (
     OpenVLAPredictor,
     read_checkpoint_statistics,
 )
+from openvla_ros.model.network.config_file import read_config
 from openvla_ros.policy.proprioception import StateLayout, state_reader
+from openvla_ros.policy.published_checkpoint import check_published, say_trained_elsewhere
 from openvla_ros.preprocessing.dataset_statistics import DatasetStatistics, select_statistics
 from openvla_ros.preprocessing.prompt import PromptStyle
 from openvla_ros.profile import RobotProfile
@@ -44,6 +47,7 @@ from openvla_ros.values.observation import Observation
 # The instruction of the warm-up: about as many tokens as a typical instruction.
 WARM_UP_INSTRUCTION = "put the red block on the plate"
 _WARM_UP_SIZE = 224, 224  # of its image, rows and columns
+WITH_ACTIONS = ("openvla", "openvla-oft")  # the kinds of checkpoints that this policy loads
 
 
 class OpenVLAPolicy:
@@ -92,6 +96,11 @@ class OpenVLAPolicy:
     def cameras(self) -> tuple[str, ...]:
         """The model's cameras, in its order."""
         return self._cameras
+
+    @property
+    def dataset_key(self) -> str:
+        """The dataset whose statistics un-normalise the actions: the ``unnorm_key``."""
+        return self.predictor.dataset_key
 
     @property
     def predictor(self) -> ActionPredictor:
@@ -258,9 +267,15 @@ def swap_adapter(
         raise ManifestError(f"{adapter}: prompt_style is {asked!r}, but the loaded model's is {there!r}")
     if statistics is None:
         statistics = read_checkpoint_statistics(folder, model.network.config)
-    _, dataset = select_statistics(statistics, choices.unnorm_key)
+    key, dataset = select_statistics(statistics, choices.unnorm_key)
     name = None if adapter is None else _load_adapter(model.adapters, Path(adapter), folder)
-    new = replace(predictor, adapter=name, statistics=dataset.action, center_crop=bool(choices.center_crop))
+    new = replace(
+        predictor,
+        adapter=name,
+        statistics=dataset.action,
+        center_crop=bool(choices.center_crop),
+        dataset_key=key,
+    )
     try:
         model.adapters.activate(name)
         model.check_image_is_used()
@@ -314,8 +329,12 @@ def _stated(
     described = folder if adapter is None else Path(adapter)
     manifest = manifest or _manifest_beside(described)
     if manifest is None:
+        if kind_of(folder) in WITH_ACTIONS:  # loading refuses the others
+            known = read_checkpoint_statistics(folder, read_config(folder), adapter)
+            check_published(choices.unnorm_key, known, profile, str(described))
         return folder, choices, None
     manifest.check(profile)
+    say_trained_elsewhere(manifest.robot, profile, str(described))
     manifest.check_adapter(described)
     manifest.check_statistics(described)
     _check_base(manifest, checkpoint, folder, described)

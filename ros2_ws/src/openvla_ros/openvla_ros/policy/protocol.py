@@ -64,6 +64,21 @@ class Preparing(Protocol):
 
 
 @runtime_checkable
+class Trained(Protocol):
+    """Optional: what a policy was trained on; a server of others' clients needs it."""
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """The cameras that it looks at, in its order."""
+        ...
+
+    @property
+    def dataset_key(self) -> str:
+        """The dataset whose statistics un-normalise its actions: the ``unnorm_key``."""
+        ...
+
+
+@runtime_checkable
 class Reporting(Protocol):
     """Optional: report the policy's own measurements."""
 

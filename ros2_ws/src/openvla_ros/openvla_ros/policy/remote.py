@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
-from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
-from websockets.sync.client import ClientConnection, connect
+import json
 
 from openvla_ros.errors import InvalidValueError, ModelOutputError, PolicyError
-from openvla_ros.policy import wire
-from openvla_ros.policy.server import LARGEST_MESSAGE
+from openvla_ros.policy.websocket_link import WebsocketLink
+from openvla_ros.protocols import wire
 from openvla_ros.values.action import ActionChunk, ActionSpace
 from openvla_ros.values.observation import Observation
-
-CONNECT_S = 10.0
-CLOSE_S = 0.5  # timeout of the closing handshake, for a server that hangs
 
 
 class RemotePolicy:
@@ -22,20 +16,17 @@ class RemotePolicy:
 
     def __init__(self, address: str, token: str = "", timeout_s: float = 5.0) -> None:
         """Connect to ``address`` (ws://host:port or wss://); raises ``PolicyError`` if that fails."""
-        self._address, self._token, self._timeout_s = address, token, timeout_s
-        self._closed = False
-        self._connect_s = CONNECT_S
-        self._connection: ClientConnection | None = None
-        self._open = ExitStack()  # holds the connection
-        greeting = self._connect()
-        self._connect_s = min(CONNECT_S, timeout_s)  # reconnecting counts toward the timeout of the answer
-        self._space = wire.space_from_message(greeting["space"])
-        self._remote_description = str(greeting["description"])
+        self._address = address
+        self._known_space: ActionSpace | None = None
+        self._remote_description = self._server = ""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._link = WebsocketLink(address, address, headers, timeout_s, self._greet, wire.SUBPROTOCOL)
 
     @property
     def space(self) -> ActionSpace:
         """The action space, as reported by the server."""
-        return self._space
+        assert self._known_space is not None  # a link exists only after a greeting
+        return self._known_space
 
     @property
     def description(self) -> str:
@@ -45,51 +36,34 @@ class RemotePolicy:
     def infer(self, observation: Observation) -> ActionChunk:
         """Return the server's actions; raises ``PolicyError`` if it does not answer in time."""
         answer = self._ask(wire.observation_to_message(observation))
-        return wire.chunk_from_message(answer, self._space)
+        return wire.chunk_from_message(answer, self.space)
 
     def reset(self) -> None:
         """Make the server forget the instruction that just ended."""
         self._ask({"reset": True})
 
+    def report(self) -> dict[str, str]:
+        """Return the server's name and version and its action space, for the recording."""
+        return server_report(self._server, "openvla_ros", self.space)
+
     def close(self) -> None:
         """Disconnect."""
-        self._closed = True
-        self._drop()
+        self._link.close()
 
     def _ask(self, message: wire.Message) -> wire.Message:
-        if self._closed:
-            raise PolicyError(f"{self.description} is closed")
-        if self._connection is None:
-            self._check_unchanged(self._connect())
-        assert self._connection is not None
+        answer = self._link.ask(wire.pack(message))
         try:
-            self._connection.send(wire.pack(message))
-            answer = wire.unpack(self._connection.recv(self._timeout_s))
-        except TimeoutError as error:
-            # A late answer must not be mistaken for that of the next request.
-            self._drop()
-            raise PolicyError(f"{self._address} did not answer within {self._timeout_s:g} s") from error
-        except (WebSocketException, OSError) as error:
-            self._drop()
-            raise PolicyError(f"the connection to {self._address} was lost: {error}") from error
-        return _raised(answer)
-
-    def _connect(self) -> wire.Message:
-        """Connect and return the server's greeting; on failure nothing stays open."""
-        self._connection = self._dial()
-        try:
-            return self._greet(self._connection)
-        except BaseException:
-            self._drop()
+            return _raised(wire.unpack(answer))
+        except InvalidValueError:
+            self._link.drop()
             raise
 
-    def _greet(self, connection: ClientConnection) -> wire.Message:
+    def _greet(self, data: str | bytes) -> None:
+        """Hear the server's greeting; one with another action space than before is refused."""
         try:
-            greeting = _raised(wire.unpack(connection.recv(self._connect_s)))
+            greeting = _raised(wire.unpack(data))
         except InvalidValueError as error:
             raise PolicyError(f"{self._address} is not a policy server: {error}") from error
-        except (WebSocketException, OSError) as error:
-            raise PolicyError(f"handshake with {self._address} failed: {error}") from error
         if greeting.get("protocol") != wire.PROTOCOL:
             raise PolicyError(
                 f"{self._address} uses protocol {greeting.get('protocol')!r}; this client {wire.PROTOCOL}"
@@ -98,36 +72,23 @@ class RemotePolicy:
             raise PolicyError(
                 f"{self._address} is not a policy server: no {', '.join(missing)} in its greeting"
             )
-        return greeting
-
-    def _dial(self) -> ClientConnection:
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else None
-        try:
-            dial = connect(
-                self._address, additional_headers=headers, compression=None, open_timeout=self._connect_s,
-                close_timeout=CLOSE_S, max_size=LARGEST_MESSAGE,
-            )  # fmt: skip
-            return self._open.enter_context(dial)
-        except (InvalidURI, ValueError) as error:
-            raise InvalidValueError(
-                f"address {self._address!r}: {error}; expected something like ws://host:8765"
-            ) from error
-        except InvalidHandshake as error:
-            raise PolicyError(
-                f"{self._address} refused the connection: {error}; is the token right?"
-            ) from error
-        except (WebSocketException, OSError) as error:
-            raise PolicyError(f"{self._address} cannot be reached: {error}") from error
-
-    def _check_unchanged(self, greeting: wire.Message) -> None:
-        lines = self._space.differences(wire.space_from_message(greeting["space"]))
-        if lines:
-            self._drop()
+        space = wire.space_from_message(greeting["space"])
+        if self._known_space is not None and (lines := self._known_space.differences(space)):
             raise PolicyError(f"{self._address} now serves a different action space: " + "; ".join(lines))
+        self._known_space = self._known_space or space
+        self._remote_description = str(greeting["description"])
+        self._server = str(greeting.get("server", "not stated"))
 
-    def _drop(self) -> None:
-        self._connection = None
-        self._open.close()
+
+def server_report(server: str, protocol: str, space: ActionSpace) -> dict[str, str]:
+    """Return what ``/diagnostics``, and with it a recording, says of a policy server."""
+    fields = wire.space_to_message(space)
+    plain = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in fields.items()}
+    return {
+        "policy_server": server[:200],
+        "policy_server_protocol": protocol,
+        "policy_server_action_space": json.dumps(plain),
+    }
 
 
 def _raised(answer: wire.Message) -> wire.Message:

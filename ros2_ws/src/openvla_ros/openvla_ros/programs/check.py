@@ -24,8 +24,10 @@ from openvla_ros.programs.frame_check import FrameListener, check_frames
 from openvla_ros.programs.sole_check import check_reporters, check_sole
 from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.kinematics.collision import SelfCollision
+from openvla_ros.robot.kinematics.described_limits import contradictions
 from openvla_ros.robot.kinematics.link_covers import cover_links
 from openvla_ros.robot.safety import CLOCK_TOLERANCE_S
+from openvla_ros.robot.safety.unusual_limits import unusual_limits
 from openvla_ros.ros import qos
 from openvla_ros.ros.image_messages import from_compressed_image, from_image
 from openvla_ros.ros.messages import from_stamp, joint_values
@@ -138,13 +140,10 @@ def _description(profile: RobotProfile) -> Iterator[Finding]:
     except OpenVLARosError as error:
         yield Finding("error", "description", str(error), "correct arm.urdf, its links or arm.joints")
         return
-    lower, upper = np.array(limits.joint_lower), np.array(limits.joint_upper)
-    for name, low, high, urdf_low, urdf_high in zip(
-        arm.joints, lower, upper, chain.lower, chain.upper, strict=True
-    ):
-        if low < urdf_low or high > urdf_high:
-            text = f"{name}: limits {low} .. {high} reach beyond the URDF's {urdf_low} .. {urdf_high} rad"
-            yield Finding("error", "limits", text, f"narrow limits.joint_lower and joint_upper of {name}")
+    for text in contradictions(profile, chain):
+        yield Finding("error", "limits", text, "lower the limit: the controller refuses to start with it")
+    for text in unusual_limits(profile):
+        yield Finding("warn", "limits", text, "make sure that it is meant, and in the right unit")
     tool = chain.forward(np.array(arm.neutral)).position
     box = (np.array(limits.workspace_lower), np.array(limits.workspace_upper))
     if np.any(tool < box[0]) or np.any(tool > box[1]):

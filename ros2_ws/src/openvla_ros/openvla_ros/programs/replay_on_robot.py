@@ -1,8 +1,8 @@
 """Plays a recorded episode's actions through the whole chain, and measures how the arm followed.
 
-Takes the place of the policy: publishes the actions as one chunk to the running controller, which
-checks, composes and executes it as any other. One, because a chunk replaces what was not begun of
-the last: between chunks of one step, jitter would lose steps. The caller gives the stop key.
+Takes the place of the policy: publishes the actions in short chunks to the running controller, which
+checks, composes and executes them as any others. So the arm stops by itself soon after this process is
+gone, and an episode may have any length. The caller gives the stop key.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from geometry_msgs.msg import PoseStamped
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.discovery.client import READY_TIMEOUT_S, RobotClient
-from openvla_ros.errors import InvalidValueError
+from openvla_ros.errors import DeviceError, InvalidValueError
 from openvla_ros.profile import RobotProfile
+from openvla_ros.robot.episode_player import EpisodePlayer, steps_at_once
 from openvla_ros.robot.kinematics.delta_actions import delta_between
 from openvla_ros.robot.tracking_report import TrackingReport, expected_poses, tracking_report
 from openvla_ros.ros import qos
@@ -70,6 +71,10 @@ class Replay:
         node = client.node
         self._chunks = node.create_publisher(JointTrajectory, "policy/action_chunk", qos.COMMAND)
         node.create_subscription(PoseStamped, "controller/current_pose", self._pose, qos.EVERY_IN)
+        self._player: EpisodePlayer | None = None
+        self._targets = node.create_subscription(
+            PoseStamped, "controller/target_pose", self._target, qos.EVERY_IN
+        )
         client.hear_verdicts(self._verdict, earlier=True)
 
     def run(self, start: Start, pressed: Callable[[], bool]) -> ReplayResult:
@@ -80,21 +85,20 @@ class Replay:
         self._pressed = pressed
         self._wait_for_controller()
         self._client.reach("controller/e_stop")
-        self._client.order("controller/give_to_policy")
         if start != "here":
             self._client.order("controller/neutral")
             self._client.listen(REPORT_S)  # verdicts from before are past then
             self._state = None
             self._wait(lambda: self._is("holding"), MOVE_TIMEOUT_S, "the arm does not reach neutral")
+        self._client.order("controller/give_to_policy")  # at the pose the arm is held
         if start == "episode":
             self._approach()
         self._reasons.clear()
         self._poses.clear()
         self._wait(lambda: bool(self._poses), READY_TIMEOUT_S, "no measured pose")
         expected = expected_poses(self._poses[-1][1], self._episode.actions, self._space)
-        began_s = self._play(self._episode.actions)
+        times = self._play(self._episode.actions)
         stopped = self._pressed()
-        times: Float = began_s + self._space.step_s * np.arange(len(expected), dtype=np.float64)
         made = len(expected)
         if stopped:
             made = max(2, int(np.searchsorted(times, seconds(self._client.now_ns))))
@@ -137,21 +141,62 @@ class Replay:
         if actions:
             self._play(np.array(actions))
 
-    def _play(self, actions: Float) -> float:
-        """Send ``actions`` (T, D), wait until they are executed; return when they began, robot's clock, s.
+    def _play(self, actions: Float) -> Float:
+        """Execute ``actions`` (T, D); return when the poses between them were due (T + 1,), robot's clock, s.
 
-        The stop key ends it at once by the emergency stop.
+        The stop key ends it at once by the emergency stop. Raises ``DeviceError`` if the arm comes to rest
+        before the last action, or not at all.
         """
-        began_ns = self._client.now_ns
-        chunk = ActionChunk(actions, began_ns, self._space)
-        if not self._pressed():
-            self._chunks.publish(to_chunk_message(chunk, self._profile.action_frame_id()))
-            self._wait(lambda: self._is("executing"), READY_TIMEOUT_S, "the actions are not executed")
-            longest_s = MOVE_TIMEOUT_S + 10.0 * len(actions) * self._space.step_s
-            self._wait(lambda: self._is("holding"), longest_s, "the arm does not come to rest")
+        blocking = self._profile.control.mode == "blocking"
+        times = self._play_moves(actions) if blocking else self._play_stream(actions)
         if self._pressed():
             self._client.order("controller/e_stop")
-        return seconds(began_ns)
+        return times
+
+    def _play_stream(self, actions: Float) -> Float:
+        self._player = player = EpisodePlayer(actions, self._profile)
+        began_ns = self._client.now_ns
+
+        def send() -> None:
+            chunk = None if self._pressed() else player.next_chunk(self._client.now_ns)
+            if chunk is not None:
+                self._publish(chunk)
+
+        def rests() -> bool:
+            send()
+            return not self._is("executing") and not self._is_coming_to_rest()
+
+        send()
+        self._wait(lambda: self._is("executing"), READY_TIMEOUT_S, "the actions are not executed")
+        longest_s = MOVE_TIMEOUT_S + 10.0 * len(actions) * self._space.step_s
+        self._wait(rests, longest_s, "the arm does not come to rest")
+        self._player = None
+        if not player.is_over and not self._pressed() and not self._reasons:
+            raise DeviceError(
+                f"the arm stopped after {player.sent} of {len(actions)} actions: "
+                f"{self._state.verdict if self._state else 'no verdict'}"
+            )
+        return seconds(began_ns) + self._space.step_s * np.arange(len(actions) + 1, dtype=np.float64)
+
+    def _play_moves(self, actions: Float) -> Float:
+        """As ``_play_stream`` for blocking control, which takes a chunk only while the arm rests."""
+        length = max(1, steps_at_once(self._profile))
+        times = [seconds(self._client.now_ns)]
+        for first in range(0, len(actions), length):
+            part = actions[first : first + length]
+            began_ns = self._client.now_ns
+            if self._pressed():
+                break
+            self._publish(ActionChunk(part, began_ns, self._space))
+            self._wait(lambda: self._is("executing"), READY_TIMEOUT_S, "the actions are not executed")
+            longest_s = MOVE_TIMEOUT_S + 10.0 * len(part) * self._space.step_s
+            self._wait(lambda: self._is("holding"), longest_s, "the arm does not come to rest")
+            times += [seconds(began_ns) + self._space.step_s * (k + 1) for k in range(len(part))]
+        times += [times[-1]] * (len(actions) + 1 - len(times))
+        return np.array(times)
+
+    def _publish(self, chunk: ActionChunk) -> None:
+        self._chunks.publish(to_chunk_message(chunk, self._profile.action_frame_id()))
 
     def _wait(self, done: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
         def problem() -> str:
@@ -163,6 +208,14 @@ class Replay:
     def _is(self, state: str) -> bool:
         report = self._state
         return report is not None and report.state == state and (state != "holding" or report.settled)
+
+    def _is_coming_to_rest(self) -> bool:
+        report = self._state
+        return report is None or (report.state == "holding" and not report.settled)
+
+    def _target(self, message: PoseStamped) -> None:
+        if self._player is not None:
+            self._player.see(from_pose(message), from_stamp(message.header.stamp))
 
     def _pose(self, message: PoseStamped) -> None:
         self._poses.append((seconds(from_stamp(message.header.stamp)), from_pose(message)))

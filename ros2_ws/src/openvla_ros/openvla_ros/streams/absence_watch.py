@@ -13,6 +13,8 @@ from openvla_ros.streams.answer_watch import AnswerWatch
 NS = 1e-9
 # A controller silent for this long is gone; it repeats its verdict every 0.5 s.
 CONTROLLER_SILENT_S = 1.5
+# A process that did not even tick for this long heard nobody.
+DEAF_S = 0.5
 
 
 class AbsenceWatch:
@@ -48,7 +50,11 @@ class AbsenceWatch:
 
     def tick(self, now_ns: int) -> list[str]:
         """Return a line for everything that has been absent too long; call this periodically."""
-        away_s, self._ticked_ns = self.suspended(now_ns), now_ns
+        away_s = self.suspended(now_ns)
+        unheard_ns = now_ns - self._ticked_ns if self._ticked_ns else 0
+        if self._controller_ns and unheard_ns * NS > DEAF_S:
+            self._controller_ns += unheard_ns  # it may have spoken: this process did not run
+        self._ticked_ns = now_ns
         return list(self._absences(away_s, now_ns))
 
     def forget_tick(self) -> None:

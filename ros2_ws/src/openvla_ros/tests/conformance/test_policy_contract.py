@@ -15,10 +15,11 @@ from openvla_ros.data.episodes.encoded_images import ArrayFrames
 from openvla_ros.errors import ConformanceError, PolicyError
 from openvla_ros.policy.expert import ScriptedExpert
 from openvla_ros.policy.hold import HoldPolicy
+from openvla_ros.policy.protocol import Trained
 from openvla_ros.policy.remote import RemotePolicy
 from openvla_ros.policy.replay_policy import ReplayPolicy
-from openvla_ros.policy.server import PolicyServer
 from openvla_ros.profile import load_profile
+from openvla_ros.serving.server import PolicyServer
 from openvla_ros.sim.rollout import observe
 from openvla_ros.sim.tasks import find_task
 from openvla_ros.sim.world import SimulatedRobot
@@ -58,6 +59,8 @@ def test_the_expert_keeps_the_contract(robot):
 
 def test_the_model_keeps_the_contract_here_and_behind_a_server(robot):
     policy, seen = load_policy("small_base", dtype="fp32"), observe(robot, robot.instruction)
+    assert isinstance(policy, Trained)
+    assert (policy.dataset_key, policy.cameras) == ("sim_widowx", ("primary",))
     server = PolicyServer(policy, "127.0.0.1", 0)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

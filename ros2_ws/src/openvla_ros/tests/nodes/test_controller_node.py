@@ -46,6 +46,7 @@ def _start_held_and_owned(request) -> None:
     if np.abs(cell.motion()[1][-1] - np.array(cell.profile.arm.neutral)).max() > 0.3:
         assert cell.call("neutral").success
         cell.wait_for(timeout_s=60, state="holding", settled=True)
+        assert cell.call("give_to_policy").success
         cell.wait(0.3)
 
 
@@ -267,6 +268,8 @@ def test_named_poses_are_reached(cell, name):
     cell.wait(0.5)
     goal = np.array(getattr(cell.profile.arm, name))
     assert np.abs(cell.motion()[1][-1] - goal).max() < 0.02
+    cell.send([0.02, *STAY[1:]])  # a policy that still acts
+    assert f"at {name}; give the arm to an owner" in cell.expect(Reason.HELD, "refusal").verdict.detail
 
 
 def test_teleoperation_takes_over_and_its_dead_man_stops(cell):

@@ -105,7 +105,7 @@ def test_an_instruction_ends_with_the_controller_that_was_to_follow_it(ros_domai
 SERVER = """
 import numpy as np
 from openvla_ros.policy.hold import HoldPolicy
-from openvla_ros.policy.server import PolicyServer
+from openvla_ros.serving.server import PolicyServer
 from openvla_ros.profile import load_profile
 
 server = PolicyServer(HoldPolicy(load_profile("sim_widowx").space()), "127.0.0.1", 0)

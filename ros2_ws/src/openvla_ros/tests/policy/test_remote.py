@@ -1,5 +1,6 @@
 """A policy behind a websocket: the same actions to the bit, errors that arrive, and who may ask."""
 
+import os
 import pickle
 import re
 import signal
@@ -17,12 +18,12 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from openvla_ros.errors import InvalidValueError, ModelOutputError, PolicyError
-from openvla_ros.policy import wire
 from openvla_ros.policy.hold import HoldPolicy
 from openvla_ros.policy.protocol import Policy
 from openvla_ros.policy.remote import RemotePolicy
-from openvla_ros.policy.server import PolicyServer
 from openvla_ros.profile import load_profile
+from openvla_ros.protocols import wire
+from openvla_ros.serving.server import PolicyServer
 from openvla_ros.values.action import ActionChunk
 from openvla_ros.values.geometry import Pose
 from openvla_ros.values.observation import Observation
@@ -135,7 +136,9 @@ def test_a_clients_value_that_means_nothing_is_an_error_answer_and_the_next_one_
     served, field, values
 ):
     message = wire.observation_to_message(observation())
-    with connect(served[1], additional_headers={"Authorization": "Bearer secret"}) as connection:
+    with connect(
+        served[1], additional_headers={"Authorization": "Bearer secret"}, subprotocols=[wire.SUBPROTOCOL]
+    ) as connection:
         connection.recv(5)
         for value in values:
             connection.send(wire.pack({**message, field: value}))
@@ -211,8 +214,14 @@ def robot(served):
         process.kill()
 
 
+def suspend(process):
+    """Stop the process, and wait until it stands: on a busy machine its other threads run on for a while."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+
+
 def test_a_robot_that_has_fallen_silent_does_not_keep_the_next_one_out(served, robot):
-    robot.send_signal(signal.SIGSTOP)  # its link is up, and nobody is there
+    suspend(robot)  # its link is up, and nobody is there
     began = time.monotonic()
     remote = RemotePolicy(served[1], "secret")
     assert remote.infer(observation()) is not None
@@ -235,7 +244,7 @@ def test_a_server_that_hangs_is_given_up_after_the_time_of_one_answer_and_not_wa
         [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True
     ) as process:
         remote = RemotePolicy(process.stdout.readline().split()[-1], timeout_s=0.5)
-        process.send_signal(signal.SIGSTOP)
+        suspend(process)
         try:
             for _ in range(2):  # the second one has to connect anew
                 began = time.monotonic()
@@ -307,7 +316,9 @@ class Exploit:
 )
 def test_rubbish_is_answered_with_an_error_and_nothing_is_executed(served, capfd, data, message):
 
-    with connect(served[1], additional_headers={"Authorization": "Bearer secret"}) as connection:
+    with connect(
+        served[1], additional_headers={"Authorization": "Bearer secret"}, subprotocols=[wire.SUBPROTOCOL]
+    ) as connection:
         connection.recv(5)
         connection.send(data)
         answer = wire.unpack(connection.recv(5))

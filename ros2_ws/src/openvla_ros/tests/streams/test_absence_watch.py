@@ -31,10 +31,21 @@ def test_a_controller_that_has_spoken_may_not_fall_silent():
     watch = AbsenceWatch(answer_s=0.6, suspended_s=5.0)
     assert watch.tick(at(0)) == []  # one that never spoke may be of another kind
     watch.controller_spoke(at(0))
-    assert watch.tick(at(1.5)) == []
+    for tenths in range(1, 16):
+        assert watch.tick(at(tenths / 10)) == []
     assert watch.tick(at(1.6)) == ["the controller has been silent for 1.5 s"]
     watch.begin()
-    assert watch.tick(at(3)) == []
+    assert watch.tick(at(1.7)) == []
+
+
+def test_a_controller_that_spoke_while_this_process_was_suspended_was_not_silent():
+    watch = AbsenceWatch(answer_s=0.6, suspended_s=5.0)
+    watch.tick(at(0))
+    watch.controller_spoke(at(0))
+    assert watch.tick(at(3)) == [], "nobody listened"
+    for tenths in range(31, 45):
+        assert watch.tick(at(tenths / 10)) == []
+    assert watch.tick(at(4.6)) == ["the controller has been silent for 1.5 s"]
 
 
 def test_a_policy_that_does_not_answer_is_named_with_the_limit():

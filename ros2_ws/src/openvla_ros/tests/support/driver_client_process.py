@@ -55,6 +55,21 @@ class Driver:
             self.spin(0.1)
         say(missing=missing)
 
+    def insist(self, opening, seconds) -> None:
+        """Command ``opening`` as the controller does: 50 times a second, connecting once a second."""
+        for _ in range(int(seconds)):
+            self.adapter.connect()
+            for _ in range(50):
+                self.adapter.send(GripperCommand(self.node.get_clock().now().nanoseconds, opening, None))
+                self.spin(0.02)
+        say(insisted=opening)
+
+    def keep_connecting(self, seconds) -> None:
+        for _ in range(int(seconds)):
+            self.adapter.connect()
+            self.spin(1.0)
+        say(kept=seconds)
+
     def deliver(self, timeout_s) -> None:
         """Wait for what was sent to the arm to be acknowledged."""
         say(delivered=self.adapter.delivered(timeout_s))
@@ -81,6 +96,19 @@ class Driver:
         while (problem := self.adapter.recover()) is not None and time.monotonic() < deadline:
             self.spin(0.1)
         say(problem=problem)
+
+    def keep_recovering(self, seconds) -> None:
+        """Request recovery every second, as a person would who sees no effect."""
+        for _ in range(int(seconds)):
+            self.adapter.recover()
+            self.spin(1.0)
+        say(kept=seconds)
+
+    def await_recovery_problem(self, seconds) -> None:
+        deadline = time.monotonic() + seconds
+        while self.adapter.problem is None and time.monotonic() < deadline:
+            self.spin(0.1)
+        say(recovery=self.adapter.problem)
 
     def spin(self, seconds) -> None:
         deadline = time.monotonic() + seconds

@@ -55,7 +55,7 @@ def built_prefix(source: Path, packages: list[str]) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "openvla_ros" / "interfaces"
     cache.mkdir(parents=True, exist_ok=True)
     prefix = cache / hashlib.sha256(key.encode()).hexdigest()[:16]
-    with (cache / f"{prefix.name}.lock").open("w") as lock:
+    with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (prefix / "complete").exists():
             try:
@@ -67,9 +67,13 @@ def built_prefix(source: Path, packages: list[str]) -> Path:
 
 
 def build_all(builder, source: Path, packages: list[str], prefix: Path) -> None:
-    """Build every package into ``prefix`` with one tool chain."""
+    """Build every package into ``prefix``; the tool chain is kept for the next folder of packages."""
+    versions = f"{' '.join(builder.GENERATORS)} {sys.version}"
+    tools = prefix.parent / f"tools-{hashlib.sha256(versions.encode()).hexdigest()[:16]}"
+    if not (tools / "complete").exists():
+        shutil.rmtree(tools, ignore_errors=True)
+        builder.make_tools(tools)
+        (tools / "complete").touch()
     with tempfile.TemporaryDirectory(prefix="interfaces-") as folder:
-        work = Path(folder)
-        tools = builder.make_tools(work / "tools")
         for package in packages:
-            builder.compile_package(source / package, tools, work / package, prefix)
+            builder.compile_package(source / package, tools, Path(folder) / package, prefix)

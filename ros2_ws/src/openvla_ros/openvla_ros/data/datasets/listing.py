@@ -12,8 +12,8 @@ import numpy as np
 from openvla_ros.data.bags.recording_folder import RECORDING
 from openvla_ros.data.episodes.composed_deltas import INCOMPLETE
 from openvla_ros.data.episodes.episode_source import EpisodeSource
+from openvla_ros.data.episodes.followed_commands import followed_warnings
 from openvla_ros.data.episodes.frame_instructions import LEFT_OUT
-from openvla_ros.data.episodes.reached_commands import reached_warning
 from openvla_ros.data.hdf.robosuite_demonstration import LATE
 from openvla_ros.data.hdf.robosuite_demonstration import LEFT_OUT as LEFT_OUT_OF_FILE
 from openvla_ros.data.lerobot.lerobot_reader import EDITED
@@ -85,8 +85,7 @@ def recorded_warnings(episode: Episode) -> Iterator[str]:
         yield f"left out: {origin[LEFT_OUT_OF_FILE]}"
     if LATE in origin:
         yield "observations were stored after their action; each is paired with the next action"
-    if warning := reached_warning(episode):
-        yield warning
+    yield from followed_warnings(episode)
     if EDITED in origin:
         yield f"edited by another tool after the export: {origin[EDITED]}"
 

@@ -11,8 +11,10 @@ from openvla_ros.data.bags.bag_folder import bag_folders
 from openvla_ros.data.bags.bag_source import BagSource
 from openvla_ros.data.episodes.composed_deltas import ComposedSource
 from openvla_ros.data.episodes.episode_source import EpisodeSource
+from openvla_ros.data.episodes.followed_commands import FollowedSource
 from openvla_ros.data.episodes.guarded_source import GuardedSource
 from openvla_ros.data.episodes.measured_actions import MeasuredSource
+from openvla_ros.data.episodes.profile_rate import ProfileRateSource
 from openvla_ros.data.foreign_bags.recording_files import is_recording
 from openvla_ros.data.formats.rlds_reader import RldsSource, find_dataset_folder
 from openvla_ros.data.hdf.hdf5_layouts import SUFFIXES, hdf5_files, trajectory_files
@@ -67,7 +69,7 @@ class SourceRequest:
     path: Path
     split: str | None = None  # of an RLDS dataset
     convention: str | None = None  # entry of the table of conventions for an RLDS dataset
-    space: ActionSpace | None = None  # what the actions of a LeRobot dataset mean
+    space: ActionSpace | None = None  # the profile's: its rate, and what LeRobot's actions mean
     rate_hz: float | None = None  # compose consecutive deltas into steps of this rate
     actions: Actions = "commanded"  # or the arm's measured motion
 
@@ -83,7 +85,10 @@ class SourceRequest:
             source = self._open(detect_format(self.path))
             if self.rate_hz is not None:
                 source = ComposedSource(source, self.rate_hz)
-            return GuardedSource(MeasuredSource(source) if self.actions == "measured" else source)
+            elif self.space is not None:
+                source = ProfileRateSource(source, self.space.rate_hz)
+            measured = self.actions == "measured"
+            return GuardedSource(MeasuredSource(source) if measured else FollowedSource(source))
 
     def absent(self) -> list[str]:
         """Return the files that are listed in the dataset's ``SHA256SUMS`` but missing."""
@@ -96,7 +101,7 @@ class SourceRequest:
             case "rlds":
                 return RldsSource(self.path, split=self.split, convention=self.convention)
             case "hdf5":
-                return Hdf5Source(self.path, commanded=self.actions == "commanded")
+                return Hdf5Source(self.path)
             case "lerobot":
                 return LerobotSource(self.path, space=self.space, any_rate=self.rate_hz is not None)
             case "bag":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from openvla_ros.data.episodes.episode_source import WrappedSource
-from openvla_ros.data.episodes.reached_commands import REACHED
+from openvla_ros.data.episodes.followed_commands import REACHED
 from openvla_ros.values.episode import Episode
 
 

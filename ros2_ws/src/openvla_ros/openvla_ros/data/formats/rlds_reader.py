@@ -1,8 +1,9 @@
 """RLDS datasets in the layout of TensorFlow Datasets, read without TensorFlow.
 
 A dataset folder ``<name>/<version>/`` holds ``dataset_info.json``, ``features.json`` and shards
-``<name>-<split>.tfrecord-00000-of-00001`` with one record per episode. Datasets written by this package
-also contain the exact numbers; any other is read with its entry in the table of conventions.
+``<name>-<split>.tfrecord-00000-of-00001``, or ``.array_record``, with one record per episode. Datasets
+written by this package also contain the exact numbers; any other is read with its entry in the table of
+conventions.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 
 from openvla_ros.data.episodes.encoded_images import EncodedFrames
 from openvla_ros.data.episodes.episode_columns import build_episode, parse_metadata
+from openvla_ros.data.formats.array_record import count_array_records, read_array_record
 from openvla_ros.data.formats.rlds_conventions import Convention, find_convention
+from openvla_ros.data.formats.rlds_metadata import EXACT
 from openvla_ros.data.formats.tf_example import parse_example
 from openvla_ros.data.formats.tfds_features import Record, parse_features
 from openvla_ros.data.formats.tfrecord import RecordIndex, damaged_records, index_records, read_record
@@ -28,9 +31,8 @@ from openvla_ros.values.episode import Episode
 _LOG = logging.getLogger(__name__)
 _SMALLEST_RECORD = 16  # bytes: lengths and checksums of an empty one
 _PLAUSIBLE = 10_000  # episodes: a file that was cut off may announce as many, and each is then named
-_FILE_FORMAT = "tfrecord"
+_TFRECORD, _ARRAY_RECORD = "tfrecord", "array_record"
 INFO, FEATURES = "dataset_info.json", "features.json"
-EXACT = "openvla_ros"  # the group of exact columns in the steps, and of the description beside them
 
 
 def find_dataset_folder(path: Path) -> Path | None:
@@ -74,7 +76,7 @@ def list_shards(folder: Path, info: Mapping[str, Any], split: str | None) -> lis
 
     Raises ``DatasetError`` naming the splits that have files here, or the files that are missing.
     """
-    _check_file_format(folder, info)
+    file_format = _file_format(folder, info)
     splits: dict[str, list[Shard]] = {}
     for entry in info.get("splits", []):
         counts = [_count(n, f"{folder / INFO}: shardLengths") for n in entry.get("shardLengths", [])]
@@ -83,7 +85,7 @@ def list_shards(folder: Path, info: Mapping[str, Any], split: str | None) -> lis
             template.format(
                 DATASET=info["name"],
                 SPLIT=entry["name"],
-                FILEFORMAT=_FILE_FORMAT,
+                FILEFORMAT=file_format,
                 SHARD_X_OF_Y=f"{i:05d}-of-{len(counts):05d}",
                 SHARD_INDEX=f"{i:05d}",
                 NUM_SHARDS=f"{len(counts):05d}",
@@ -111,14 +113,15 @@ def list_shards(folder: Path, info: Mapping[str, Any], split: str | None) -> lis
     return chosen
 
 
-def _check_file_format(folder: Path, info: Mapping[str, Any]) -> None:
-    """Raise ``DatasetError`` for one of TFDS's other file formats, such as array_record or parquet."""
-    found = info.get("fileFormat", _FILE_FORMAT)
-    if found != _FILE_FORMAT:
+def _file_format(folder: Path, info: Mapping[str, Any]) -> str:
+    """Return the format of the files; raises ``DatasetError`` for one of TFDS's others, such as parquet."""
+    found = str(info.get("fileFormat", _TFRECORD))
+    if found not in (_TFRECORD, _ARRAY_RECORD):
         raise DatasetError(
-            f"{folder}: its files are {found}; only {_FILE_FORMAT} is read. TFDS converts them: tfds "
-            f"convert_format --dataset_version_dir={folder} --out_file_format={_FILE_FORMAT} --out_dir=..."
+            f"{folder}: its files are {found}; {_TFRECORD} and {_ARRAY_RECORD} are read. TFDS converts them: "
+            f"tfds convert_format --dataset_version_dir={folder} --out_file_format={_TFRECORD} --out_dir=..."
         )
+    return found
 
 
 def _check_size(shard: Shard) -> None:
@@ -156,12 +159,14 @@ class RldsSource:
         self.name = str(self.info.get("name", folder.parent.name))
         self._features = parse_features(_read_json(folder / FEATURES), str(folder / FEATURES))
         self._shards = list_shards(folder, self.info, split)
+        self._array_record = self.info.get("fileFormat") == _ARRAY_RECORD
         self._indices: dict[Path, RecordIndex] = {}
+        self._counts: dict[Path, int] = {}
         self.convention = self._find_convention(convention)
 
     def _find_convention(self, name: str | None) -> Convention | None:
         own = f"steps/{EXACT}/stamp_ns" in self._features
-        return None if own and name is None else find_convention(name or self.name)
+        return None if own and name is None else find_convention(name or self.name, self._features)
 
     def __len__(self) -> int:
         return sum(shard.episodes for shard in self._shards)
@@ -178,6 +183,8 @@ class RldsSource:
         raise AssertionError("the index was checked above")
 
     def _read(self, shard: Shard, inside: int) -> Record:
+        if self._array_record:
+            return self._read_array_record(shard, inside)
         if shard.path not in self._indices:
             self._indices[shard.path] = verified_index(shard.path)
         found = self._indices[shard.path]
@@ -187,6 +194,19 @@ class RldsSource:
             raise DatasetError(f"{why}; {INFO} says {shard.episodes} episodes")
         place = found.places[inside]
         return Record(self._features, parse_example(read_record(place), str(place)), str(place))
+
+    def _read_array_record(self, shard: Shard, inside: int) -> Record:
+        if shard.path not in self._counts:
+            verify(shard.path)
+            self._counts[shard.path] = count_array_records(shard.path)
+        if self._counts[shard.path] != shard.episodes:
+            raise DatasetError(
+                f"{shard.path}: contains {self._counts[shard.path]} records; {INFO} says {shard.episodes} "
+                "episodes"
+            )
+        origin = f"{shard.path} record {inside}"
+        data = read_array_record(shard.path, inside)
+        return Record(self._features, parse_example(data, origin), origin)
 
     def __getitem__(self, index: int) -> Episode:
         """Return episode ``index`` with its images undecoded."""

@@ -18,7 +18,8 @@ import numpy as np
 from openvla_ros.data.episodes.encoded_images import encoded_frame, image_format
 from openvla_ros.data.episodes.episode_columns import episode_columns, episode_metadata
 from openvla_ros.data.episodes.observation_state import observation_state
-from openvla_ros.data.formats.rlds_reader import EXACT, FEATURES, INFO
+from openvla_ros.data.formats.rlds_metadata import EXACT
+from openvla_ros.data.formats.rlds_reader import FEATURES, INFO
 from openvla_ros.data.formats.tf_example import Values, serialise_example
 from openvla_ros.data.formats.tfrecord import write_record
 from openvla_ros.preprocessing.image_encoding import encode_png
@@ -66,11 +67,17 @@ def step_columns(episode: Episode) -> dict[str, Any]:
 def episode_example(episode: Episode) -> bytes:
     """Return ``episode`` as one serialised ``tf.train.Example``."""
     values: dict[str, Values] = {
-        "episode_metadata/file_path": [episode.provenance.get("path", episode.id).encode()],
+        "episode_metadata/file_path": [_origin(episode).encode()],
         f"episode_metadata/{EXACT}": [episode_metadata(episode).encode()],
     }
     _flatten("steps", step_columns(episode), values)
     return serialise_example(values)
+
+
+def _origin(episode: Episode) -> str:
+    """Return where ``episode`` came from in the first place, or its id if that is not known."""
+    known = (episode.provenance.get(name) for name in ("file_path", "path", "imported_path"))
+    return next((path for path in known if path), episode.id)
 
 
 def _flatten(path: str, node: Any, into: dict[str, Values]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from openvla_ros.data.episodes.episode_source import stamps_from_seconds
-from openvla_ros.data.episodes.reached_commands import REACHED, reached_share
+from openvla_ros.data.episodes.followed_commands import REACHED, noted_share
 from openvla_ros.data.episodes.video_files import VideoFrames, video_length
 from openvla_ros.data.hdf.hdf5_images import attribute_text, opened
 from openvla_ros.data.hdf.hdf5_layouts import trajectory_files
@@ -60,7 +60,6 @@ def _episode(file: Any, path: Path, say: Callable[[str], None]) -> Episode:
     deltas = np.concatenate([_step(velocity[:, :3], MOVE_M), _step(velocity[:, 3:], TURN_RAD)], axis=1)
     closed = _column(file, "action/gripper_position", 1, path)
     moving = _moving(file, len(velocity), path)
-    share = reached_share(deltas, state[:, :3])
     episode = Episode(
         id=path.parent.name,
         instruction=(attribute_text(file, "current_task") or "").strip(),
@@ -77,7 +76,7 @@ def _episode(file: Any, path: Path, say: Callable[[str], None]) -> Episode:
         provenance={
             "imported_format": "hdf5",
             "imported_path": str(path),
-            REACHED: "unknown" if share is None else f"{share:.2f}",
+            REACHED: noted_share(deltas, state[:, :3]),
         },
     )
     if moving.all():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from openvla_ros.data.episodes.reached_commands import REACHED, reached_warning
 from openvla_ros.data.hdf.droid_trajectory import DroidSource
 from openvla_ros.data.hdf.hdf5_layouts import hdf5_files, hdf5_layout, trajectory_files
 from openvla_ros.data.hdf.robomimic_source import RobomimicSource
@@ -18,15 +17,13 @@ _LOG = logging.getLogger(__name__)
 class Hdf5Source:
     """The episodes of one file: robomimic's demonstrations in the order of their numbers, or DROID's.
 
-    ``path`` may be a folder with one file, or of DROID episodes. What is left out is logged once, and so is,
-    where ``commanded`` actions are taken, that the arm did not follow them.
+    ``path`` may be a folder with one file, or of DROID episodes. What is left out is logged once.
     """
 
     format = "hdf5"
 
-    def __init__(self, path: Path, *, commanded: bool = True) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._commanded = commanded
         self._said: set[str] = set()
         file = chosen_file(path)
         layout = hdf5_layout(file)
@@ -41,16 +38,12 @@ class Hdf5Source:
 
     def __getitem__(self, index: int) -> Episode:
         """Return episode ``index`` with its images on disk."""
-        episode = self._source[index]
-        warning = reached_warning(episode) if self._commanded else None
-        if warning is not None:
-            self._say(warning, REACHED)
-        return episode
+        return self._source[index]
 
-    def _say(self, what: str, about: str = "") -> None:
-        """Log ``what``, once for this dataset, or once ``about`` the same."""
-        if (about or what) not in self._said:
-            self._said.add(about or what)
+    def _say(self, what: str) -> None:
+        """Log ``what``, once for this dataset."""
+        if what not in self._said:
+            self._said.add(what)
             _LOG.warning("%s: %s", self.path, what)
 
 

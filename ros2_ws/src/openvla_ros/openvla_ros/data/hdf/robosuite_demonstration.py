@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from openvla_ros.data.episodes.episode_source import stamps_from_seconds
-from openvla_ros.data.episodes.reached_commands import REACHED, reached_share
+from openvla_ros.data.episodes.followed_commands import REACHED, noted_share
 from openvla_ros.data.hdf.hdf5_images import Hdf5Frames, attribute_text
 from openvla_ros.data.hdf.robosuite_base import base_pose
 from openvla_ros.data.hdf.robosuite_controller import osc_commands
@@ -99,7 +99,7 @@ class DemonstrationReader:
             provenance={"environment": str(environment.values.get("env_name", "")), **provenance},
         )
         episode, position = self._paired(episode, state, demo)
-        return self._with_notes(episode, reached_share(episode.actions, position))
+        return self._with_notes(episode, noted_share(episode.actions, position))
 
     def _base(self, demo: Any) -> Pose | None:
         model = attribute_text(demo, "model_file")
@@ -174,8 +174,8 @@ class DemonstrationReader:
         self._left_out.append(what)
         self.say(f"left out: {what}")
 
-    def _with_notes(self, episode: Episode, share: float | None) -> Episode:
-        notes = {REACHED: "unknown" if share is None else f"{share:.2f}"}
+    def _with_notes(self, episode: Episode, reached: str) -> Episode:
+        notes = {REACHED: reached}
         if self._left_out:
             notes[LEFT_OUT] = "; ".join(self._left_out)
         return replace(episode, provenance={**episode.provenance, **notes})

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla_ros.data.episodes.episode_columns import space_from_json, space_to_json
+from openvla_ros.data.episodes.profile_rate import rates_differ
 from openvla_ros.data.lerobot.action_names import contradictions
 from openvla_ros.data.lerobot.dataset_info import EXACT, Info
 from openvla_ros.errors import DatasetError
@@ -75,16 +76,7 @@ def foreign_space(info: Info, key: str, asked: ActionSpace | None, *, any_rate: 
             + "; ".join(lines)
         )
     if asked.rate_hz != info.rate_hz and not any_rate:
-        steps = info.rate_hz / asked.rate_hz
-        remedy = (
-            f"; openvla convert --rate {asked.rate_hz:g} composes {steps:g} into one"
-            if steps == round(steps)
-            else ""
-        )
-        raise DatasetError(
-            f"{info.path}: recorded at {info.rate_hz:g} Hz; the profile's actions are for "
-            f"{asked.rate_hz:g} Hz, and a delta of one is not one of the other{remedy}"
-        )
+        raise DatasetError(f"{info.path}: {rates_differ(info.rate_hz, asked.rate_hz)}")
     return replace(asked, rate_hz=info.rate_hz)
 
 

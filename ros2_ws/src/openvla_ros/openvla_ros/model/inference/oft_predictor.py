@@ -41,6 +41,7 @@ class OFTPredictor:
     proprio_statistics: FieldStatistics | None
     center_crop: bool = False
     engine: ChunkEngine | None = None  # None: the reference, by way of transformers' own modules
+    dataset_key: str = ""  # whose statistics these are
 
     @property
     def image_count(self) -> int:
@@ -139,7 +140,7 @@ def load_oft(source: str | Path, options: LoadOptions = DEFAULTS) -> OFTPredicto
     model = load_parts(base.network, layout, folder)
     proprio = None if layout.proprio_width is None else dataset.proprio
     engine = _make_engine(model, options)
-    return OFTPredictor(base, model, dataset.action, proprio, options.center_crop, engine)
+    return OFTPredictor(base, model, dataset.action, proprio, options.center_crop, engine, key)
 
 
 def _make_engine(model: OpenVLAOFT, options: LoadOptions) -> ChunkEngine | None:

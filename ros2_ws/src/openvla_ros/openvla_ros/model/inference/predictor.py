@@ -58,6 +58,11 @@ class ActionPredictor(Protocol):
         ...
 
     @property
+    def dataset_key(self) -> str:
+        """Name of the dataset that the statistics are of: the ``unnorm_key``."""
+        ...
+
+    @property
     def image_count(self) -> int:
         """Number of images per prediction."""
         ...
@@ -99,6 +104,7 @@ class OpenVLAPredictor:
     adapter: str | None = None  # the loaded adapter to predict with; None is the base model
     image_count: int = 1
     proprio_width: None = None
+    dataset_key: str = ""  # whose statistics these are
 
     @property
     def weight_bytes(self) -> int:
@@ -163,11 +169,11 @@ def load_predictor(source: str | Path, options: LoadOptions = DEFAULTS) -> OpenV
     statistics = options.statistics
     if statistics is None:
         statistics = read_checkpoint_statistics(folder, read_config(folder), options.adapter)
-    _, dataset = select_statistics(statistics, options.unnorm_key)
+    key, dataset = select_statistics(statistics, options.unnorm_key)
     update = None if options.adapter is None else read_adapter(options.adapter, folder)
     model = load_vision_language(folder, options)
     predictor = OpenVLAPredictor(
-        model, make_decoder(model.network, options), dataset.action, options.center_crop
+        model, make_decoder(model.network, options), dataset.action, options.center_crop, dataset_key=key
     )
     return predictor if update is None else with_adapter(predictor, "adapter", update, dataset.action)
 

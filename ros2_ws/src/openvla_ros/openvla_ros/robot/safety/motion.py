@@ -11,6 +11,7 @@ from openvla_ros.profile import ArmProfile, RobotProfile
 from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.kinematics.collision import SelfCollision, TableClearance
 from openvla_ros.robot.kinematics.delta_actions import orthonormal
+from openvla_ros.robot.kinematics.described_limits import check_described
 from openvla_ros.robot.kinematics.link_covers import cover_links
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose, transform_euler_to_matrix, transform_rotvec_to_matrix
@@ -91,6 +92,8 @@ class MotionChecks:
     """
 
     def __init__(self, profile: RobotProfile, chain: KinematicChain, targets: TargetLimits) -> None:
+        """Raises ``ProfileError`` if the profile's joint limits contradict the robot description."""
+        check_described(profile, chain)
         limits, arm = profile.limits, profile.arm
         fingers = {profile.gripper.joint: profile.gripper.open_m}
         self._chain = chain

@@ -233,7 +233,7 @@ def test_a_folder_of_episodes_is_a_dataset(tmp_path):
         steady_run(1.0, seed=i).write(tmp_path / f"episode_{i:06d}")
     (tmp_path / "episode_000003.recording").mkdir()
     source = SourceRequest(tmp_path).open()
-    assert isinstance(source.source, BagSource)
+    assert isinstance(source.source.source, BagSource)
     assert len(source) == 3
     assert source[1].id == "episode_000001"
     metadata = read_metadata(tmp_path / "episode_000002")

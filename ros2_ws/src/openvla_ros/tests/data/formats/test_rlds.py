@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 from support.generated_episodes import assert_same_episode, make_episode
 
-from openvla_ros.data.formats.rlds_conventions import (
-    absolute_from_relative,
-    convention_table,
-    find_convention,
-    parse_conventions,
-    settle,
-)
+from openvla_ros.data.formats.rlds_columns import absolute_from_relative, settle
+from openvla_ros.data.formats.rlds_conventions import convention_table, find_convention, parse_conventions
 from openvla_ros.data.formats.rlds_reader import INFO, RldsSource
 from openvla_ros.data.formats.rlds_writer import describe_features, shard_name, write_description, write_shard
 from openvla_ros.data.formats.tf_example import parse_example, serialise_example
@@ -186,6 +181,15 @@ def test_a_named_mixture_is_found_in_a_folder_of_datasets(bridge_folder, tmp_pat
     assert reader[0].dataset == "bridge_orig"
 
 
+def test_a_mixture_leaves_refused_datasets_out_by_name(tmp_path, caplog):
+    with pytest.raises(
+        DatasetError, match=r"lacks datasets of mixture oxe_magic_soup_plus: .*droid"
+    ) as error:
+        open_mixture("oxe_magic_soup_plus", tmp_path)
+    assert "toto" not in str(error.value)
+    assert "mixture oxe_magic_soup_plus: toto is left out: its actions" in caplog.text
+
+
 def test_a_wrong_table_names_entry_and_key():
     text = """
 defaults:
@@ -284,7 +288,7 @@ def test_words_in_another_encoding_are_refused_instead_of_being_changed():
     assert make_record({"instruction": ["schließe".encode()]}).text("steps/instruction") == "schließe"
 
 
-@pytest.mark.parametrize("kind", ["array_record", "riegeli", "parquet"])
+@pytest.mark.parametrize("kind", ["riegeli", "parquet", "bagz"])
 def test_another_file_format_of_tfds_is_named(tmp_path, kind):
     """The formats of tensorflow-datasets 4.9.9, whose ``convert_format`` changes one into another."""
     folder = write_dataset(tmp_path, [[make_episode(0)]])
@@ -293,7 +297,9 @@ def test_another_file_format_of_tfds_is_named(tmp_path, kind):
     (folder / SUMS).unlink(missing_ok=True)
     for path in folder.glob("*.tfrecord*"):
         path.rename(folder / path.name.replace("tfrecord", kind))
-    with pytest.raises(DatasetError, match=rf"its files are {kind}; only tfrecord is read.*convert_format"):
+    with pytest.raises(
+        DatasetError, match=rf"its files are {kind}; tfrecord and array_record are read.*convert_format"
+    ):
         RldsSource(folder)
 
 

@@ -32,6 +32,7 @@ from support.waiting import holds_within, wait_until
 from openvla_ros.bringup.dds import dds_environment
 from openvla_ros.nodes.control.core_lock import CoreLock
 from openvla_ros.nodes.control.stop_button import StopButton
+from openvla_ros.nodes.control.stop_memory import StopMemory
 from openvla_ros.nodes.control.stop_services import StopServices
 from openvla_ros.values.verdict import Reason, SafetyVerdict
 
@@ -180,10 +181,11 @@ class Core:
 
 
 @pytest.mark.parametrize(("publishers", "pressed"), [(2, 1), (1, 0)])
-def test_where_ros_does_not_say_who_released_a_button_only_a_single_one_counts(publishers, pressed):
+def test_where_ros_does_not_say_who_released_a_button_only_a_single_one_counts(tmp_path, publishers, pressed):
     # rclpy up to Jazzy: the message's information has no publisher_gid.
     services, core = object.__new__(StopServices), Core()
     services.button, services._core = StopButton(), core
+    services._memory = StopMemory("0 /controller", tmp_path)
     services._lock = SimpleNamespace(stop=lambda act: act())
     services._publishers = lambda: {bytes([i]) for i in range(publishers)}
     services._heard(Bool(data=True), {})

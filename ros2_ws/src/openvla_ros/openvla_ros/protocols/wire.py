@@ -21,6 +21,10 @@ from openvla_ros.values.observation import Observation
 from openvla_ros.values.time import NS_PER_S
 
 PROTOCOL = 1
+# What our clients ask for in the handshake; any other websocket client is openpi's.
+SUBPROTOCOL = f"openvla_ros.{PROTOCOL}"
+# Several raw 1280x720 images; larger messages, of any protocol, are refused before they are read.
+LARGEST_MESSAGE = 64 << 20
 # What decoding untrusted data may raise: wrong keys, types, shapes, and out-of-range numbers.
 UNFIT = (KeyError, TypeError, ValueError, OverflowError, AttributeError)
 # Stamps of ROS: seconds are an int32.

@@ -1,0 +1,92 @@
+"""The parts of a state vector as other programs order and sign them, both directions.
+
+A part is one run of numbers: joints, a pose, a gripper. ``observation_map`` says which parts a key holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from openvla_ros.errors import PolicyError
+from openvla_ros.profile import RobotProfile
+from openvla_ros.values.arrays import Float
+from openvla_ros.values.geometry import (
+    Pose,
+    transform_euler_to_matrix,
+    transform_matrix_to_euler,
+    transform_matrix_to_quaternion,
+    transform_matrix_to_rotvec,
+    transform_quaternion_to_matrix,
+    transform_rotvec_to_matrix,
+)
+from openvla_ros.values.observation import Observation
+
+# joints: radians, in the profile's order. pose_*: x, y, z in metres, then roll, pitch, yaw, a rotation
+# vector or a quaternion x, y, z, w, from the profile's zero orientation. gripper_open: 0 closed .. 1 open;
+# gripper_closed: 0 open .. 1 closed.
+StatePart = Literal[
+    "joints", "pose_euler", "pose_rotation_vector", "pose_quaternion", "gripper_open", "gripper_closed"
+]
+STATE_PARTS: tuple[StatePart, ...] = get_args(StatePart)
+# What of an observation a part fills.
+FIELD_OF: dict[StatePart, str] = {
+    part: {"joints": "joint_positions", "pose": "pose", "gripper": "gripper"}[part.split("_")[0]]
+    for part in STATE_PARTS
+}
+
+
+@dataclass(frozen=True)
+class _Rotation:
+    """How the rotation of a pose is written."""
+
+    width: int
+    write: Callable[[Float], Float]
+    read: Callable[[Float], Float]
+
+
+_ROTATIONS: dict[str, _Rotation] = {
+    "pose_euler": _Rotation(3, transform_matrix_to_euler, transform_euler_to_matrix),
+    "pose_rotation_vector": _Rotation(3, transform_matrix_to_rotvec, transform_rotvec_to_matrix),
+    "pose_quaternion": _Rotation(4, transform_matrix_to_quaternion, transform_quaternion_to_matrix),
+}
+
+
+def part_width(part: StatePart, profile: RobotProfile) -> int:
+    """Return how many numbers ``part`` takes."""
+    if part == "joints":
+        return len(profile.arm.joints)
+    return 3 + _ROTATIONS[part].width if part in _ROTATIONS else 1
+
+
+def part_to_numbers(part: StatePart, observation: Observation, profile: RobotProfile) -> Float:
+    """Return ``part`` of ``observation``; raises ``PolicyError`` if the observation lacks it."""
+    value: Any = getattr(observation, FIELD_OF[part])
+    if value is None:
+        raise PolicyError(f"the state part {part!r} needs {FIELD_OF[part]}, which the observation lacks")
+    if part == "joints":
+        return np.asarray(value)
+    if part in _ROTATIONS:
+        turned = value.rotation @ _zero(profile).T
+        return np.concatenate([value.position, _ROTATIONS[part].write(turned)])
+    return np.array([value if part == "gripper_open" else 1.0 - value])
+
+
+def part_from_numbers(part: StatePart, numbers: Float, profile: RobotProfile) -> tuple[str, Any]:
+    """Return the field of an observation that ``numbers`` fill, and its value."""
+    if part == "joints":
+        return FIELD_OF[part], numbers
+    if part in _ROTATIONS:
+        rotation = _ROTATIONS[part].read(numbers[3:]) @ _zero(profile)
+        matrix = np.eye(4)
+        matrix[:3, :3], matrix[:3, 3] = rotation, numbers[:3]
+        return FIELD_OF[part], Pose.from_matrix(matrix)
+    opening = float(numbers[0])
+    return FIELD_OF[part], opening if part == "gripper_open" else 1.0 - opening
+
+
+def _zero(profile: RobotProfile) -> Float:
+    return transform_euler_to_matrix(profile.arm.state_rotation_offset)
