@@ -14,7 +14,13 @@ from typing import Any
 from rclpy.node import Node
 
 from openvla_ros.discovery.endpoints import listed, publishers
-from openvla_ros.nodes.control.chunk_sources import QUIET_S
+
+# A publisher that is silent for this long and no longer listed has ended. One that is still listed may go on:
+# a busy machine can keep it quiet for seconds, and then the other one must not be believed in its place.
+QUIET_S = 1.0
+# DDS lists a killed process for up to 20 s.
+GONE_S = 10.0
+LOOK_S = 0.1  # how often it is looked who is listed
 
 
 class Rivals:
@@ -44,6 +50,7 @@ class StateSources:
         self._node, self._topic, self._rivals = node, topic, rivals
         # Publisher → when, on the monotonic clock; the first one first.
         self._heard_s: dict[bytes, float] = {}
+        self._looked_s = 0.0  # when it was last looked who is listed
 
     def believe(self, info: Mapping[str, Any]) -> bool:
         """Note a report received with ``info``; return whether it is from the publisher to believe.
@@ -53,12 +60,23 @@ class StateSources:
         gid = info.get("publisher_gid")
         if gid is None:
             return True
-        now_s, before = time.monotonic(), len(self._heard_s)
-        self._heard_s[bytes(gid["data"])] = now_s
-        self._heard_s = {g: s for g, s in self._heard_s.items() if now_s - s < QUIET_S}
-        if len(self._heard_s) != before:
+        now_s, publisher, before = time.monotonic(), bytes(gid["data"]), len(self._heard_s)
+        self._heard_s[publisher] = now_s
+        if before > 1 or len(self._heard_s) > 1:
+            self._drop_ended(now_s)
+        if len(self._heard_s) != before and max(before, len(self._heard_s)) > 1:
             self._rivals.note(self._topic, self._described())
-        return bytes(gid["data"]) == next(iter(self._heard_s))
+        return publisher == next(iter(self._heard_s))
+
+    def _drop_ended(self, now_s: float) -> None:
+        """Forget the publishers that have ended."""
+        silent = [gid for gid, heard_s in self._heard_s.items() if now_s - heard_s > QUIET_S]
+        if silent and now_s - self._looked_s > LOOK_S:
+            self._looked_s = now_s
+            listed_now = {endpoint.gid for endpoint in publishers(self._node, self._topic)}
+            for gid in silent:
+                if gid not in listed_now or now_s - self._heard_s[gid] > GONE_S:
+                    del self._heard_s[gid]
 
     def _described(self) -> str | None:
         if len(self._heard_s) < 2:
