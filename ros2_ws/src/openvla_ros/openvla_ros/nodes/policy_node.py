@@ -216,6 +216,7 @@ class PolicyNode(GuardedLifecycleNode):
     def _said(self, message: DiagnosticStatus) -> None:
         reason = next((v.value for v in message.values if v.key == "reason"), message.message)
         is_state = any(v.key == "kind" and v.value == "state" for v in message.values)
+        self._outputs.owner = next((v.value for v in message.values if v.key == "owner"), "")
         self._run.controller_said(reason, message.message, is_state, self._now())
 
     def _success(self, message: Bool) -> None:

@@ -11,6 +11,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from openvla_ros.robot.authority import PERSON
 from openvla_ros.ros import qos
 from openvla_ros.ros.messages import to_chunk_message
 from openvla_ros.streams.assignment import Assignment
@@ -37,6 +38,7 @@ class PolicyOutputs:
         """
         self._node, self._frame_id, self._drop, self._answered = node, frame_id, drop, answered
         self.last_hold: Future | None = None  # the controller's answer to the newest hold
+        self.owner = ""  # of the arm, as the controller said last
 
     def connect(self) -> None:
         """Create everything."""
@@ -67,8 +69,8 @@ class PolicyOutputs:
         self._current.publish(String(data=instruction))
 
     def hold(self) -> None:
-        """Ask the controller to hold the arm, if it is there."""
-        if self._hold.service_is_ready():
+        """Ask the controller to hold the arm, if it is there and no person has it."""
+        if self._hold.service_is_ready() and self.owner != PERSON:
             self.last_hold = self._hold.call_async(Trigger.Request())
 
     def take_over(self, assignment: Assignment) -> bool:

@@ -199,6 +199,20 @@ def test_a_goal_that_cannot_be_carried_out_is_refused_or_aborted_with_the_reason
     assert (result.outcome, result.message) == ("refused", "the controller refuses: the e-stop is latched")
 
 
+def test_an_instruction_that_is_refused_does_not_hold_the_arm_of_whoever_has_it(live):
+    robot, client, _ = live
+    robot.grants = False
+    for owner, calls in (("teleoperation", ["ask_for_policy"]), ("policy", ["ask_for_policy", "hold"])):
+        values = [KeyValue(key="reason", value="ok"), KeyValue(key="owner", value=owner)]
+        robot.verdicts.publish(DiagnosticStatus(message="executing", values=values))
+        robot.spin_for(0.5)
+        robot.calls.clear()
+        _, future, _ = client.send("lift the cube")
+        assert client.result(future).outcome == "refused"
+        robot.spin_for(0.5)
+        assert robot.calls == calls
+
+
 def test_a_stopped_node_ends_its_goal_and_holds_as_its_last_word(live):
     robot, client, node = live
     _, _future, feedback = client.send("lift the cube")
