@@ -343,13 +343,14 @@ def slow_profile(folder: Path) -> tuple[RobotProfile, str]:
         limits=replace(
             profile.limits, joint_velocity=speeds, wrench_n=100.0, wrench_nm=100.0, tracking_error_rad=3.0
         ),
-        state=replace(profile.state, wrench_topic=WRENCH_TOPIC, max_age_s=GIVE_UP_S),
+        state=replace(profile.state, wrench_topic=WRENCH_TOPIC, max_age_s=10.0),  # the longest allowed
         arm_backend=replace(profile.arm_backend, lookahead_s=0.2),
     )
     path = folder / "slow.yaml"
     values = yaml.safe_load(dump_profile(profile))
     for camera in values["cameras"]:
         camera.pop("source", None)  # 0.1.0 does not know the key; nothing here opens a camera
+    values["control"].pop("chunk_horizon_s")  # nor this one; it sends chunks of one step
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return profile, str(path)
 
