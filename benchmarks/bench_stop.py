@@ -19,48 +19,32 @@ machine is busier than this program makes it, and the figures say nothing about 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import random
-import resource
-import signal
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import rclpy
 import stop_flood
-import yaml
-from diagnostic_msgs.msg import DiagnosticArray
-from first_version import NoHistoryError, unpack
 from std_msgs.msg import Bool
-from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory
+from stop_hand import GIVE_UP_S, Hand, wait
+from stop_sessions import WRENCH_TOPIC, Controller, sessions, slow_profile
 
 from openvla_ros.bringup.dds import dds_environment
-from openvla_ros.bringup.supervisor import child_environment
 from openvla_ros.nodes.control.realtime import ask_for_niceness, ask_for_realtime
-from openvla_ros.profile import RobotProfile, dump_profile, load_profile
-from openvla_ros.ros import qos
 
 ANSWER_LIMIT_MS = 20.0  # 99 of 100 answers
 BRAKING_LIMIT_MS = 30.0  # one control period more: until the next command is due
-WRENCH_TOPIC = "wrench"
-SPEED_RAD_S = 0.8  # slow, so that the arm is still cruising when the stop comes
 # This many commands of about the same speed count as cruising; motion slower than all of them is braking.
 # The cruise itself varies by 0.6%; the first period of braking is 1.7% slower.
 CRUISE_COMMANDS, CRUISE_SPREAD, BRAKING_SHARE = 10, 0.01, 0.992
 RAMP_S = 0.7  # from the start of the flood to a request
-GIVE_UP_S = 30.0
 WAYS = ("hold, service", "e_stop, service", "e_stop, topic")
-PR_CAPBSET_DROP, CAP_IPC_LOCK, CAP_SYS_NICE = 24, 14, 23
 
 
 @dataclass
@@ -84,170 +68,6 @@ class Row:
             "p99_ms": round(p99, 2),
             "max_ms": round(worst, 2),
         }
-
-
-@dataclass(frozen=True)
-class Arrived:
-    """A command that has arrived: when each of its points is due, and how fast it is."""
-
-    at_ns: int
-    due_ns: tuple[int, ...]
-    speeds: tuple[float, ...]  # rad/s, of the fastest joint
-
-    @classmethod
-    def of(cls, message: JointTrajectory, at_ns: int) -> Arrived:
-        """Return what a message says that arrived at ``at_ns``."""
-        start_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-        times = [point.time_from_start for point in message.points]
-        return cls(
-            at_ns,
-            tuple(start_ns + time.sec * 10**9 + time.nanosec for time in times),
-            tuple(float(np.abs(point.velocities).max()) for point in message.points),
-        )
-
-    @property
-    def speed(self) -> float:
-        """Return the speed of the first point, rad/s."""
-        return self.speeds[0]
-
-    def until_ns(self, speed: float) -> int:
-        """Return when the last point that is at least this fast is due; 0 if there is none."""
-        return max(
-            (due for due, fast in zip(self.due_ns, self.speeds, strict=True) if fast >= speed), default=0
-        )
-
-
-class Hand:
-    """Requests the stops and listens at the driver's end of the command topic."""
-
-    def __init__(self, profile: RobotProfile) -> None:
-        self.node = rclpy.create_node("hand")
-        names = ("hold", "e_stop", "reset_e_stop", "give_to_policy", "home", "park")
-        self.clients = {name: self.node.create_client(Trigger, f"controller/{name}") for name in names}
-        self.clients["bare"] = self.node.create_client(Trigger, "bare")
-        self.button = self.node.create_publisher(Bool, "e_stop", qos.COMMAND)
-        topic = profile.arm_backend.topic
-        self.commands = self.node.create_subscription(JointTrajectory, topic, lambda _: None, 100)
-        self.diagnostics = self.node.create_subscription(
-            DiagnosticArray, "/diagnostics", lambda _: None, qos.DIAGNOSTICS
-        )
-        self.arrived: list[Arrived] = []
-
-    def wait_until_there(self) -> None:
-        """Wait for the controller and the bare service."""
-
-        def there() -> bool:
-            services = all(client.service_is_ready() for client in self.clients.values())
-            return services and self.button.get_subscription_count() > 0
-
-        wait(there, GIVE_UP_S, "the controller's services")
-
-    def wait_until_gone(self) -> None:
-        """Wait until the middleware reports that the controller has ended."""
-
-        def gone() -> bool:
-            there = [c.service_is_ready() for name, c in self.clients.items() if name != "bare"]
-            return not any(there) and self.button.get_subscription_count() == 0
-
-        wait(gone, GIVE_UP_S, "the controller's end")
-
-    def ask(self, name: str) -> tuple[int, int, Trigger.Response]:
-        """Call a service; return the times of the request and of the answer (ns), and the answer."""
-        client = self.clients[name].handle
-        asked_ns = time.time_ns()
-        with client:
-            client.send_request(Trigger.Request())
-            end = time.monotonic() + GIVE_UP_S
-            while time.monotonic() < end:
-                info, response = client.take_response(Trigger.Response)
-                if response is not None:
-                    return asked_ns, info.received_timestamp, response
-                time.sleep(0.0003)
-        raise TimeoutError(f"{name} did not answer within {GIVE_UP_S:.0f} s")
-
-    def press(self) -> int:
-        """Press the button; return the time, ns."""
-        asked_ns = time.time_ns()
-        self.button.publish(Bool(data=True))
-        return asked_ns
-
-    def take_commands(self) -> None:
-        """Record every command that has arrived."""
-        with self.commands.handle:
-            while (taken := self.commands.handle.take_message(JointTrajectory, False)) is not None:
-                message, info = taken
-                if message.points and len(message.points[0].velocities):
-                    self.arrived.append(Arrived.of(message, info["received_timestamp"]))
-
-    def granted(self) -> str:
-        """Return what the controller reports about its scheduling."""
-        found: dict[str, str] = {}
-        with self.diagnostics.handle:  # reports of the previous controller
-            while self.diagnostics.handle.take_message(DiagnosticArray, True) is not None:
-                pass
-
-        def said() -> bool:
-            with self.diagnostics.handle:
-                while (taken := self.diagnostics.handle.take_message(DiagnosticArray, False)) is not None:
-                    for status in taken[0].status:
-                        if status.name.endswith("control period"):
-                            found.update({v.key: v.value for v in status.values})
-            return bool(found)
-
-        wait(said, GIVE_UP_S, "diagnostics")
-        keys = ("scheduling", "niceness", "memory")
-        return "; ".join(f"{key} {found[key]}" for key in keys if key in found)
-
-
-def wait(done: Callable[[], bool], timeout_s: float, what: str) -> None:
-    end = time.monotonic() + timeout_s
-    while not done():
-        if time.monotonic() > end:
-            raise TimeoutError(f"not within {timeout_s:.0f} s: {what}")
-        time.sleep(0.001)
-
-
-def with_ordinary_priority() -> None:
-    """Reset in a child, before exec, the priority that it inherits from this program."""
-    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    os.setpriority(os.PRIO_PROCESS, 0, 0)
-
-
-def without_permissions() -> None:
-    """Remove from a child, before exec, every permission that an ordinary user's process does not have."""
-    with_ordinary_priority()
-    library = ctypes.CDLL(None)
-    for capability in (CAP_IPC_LOCK, CAP_SYS_NICE):
-        library.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
-    for limit in (resource.RLIMIT_RTPRIO, resource.RLIMIT_NICE):
-        resource.setrlimit(limit, (0, 0))
-
-
-class Controller:
-    """One controller process, running the sources at ``path``."""
-
-    def __init__(self, path: Path, robot: str, permitted: bool) -> None:
-        environment = child_environment(os.environ, dds_environment(os.environ))
-        environment["PYTHONPATH"] = str(path)
-        command = [sys.executable, "-m", "openvla_ros.nodes.controller_node"]
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
-        self.process = subprocess.Popen(
-            [*command, "--ros-args", "-p", f"robot:={robot}"],
-            env=environment, stdout=self._log, stderr=subprocess.STDOUT,
-            preexec_fn=with_ordinary_priority if permitted else without_permissions,
-        )  # fmt: skip
-
-    def __enter__(self) -> Controller:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(20.0)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._log.close()
 
 
 def answers(hand: Hand, name: str, count: int, seconds: float, rng: random.Random) -> list[float]:
@@ -334,37 +154,6 @@ def measure(hand: Hand, name: str, switches: stop_flood.Switches, quick: bool) -
     return rows
 
 
-def slow_profile(folder: Path) -> tuple[RobotProfile, str]:
-    """Return the simulated WidowX with a wrench, slow, and with limits that tolerate a starved controller."""
-    profile = load_profile("sim_widowx")
-    speeds = tuple(SPEED_RAD_S for _ in profile.limits.joint_velocity)
-    profile = replace(
-        profile,
-        limits=replace(
-            profile.limits, joint_velocity=speeds, wrench_n=100.0, wrench_nm=100.0, tracking_error_rad=3.0
-        ),
-        state=replace(profile.state, wrench_topic=WRENCH_TOPIC, max_age_s=10.0),  # the longest allowed
-        arm_backend=replace(profile.arm_backend, lookahead_s=0.2),
-    )
-    path = folder / "slow.yaml"
-    values = yaml.safe_load(dump_profile(profile))
-    for camera in values["cameras"]:
-        camera.pop("source", None)  # 0.1.0 does not know the key; nothing here opens a camera
-    values["control"].pop("chunk_horizon_s")  # nor this one; it sends chunks of one step
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return profile, str(path)
-
-
-def sessions(folder: Path) -> tuple[list[tuple[str, Path, bool]], str | None]:
-    """Return (name, sources, permitted) of the controllers to measure, and why 0.1.0 is not among them."""
-    present = Path(stop_flood.__file__).resolve().parent.parent / "ros2_ws/src/openvla_ros"
-    found = [("present", present, True), ("present, no permissions", present, False)]
-    try:
-        return [("0.1.0", unpack(folder), True), *found], None
-    except NoHistoryError as error:
-        return found, str(error)
-
-
 def report(rows: list[Row], missing: str | None, granted: dict[str, str]) -> dict[str, object]:
     """Print the table; return the values of the JSON line."""
     print(f"{'controller':24} {'way':16} {'until':22} {'n':>4} {'p50 ms':>9} {'p99 ms':>9} {'max ms':>9}")
@@ -414,18 +203,18 @@ def main() -> None:
     granted: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         profile, robot = slow_profile(Path(folder))
-        controllers, missing = sessions(Path(folder))
+        controllers, missing = sessions(Path(folder), robot)
         rclpy.init()
         hand, switches = Hand(profile), stop_flood.Switches.make()
         load = stop_flood.start_all(switches, robot, WRENCH_TOPIC)
         ask_for_niceness()
         ask_for_realtime(30)
         try:
-            for name, path, permitted in controllers:
-                with Controller(path, robot, permitted):
-                    hand.wait_until_there()
-                    granted[name] = hand.granted()
-                    rows += measure(hand, name, switches, quick)
+            for session in controllers:
+                with Controller(session.sources, session.robot, session.permitted) as controller:
+                    hand.wait_until_there(controller)
+                    granted[session.name] = hand.granted()
+                    rows += measure(hand, session.name, switches, quick)
                 hand.wait_until_gone()
         finally:
             switches.end(load)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import tarfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 COMMIT = "e4e3326"  # 0.1.0
 PACKAGE = "ros2_ws/src/openvla_ros"
@@ -33,3 +38,22 @@ def unpack(folder: Path) -> Path:
     with tarfile.open(fileobj=BytesIO(done.stdout)) as archive:
         archive.extractall(folder, filter="data")
     return folder / PACKAGE
+
+
+# Prints a profile of 0.1.0 with every key that it knows.
+_DUMP = "from openvla_ros.profile import *; import sys; sys.stdout.write(dump_profile(load_profile(%r)))"
+
+
+def profile_for(sources: Path, values: dict[str, Any], robot: str = "sim_widowx") -> dict[str, Any]:
+    """Return the profile ``values`` without the keys that 0.1.0 at ``sources`` does not know."""
+    environment = {**os.environ, "PYTHONPATH": str(sources)}
+    known = subprocess.check_output([sys.executable, "-c", _DUMP % robot], env=environment, text=True)
+    return _known_part(values, yaml.safe_load(known))
+
+
+def _known_part(values: Any, known: Any) -> Any:
+    if isinstance(values, dict) and isinstance(known, dict):
+        return {key: _known_part(value, known[key]) for key, value in values.items() if key in known}
+    if isinstance(values, list) and isinstance(known, list) and known:
+        return [_known_part(value, known[0]) for value in values]
+    return values

@@ -15,7 +15,7 @@ from openvla_ros.errors import InvalidValueError, ModelOutputError, PolicyError
 from openvla_ros.policy.remote import server_report
 from openvla_ros.policy.websocket_link import WebsocketLink
 from openvla_ros.profile import RobotProfile
-from openvla_ros.protocols import openpi_codec, wire
+from openvla_ros.protocols import message_codec, wire
 from openvla_ros.protocols.observation_map import ObservationMap
 from openvla_ros.values.action import ActionChunk, ActionSpace
 from openvla_ros.values.observation import Observation
@@ -63,12 +63,12 @@ class OpenpiPolicy:
     def infer(self, observation: Observation) -> ActionChunk:
         """Return the server's actions; raises ``PolicyError`` if it does not answer in time."""
         message = self._map.to_message(observation, self._profile)
-        answer = self._link.ask(openpi_codec.pack(message))
+        answer = self._link.ask(message_codec.pack(message))
         if isinstance(answer, str):  # an error; openpi's server closes the connection after it
             self._link.drop()
             raise PolicyError(f"policy server {self._address}: {_last_line(answer)}")
         try:
-            actions = openpi_codec.unpack(answer).get(ACTIONS)
+            actions = message_codec.unpack(answer).get(ACTIONS)
         except InvalidValueError as error:
             self._link.drop()
             raise PolicyError(f"{self._address}: {error}") from error
@@ -89,7 +89,7 @@ class OpenpiPolicy:
 
     def _greet(self, data: str | bytes) -> None:
         try:
-            metadata = openpi_codec.unpack(data)
+            metadata = message_codec.unpack(data)
         except InvalidValueError as error:
             raise PolicyError(f"{self._address} is not an openpi server: {error}") from error
         stated = metadata.get("action_space")

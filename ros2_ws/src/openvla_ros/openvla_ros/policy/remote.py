@@ -6,7 +6,7 @@ import json
 
 from openvla_ros.errors import InvalidValueError, ModelOutputError, PolicyError
 from openvla_ros.policy.websocket_link import WebsocketLink
-from openvla_ros.protocols import wire
+from openvla_ros.protocols import message_codec, wire
 from openvla_ros.values.action import ActionChunk, ActionSpace
 from openvla_ros.values.observation import Observation
 
@@ -50,10 +50,10 @@ class RemotePolicy:
         """Disconnect."""
         self._link.close()
 
-    def _ask(self, message: wire.Message) -> wire.Message:
-        answer = self._link.ask(wire.pack(message))
+    def _ask(self, message: message_codec.Message) -> message_codec.Message:
+        answer = self._link.ask(message_codec.pack(message))
         try:
-            return _raised(wire.unpack(answer))
+            return _raised(message_codec.unpack(answer))
         except InvalidValueError:
             self._link.drop()
             raise
@@ -61,7 +61,7 @@ class RemotePolicy:
     def _greet(self, data: str | bytes) -> None:
         """Hear the server's greeting; one with another action space than before is refused."""
         try:
-            greeting = _raised(wire.unpack(data))
+            greeting = _raised(message_codec.unpack(data))
         except InvalidValueError as error:
             raise PolicyError(f"{self._address} is not a policy server: {error}") from error
         if greeting.get("protocol") != wire.PROTOCOL:
@@ -91,7 +91,7 @@ def server_report(server: str, protocol: str, space: ActionSpace) -> dict[str, s
     }
 
 
-def _raised(answer: wire.Message) -> wire.Message:
+def _raised(answer: message_codec.Message) -> message_codec.Message:
     """Return ``answer``, or raise the error in it."""
     if "error" in answer:
         kind = ModelOutputError if answer["error"] == "ModelOutputError" else PolicyError

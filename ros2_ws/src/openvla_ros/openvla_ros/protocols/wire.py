@@ -1,26 +1,22 @@
-"""Serialisation of observations and chunks for remote policies: msgpack, never pickle.
+"""Our own protocol of remote policies: observations, chunks and action spaces as messages, and back.
 
-Arrays are sent as dtype, shape and bytes; only the dtypes listed here are accepted, and everything read
-goes through the usual validating constructors. Each encoder is next to its decoder.
+Everything read goes through the usual validating constructors. ``message_codec`` makes bytes of the
+messages. Each encoder is next to its decoder.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, get_args
 
-import msgpack
-import numpy as np
-from numpy.typing import NDArray
-
 from openvla_ros.errors import InvalidValueError
+from openvla_ros.protocols.message_codec import Message
 from openvla_ros.values.action import ActionChunk, ActionSpace, Frame, RotationConvention
 from openvla_ros.values.geometry import Pose
 from openvla_ros.values.observation import Observation
 from openvla_ros.values.time import NS_PER_S
 
-PROTOCOL = 1
+PROTOCOL = 2
 # What our clients ask for in the handshake; any other websocket client is openpi's.
 SUBPROTOCOL = f"openvla_ros.{PROTOCOL}"
 # Several raw 1280x720 images; larger messages, of any protocol, are refused before they are read.
@@ -29,26 +25,6 @@ LARGEST_MESSAGE = 64 << 20
 UNFIT = (KeyError, TypeError, ValueError, OverflowError, AttributeError)
 # Stamps of ROS: seconds are an int32.
 FIRST_NS, LAST_NS = -(2**31) * NS_PER_S, 2**31 * NS_PER_S - 1
-DTYPES = {"uint8": np.uint8, "float64": np.float64}
-Message = dict[str, Any]
-
-
-def pack(message: Mapping[str, Any]) -> bytes:
-    """Serialise a message of plain values and arrays."""
-    return bytes(msgpack.packb(message, default=_array_to_map))
-
-
-def unpack(data: bytes | str) -> Message:
-    """Return the message in ``data``; raises ``InvalidValueError`` if it is not one."""
-    if isinstance(data, str):
-        raise InvalidValueError(f"expected a binary message, got text: {data[:80]!r}")
-    try:
-        message = msgpack.unpackb(data, object_hook=_map_to_array)
-    except (*UNFIT, msgpack.exceptions.UnpackException) as error:
-        raise InvalidValueError(f"cannot decode a message of {len(data)} bytes: {error}") from error
-    if not isinstance(message, dict):
-        raise InvalidValueError(f"expected a map as message, got {type(message).__name__}")
-    return message
 
 
 def observation_to_message(observation: Observation) -> Message:
@@ -151,23 +127,3 @@ def _text(name: str, value: Any) -> str:
 def _shown(value: Any) -> str:
     """Return an untrusted value for an error message, shortened to one line."""
     return repr(value)[:80]
-
-
-def _array_to_map(value: Any) -> Message:
-    if not isinstance(value, np.ndarray) or value.dtype.name not in DTYPES:
-        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise InvalidValueError(f"cannot serialise {kind}; supported dtypes: {', '.join(DTYPES)}")
-    little = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
-    data = little.data.cast("B") if little.size else b""
-    return {"dtype": value.dtype.name, "shape": list(value.shape), "bytes": data}
-
-
-def _map_to_array(value: Message) -> Message | NDArray[Any]:
-    if value.keys() != {"dtype", "shape", "bytes"}:
-        return value
-    if value["dtype"] not in DTYPES:
-        raise InvalidValueError(
-            f"cannot decode an array of {value['dtype']!r}; supported dtypes: {', '.join(DTYPES)}"
-        )
-    dtype = np.dtype(DTYPES[value["dtype"]]).newbyteorder("<")
-    return np.frombuffer(value["bytes"], dtype).reshape(value["shape"])

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from openvla_ros import __version__
 from openvla_ros.errors import InvalidValueError, OpenVLARosError, PolicyError
 from openvla_ros.policy.protocol import Policy
-from openvla_ros.protocols import act_codec, openpi_codec, wire
+from openvla_ros.protocols import act_codec, message_codec, wire
 from openvla_ros.protocols.translation import Translation
 from openvla_ros.values.action import ActionChunk
 from openvla_ros.values.observation import Observation
@@ -48,25 +48,25 @@ class OwnDialogue:
         """Return what is served, and the meaning of its actions."""
         space = wire.space_to_message(self._policy.space)
         description = self._policy.description
-        return wire.pack(
+        return message_codec.pack(
             {"protocol": wire.PROTOCOL, "description": description, "space": space, "server": SERVER}
         )
 
     def answer(self, data: str | bytes) -> bytes:
         """Return the chunk for an observation, nothing for a reset, or the error."""
         try:
-            message = wire.unpack(data)
+            message = message_codec.unpack(data)
             if message.get("reset"):
                 self._policy.reset()
-                return wire.pack({})
+                return message_codec.pack({})
             chunk = self._policy.infer(wire.observation_from_message(message))
-            return wire.pack(wire.chunk_to_message(chunk))
+            return message_codec.pack(wire.chunk_to_message(chunk))
         except OpenVLARosError as error:
             return self.refusal(error)
 
     def refusal(self, error: OpenVLARosError) -> bytes:
         """Return the error as a message."""
-        return wire.pack({"error": type(error).__name__, "message": str(error)})
+        return message_codec.pack({"error": type(error).__name__, "message": str(error)})
 
 
 class ForeignPolicyUse:
@@ -103,17 +103,17 @@ class OpenpiDialogue:
             },
             "observation_keys": [] if observation_map is None else list(observation_map.keys),
         }
-        return openpi_codec.pack(metadata)
+        return message_codec.pack(metadata)
 
     def answer(self, data: str | bytes) -> str | bytes:
         """Return the actions (T, D) for an observation, or the error as text."""
         try:
             translation = _needed(self._translation)
-            observation = translation.from_openpi(openpi_codec.unpack(data), time.time_ns())
+            observation = translation.from_openpi(message_codec.unpack(data), time.time_ns())
             began = time.perf_counter()
             chunk = self._use.infer(observation)
             timing = {"infer_ms": 1000.0 * (time.perf_counter() - began)}
-            return openpi_codec.pack({"actions": chunk.actions, "server_timing": timing})
+            return message_codec.pack({"actions": chunk.actions, "server_timing": timing})
         except OpenVLARosError as error:
             return self.refusal(error)
 

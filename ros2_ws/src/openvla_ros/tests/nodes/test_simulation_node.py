@@ -75,7 +75,7 @@ class Robot:
         return joint_values(self.states[-1], self.profile.arm.joints)
 
     def rests_at(self, goal) -> bool:
-        """Whether the arm is at ``goal`` and stays there: a line of one point is overshot and then reached."""
+        """Whether the arm is at ``goal`` and stays: where a line ends, it is overshot first."""
         still = np.abs(joint_values(self.states[-1], self.profile.arm.joints, "velocity")).max() < 5e-3
         return bool(still) and np.allclose(self.joints(), goal, atol=5e-3)
 

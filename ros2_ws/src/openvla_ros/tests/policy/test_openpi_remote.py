@@ -15,7 +15,7 @@ from openvla_ros.policy import factory
 from openvla_ros.policy.factory import PolicyOptions
 from openvla_ros.policy.openpi_remote import OpenpiPolicy
 from openvla_ros.policy.protocol import Policy
-from openvla_ros.protocols import openpi_codec, wire
+from openvla_ros.protocols import message_codec, wire
 from openvla_ros.protocols.observation_map import load_observation_map
 
 GOOD = np.arange(14.0).reshape(2, 7) / 1000
@@ -27,10 +27,10 @@ def openpi_server(answer, metadata=None):
     """A server that sends ``metadata``, then what ``answer`` returns for each message."""
 
     def handle(connection):
-        connection.send(openpi_codec.pack(metadata or {}))
+        connection.send(message_codec.pack(metadata or {}))
         for data in connection:
-            reply = answer(openpi_codec.unpack(data))
-            connection.send(reply if isinstance(reply, str | bytes) else openpi_codec.pack(reply))
+            reply = answer(message_codec.unpack(data))
+            connection.send(reply if isinstance(reply, str | bytes) else message_codec.pack(reply))
             if isinstance(reply, str):
                 return  # openpi's server closes after an error
 

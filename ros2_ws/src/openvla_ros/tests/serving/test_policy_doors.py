@@ -25,7 +25,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from openvla_ros.policy.remote import RemotePolicy
-from openvla_ros.protocols import act_codec, openpi_codec, wire
+from openvla_ros.protocols import act_codec, message_codec, wire
 from openvla_ros.protocols.act_codec import ActRequest
 from openvla_ros.serving import http_exchange
 from openvla_ros.serving import server as serving
@@ -51,7 +51,7 @@ def is_healthy(server):
 
 
 def asked(connection, message):
-    connection.send(openpi_codec.pack(message))
+    connection.send(message_codec.pack(message))
     return connection.recv(10)
 
 
@@ -61,8 +61,8 @@ def test_each_protocol_gets_the_same_actions_from_the_same_port():
         assert status == 200
         np.testing.assert_array_equal(act_codec.action_from_json(answer), EXPECTED[0])
         with openpi(server) as connection:
-            openpi_codec.unpack(connection.recv(10))
-            actions = openpi_codec.unpack(asked(connection, MESSAGE))["actions"]
+            message_codec.unpack(connection.recv(10))
+            actions = message_codec.unpack(asked(connection, MESSAGE))["actions"]
         np.testing.assert_array_equal(actions, EXPECTED)
         remote = RemotePolicy(f"ws://127.0.0.1:{server.port}")
         np.testing.assert_array_equal(remote.infer(observation()).actions, EXPECTED)
@@ -74,7 +74,7 @@ def test_each_protocol_gets_the_same_actions_from_the_same_port():
 
 def test_openpis_metadata_says_what_is_served_and_what_is_read():
     with mirror_server() as (_, server), openpi(server) as connection:
-        metadata = openpi_codec.unpack(connection.recv(10))
+        metadata = message_codec.unpack(connection.recv(10))
     assert re.match(r"openvla_ros \d", metadata["server"])
     assert not wire.space_from_message(metadata["action_space"]).differences(SPACE)
     assert metadata["observation_keys"] == ["observation/image", "observation/state", "prompt"]

@@ -52,8 +52,8 @@ def flood(ros_domain, tmp_path_factory) -> Iterator[tuple[bench_stop.Hand, stop_
     hand, switches = bench_stop.Hand(profile), stop_flood.Switches.make()
     load = stop_flood.start_all(switches, robot, bench_stop.WRENCH_TOPIC)
     try:
-        with bench_stop.Controller(SOURCES, robot, permitted=False):
-            hand.wait_until_there()
+        with bench_stop.Controller(SOURCES, robot, permitted=False) as controller:
+            hand.wait_until_there(controller)
             yield hand, switches
     finally:
         switches.end(load)
@@ -87,7 +87,7 @@ def test_the_arm_brakes_at_once_in_a_flood(flood, way):
     asked_ns = hand.press() if way.endswith("topic") else hand.ask(way.split(",")[0])[0]
     bench_stop.wait(lambda: newest_speed(hand) == 0.0, 20.0, "rest")
     switches.flooding.clear()
-    rest_ns = next(ns for ns, speed in hand.speeds if ns > asked_ns and speed == 0.0)
+    rest_ns = next(c.at_ns for c in hand.arrived if c.at_ns > asked_ns and c.speed == 0.0)
     assert (rest_ns - asked_ns) * 1e-6 < REST_MS
 
 
@@ -99,7 +99,7 @@ def begin_to_move(hand: bench_stop.Hand) -> None:
     for pose in ("home", "park"):
         assert hand.ask("give_to_policy")[2].success
         assert hand.ask(pose)[2].success
-        hand.speeds.clear()
+        hand.arrived.clear()
         if holds_within(lambda: newest_speed(hand) > MOVING_RAD_S, 3.0):
             return
     raise AssertionError("the arm does not move")
@@ -108,7 +108,7 @@ def begin_to_move(hand: bench_stop.Hand) -> None:
 def newest_speed(hand: bench_stop.Hand) -> float:
     """Return the speed of the newest command, rad/s."""
     hand.take_commands()
-    return hand.speeds[-1][1] if hand.speeds else 0.0
+    return hand.arrived[-1].speed if hand.arrived else 0.0
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_a_button_latched_before_the_controller_listened_holds_the_arm_in_a_floo
         time.sleep(0.1)
         refused = hand.ask("reset_e_stop")[2]
         assert not refused.success
-        assert "let the button go" in refused.message
+        assert "release the button" in refused.message
         button.publish(Bool(data=False))
         other.spin_for(0.3)
         assert hand.ask("reset_e_stop")[2].success

@@ -7,25 +7,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.protocols import openpi_codec
+from openvla_ros.protocols import message_codec
 
 
 @given(st.dictionaries(st.text(), st.one_of(st.text(), st.integers(-(2**63), 2**63), st.none()), max_size=4))
 def test_a_message_survives(message):
     array = np.arange(6.0, dtype=np.float32).reshape(2, 3)
-    after = openpi_codec.unpack(openpi_codec.pack({**message, "an array": array}))
+    after = message_codec.unpack(message_codec.pack({**message, "an array": array}))
     np.testing.assert_array_equal(after.pop("an array"), array)
     assert after == {key: value for key, value in message.items() if key != "an array"}
 
 
 def test_arrays_are_written_as_openpi_reads_them():
-    written = msgpack.unpackb(openpi_codec.pack({"a": np.array([[1, 2]], np.uint8)}))["a"]
+    written = msgpack.unpackb(message_codec.pack({"a": np.array([[1, 2]], np.uint8)}))["a"]
     assert written == {b"__ndarray__": True, b"data": b"\x01\x02", b"dtype": "|u1", b"shape": [1, 2]}
 
 
 def test_a_numpy_scalar_is_a_number():
     scalar = {b"__npgeneric__": True, b"data": 0.5, b"dtype": "<f4"}
-    assert openpi_codec.unpack(msgpack.packb({"x": scalar})) == {"x": 0.5}
+    assert message_codec.unpack(msgpack.packb({"x": scalar})) == {"x": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,10 @@ def test_a_numpy_scalar_is_a_number():
 )
 def test_rubbish_is_refused(data, message):
     with pytest.raises(InvalidValueError, match=message):
-        openpi_codec.unpack(data)
+        message_codec.unpack(data)
 
 
 @pytest.mark.parametrize("value", [object(), np.array(["text"]), np.array([1 + 2j])])
 def test_what_the_protocol_lacks_is_not_written(value):
     with pytest.raises(InvalidValueError, match="cannot serialise"):
-        openpi_codec.pack({"a": value})
+        message_codec.pack({"a": value})

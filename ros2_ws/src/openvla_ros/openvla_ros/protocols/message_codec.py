@@ -1,6 +1,7 @@
-"""The messages of openpi: msgpack maps whose arrays are maps themselves; see docs/other_programs.md.
+"""Messages to and from policy servers as bytes: msgpack maps, their arrays as openpi writes them; no pickle.
 
-Both directions, for a server and for a client. What a key means is in ``observation_map``.
+For our own protocol (``wire`` says what its keys mean) and for openpi's (``observation_map`` does); see
+docs/other_programs.md.
 """
 
 from __future__ import annotations
