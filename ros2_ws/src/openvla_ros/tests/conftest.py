@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from support.shared_data import shared_folder
 
+from openvla_ros.bringup.dds import dds_environment
+
 # One thread a process: two torch threads on busy cores can be five times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("LP_NUM_THREADS", "0")
@@ -55,6 +57,7 @@ def ros_domain() -> Iterator[int]:
             lock.close()
             continue
         os.environ["ROS_DOMAIN_ID"] = str(domain)
+        os.environ.update(dds_environment(os.environ))  # as every node's: they find each other sooner
         yield domain
         lock.close()
         return

@@ -23,7 +23,7 @@ from openvla_ros.ros.image_messages import to_camera_info
 from openvla_ros.ros.messages import from_stamp, to_image
 from openvla_ros.ros.parameters import declare, parameter
 from openvla_ros.ros.worker import Worker
-from openvla_ros.sim.tasks import find_task
+from openvla_ros.sim.tasks import Task, find_task
 from openvla_ros.sim.world import SimulatedRobot
 from openvla_ros.streams.throttle import Pacer
 from openvla_ros.values.health import Health, LatencyHealth, ReasonCounter, StreamHealth
@@ -55,6 +55,8 @@ class SimulatedCameraNode(GuardedNode):
         self._infos = self.create_publisher(CameraInfo, f"camera/{camera.name}/camera_info", qos.STREAM_OUT)
         # A renderer belongs to the thread that draws with it.
         self._worker = Worker(f"draw {camera.name}", self._draw, self._broke, finish=self._close)
+        if self._profile.simulation is not None:
+            self._worker.put(find_task(self._profile.simulation.task))
         self.create_subscription(JointState, "simulation/coordinates", self._moment, qos.NEWEST_IN)
         self._diagnostics = DiagnosticsPublisher(self, self._collect_health)
 
@@ -69,10 +71,13 @@ class SimulatedCameraNode(GuardedNode):
             self._moments.received(stamp_ns, self.get_clock().now().nanoseconds)
             self._worker.put(message)
 
-    def _draw(self, message: JointState) -> None:
+    def _draw(self, message: JointState | Task) -> None:
+        if isinstance(message, Task):  # before the first state: opening a renderer takes as long as 50 images
+            self._open_scene(message).render(self._camera.name)
+            return
         task, _, seed = message.header.frame_id.partition("/")
         try:
-            robot = self._scene_of(task)
+            robot = self._open_scene(find_task(task))
             robot.show(int(seed), message.position)
         except (InvalidValueError, ValueError) as error:
             self._refusals.add("coordinates", str(error))
@@ -83,11 +88,11 @@ class SimulatedCameraNode(GuardedNode):
         self._infos.publish(to_camera_info(lens, camera.width, camera.height, stamp_ns, camera.frame_id))
         self._drawing.add(seconds(self.get_clock().now().nanoseconds - stamp_ns))
 
-    def _scene_of(self, task: str) -> SimulatedRobot:
-        if self._robot is None or self._robot.task.name != task:
+    def _open_scene(self, task: Task) -> SimulatedRobot:
+        if self._robot is None or self._robot.task is not task:
             if self._robot is not None:
                 self._robot.close()
-            self._robot = SimulatedRobot(self._profile, find_task(task))
+            self._robot = SimulatedRobot(self._profile, task)
         return self._robot
 
     def _close(self) -> None:
