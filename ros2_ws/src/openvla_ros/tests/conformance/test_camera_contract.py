@@ -5,6 +5,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+from support.fake_camera_devices import FakeCapture
 
 from openvla_ros.cameras.playback_sources import EpisodeCamera, ImageFolderCamera
 from openvla_ros.cameras.protocol import Frame, Intrinsics
@@ -44,27 +45,6 @@ def test_an_episode_keeps_the_contract():
         stamps_ns=np.arange(4) + 1, images={"primary": ArrayFrames(IMAGES)}, actions=np.zeros((4, 7)),
     )  # fmt: skip
     check_camera(EpisodeCamera(episode, "primary"))
-
-
-class FakeCapture:
-    """What cv2.VideoCapture does, for one device of 640x480 whose images are 20 ms old."""
-
-    def isOpened(self):  # noqa: N802 - the library's own name
-        return True
-
-    def set(self, key, value):
-        return True
-
-    def get(self, key):
-        if key == cv2.CAP_PROP_POS_MSEC:
-            return time.monotonic_ns() / 1e6 - 20.0
-        return {cv2.CAP_PROP_FRAME_WIDTH: 640, cv2.CAP_PROP_FRAME_HEIGHT: 480}[key]
-
-    def read(self):
-        return True, np.zeros((480, 640, 3), np.uint8)
-
-    def release(self):
-        pass
 
 
 @pytest.mark.parametrize("wrap", [lambda camera: camera, ReconnectingCamera])
