@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.fake_recording import steady_run
 from support.generated_episodes import make_episode
-from support.tiny_training_run import PROFILE, QUICK, Notes, make_base, make_request, write_data
+from support.tiny_training_run import PROFILE, QUICK, Notes, make_request, write_data
 from typer.testing import CliRunner
 
 from openvla_ros.cli.program import app
@@ -30,17 +30,9 @@ from openvla_ros.training.finetune import Run, finetune
 from openvla_ros.training.metrics import read_records
 from openvla_ros.training.request import WeightedData
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 ALL = Selection(validation_share=0.0, keep_policy_steps=True, keep_failures=True)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return make_base(tmp_path_factory.mktemp("base") / "small")
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch):
-    monkeypatch.setattr("openvla_ros.training.finetune.Run._report", lambda run: None)
 
 
 def test_recordings_train_directly_and_name_their_robot(base, tmp_path):
