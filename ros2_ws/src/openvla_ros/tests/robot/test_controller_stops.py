@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from support.controller_bench import (
     FRANKA,
     ROBOTS,
@@ -95,6 +96,27 @@ def test_beside_a_rival_the_arm_stops_within_its_limits_and_nothing_is_commanded
     np.testing.assert_allclose(bench.tick().joint_positions, was, atol=1e-3)  # from where the arm is now
 
 
+@pytest.mark.parametrize("first", ["rival", "e_stop"])
+def test_beside_a_rival_a_stopped_controller_commands_nothing_and_names_it(first):
+    bench = Bench(WIDOWX)
+    centre(bench)
+    bench.run_policy(action(x=0.03), 0.6)
+    stops = {"e_stop": lambda: bench.controller.e_stop("a test")}
+    stops["rival"] = lambda: bench.controller.stand_back("/other also publishes /arm")
+    for name in sorted(stops, key=lambda name: name != first):
+        stops[name]()
+        bench.tick()
+    output = bench.tick(200)
+    assert output.state is ControllerState.E_STOP
+    assert output.joint_positions is None
+    assert "/other also publishes /arm" in bench.tick().verdict.detail
+    bench.controller.stand_back(None)
+    assert bench.controller.reset_e_stop().reason is Reason.HELD
+    assert bench.controller.give_to("policy").commands
+    bench.tick()
+    assert bench.send(action(x=0.01)).commands
+
+
 def test_a_rival_that_is_there_when_an_emergency_stop_is_reset_still_stops_the_arm():
     bench = Bench(WIDOWX)
     bench.controller.e_stop("a person")
@@ -125,6 +147,18 @@ def test_the_arm_has_one_owner_and_changes_hands_without_a_jump(profile):
         bench.streams(), (limits.joint_velocity, limits.joint_acceleration, limits.joint_jerk), strict=True
     ):
         assert np.all(np.abs(stream) <= np.array(limit) * (1 + 1e-6))
+
+
+def test_a_new_instruction_does_not_take_the_arm_from_a_person_s_hand():
+    bench = Bench(WIDOWX)
+    assert bench.controller.ask_for_policy("/teleop").commands  # who is there but does not have the arm
+    assert bench.controller.give_to("teleoperation").commands
+    refused = bench.controller.ask_for_policy("/teleop")
+    assert refused.reason is Reason.OWNER
+    assert "/teleop has the arm; hand it back there, or with openvla give-to-policy" in refused.detail
+    assert bench.tick().owner == "teleoperation"
+    assert bench.controller.ask_for_policy(None).commands  # the person has gone
+    assert bench.tick().owner == "policy"
 
 
 def test_letting_go_of_the_dead_man_switch_stops_the_arm():
