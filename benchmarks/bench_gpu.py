@@ -26,16 +26,16 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from typing import Any
 
-import numpy as np
 import torch
+from action_decoders import COUNT, TEXT_TOKENS, ActionDecoders
 from action_report import Report, Row
-from guesses import TRIES, guess_that_costs
-from random_model import SIZES, image_transform, random_network
+from action_timer import ActionTimer, Run, Tokens
+from random_model import SIZES
 from rooflines import (
     Ceilings,
     Work,
@@ -49,7 +49,6 @@ from rooflines import (
 from torch import Tensor
 
 from openvla_ros.model.decoding.engine import Engine, make_engine
-from openvla_ros.model.decoding.greedy import GreedyDecoder
 from openvla_ros.model.decoding.oft_engine import ChunkEngine
 from openvla_ros.model.decoding.speculative import DraftingDecoder
 from openvla_ros.model.decoding.steady import SteadyDecoder
@@ -66,38 +65,30 @@ from openvla_ros.model.network.bitsandbytes_layers import (
 )
 from openvla_ros.model.network.oft import OFTLayout, OpenVLAOFT
 from openvla_ros.model.network.openvla import OpenVLA
-from openvla_ros.model.network.pixels import PixelTable, upload
-from openvla_ros.values.arrays import Image
 
-COUNT = 7  # tokens of an action
-TEXT_TOKENS = 26  # of a prompt, BOS among them
 IMAGES = 8  # two on a CPU: finding the guesses would take longer than the timing
-WARM_UPS = 20
 # The share of the total time that one group of compared modes may take.
 EXACT_SHARE, OTHER_SHARE = 0.35, 0.08
 NO_GPU = 2  # exit code
 
-Tokens = list[int]
-Run = Callable[[int], Tokens]  # the image's number → the action's tokens
-
 
 class Bench:
-    """The network, its images and prompts, and what is measured on them."""
+    """The sections of the benchmark, on one network and one device."""
 
-    network: OpenVLA
     ceilings: Ceilings
+    decoders: ActionDecoders
     engine: Engine
     drafting: DraftingDecoder
 
-    def __init__(self, size: str, device: torch.device, seconds: float, repeats: int, report: Report) -> None:
-        self.size, self.device, self.report = size, device, report
+    def __init__(self, size: str, device: torch.device, timer: ActionTimer, report: Report) -> None:
+        self.size, self.device, self.timer, self.report = size, device, timer, report
         self.on_gpu = device.type == "cuda"
         self.dtype = torch.bfloat16 if self.on_gpu else torch.float32
-        self.repeats = repeats or (200 if self.on_gpu else 5)
-        self.warm_ups = WARM_UPS if self.on_gpu else 1
-        self.count = IMAGES if self.on_gpu else 2
-        self.seconds, self.until = seconds, time.monotonic() + seconds
-        self.references: list[Tokens] = []
+
+    @property
+    def network(self) -> OpenVLA:
+        """The network with full weights."""
+        return self.decoders.network
 
     def run(self) -> None:
         """Measure everything there is time for; report what fails and continue with the rest."""
@@ -113,22 +104,13 @@ class Bench:
         }
         assert sections.keys() >= {*PACKINGS, *INTEGERS}
         for name, section in sections.items():
-            error = "no time was left" if time.monotonic() > self.until else self.attempt(section)
+            error = "no time was left" if self.timer.is_over else self.timer.attempt(section)
             if error is not None:
                 self.report.add(name, Row(error=error))
             if error is not None and name in ("ceilings", "network"):
                 return
             if self.on_gpu:
                 torch.cuda.empty_cache()
-
-    def attempt(self, work: Callable[[], None]) -> str | None:
-        """Run ``work``; return the error text, if any."""
-        try:
-            work()
-        except Exception as error:  # noqa: BLE001  however one fails, the others continue
-            first = (str(error).strip().splitlines() or [""])[0]
-            return f"{type(error).__name__}: {first[:200]}"
-        return None
 
     # The device and the network
 
@@ -149,14 +131,7 @@ class Bench:
     def build(self) -> None:
         """Draw the weights, the images and the prompts."""
         began = time.perf_counter()
-        self.network = random_network(self.size, self.device, self.dtype)
-        self.table = PixelTable(image_transform(self.size), self.device, self.dtype)
-        draw = np.random.default_rng(0)
-        side, last = SIZES[self.size].image_sizes[0], SIZES[self.size].action_ids.start
-        self.prompts: list[Tensor] = list(
-            torch.from_numpy(draw.integers(3, last, (self.count, 1, TEXT_TOKENS)))
-        )
-        self.images: list[Image] = list(draw.integers(0, 256, (self.count, side, side, 3), dtype=np.uint8))
+        self.decoders = ActionDecoders(self.size, self.device, self.dtype, IMAGES if self.on_gpu else 2)
         wait(self.device)
         count = sum(parameter.numel() for parameter in self.network.parameters())
         self.report.facts["parameters"] = count
@@ -165,170 +140,58 @@ class Bench:
             f"{self.dtype}, drawn in {time.perf_counter() - began:.1f} s"
         )
 
-    def pixels(self, image: int) -> Tensor:
-        """Return the pixels of one image, which is sent to the device as 8-bit levels."""
-        return self.table(self.images[image])
-
-    @property
-    def prompt_tokens(self) -> int:
-        """The number of embeddings of a prompt, including the image's."""
-        return TEXT_TOKENS + SIZES[self.size].patches
-
     # Exact decoders
 
     def exact(self) -> None:
         """Time the decoders that give the plain decoder's tokens, in turn on each image."""
-        plain = partial(self.plain, self.network)
-        self.references = [plain(image) for image in range(self.count)]
+        decoders = self.decoders
+        plain = partial(decoders.plain, self.network)
+        decoders.references = [plain(image) for image in range(decoders.count)]
         self.engine = make_engine(self.network)
         self.drafting = DraftingDecoder(self.network, engine=self.engine)
-        runs: dict[str, Run] = {"transformers": self.transformers_loop, "plain": plain}
-        runs |= self.engine_runs(self.drafting)
+        runs: dict[str, Run] = {"transformers": decoders.transformers_loop, "plain": plain}
+        runs |= decoders.engine_runs(self.drafting)
         self.report.facts["engine"] = self.engine.state
         self.report.line(f"engine: {self.engine.state}")
         self.report.title()
-        self.time(runs, self.limits(self.engine), EXACT_SHARE)
-
-    def plain(self, network: OpenVLA, image: int) -> Tokens:
-        """Return the reference decoder's tokens."""
-        decoder = GreedyDecoder(network)
-        tokens: Tokens = decoder.decode(self.pixels(image), self.prompts[image], COUNT).token_ids.tolist()
-        return tokens
-
-    def transformers_loop(self, image: int) -> Tokens:
-        """Return the tokens of ``generate``: as a transformers user would write it."""
-        with torch.inference_mode():
-            ids = upload(self.prompts[image], self.device)
-            embeddings = self.network.embed(self.pixels(image), ids)
-            out = self.network.language_model.generate(
-                inputs_embeds=embeddings,
-                attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device),
-                max_new_tokens=COUNT,
-                min_new_tokens=COUNT,
-                do_sample=False,
-                pad_token_id=0,
-            )
-        tokens: Tokens = out[0, -COUNT:].tolist()
-        return tokens
+        self.timer.time(runs, decoders.references, self.limits(self.engine), EXACT_SHARE)
 
     def limits(self, engine: Engine, float8: bool = False) -> dict[str, float]:
         """Return the least possible milliseconds of each way to decode."""
         packed = packed_bytes(engine.llama.maps)
-        return action_limits(self.ceilings, self.network, self.prompt_tokens, COUNT, packed, float8)
-
-    def engine_runs(self, drafting: DraftingDecoder, wrong: Sequence[int] = (0, 1, 2)) -> dict[str, Run]:
-        """Return the steady decoder, and the fast one with guesses that cost each number of extra passes."""
-        steady = SteadyDecoder(drafting.model, engine=drafting.engine)
-        runs: dict[str, Run] = {
-            "steady": lambda p: steady.decode(self.pixels(p), self.prompts[p], COUNT).token_ids.tolist()
-        }
-        right = [self.accepted(drafting, image) for image in range(self.count)]
-        for passes in wrong:
-            guesses = [self.guess(drafting, image, right[image], passes) for image in range(self.count)]
-            runs[f"fast, {passes} wrong"] = partial(self.drafted, drafting, guesses)
-        return runs
-
-    def drafted(self, drafting: DraftingDecoder, guesses: Sequence[Tensor], image: int) -> Tokens:
-        """Return the fast decoder's tokens after the guess for this image."""
-        with torch.inference_mode():
-            embeddings = drafting.engine.embed(self.pixels(image), self.prompts[image])
-            found = drafting.decode_embedded(embeddings, COUNT, guesses[image])
-        tokens: Tokens = found.token_ids.tolist()
-        return tokens
-
-    def extra_passes(self, drafting: DraftingDecoder, guess: Tokens, image: int) -> tuple[int, Tokens]:
-        """Return how many passes a guess (COUNT - 1) costs after the prompt's pass, and the tokens."""
-        before = drafting.acceptance.passes.copy()
-        tokens = self.drafted(drafting, [torch.tensor(guess)] * self.count, image)
-        (passes,) = (drafting.acceptance.passes - before).keys()
-        return passes, tokens
-
-    def accepted(self, drafting: DraftingDecoder, image: int) -> Tokens:
-        """Return the guess that costs no extra pass: with packed weights, not always the plain tokens."""
-        tokens = self.references[image]
-        for _ in range(TRIES):
-            guess = tokens[:-1]
-            passes, tokens = self.extra_passes(drafting, guess, image)
-            if passes == 0:
-                return guess
-        raise ArithmeticError("no guess was found that is accepted at once")
-
-    def guess(self, drafting: DraftingDecoder, image: int, right: Tokens, passes: int) -> Tensor:
-        """Return a guess on the device with this many wrong tokens; each costs one extra pass."""
-        tokens = range(3, SIZES[self.size].action_ids.start)
-
-        def cost(guess: Tokens) -> int:
-            return self.extra_passes(drafting, guess, image)[0]
-
-        return torch.tensor(guess_that_costs(passes, right, tokens, cost), device=self.device)
+        tokens = self.decoders.prompt_tokens
+        return action_limits(self.ceilings, self.network, tokens, COUNT, packed, float8)
 
     def beside_float32(self) -> None:
         """Count the tokens on which the exact decoders agree with the same weights in float32."""
+        decoders = self.decoders
         exact = copy.deepcopy(self.network).float()
-        truth = [self.plain(exact, image) for image in range(self.count)]
+        truth = [decoders.plain(exact, image) for image in range(decoders.count)]
         del exact
         steady = SteadyDecoder(self.network, engine=self.engine)
         found = dict.fromkeys(("plain", "steady", "fast"), 0)
         for image, wanted in enumerate(truth):
-            pixels, prompt = self.pixels(image), self.prompts[image]
+            pixels, prompt = decoders.pixels(image), decoders.prompts[image]
             given = {
-                "plain": self.references[image],
+                "plain": decoders.references[image],
                 "steady": steady.decode(pixels, prompt, COUNT).token_ids.tolist(),
                 "fast": self.drafting.decode(pixels, prompt, COUNT).token_ids.tolist(),
             }
             for name, tokens in given.items():
                 found[name] += sum(a == b for a, b in zip(tokens, wanted, strict=True))
-        of = COUNT * self.count
+        of = COUNT * decoders.count
         self.report.facts["tokens_as_float32"] = {"of": of, **found}
         told = ", ".join(f"{name} {count}" for name, count in found.items())
         self.report.line(f"\ntokens as the plain decoder gives them in float32, of {of}: {told}")
 
-    # Timing
-
-    def time(
-        self, runs: Mapping[str, Run], limits: Mapping[str, float], share: float, prefix: str = ""
-    ) -> None:
-        """Time ``runs`` in turn until the repeats are done or the time is up; add a row for each."""
-        rows = {name: Row(limit_ms=limits.get(name)) for name in runs}
-        until = min(self.until, time.monotonic() + share * self.seconds)
-        for name, run in runs.items():
-            rows[name].error = self.attempt(partial(self.warm_up, rows[name], run, until))
-        for repeat in range(self.repeats):
-            for name, run in runs.items():
-                if rows[name].error is None:
-                    rows[name].error = self.attempt(partial(self.once, rows[name], run, repeat % self.count))
-            if time.monotonic() > until:
-                break
-        for name, row in rows.items():
-            self.report.add(prefix + name, row)
-
-    def warm_up(self, row: Row, run: Run, until: float) -> None:
-        """Run without timing; record the memory in use."""
-        if self.on_gpu:
-            torch.cuda.reset_peak_memory_stats(self.device)
-        for repeat in range(self.warm_ups):
-            run(repeat % self.count)
-            if time.monotonic() > until:
-                break
-        if self.on_gpu:
-            row.memory_gb = torch.cuda.max_memory_allocated(self.device) / 1e9
-
-    def once(self, row: Row, run: Run, image: int) -> None:
-        """Time one action, from the image's levels to its tokens."""
-        wait(self.device)
-        began = time.perf_counter()
-        tokens = run(image)
-        row.milliseconds.append(1e3 * (time.perf_counter() - began))
-        row.tokens += len(tokens)
-        row.same += sum(a == b for a, b in zip(tokens, self.references[image], strict=False))
-
     def stages(self) -> None:
         """Time each stage of a fast action separately."""
-        draft, network = self.drafting.prompts.of(self.prompt_tokens, COUNT), self.network
-        pixels, ids = self.pixels(0), self.prompts[0]
-        prompt = language_work(network, self.prompt_tokens + COUNT - 1, COUNT)
+        decoders, network = self.decoders, self.network
+        draft = self.drafting.prompts.of(decoders.prompt_tokens, COUNT)
+        pixels, ids = decoders.pixels(0), decoders.prompts[0]
+        prompt = language_work(network, decoders.prompt_tokens + COUNT - 1, COUNT)
         parts: dict[str, tuple[Callable[[], object], Work | None]] = {
-            "image to pixels": (lambda: self.pixels(0), None),
+            "image to pixels": (lambda: decoders.pixels(0), None),
             "vision": (lambda: self.engine.see(pixels), vision_work(network)),
             "vision, prompt joined": (lambda: self.engine.embed(pixels, ids), None),
             "prompt's pass": (draft.first, prompt),
@@ -339,7 +202,7 @@ class Bench:
         found = {}
         for name, (work, least) in parts.items():
             with torch.inference_mode():
-                taken = 1e3 * seconds_of(work, self.device, max(3, min(50, self.repeats)))
+                taken = 1e3 * seconds_of(work, self.device, max(3, min(50, self.timer.repeats)))
             limit = None if least is None else self.ceilings.milliseconds(least)
             told = "" if limit is None else f"{limit:9.3f}{limit / taken:7.0%}"
             self.report.line(f"{name:22}{taken:9.3f}{told}")
@@ -351,20 +214,21 @@ class Bench:
     def packed(self, how: Packing) -> None:
         """Time weights with fewer bits beside the full ones."""
         engine = make_engine(self.network, how)
-        runs = self.engine_runs(DraftingDecoder(self.network, engine=engine))
+        runs = self.decoders.engine_runs(DraftingDecoder(self.network, engine=engine))
         size = packed_bytes(engine.llama.maps)
         self.report.line(
             f"\n{how}, not exact: {size / 1e9:.2f} GB beside the {self.dtype} weights; {engine.state}"
         )
-        self.time(runs, self.limits(engine, float8=how == "fp8"), OTHER_SHARE, f"{how} ")
+        limits = self.limits(engine, float8=how == "fp8")
+        self.timer.time(runs, self.decoders.references, limits, OTHER_SHARE, f"{how} ")
 
     def integers(self, how: Integers) -> None:
         """Time bitsandbytes' weights, which replace the full ones."""
         network = self.quantised(how)
         engine = make_engine(network, stages=EagerStages() if how == "int8" else None)
-        runs = self.engine_runs(DraftingDecoder(network, engine=engine), wrong=(0,))
+        runs = self.decoders.engine_runs(DraftingDecoder(network, engine=engine), wrong=(0,))
         self.report.line(f"\n{how}, not exact: {weight_bytes(network) / 1e9:.2f} GB in all; {engine.state}")
-        self.time(runs, {}, OTHER_SHARE, f"{how} ")
+        self.timer.time(runs, self.decoders.references, {}, OTHER_SHARE, f"{how} ")
 
     def quantised(self, how: Integers) -> OpenVLA:
         """Return the network with quantised weights; the rest of the weights is shared."""
@@ -402,13 +266,14 @@ class Bench:
             vision_work(self.network, 2), language_work(self.network, tokens, 0)
         )
         self.report.line("\nOpenVLA-OFT, 8 actions a chunk, 2 images; exact but for rounding")
-        self.time(runs, dict.fromkeys(runs, limit), OTHER_SHARE)
+        self.timer.time(runs, self.decoders.references, dict.fromkeys(runs, limit), OTHER_SHARE)
 
     def chunk(self, compute: Callable[[Tensor, Tensor, Tensor], Tensor], image: int) -> Tokens:
         """Compute a chunk; it has no tokens."""
-        pixels = torch.cat([self.pixels(image), self.pixels((image + 1) % self.count)])
-        actions = compute(pixels, self.prompts[image], torch.zeros(1, 8)).float().cpu()
-        if not bool(actions.isfinite().all()):
+        decoders = self.decoders
+        pixels = torch.cat([decoders.pixels(image), decoders.pixels((image + 1) % decoders.count)])
+        chunk = compute(pixels, decoders.prompts[image], torch.zeros(1, 8)).float().cpu()
+        if not bool(chunk.isfinite().all()):
             raise ArithmeticError("the actions are not finite")
         return []
 
@@ -464,7 +329,8 @@ def main() -> int:
     watch = threading.Timer(arguments.seconds + 20.0, stop)
     watch.daemon = True
     watch.start()
-    Bench(arguments.size, device, arguments.seconds, arguments.repeats, report).run()
+    timer = ActionTimer(device, arguments.seconds, arguments.repeats, report)
+    Bench(arguments.size, device, timer, report).run()
     watch.cancel()
     report.finish("complete")
     return 0 if all(name in report.rows and report.rows[name].measured for name in ("plain", "steady")) else 1
