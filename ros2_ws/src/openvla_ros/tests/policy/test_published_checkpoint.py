@@ -15,7 +15,6 @@ from openvla_ros.policy.published_checkpoint import check_published, say_trained
 from openvla_ros.profile import RobotProfile, load_profile
 
 WIDOWX = load_profile("widowx")
-CASE = next(case for case in cases() if case.unnorm_key == "bridge_orig")
 
 
 def with_space(**changes) -> RobotProfile:
@@ -78,7 +77,8 @@ def test_training_on_another_robot_is_said(caplog):
 
 
 def test_loading_refuses_before_any_weights_are_read(tmp_path):
-    choices = PolicyChoices(unnorm_key="bridge_orig", center_crop=CASE.center_crop)
+    case = cases()[0]
+    choices = PolicyChoices(unnorm_key="bridge_orig", center_crop=case.center_crop)
     options = LoadOptions(dtype=torch.float32)
     with pytest.raises(ManifestError, match=r"gripper_open: dataset 1\.0, robot 0\.0"):
-        load_openvla_policy(CASE.checkpoint, load_profile("franka_droid"), choices=choices, options=options)
+        load_openvla_policy(case.checkpoint, load_profile("franka_droid"), choices=choices, options=options)
