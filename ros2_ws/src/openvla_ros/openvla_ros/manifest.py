@@ -27,14 +27,15 @@ from openvla_ros.preprocessing.dataset_statistics import (
 from openvla_ros.preprocessing.image_transform import ImageTransform
 from openvla_ros.preprocessing.prompt import PROMPT_STYLES, PromptStyle
 from openvla_ros.profile import RobotProfile
-from openvla_ros.values.action import ActionSpace, Frame, RotationConvention
+from openvla_ros.values.action import ActionKind, ActionSpace, Frame
+from openvla_ros.values.rotation_numbers import RotationConvention
 
 MANIFEST_NAME = "openvla_manifest.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MANIFEST_VERSION = 1
 
 # Without the bounds: those are the robot's own, and enforced by its controller.
-_MEANING = ("names", "units", "frame", "rotation", "gripper_open", "rate_hz")
+_MEANING = ("kind", "names", "units", "frame", "rotation", "gripper_open", "rate_hz")
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +146,7 @@ class Manifest:
                 "lower": space.lower.tolist(),
                 "upper": space.upper.tolist(),
                 "rate_hz": space.rate_hz,
+                **({} if space.kind == "tool_delta" else {"kind": space.kind}),
             },
             "image_transform": {**self.image_transform.describe(), "center_crop": self.center_crop},
             "dataset_key": self.dataset_key,
@@ -255,6 +257,7 @@ class _ActionSpaceFile(BaseModel):
     lower: list[float]
     upper: list[float]
     rate_hz: float
+    kind: ActionKind = "tool_delta"  # not stated by versions that knew only deltas
 
     def value(self) -> ActionSpace:
         data = self.model_dump()

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from openvla_ros.action_profile import ActionProfile, check_actions
 from openvla_ros.driver_profile import (
     STRICT,
     Age,
@@ -34,13 +34,8 @@ from openvla_ros.integrity.placeholders import unfilled
 from openvla_ros.integrity.text_file import read_text
 from openvla_ros.integrity.validation_errors import validation_lines
 from openvla_ros.resources import share_path
-from openvla_ros.values.action import ActionSpace, Frame, RotationConvention
+from openvla_ros.values.action import ActionSpace
 
-# What the controller carries out, whatever a profile calls it: tool motion, then the gripper.
-ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
-ACTION_UNITS = ("m", "m", "m", "rad", "rad", "rad", "1")
-# The largest bound of one step, by its unit: beyond it, the bounds are in another unit.
-LARGEST_STEP = {"m": 1.0, "rad": 3.1416, "1": 1.0}
 # Which field of a camera's source each kind takes.
 SOURCE_FIELDS: dict[str, str | None] = {
     "topic": None, "usb": "device", "realsense": "serial",
@@ -143,20 +138,6 @@ class StateProfile:
 
 
 @dataclass(frozen=True, config=STRICT)
-class ActionProfile:
-    """The action space, as written in the profile file."""
-
-    names: tuple[str, ...]
-    units: tuple[str, ...]
-    frame: Frame
-    rotation: RotationConvention
-    gripper_open: Literal[0, 1]
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
-    rate_hz: Positive
-
-
-@dataclass(frozen=True, config=STRICT)
 class LimitsProfile:
     """The limits that the controller never exceeds; radians, metres, seconds."""
 
@@ -256,28 +237,11 @@ class RobotProfile:
             self.space()
         except InvalidValueError as error:
             raise ValueError(str(error)) from error
-        self._check_actions()
-
-    def _check_actions(self) -> None:
-        """Check that the action space is the one that the controller carries out, whatever the labels say."""
-        actions = self.action_space
-        for key, needed in (("names", ACTION_NAMES), ("units", ACTION_UNITS)):
-            if getattr(actions, key) != needed:
-                raise ValueError(
-                    f"action_space.{key} are {list(getattr(actions, key))}; the controller carries out "
-                    f"{list(needed)}, in this order"
-                )
-        for key in ("lower", "upper"):
-            for name, unit, value in zip(ACTION_NAMES, ACTION_UNITS, getattr(actions, key), strict=True):
-                if abs(value) > LARGEST_STEP[unit]:
-                    raise ValueError(
-                        f"action_space.{key} is {value:g} for {name}; one step is in {unit} and at most "
-                        f"{LARGEST_STEP[unit]:g}"
-                    )
-        if self.control.rate_hz < 2 * actions.rate_hz:
+        check_actions(self.action_space, self.arm.joints, self.limits.joint_lower, self.limits.joint_upper)
+        if self.control.rate_hz < 2 * self.action_space.rate_hz:
             raise ValueError(
                 f"control.rate_hz is {self.control.rate_hz:g}; it must be at least twice "
-                f"action_space.rate_hz, which is {actions.rate_hz:g}"
+                f"action_space.rate_hz, which is {self.action_space.rate_hz:g}"
             )
 
     def _check_joints(self) -> None:
@@ -309,11 +273,7 @@ class RobotProfile:
 
     def space(self) -> ActionSpace:
         """Return the action space that this robot's controller accepts."""
-        a = self.action_space
-        return ActionSpace(
-            names=a.names, units=a.units, frame=a.frame, rotation=a.rotation, rate_hz=a.rate_hz,
-            gripper_open=float(a.gripper_open), lower=np.array(a.lower), upper=np.array(a.upper),
-        )  # fmt: skip
+        return self.action_space.space()
 
     @property
     def takes_setpoints(self) -> bool:

@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from support.action_spaces import SPACES, in_space
 
 from openvla_ros.errors import ProfileError
 from openvla_ros.profile import available_profiles, dump_profile, load_profile, parse_profile
@@ -198,3 +199,53 @@ def test_wrong_number_of_joint_limits_is_named():
     text = text_of("sim_widowx").replace("  joint_jerk:\n  - 80.0\n", "  joint_jerk:\n", 1)
     with pytest.raises(ProfileError, match="joint_jerk has 5 values for 6 joints"):
         parse_profile(text, "bad.yaml")
+
+
+@pytest.mark.parametrize(("kind", "rotation"), SPACES)
+def test_a_profile_of_every_kind_of_action_reads_as_written(kind, rotation):
+    profile = in_space(load_profile("sim_widowx"), kind, rotation)
+    assert parse_profile(dump_profile(profile), "copy") == profile
+    assert (profile.space().kind, profile.space().rotation) == (kind, rotation)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rotation", "changes", "expected"),
+    [
+        ("joint_position", "none", {"names": 0}, r"names are \['shoulder', 'waist'.*carries out \['waist'"),
+        ("joint_delta", "none", {"names": 0}, r"names are \['delta_shoulder'.*carries out \['delta_waist'"),
+        ("tool_pose", "quaternion_xyzw", {"names": 3}, r"\['tool_x'.*'tool_qy', 'tool_qx'.*in this order"),
+        ("joint_position", "none", {"units": ["deg"] * 6 + ["1"]}, r"units are \['deg'.*\['rad'"),
+        ("tool_pose", "rotation_6d", {"units": ["m"] * 3 + ["rad"] * 6 + ["1"]}, r"carries out \['m'.*'1'"),
+        ("tool_pose", "matrix", {"frame": "tool"}, "the frame of tool_pose actions is 'tool'"),
+        ("tool_pose", "euler_xyz", {"rotation": "none"}, "rotation of tool_pose actions is 'none'"),
+        ("tool_pose", "euler_xyz", {"rotation": "matrix"}, "have 13 dimensions"),
+        ("tool_pose", "euler_xyz", {"rotation": "rotation_vector"}, r"carries out \['tool_x'.*'tool_rx'"),
+        ("joint_position", "none", {"rotation": "matrix"}, "rotation of joint_position actions is 'matrix'"),
+        ("joint_position", "none", {"kind": "joint_delta"}, r"carries out \['delta_waist'"),
+        (
+            "joint_position",
+            "none",
+            {"kind": "tool_delta", "rotation": "euler_xyz"},
+            r"carries out \['x', 'y'",
+        ),
+        ("joint_position", "none", {"kind": "joints"}, r"action_space.kind.*'joints'"),
+        ("joint_position", "none", {"largest_step_rad": None}, "largest_step_rad is missing"),
+        ("tool_pose", "matrix", {"largest_step_m": None}, "largest_step_m is missing"),
+        ("tool_pose", "matrix", {"largest_step_m": 50.0}, "largest_step_m.*less than or equal to 1"),
+        ("joint_position", "none", {"largest_step_m": 0.1}, "largest_step_m is 0.1; joint_position actions"),
+        ("joint_delta", "none", {"largest_step_rad": 0.1}, "largest_step_rad is 0.1; joint_delta actions"),
+        ("joint_position", "none", {"upper": [9.0] * 6 + [1.0]}, "9 for waist; limits.joint_lower and"),
+        ("joint_delta", "none", {"upper": [14.0] * 6 + [1.0]}, "14 for delta_waist; one step is in rad"),
+        ("tool_pose", "matrix", {"upper": [300.0] + [1.0] * 12}, "300 for tool_x; a target is in m"),
+        ("tool_pose", "matrix", {"upper": [1.0] * 12 + [2.0]}, "2 for gripper"),
+    ],
+)
+def test_an_action_space_of_any_kind_that_is_not_carried_out_is_refused(kind, rotation, changes, expected):
+    values = yaml.safe_load(dump_profile(in_space(load_profile("sim_widowx"), kind, rotation)))
+    actions = values["action_space"]
+    if isinstance(first := changes.get("names"), int):
+        names = actions["names"]
+        changes = {"names": [*names[:first], names[first + 1], names[first], *names[first + 2 :]]}
+    actions.update(changes)
+    with pytest.raises(ProfileError, match=expected):
+        parse_profile(yaml.safe_dump(values), "bad.yaml")

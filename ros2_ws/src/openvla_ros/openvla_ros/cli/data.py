@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from openvla_ros.data.datasets.conversion import ConversionReport
     from openvla_ros.data.datasets.listing import EpisodeSummary
     from openvla_ros.data.datasets.open_dataset import SourceRequest
+    from openvla_ros.data.episodes.converted_actions import ActionConversion
+    from openvla_ros.values.action import ActionKind
+    from openvla_ros.values.rotation_numbers import RotationConvention
 
 SourceArgument = Annotated[
     Path, typer.Argument(help="Dataset: bag, RLDS, LeRobot or HDF5; the format is detected.")
@@ -26,7 +29,8 @@ ConventionOption = Annotated[
     str | None, typer.Option(help="How to read an RLDS dataset's numbers, e.g. bridge_orig or droid.")
 ]
 ProfileOption = Annotated[
-    str | None, typer.Option(help="Robot profile that defines the actions of a LeRobot dataset.")
+    str | None,
+    typer.Option(help="Robot profile: what a LeRobot dataset's actions mean, and the arm's kinematics."),
 ]
 RateOption = Annotated[
     float | None,
@@ -63,6 +67,14 @@ def convert(
         Literal["commanded", "measured"],
         typer.Option(help="Commanded actions, or the arm's measured motion."),
     ] = "commanded",
+    action_space: Annotated[
+        Literal["tool_delta", "tool_pose", "joint_delta", "joint_position"] | None,
+        typer.Option(help="Convert the actions to this kind with the kinematics of --profile."),
+    ] = None,
+    rotation: Annotated[
+        Literal["euler_xyz", "rotation_vector", "matrix", "quaternion_xyzw", "rotation_6d"] | None,
+        typer.Option(help="Rotation of --action-space tool_pose, or the first two of tool_delta."),
+    ] = None,
     next_obs: Annotated[
         bool,
         typer.Option(help="HDF5: also store next observations, which some of robomimic's algorithms need."),
@@ -79,6 +91,8 @@ def convert(
       openvla convert ~/openvla_recordings/widowx datasets/carrot --to lerobot
 
       openvla convert datasets/bridge datasets/bridge_5hz --to rlds --convention bridge_orig --workers 4
+
+      openvla convert datasets/carrot datasets/joints --to lerobot --profile widowx --action-space joint_delta
     """
     from tqdm import tqdm
 
@@ -86,7 +100,10 @@ def convert(
     from openvla_ros.data.datasets.conversion import convert as run
 
     request = ConversionRequest(
-        source=_request(source, split, convention, profile, rate),
+        source=replace(
+            _request(source, split, convention, profile, rate),
+            conversion=_action_conversion(action_space, rotation, profile),
+        ),
         destination=destination,
         target=to,
         actions=actions,
@@ -214,3 +231,18 @@ def _request(
 
     space = None if profile is None else load_profile(profile).space()
     return SourceRequest(source, split=split, convention=convention, space=space, rate_hz=rate)
+
+
+def _action_conversion(
+    kind: ActionKind | None, rotation: RotationConvention | None, profile: str | None
+) -> ActionConversion | None:
+    from openvla_ros.data.episodes.converted_actions import ActionConversion
+    from openvla_ros.profile import load_profile
+
+    if kind is None:
+        if rotation is not None:
+            raise DatasetError(f"--rotation {rotation} needs --action-space tool_pose or tool_delta")
+        return None
+    if profile is None:
+        raise DatasetError(f"--action-space {kind} needs --profile: the robot whose kinematics convert them")
+    return ActionConversion(load_profile(profile), kind, rotation)

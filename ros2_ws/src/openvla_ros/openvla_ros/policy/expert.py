@@ -74,8 +74,9 @@ class ScriptedExpert:
 
         ``tool_down`` (3, 3) is the tool's rotation in the base frame when it points straight down
         with zero yaw. Raises ``InvalidValueError`` for a space that is not a translation, a
-        rotation and a gripper.
+        rotation and a gripper, as changes.
         """
+        space.check_kind("tool_delta", "the scripted expert")
         if space.width != 7 or space.frame != "base":
             raise InvalidValueError(
                 f"the scripted expert needs 7 dimensions in the base frame; this space has {space.width} "

@@ -18,7 +18,7 @@ from openvla_ros.values.action import ActionSpace
 
 logger = logging.getLogger(__name__)
 
-_COMPARED = ("frame", "rotation", "gripper_open", "rate_hz")
+_COMPARED = ("kind", "frame", "rotation", "gripper_open", "rate_hz")
 UNKNOWN_UNIT = "1"  # of a dataset whose units were not published
 
 
@@ -70,7 +70,7 @@ def differences(space: ActionSpace, profile: RobotProfile) -> list[str]:
         for name in _COMPARED
         if (mine := getattr(space, name)) != (theirs := getattr(robot, name))
     ]
-    units = [(a, b) for a, b in zip(space.units[:6], robot.units[:6], strict=True) if a != UNKNOWN_UNIT]
+    units = [(a, b) for a, b in zip(space.units[:6], robot.units[:6], strict=False) if a != UNKNOWN_UNIT]
     if any(mine != theirs for mine, theirs in units):
         lines.append(f"action_space.units: dataset {space.units!r}, robot {robot.units!r}")
     return lines

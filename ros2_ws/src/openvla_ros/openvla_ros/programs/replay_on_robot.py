@@ -55,7 +55,8 @@ class Replay:
     """One episode on one robot."""
 
     def __init__(self, profile: RobotProfile, episode: Episode, client: RobotClient) -> None:
-        """Bind them; raises ``InvalidValueError`` if the episode is for another action space."""
+        """Bind them; raises ``InvalidValueError`` if the episode is for other actions, or no deltas."""
+        profile.space().check_kind("tool_delta", "openvla replay")
         lines = profile.space().differences(episode.space)
         if lines:
             raise InvalidValueError(

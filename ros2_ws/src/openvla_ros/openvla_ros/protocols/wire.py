@@ -11,9 +11,10 @@ from typing import Any, get_args
 
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.protocols.message_codec import Message
-from openvla_ros.values.action import ActionChunk, ActionSpace, Frame, RotationConvention
+from openvla_ros.values.action import ActionChunk, ActionKind, ActionSpace, Frame
 from openvla_ros.values.geometry import Pose
 from openvla_ros.values.observation import Observation
+from openvla_ros.values.rotation_numbers import RotationConvention
 from openvla_ros.values.time import NS_PER_S
 
 PROTOCOL = 2
@@ -86,6 +87,8 @@ def space_to_message(space: ActionSpace) -> Message:
         "names": list(space.names), "units": list(space.units), "frame": space.frame,
         "rotation": space.rotation, "gripper_open": space.gripper_open, "lower": space.lower,
         "upper": space.upper, "rate_hz": space.rate_hz,
+        # Peers that know only deltas do not know the key.
+        **({} if space.kind == "tool_delta" else {"kind": space.kind}),
     }  # fmt: skip
 
 
@@ -95,9 +98,13 @@ def space_from_message(message: Message) -> ActionSpace:
         fields = {
             key: tuple(_text(f"a word of {key}", word) for word in message[key]) for key in ("names", "units")
         }
-        for key, choices in (("frame", get_args(Frame)), ("rotation", get_args(RotationConvention))):
-            if message[key] not in choices:
-                raise InvalidValueError(f"{key} is {message[key]!r}; it must be one of {', '.join(choices)}")
+        for key, choices in (
+            ("frame", get_args(Frame)),
+            ("rotation", get_args(RotationConvention)),
+            ("kind", get_args(ActionKind)),
+        ):
+            if (value := message.get(key, "tool_delta") if key == "kind" else message[key]) not in choices:
+                raise InvalidValueError(f"{key} is {value!r}; it must be one of {', '.join(choices)}")
         return ActionSpace(**{**message, **fields})
     except UNFIT as error:
         raise InvalidValueError(f"cannot decode the action space: {error!r}") from error

@@ -35,8 +35,10 @@ class EpisodePlayer:
     def __init__(self, actions: Float, profile: RobotProfile) -> None:
         """``actions`` (T, D) are in the robot's own action space.
 
-        Raises ``InvalidValueError`` if the controller takes no chunk of two steps: the arm would pause.
+        Raises ``InvalidValueError`` if the controller takes no chunk of two steps: the arm would pause. Or if
+        the robot's actions are no changes of the tool pose.
         """
+        profile.space().check_kind("tool_delta", "playing an episode")
         self._actions, self._space = actions, profile.space()
         self._step_ns = nanoseconds(self._space.step_s)
         self._length = max(2, steps_at_once(profile))

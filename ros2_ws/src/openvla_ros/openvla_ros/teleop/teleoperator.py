@@ -29,6 +29,8 @@ class Teleoperator:
     def __init__(
         self, space: ActionSpace, frame: Frame = "base", speed: int = 2, opening: float = 1.0
     ) -> None:
+        """Raises ``InvalidValueError`` if the actions of ``space`` are no changes of the tool pose."""
+        space.check_kind("tool_delta", "teleoperation")
         self.space, self.frame = space, frame
         self._speed = speed
         self.opening = opening  # of the gripper, 0 closed .. 1 open

@@ -14,19 +14,32 @@ import numpy as np
 
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.values.arrays import Float, float_array
+from openvla_ros.values.rotation_numbers import ROTATION_NAMES, RotationConvention
 
+ActionKind = Literal["tool_delta", "tool_pose", "joint_delta", "joint_position"]
 Frame = Literal["base", "tool"]
 _UNIT = re.compile(r"(?:(\d+(?:\.\d+)?) )?(?:m|rad)$")  # "m", or "0.075 m" where 1 stands for that much
-RotationConvention = Literal["euler_xyz", "rotation_vector"]
+# Which rotation conventions the actions of each kind may have; joints have none.
+ROTATIONS: dict[ActionKind, tuple[RotationConvention, ...]] = {
+    "tool_delta": ("euler_xyz", "rotation_vector"),
+    "tool_pose": ("matrix", "quaternion_xyzw", "rotation_vector", "rotation_6d", "euler_xyz"),
+    "joint_delta": ("none",),
+    "joint_position": ("none",),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class ActionSpace:
     """The meaning of an action: names, units, frame, rotation convention, gripper sign, bounds, rate.
 
-    The first six dimensions are a translation and a rotation relative to the previous commanded target; the
-    last is the absolute gripper opening. ``frame`` defines the axes: the robot's base (BridgeData V2) or the
-    tool. The rotation is always about the tool point.
+    ``kind`` says what the dimensions before the last are; the last is the absolute gripper opening.
+
+    - ``tool_delta``: a translation (3) and a rotation (3) relative to the previous commanded target.
+      ``frame`` defines the axes: the robot's base (BridgeData V2) or the tool. The rotation is about the
+      tool point.
+    - ``tool_pose``: the tool's position (3) and rotation (3, 4, 6 or 9 numbers) in the base frame.
+    - ``joint_delta``: a change of each joint relative to the previous commanded target.
+    - ``joint_position``: a position of each joint.
     """
 
     names: tuple[str, ...]
@@ -37,6 +50,7 @@ class ActionSpace:
     lower: Float  # (D,) smallest command of one step, in the units above
     upper: Float  # (D,) largest command of one step
     rate_hz: float  # action rate, Hz
+    kind: ActionKind = "tool_delta"
 
     def __post_init__(self) -> None:
         width = len(self.names)
@@ -52,6 +66,26 @@ class ActionSpace:
             raise InvalidValueError(f"gripper_open is {self.gripper_open}; it must be 0 or 1")
         if not 0.0 < self.rate_hz <= 1000.0:
             raise InvalidValueError(f"action rate is {self.rate_hz} Hz; it must lie within 0 .. 1000")
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        if self.kind not in ROTATIONS:
+            raise InvalidValueError(f"action kind is {self.kind!r}; it must be one of {', '.join(ROTATIONS)}")
+        if self.rotation not in ROTATIONS[self.kind]:
+            raise InvalidValueError(
+                f"the rotation of {self.kind} actions is {self.rotation!r}; it must be one of "
+                f"{', '.join(ROTATIONS[self.kind])}"
+            )
+        if self.kind == "tool_delta":
+            return
+        if self.frame != "base":
+            raise InvalidValueError(f"the frame of {self.kind} actions is {self.frame!r}; it must be 'base'")
+        needed = 3 + len(ROTATION_NAMES[self.rotation]) + 1
+        if self.kind == "tool_pose" and self.width != needed:
+            raise InvalidValueError(
+                f"{self.kind} actions with rotation {self.rotation} have {needed} dimensions, gripper "
+                f"included; the names are {self.names}"
+            )
 
     @property
     def width(self) -> int:
@@ -64,12 +98,34 @@ class ActionSpace:
         return 1.0 / self.rate_hz
 
     @property
-    def si_factors(self) -> Float:
-        """Metres or radians (6,) that 1 stands for in each motion dimension.
+    def is_absolute(self) -> bool:
+        """Whether an action states a target itself, not a change of the target before it."""
+        return self.kind in ("tool_pose", "joint_position")
+
+    def check_kind(self, needed: ActionKind, what: str) -> None:
+        """Raise ``InvalidValueError`` unless the actions are of the kind that ``what`` needs.
+
+        Args:
+            needed: The kind.
+            what: Who needs it, as the message's subject.
 
         Raises:
-            InvalidValueError: A unit does not say: some datasets never published theirs.
+            InvalidValueError: They are of another kind; names both.
         """
+        if self.kind != needed:
+            raise InvalidValueError(
+                f"{what} needs {needed} actions; these are {self.kind} actions ({', '.join(self.names)})"
+            )
+
+    @property
+    def si_factors(self) -> Float:
+        """Metres or radians (6,) that 1 stands for in each motion dimension of ``tool_delta`` actions.
+
+        Raises:
+            InvalidValueError: A unit does not say: some datasets never published theirs. Or the actions are
+                of another kind.
+        """
+        self.check_kind("tool_delta", "scaling by units")
         matches = [_UNIT.match(unit) for unit in self.units[:6]]
         for name, unit, match in zip(self.names, self.units, matches, strict=False):
             if match is None:
@@ -104,7 +160,7 @@ class ActionSpace:
             One line for each field that differs, with both values; empty if actions mean the same.
         """
         lines = []
-        for name in ("names", "units", "frame", "rotation", "gripper_open", "rate_hz"):
+        for name in ("kind", "names", "units", "frame", "rotation", "gripper_open", "rate_hz"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 lines.append(f"action_space.{name}: {mine!r} here, {theirs!r} there")

@@ -57,7 +57,7 @@ class Step:
 class Episode:
     """One demonstration of T steps; ``actions[i]`` was commanded after ``observation(i)``.
 
-    Actions are the commanded deltas; ``measured_deltas`` returns the differences of measured poses. An empty
+    Actions are what was commanded; ``measured_deltas`` returns the differences of measured poses. An empty
     instruction means that the episode is not labelled.
     """
 
@@ -191,6 +191,16 @@ class Episode:
             is_last=index == len(self) - 1,
         )
 
+    def commanded_changes(self) -> Float:
+        """Return what each action changes, the gripper left out (T, D - 1), number by number.
+
+        Actions that state targets change them by the difference to the action before, the first by nothing.
+        """
+        motion = self.actions[:, :-1]
+        if not self.space.is_absolute:
+            return motion
+        return np.diff(motion, axis=0, prepend=motion[:1])
+
     def measured_deltas(self) -> Float:
         """Return the arm's measured motion in each step, as actions (T-1, D) in ``space``.
 
@@ -199,7 +209,8 @@ class Episode:
         one: a measured gripper stalls on the grasped object. The last step has no successor, hence no delta.
 
         Raises:
-            InvalidValueError: The episode has no poses, or the units of its space are not known.
+            InvalidValueError: The episode has no poses, the units of its space are not known, or its actions
+                are no deltas of the tool.
         """
         if self.poses is None:
             raise InvalidValueError(f"{self._name} has no measured poses to compute deltas from")
@@ -273,8 +284,10 @@ def pose_deltas(poses: Float, space: ActionSpace) -> Float:
     """Return the motions (T-1, 6) between consecutive ``poses`` (T, 4, 4) in ``space``'s convention, m, rad.
 
     Base frame: translation along the base axes, rotation R' Rᵀ about the tool point. Tool frame:
-    both along the tool's axes, Rᵀ (p' - p) and Rᵀ R'.
+    both along the tool's axes, Rᵀ (p' - p) and Rᵀ R'. Raises ``InvalidValueError`` if ``space`` has other
+    actions than deltas of the tool.
     """
+    space.check_kind("tool_delta", "the difference of measured poses")
     rotation, position = poses[:, :3, :3], poses[:, :3, 3]
     before, after = rotation[:-1], rotation[1:]
     move = np.diff(position, axis=0)

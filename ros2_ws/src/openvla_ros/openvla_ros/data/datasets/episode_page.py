@@ -85,7 +85,8 @@ def _times_s(episode: Episode) -> NDArray[np.float64]:
 def plot_actions(episode: Episode) -> Figure:
     """Return one small plot for each dimension of the action over time."""
     times_s, width = _times_s(episode), episode.space.width
-    measured = None if episode.poses is None or len(episode) < 2 else episode.measured_deltas()
+    comparable = episode.space.kind == "tool_delta" and episode.poses is not None and len(episode) > 1
+    measured = episode.measured_deltas() if comparable else None
     figure = Figure(figsize=(11, 1.5 * -(-width // 2)), layout="constrained")
     axes = figure.subplots(-(-width // 2), 2, sharex=True, squeeze=False).flat
     for dimension, axis in zip(range(width), axes, strict=False):

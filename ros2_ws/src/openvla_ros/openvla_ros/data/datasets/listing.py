@@ -102,6 +102,6 @@ def numeric_warnings(episode: Episode) -> Iterator[str]:
         beyond = np.flatnonzero(outside.any(axis=0))
         names = [episode.space.names[int(i)] for i in beyond]
         yield f"{int(outside.any(axis=1).sum())} actions beyond the bounds of {', '.join(names)}"
-    idle = np.all(np.abs(episode.actions[:, :-1]) < 1e-6, axis=1)
+    idle = np.all(np.abs(episode.commanded_changes()) < 1e-6, axis=1)
     if idle.any():
         yield f"{int(idle.sum())} of {len(episode)} steps command no motion"

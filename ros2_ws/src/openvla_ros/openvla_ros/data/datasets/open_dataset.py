@@ -10,6 +10,7 @@ from openvla_ros.data.bags.bag_export import ExportedBagSource, is_exported
 from openvla_ros.data.bags.bag_folder import bag_folders
 from openvla_ros.data.bags.bag_source import BagSource
 from openvla_ros.data.episodes.composed_deltas import ComposedSource
+from openvla_ros.data.episodes.converted_actions import ActionConversion, ConvertedSource
 from openvla_ros.data.episodes.episode_source import EpisodeSource
 from openvla_ros.data.episodes.followed_commands import FollowedSource
 from openvla_ros.data.episodes.guarded_source import GuardedSource
@@ -72,6 +73,7 @@ class SourceRequest:
     space: ActionSpace | None = None  # the profile's: its rate, and what LeRobot's actions mean
     rate_hz: float | None = None  # compose consecutive deltas into steps of this rate
     actions: Actions = "commanded"  # or the arm's measured motion
+    conversion: ActionConversion | None = None  # to actions of another kind
 
     def open(self, *, partial: bool = False) -> EpisodeSource:
         """Return the dataset; raises ``DatasetError`` if it cannot be opened or an option does not fit.
@@ -87,8 +89,10 @@ class SourceRequest:
                 source = ComposedSource(source, self.rate_hz)
             elif self.space is not None:
                 source = ProfileRateSource(source, self.space.rate_hz)
-            measured = self.actions == "measured"
-            return GuardedSource(MeasuredSource(source) if measured else FollowedSource(source))
+            source = MeasuredSource(source) if self.actions == "measured" else FollowedSource(source)
+            if self.conversion is not None:
+                source = ConvertedSource(source, self.conversion)
+            return GuardedSource(source)
 
     def absent(self) -> list[str]:
         """Return the files that are listed in the dataset's ``SHA256SUMS`` but missing."""

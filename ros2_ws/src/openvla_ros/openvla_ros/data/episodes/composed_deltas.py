@@ -40,8 +40,9 @@ def at_rate(episode: Episode, rate_hz: float) -> Episode:
 
     Images and states are those at the start of each step, the gripper's command the last one, and a step
     counts as a person's if any of its parts was. Raises ``DatasetError`` unless the episode's rate is a whole
-    multiple, and ``InvalidValueError`` if the unit of its actions is not known.
+    multiple, and ``InvalidValueError`` if the unit of its actions is not known, or they are no deltas.
     """
+    episode.space.check_kind("tool_delta", f"episode {episode.id!r}: composing steps")
     factor = round(episode.rate_hz / rate_hz)
     if factor < 1 or abs(factor * rate_hz - episode.rate_hz) > 1e-6 * episode.rate_hz:
         raise DatasetError(

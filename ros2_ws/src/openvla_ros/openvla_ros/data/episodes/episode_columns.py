@@ -42,8 +42,10 @@ def episode_columns(episode: Episode) -> Columns:
 
 
 def space_to_json(space: ActionSpace) -> dict[str, Any]:
-    """Return ``space`` as plain values."""
+    """Return ``space`` as plain values; deltas without their kind, which older versions do not know."""
     values = {field.name: getattr(space, field.name) for field in fields(space)}
+    if space.kind == "tool_delta":
+        del values["kind"]
     return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in values.items()}
 
 

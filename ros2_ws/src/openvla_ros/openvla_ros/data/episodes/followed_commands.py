@@ -78,7 +78,7 @@ def noted_share(actions: Float, positions: Float | None) -> str:
 
 def _warnings(episode: Episode) -> Iterator[tuple[str, str]]:
     """Yield (what it is about, the warning)."""
-    if episode.provenance.get("actions") == "measured":
+    if episode.provenance.get("actions") == "measured" or episode.space.kind != "tool_delta":
         return
     noted = episode.provenance.get(REACHED)
     if noted is not None and (noted == "unknown" or float(noted) <= _WHOLE):

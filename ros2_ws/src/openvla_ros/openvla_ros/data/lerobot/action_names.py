@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from openvla_ros.values.action import ActionSpace
+from openvla_ros.values.action_dimensions import GRIPPER
 
 # What a name may be called once prefixes, units and separators are gone.
 _MEANINGS: dict[str, str] = {
@@ -28,6 +29,7 @@ _MEANINGS: dict[str, str] = {
 _GRIPPER = re.compile(r"gripper|grip|grasp|finger|jaw")
 _JOINT = re.compile(r"joint|shoulder|elbow|forearm|upperarm|waist|wrist|^(j|q)\d+$")
 _VELOCITY = re.compile(r"^vel|velocity|^v[xyz]$|^omega")
+_TARGET = {"abs", "absolute"}
 _CHANGE = {"delta", "rel", "relative"}
 _FILLERS = re.compile(
     r"^(action|delta|rel|relative|abs|absolute|target|cmd|command|eef|ee|tcp|tool|endeffector|end|effector|"
@@ -43,21 +45,39 @@ def contradictions(names: Sequence[str], groups: Iterable[str], space: ActionSpa
     ``groups`` are the titles under which the names stand. Empty if there is nothing to object to: also where
     there are fewer or more names than numbers, which then name nothing in particular.
     """
-    lines = [f"its names stand under {group!r}" for group in groups if _JOINT.search(_plain(group))]
+    joints = space.kind in ("joint_position", "joint_delta")
+    lines = [
+        f"its names stand under {group!r}" for group in groups if _JOINT.search(_plain(group)) and not joints
+    ]
     if len(names) != space.width:
-        return lines + [
-            f"{name!r} is {meaning}"
-            for name in names
-            if (meaning := _meaning(name)) in ("a joint", "a quaternion", "a velocity")
-        ]
+        foreign = ("a quaternion", "a velocity") if joints else ("a joint", "a quaternion", "a velocity")
+        return lines + [f"{name!r} is {said}" for name in names if (said := _meaning(name)) in foreign]
     for name, dimension in zip(names, space.names, strict=True):
-        said, wanted = _meaning(name), _meaning(dimension)
-        if said is None or wanted is None or said == wanted:
-            continue
-        if space.rotation == "rotation_vector" and _same_axis(said, wanted):
-            continue
-        lines.append(f"{name!r} is {said}, the action space's dimension there is {dimension!r}")
+        said = _contradiction(name, dimension, space)
+        if said is not None:
+            lines.append(f"{name!r} is {said}, the action space's dimension there is {dimension!r}")
     return lines
+
+
+def _contradiction(name: str, dimension: str, space: ActionSpace) -> str | None:
+    """Return what ``name`` says that the ``dimension`` of ``space`` is not, or None."""
+    said, wanted = _meaning(name), _meaning(dimension)
+    if dimension != GRIPPER:
+        words = _words(name)
+        if space.is_absolute and _CHANGE.intersection(words):
+            return "a change of a target"
+        if not space.is_absolute and _TARGET.intersection(words):
+            return "a target itself"
+        if space.kind in ("joint_position", "joint_delta"):
+            wanted = "a joint"
+            joints = {_core(joint): joint for joint in space.names}
+            if (other := joints.get(_core(name), dimension)) != dimension:
+                return repr(other)
+    if said is None or wanted is None or said == wanted:
+        return None
+    if space.rotation == "rotation_vector" and _same_axis(said, wanted):
+        return None
+    return said
 
 
 def _same_axis(said: str, wanted: str) -> bool:
@@ -69,9 +89,19 @@ def _plain(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9]+", _spaced(name)) if word]
+
+
+def _core(name: str) -> str:
+    """Return ``name`` without what prefixes and units add to it."""
+    kept = [word for word in _words(name) if not (_FILLERS.match(word) or _UNITS.match(word))]
+    return "".join(word for word in kept if word not in ("pos", "position"))
+
+
 def _meaning(name: str) -> str | None:
     """Return what ``name`` clearly says, or None."""
-    words = [word for word in re.split(r"[^a-z0-9]+", _spaced(name)) if word]
+    words = _words(name)
     joined = "".join(words)
     if _GRIPPER.search(joined):
         changes = _CHANGE.intersection(words) or any(_VELOCITY.search(word) for word in words)

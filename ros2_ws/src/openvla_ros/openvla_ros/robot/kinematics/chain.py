@@ -105,6 +105,12 @@ class KinematicChain:
         """
         return cls.from_urdf(arm.urdf, arm.base_link, arm.tool_link, arm.joints)
 
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The unit of each of the J positions: ``rad``, or ``m`` for a joint that slides."""
+        known = self.description.joints
+        return tuple("m" if known[name].kind == "prismatic" else "rad" for name in self.joints)
+
     @classmethod
     def _from_joints(
         cls, description: RobotDescription, base_link: str, tool_link: str, along: list[Joint]

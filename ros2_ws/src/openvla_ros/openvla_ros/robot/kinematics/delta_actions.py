@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from openvla_ros.errors import InvalidValueError
 from openvla_ros.values.action import ActionSpace
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import (
@@ -24,6 +25,7 @@ from openvla_ros.values.geometry import (
 
 def compose(target: Pose, action: ArrayLike, space: ActionSpace) -> Pose:
     """Return the target after ``action`` (D,), whose first six numbers are a delta in ``space``."""
+    space.check_kind("tool_delta", "composing on the previous target")
     delta = np.asarray(action, dtype=np.float64)[:6]
     turn = _rotation(delta[3:], space)
     if space.frame == "base":
@@ -33,6 +35,7 @@ def compose(target: Pose, action: ArrayLike, space: ActionSpace) -> Pose:
 
 def delta_between(before: Pose, after: Pose, space: ActionSpace) -> Float:
     """Return the delta (6,) in ``space`` that ``compose`` turns into ``after``; its inverse."""
+    space.check_kind("tool_delta", "the difference of two tool poses")
     if space.frame == "base":
         translation = after.position - before.position
         turn = after.rotation @ before.rotation.T
@@ -57,3 +60,5 @@ def _rotation(angles: Float, space: ActionSpace) -> Float:
             return transform_euler_to_matrix(angles)
         case "rotation_vector":
             return transform_rotvec_to_matrix(angles)
+        case _:
+            raise InvalidValueError(f"deltas have no rotation convention {space.rotation!r}")

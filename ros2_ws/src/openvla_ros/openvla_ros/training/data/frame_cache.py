@@ -97,10 +97,13 @@ def steps_to_learn(episode: Episode, selection: Selection) -> Int:
         keep &= episode.intervention | selection.keep_policy_steps
     elif episode.outcome == "failure" and not selection.keep_failures:
         keep[:] = False
-    moved = np.linalg.norm(episode.actions[:, :3], axis=1) > selection.idle_m
-    turned = np.linalg.norm(episode.actions[:, 3:6], axis=1) > selection.idle_rad
+    changes = episode.commanded_changes()
+    # Positions of the tool come first; joints, also those that slide, count as turned.
+    metres = 3 if episode.space.kind.startswith("tool") else 0
+    moved = np.linalg.norm(changes[:, :metres], axis=1) > selection.idle_m
+    turned = np.linalg.norm(changes[:, metres:], axis=1) > selection.idle_rad
     gripper = np.ones(len(episode), np.bool_)
-    gripper[1:] = np.any(episode.actions[1:, 6:] != episode.actions[:-1, 6:], axis=1)
+    gripper[1:] = episode.actions[1:, -1] != episode.actions[:-1, -1]
     return np.flatnonzero(keep & (moved | turned | gripper))
 
 

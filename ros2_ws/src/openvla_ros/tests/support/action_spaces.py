@@ -1,0 +1,34 @@
+"""Robot profiles whose action space is of any kind."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from openvla_ros.data.episodes.converted_actions import ActionConversion, ActionConverter
+from openvla_ros.profile import RobotProfile
+from openvla_ros.values.action import ROTATIONS
+
+SPACES = [(kind, rotation) for kind, rotations in ROTATIONS.items() for rotation in rotations]
+NEW_SPACES = [space for space in SPACES if space[0] != "tool_delta"]
+LARGEST_STEP_M, LARGEST_STEP_RAD = 0.05, 0.25
+
+
+def in_space(profile: RobotProfile, kind: str, rotation: str) -> RobotProfile:
+    """Return ``profile`` with actions of another kind, whose bounds leave room for every target."""
+    space = ActionConverter(profile).space(ActionConversion(profile, kind, rotation), profile.space())
+    lower, upper = space.lower.copy(), space.upper.copy()
+    if kind == "joint_delta":
+        lower[:-1], upper[:-1] = -LARGEST_STEP_RAD, LARGEST_STEP_RAD
+    elif kind == "tool_delta":
+        lower[:3], upper[:3] = -LARGEST_STEP_M, LARGEST_STEP_M
+        lower[3:6], upper[3:6] = -LARGEST_STEP_RAD, LARGEST_STEP_RAD
+    return replace(
+        profile,
+        action_space=replace(
+            profile.action_space,
+            names=space.names, units=space.units, frame=space.frame, rotation=space.rotation, kind=kind,
+            lower=tuple(np.round(lower, 12).tolist()), upper=tuple(np.round(upper, 12).tolist()),
+            largest_step_m=LARGEST_STEP_M if kind == "tool_pose" else None,
+            largest_step_rad=LARGEST_STEP_RAD if space.is_absolute else None,
+        ),
+    )  # fmt: skip
