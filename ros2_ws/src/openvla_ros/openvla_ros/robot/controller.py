@@ -128,6 +128,9 @@ class ArmController:
         if not verdict.commands:
             return self.refuse(verdict)
         values, limited = self._chunk_checks.limit(received.values)
+        verdict = self._modes.judge(values, received.stamp_ns)
+        if not verdict.commands:
+            return self.refuse(verdict)
         skipped = self._modes.execute(values, received.stamp_ns, now_ns)
         self._order.used(received.stamp_ns)
         if limited.reason is not Reason.OK:

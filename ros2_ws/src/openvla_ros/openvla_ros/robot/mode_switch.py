@@ -18,6 +18,7 @@ from openvla_ros.robot.modes.homing import Homing
 from openvla_ros.robot.modes.overrun import UNSEEN, Overrun
 from openvla_ros.robot.modes.progress import Progress
 from openvla_ros.robot.modes.stopping import Stopping
+from openvla_ros.robot.modes.targets import targets_for
 from openvla_ros.robot.modes.way_planner import NamedPose, WayPlanner
 from openvla_ros.robot.motion.command_clock import CommandClock, Tick
 from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimiter, MotionLimits
@@ -50,8 +51,9 @@ class ModeSwitch:
 
         limits = MotionLimits.from_profile(profile.limits)
         limiter = MotionLimiter(limits, period_s, profile.control.blend_s)
-        targets = TargetLimits(profile)
-        checks = MotionChecks(profile, chain, targets)
+        tool_limits = TargetLimits(profile)
+        checks = MotionChecks(profile, chain, tool_limits)
+        targets = targets_for(profile, chain, limits, tool_limits)
         self.blind_spots = checks.blind_spots  # link → why its collisions are not, or not fully, checked
         self._executing = Executing(profile, chain, limiter, targets, checks, self._gripper, self.count)
         self._homing = Homing(WayPlanner(profile, limits, checks))
@@ -65,6 +67,11 @@ class ModeSwitch:
         self._counters: Counter[Reason] = Counter()
 
     # What is asked for
+
+    def judge(self, actions: Float, stamp_ns: int) -> SafetyVerdict:
+        """Return OK, or the hold that says why ``actions`` (T, D) must not be executed; changes nothing."""
+        moving = self.state is ControllerState.EXECUTING
+        return self._executing.judge(actions, stamp_ns, self._watch.robot, moving)
 
     def execute(self, actions: Float, stamp_ns: int, now_ns: int) -> int:
         """Execute ``actions`` (T, D) from an observation of ``stamp_ns``; returns how many are past."""

@@ -22,13 +22,13 @@ class Reason(str, Enum):
     # The chunk itself.
     NOT_FINITE = "not_finite"  # a value is infinite or NaN
     WIDTH = "width"  # the number of values does not match the action space
-    SPACE = "space"  # names or frame do not match the action space
+    SPACE = "space"  # names, units or frame do not match the action space, or numbers are no rotation
     TIMING = "timing"  # the step duration does not match the action space, or the clock went back
     STALE = "stale"  # computed from an observation that is too old
     FUTURE = "future"  # stamped ahead of the controller's clock
     OUT_OF_ORDER = "out_of_order"  # a chunk's observation, or a joint state, is older than the previous one
     DUPLICATE = "duplicate"  # the observation has already been used
-    STEP_BOUNDS = "step_bounds"  # far beyond the action space's bounds
+    STEP_BOUNDS = "step_bounds"  # far beyond the action space's bounds, or too far from the target before
     # Who may move the arm, and when.
     OWNER = "owner"  # somebody else has the arm
     BUSY = "busy"  # blocking control: the previous move is not finished, or not yet observed
@@ -45,7 +45,7 @@ class Reason(str, Enum):
     TILT = "tilt"  # the tool would tilt more than allowed
     TABLE = "table"  # a part of the arm would come too close to the table
     SELF_COLLISION = "self_collision"  # parts of the arm would touch
-    JOINT_LIMIT = "joint_limit"  # a joint's measured position is beyond its limits
+    JOINT_LIMIT = "joint_limit"  # a joint's measured position, or its target, is beyond its limits
     INVERSE_KINEMATICS = "inverse_kinematics"  # the target cannot be reached from here
     # What the robot reports.
     NO_STATE = "no_state"  # no joint state yet

@@ -1,4 +1,4 @@
-"""Whether a profile's joint limits stay within those of its robot description.
+"""Whether a profile's joint limits and units stay within those of its robot description.
 
 A limit beyond the description's is a mistake or another unit, and would let the arm do what its maker
 excludes. A velocity of 0 or none at all in a URDF states nothing.
@@ -16,7 +16,7 @@ ROUNDING = 1e-6  # rad, rad/s: of decimals in the two files
 
 
 def contradictions(profile: RobotProfile, chain: KinematicChain) -> list[str]:
-    """Return a line for each limit of ``profile`` that its URDF, of which ``chain`` is, does not allow."""
+    """Return a line for each limit or unit of ``profile`` that the URDF of its ``chain`` does not allow."""
     limits, lines = profile.limits, []
     for i, name in enumerate(profile.arm.joints):
         low, high, speed = limits.joint_lower[i], limits.joint_upper[i], limits.joint_velocity[i]
@@ -28,6 +28,12 @@ def contradictions(profile: RobotProfile, chain: KinematicChain) -> list[str]:
             )
         if 0.0 < fastest < math.inf and speed > fastest + ROUNDING:
             lines.append(f"{name}: limits.joint_velocity {speed:g} is above the URDF's {fastest:g} rad/s")
+    actions = profile.action_space
+    if actions.kind in ("joint_delta", "joint_position") and actions.units[:-1] != chain.units:
+        lines.append(
+            f"action_space.units of the joints are {list(actions.units[:-1])}; by the URDF's joint types "
+            f"they are {list(chain.units)}"
+        )
     return lines
 
 

@@ -1,9 +1,8 @@
 """Executing chunks: which step is under way, where it leads, and when there is nothing left to do.
 
-The steps of an accepted chunk wait in a ``StepSchedule``. Each one is composed on the target before it,
-kept within the ``TargetLimits``, and followed by the ``ToolFollower`` as fast as the ``MotionLimiter``
-allows. A motion that could not end well (``MotionChecks``) is not begun. Whether a chunk may be executed
-at all has been decided before.
+The steps of an accepted chunk wait in a ``StepSchedule``. Each one becomes a target that the ``Targets``
+keep within limits and follow as fast as the ``MotionLimiter`` allows. A motion that could not end well
+(``MotionChecks``) is not begun. Whether a chunk may be executed at all has been decided before.
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ import numpy as np
 
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.kinematics.chain import KinematicChain
-from openvla_ros.robot.kinematics.delta_actions import compose
 from openvla_ros.robot.modes.gripper import GripperSwitch
 from openvla_ros.robot.modes.progress import Progress
 from openvla_ros.robot.modes.step_queue import StepSchedule
+from openvla_ros.robot.modes.targets import Targets
 from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimiter
-from openvla_ros.robot.motion.tool_follower import ToolFollower
-from openvla_ros.robot.safety.motion import MotionChecks, TargetLimits
+from openvla_ros.robot.safety.motion import MotionChecks
 from openvla_ros.robot.safety.robot_state import RobotState, ToolDrift
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose
@@ -38,17 +36,15 @@ class Executing:
         profile: RobotProfile,
         chain: KinematicChain,
         limiter: MotionLimiter,
-        targets: TargetLimits,
+        targets: Targets,
         checks: MotionChecks,
         gripper: GripperSwitch,
         count: Callable[[SafetyVerdict], None],
     ) -> None:
         """``gripper`` is asked for the opening of each step; ``count`` is told of every limited step."""
         self._control, self._space = profile.control, profile.space()
-        self._chain, self._limiter = chain, limiter
-        self._target_limits, self._motion_checks = targets, checks
+        self._limiter, self._targets, self._motion_checks = limiter, targets, checks
         self._gripper, self._count = gripper, count
-        self._follower = ToolFollower(profile, chain, limiter.limits)
         self._schedule = StepSchedule(profile.control, self._space.step_s)
         self._drift = ToolDrift(profile.control, chain)
         self._anchored = False  # whether targets compose on the commanded one, not on the measured pose
@@ -64,12 +60,12 @@ class Executing:
     @property
     def target(self) -> Pose | None:
         """The target that the tool is on its way to, or None before there is one."""
-        return self._follower.path.target if self._anchored else None
+        return self._targets.tool if self._anchored else None
 
     @property
     def settled(self) -> bool:
         """Whether no step is left and the smoothed path stands still on its target."""
-        return not len(self._schedule) and (not self._anchored or self._follower.path.settled)
+        return not len(self._schedule) and (not self._anchored or self._targets.path.settled)
 
     # Between periods
 
@@ -80,16 +76,23 @@ class Executing:
         """
         assert robot is not None
         begun = JointMotion.at_rest(robot.positions) if motion is None else motion
-        self._follower.anchor(begun.position, self._measured_tool(robot))
+        self._targets.anchor(begun.position, robot.positions)
         self._anchored = True
         return begun
+
+    def judge(self, values: Float, stamp_ns: int, robot: RobotState | None, moving: bool) -> SafetyVerdict:
+        """Return OK, or the hold that says why ``take`` must not be given ``values`` (T, D)."""
+        assert robot is not None
+        remaining_s = self._targets.path.remaining_s
+        past = self._schedule.past(len(values), stamp_ns, remaining_s) if moving else 0
+        return self._targets.judge(values[past:], None if self._anchored else robot.positions)
 
     def take(self, values: Float, stamp_ns: int, now_ns: int, moving: bool) -> int:
         """Queue the steps ``values`` (T, D) of an observation at ``stamp_ns``; returns how many are past.
 
         ``moving`` says whether earlier chunks are being executed.
         """
-        remaining_s = self._follower.path.remaining_s
+        remaining_s = self._targets.path.remaining_s
         skipped = self._schedule.take(values, stamp_ns, now_ns, remaining_s, moving)
         self._accepted_ns = self._fed_ns = now_ns
         return skipped
@@ -126,9 +129,11 @@ class Executing:
         if by_hand and self._has_let_go(now_ns):
             return Progress.interrupted(SafetyVerdict.hold(Reason.DEAD_MAN, "no chunk from the operator"))
         assert motion is not None
-        path, verdict = self._follower.path, None
+        path, verdict = self._targets.path, None
         if path.step_done and len(self._schedule):
             verdict = self._begin_step(motion, robot)
+            if not verdict.commands:
+                return Progress.interrupted(verdict)
         elif path.step_done:
             over = self._over(motion, now_ns)
             if over is not None:
@@ -147,28 +152,28 @@ class Executing:
         return (now_ns - self._accepted_ns) * 1e-9 > self._control.dead_man_s
 
     def _begin_step(self, motion: JointMotion, robot: RobotState | None) -> SafetyVerdict:
-        """Begin the next step of the queue; returns how it was limited, or OK."""
+        """Begin the next step of the queue; returns how it was limited, or OK. A hold: it was not begun."""
         action = self._schedule.next()
         assert action is not None
         assert robot is not None
         self.observation_ns = self._schedule.stamp_ns
-        base = self._follower.path.target
-        verdict = self._drift.check(motion.position, robot.positions) or OK
+        measured, verdict = None, self._drift.check(motion.position, robot.positions) or OK
         if verdict.reason is Reason.TRACKING:
-            base = self._measured_tool(robot)
+            measured = robot.positions
             self._count(verdict)
-        target, limited = self._target_limits.limit(compose(base, action, self._space), base)
+        limited = self._targets.begin(action, self._schedule.step_s, measured)
+        if not limited.commands:
+            return limited
         if limited.reason is not Reason.OK:
             verdict = limited
             self._count(limited)
-        self._follower.path.begin(target, self._schedule.step_s)
         self._gripper.ask(self._space.opening(float(action[-1])))
         return verdict
 
     def _over(self, motion: JointMotion, now_ns: int) -> Progress | None:
         """Return the end if the move is done (blocking) or no chunk came in time (streaming), or None."""
         if self._control.mode == "blocking":
-            if self._follower.path.settled and motion.is_at_rest:
+            if self._targets.path.settled and motion.is_at_rest:
                 return Progress(None, SafetyVerdict.hold(Reason.WAITING, "the move is done"), "done")
             return None
         starved_s, limit_s = (now_ns - self._fed_ns) * 1e-9, self._control.hold_after_s
@@ -179,13 +184,10 @@ class Executing:
 
     def _follow(self, motion: JointMotion, elapsed_s: float) -> JointMotion | SafetyVerdict:
         """Return the motion one period later, or the hold that says why it is not to be made."""
-        reference = self._follower.advance(motion)
+        reference = self._targets.advance(motion)
         if isinstance(reference, SafetyVerdict):
             return reference
         following = self._limiter.follow(motion, reference, elapsed_s)
         stop = self._limiter.stop_samples(following, STOP_SAMPLES)
         verdict = self._motion_checks.check(motion.position, np.concatenate([following.position[None], stop]))
         return following if verdict.commands else verdict
-
-    def _measured_tool(self, robot: RobotState) -> Pose:
-        return self._chain.forward(robot.positions)

@@ -54,7 +54,7 @@ class StepSchedule:
         elif self._taken_ns is not None:
             self._note_interval(seconds(now_ns - self._taken_ns))
         self._taken_ns = now_ns
-        skipped = self._steps_made(len(actions), stamp_ns, remaining_s) if moving and self._streaming else 0
+        skipped = self.past(len(actions), stamp_ns, remaining_s) if moving else 0
         self._queue = deque(actions[skipped:])
         self.stamp_ns = stamp_ns
         if self._interval_s is not None:
@@ -62,6 +62,10 @@ class StepSchedule:
                 np.clip(self._interval_s / len(self._queue), self._nominal_s, self._longest_s)
             )
         return skipped
+
+    def past(self, count: int, stamp_ns: int, remaining_s: float) -> int:
+        """Return how many of ``count`` steps of an observation at ``stamp_ns`` ``take`` skips in motion."""
+        return self._steps_made(count, stamp_ns, remaining_s) if self._streaming else 0
 
     def next(self) -> Float | None:
         """Return the next action (D,), or None if there is none."""

@@ -17,6 +17,8 @@ from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
 # Values beyond their bounds by up to this fraction of the bounds' width are clipped, not refused: recorded
 # actions of BridgeData V2 exceed theirs by a few percent. Anything larger is not an action of this space.
 BOUNDS_SLACK = 0.1
+# Values that state a target are refused beyond theirs; this fraction is rounding on the way.
+ROUNDING = 1e-5
 # A chunk's step duration may differ from the action space's by this fraction.
 STEP_TOLERANCE = 0.02
 
@@ -30,6 +32,7 @@ class ReceivedChunk:
     stamp_ns: int  # of the observation
     step_s: float
     values: NDArray[np.float64]  # (T, D) if the sender is correct
+    units: tuple[str, ...] | None = None  # None: not stated, as in a message
 
     @classmethod
     def from_chunk(cls, chunk: ActionChunk, profile: RobotProfile) -> ReceivedChunk:
@@ -41,6 +44,7 @@ class ReceivedChunk:
             chunk.observation_stamp_ns,
             chunk.space.step_s,
             chunk.actions,
+            chunk.space.units,
         )
 
 
@@ -52,7 +56,8 @@ class ChunkChecks:
         self._frame_id = profile.action_frame_id()
         self._max_age_s = profile.control.chunk_max_age_s
         self._horizon_s = profile.control.chunk_horizon_s
-        slack = BOUNDS_SLACK * (self._space.upper - self._space.lower)
+        share = ROUNDING if self._space.is_absolute else BOUNDS_SLACK
+        slack = share * (self._space.upper - self._space.lower)
         self._lower, self._upper = self._space.lower - slack, self._space.upper + slack
 
     def check(self, chunk: ReceivedChunk, now_ns: int) -> SafetyVerdict:
@@ -62,8 +67,7 @@ class ChunkChecks:
     def limit(self, values: Float) -> tuple[Float, SafetyVerdict]:
         """Return the checked actions (T, D), clipped to their bounds, and a verdict on what was clipped."""
         limited = np.clip(values, self._space.lower, self._space.upper)
-        # Rounding to float32 on the way is no change.
-        beyond = np.abs(values - limited) > 1e-5 * (self._space.upper - self._space.lower)
+        beyond = np.abs(values - limited) > ROUNDING * (self._space.upper - self._space.lower)
         if not beyond.any():
             return limited, OK
         step, i = (int(k) for k in np.argwhere(beyond)[0])
@@ -85,6 +89,10 @@ class ChunkChecks:
         if tuple(chunk.names) != names:
             return SafetyVerdict.hold(
                 Reason.SPACE, f"actions are named {chunk.names}; the robot expects {names}"
+            )
+        if chunk.units is not None and tuple(chunk.units) != self._space.units:
+            return SafetyVerdict.hold(
+                Reason.SPACE, f"actions are in {chunk.units}; the robot expects {self._space.units}"
             )
         if chunk.frame_id != self._frame_id:
             return SafetyVerdict.hold(

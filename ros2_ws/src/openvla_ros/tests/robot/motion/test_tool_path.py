@@ -17,7 +17,8 @@ from openvla_ros.robot.kinematics.collision import (
 )
 from openvla_ros.robot.kinematics.delta_actions import compose, delta_between
 from openvla_ros.robot.modes.step_queue import StepSchedule
-from openvla_ros.robot.motion.tool_path import ToolPath, blend_weights
+from openvla_ros.robot.motion.blended_line import blend_weights
+from openvla_ros.robot.motion.tool_path import ToolPath
 from openvla_ros.values.action import ActionSpace
 from openvla_ros.values.geometry import Pose, transform_matrix_to_rotvec
 
