@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.action_spaces import NEW_SPACES, Speaker, in_space
 from support.golden_checkpoints import COMMITTED
 
 from openvla_ros.data.episodes.encoded_images import ArrayFrames
@@ -18,6 +19,8 @@ from openvla_ros.policy.protocol import Policy
 from openvla_ros.policy.replay_policy import ReplayPolicy
 from openvla_ros.preprocessing.dataset_statistics import read_statistics
 from openvla_ros.profile import load_profile
+from openvla_ros.robot.episode_player import EpisodePlayer
+from openvla_ros.teleop.teleoperator import Teleoperator
 from openvla_ros.values.episode import Episode
 from openvla_ros.values.observation import Observation
 
@@ -122,3 +125,29 @@ def test_a_manifest_of_another_robot_refuses_to_run_and_names_the_line(tmp_path)
     with pytest.raises(ManifestError, match="unnorm_key is 'bridge_orig', not 'other' as requested"):
         load_policy(replace(options, unnorm_key="other"), PROFILE, no_scene)
     assert isinstance(load_policy(options, PROFILE, no_scene), Policy)
+
+
+@pytest.mark.parametrize(("kind", "rotation"), NEW_SPACES)
+def test_hold_holds_in_every_space_where_the_arm_was_first(kind, rotation):
+    profile = in_space(PROFILE, kind, rotation)
+    speaker, first = Speaker(profile), np.array(PROFILE.arm.neutral)
+    policy = HoldPolicy(profile.space())
+    for q in (first, first + 0.01):
+        seen = replace(OBSERVATION, joint_positions=q, pose=speaker.chain.forward(q))
+        np.testing.assert_allclose(policy.infer(seen).actions[0], speaker.action(first, first, 0.25))
+    policy.reset()
+    if profile.space().is_absolute:
+        with pytest.raises(PolicyError, match=r"needs (them|it) in the observation"):
+            policy.infer(replace(OBSERVATION, joint_positions=None, pose=None))
+
+
+def test_the_expert_and_teleoperation_need_deltas():
+    profile = in_space(PROFILE, "joint_position", "none")
+    with pytest.raises(
+        InvalidValueError, match="the scripted expert needs tool_delta actions; these are joint"
+    ):
+        load_policy(PolicyOptions("expert"), profile, no_scene)
+    with pytest.raises(InvalidValueError, match="teleoperation needs tool_delta actions"):
+        Teleoperator(profile.space())
+    with pytest.raises(InvalidValueError, match="playing an episode needs tool_delta actions"):
+        EpisodePlayer(np.zeros((3, 7)), profile)

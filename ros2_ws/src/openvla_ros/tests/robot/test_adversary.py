@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.action_spaces import NEW_SPACES, Speaker, in_space
 
 from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.robot.controller import ArmController
@@ -74,7 +75,7 @@ class Adversary:
         self.q = np.array(profile.arm.neutral)
         self.now_ns = 10**12
         self.last: ReceivedChunk | None = None
-        self.heading = np.zeros(7)
+        self.heading = np.zeros(self.space.width)
         self.sent = 0
         self.accepted = 0
         self.runs: list[list[tuple[int, np.ndarray]]] = [[]]  # a new one after the loop stood still
@@ -87,12 +88,8 @@ class Adversary:
 
     def chunk(self) -> ReceivedChunk:
         rng, space = self.rng, self.space
-        if rng.random() < 0.05:  # a policy that keeps on going one way
-            self.heading = rng.uniform(space.lower, space.upper) * (rng.random() < 0.9)
-        count = int(rng.choice([1, 1, 1, 2, 8]))
-        values = np.tile(self.heading, (count, 1))
-        if rng.random() < 0.5:
-            values = rng.uniform(space.lower, space.upper, (count, 7))
+        self.choose_heading()
+        values = self.steps(int(rng.choice([1, 1, 1, 2, 8])))
         good = ReceivedChunk(
             space.names,
             self.profile.action_frame_id(),
@@ -102,16 +99,27 @@ class Adversary:
         )
         return self.spoil(good)
 
+    def choose_heading(self) -> None:
+        rng, space = self.rng, self.space
+        if rng.random() < 0.05:  # a policy that keeps on going one way
+            self.heading = rng.uniform(space.lower, space.upper) * (rng.random() < 0.9)
+
+    def steps(self, count: int) -> np.ndarray:
+        rng, space = self.rng, self.space
+        if rng.random() < 0.5:
+            return rng.uniform(space.lower, space.upper, (count, space.width))
+        return np.tile(self.heading, (count, 1))
+
     def spoil(self, good: ReceivedChunk) -> ReceivedChunk:
         rng, values = self.rng, good.values.copy()
-        at = int(rng.integers(len(values))), int(rng.integers(7))
+        at = int(rng.integers(len(values))), int(rng.integers(self.space.width))
         match int(rng.integers(18)):
             case 0:
                 values[at] = rng.choice([np.nan, np.inf, -np.inf])
             case 1:
                 values[at] = rng.choice([1e300, -1e9, 3.0, 0.2501, -0.0501])
             case 2:
-                values = values[:, : int(rng.integers(7))]
+                values = values[:, : int(rng.integers(self.space.width))]
             case 3:
                 values = np.hstack([values, values])
             case 4:
@@ -242,6 +250,35 @@ class Adversary:
         self.outside_m = outside
 
 
+class TargetAdversary(Adversary):
+    """Sends targets instead of changes: near ones, far ones, and numbers that are no rotation."""
+
+    def __init__(self, profile: RobotProfile, seed: int) -> None:
+        super().__init__(profile, seed)
+        self.speaker, self.heading = Speaker(profile), np.zeros(len(self.q))
+
+    def choose_heading(self) -> None:
+        if self.rng.random() < 0.05:
+            self.heading = self.rng.uniform(-1.0, 1.0, len(self.q)) * (self.rng.random() < 0.9)
+
+    def steps(self, count: int) -> np.ndarray:
+        rng, space = self.rng, self.space
+        if rng.random() < 0.2:  # anywhere
+            return rng.uniform(space.lower, space.upper, (count, space.width))
+        headings = np.tile(self.heading, (count, 1))
+        if rng.random() < 0.3:
+            headings = rng.uniform(-1.0, 1.0, headings.shape)
+        reach_rad = float(rng.choice([0.05, 0.1, 0.2, 1.0]))
+        places = self.q + reach_rad * np.vstack([np.zeros(len(self.q)), np.cumsum(headings, axis=0)])
+        values = self.speaker.walk(places)
+        values[:, -1] = rng.uniform(0.0, 1.0, count)
+        return values
+
+
+def adversary_of(profile: RobotProfile, seed: int) -> Adversary:
+    return (TargetAdversary if profile.space().is_absolute else Adversary)(profile, seed)
+
+
 def profiles() -> list[RobotProfile]:
     found = []
     for name in ("sim_widowx", "sim_franka"):
@@ -259,12 +296,22 @@ def profiles() -> list[RobotProfile]:
     return found
 
 
+def other_spaces() -> list[RobotProfile]:
+    """Every other kind of action in streaming control, and one of each in blocking control."""
+    found = []
+    for base in profiles():
+        for kind, rotation in NEW_SPACES:
+            if base.control.mode == "streaming" or rotation in ("none", "rotation_6d"):
+                found.append(replace(in_space(base, kind, rotation), name=f"{base.name}_{kind}_{rotation}"))
+    return found
+
+
 def attack(profile: RobotProfile, chunks: int, seed: int) -> None:
     limits = Limits(profile)
     total, accepted, round_ = 0, 0, 0
     reasons: set[Reason] = set()
     while total < chunks:
-        adversary = Adversary(profile, seed + 1000 * round_)
+        adversary = adversary_of(profile, seed + 1000 * round_)
         while adversary.sent < min(5000, chunks):
             adversary.tick()
         limits.check(adversary.runs)
@@ -281,6 +328,11 @@ def attack(profile: RobotProfile, chunks: int, seed: int) -> None:
 
 @pytest.mark.parametrize("profile", profiles(), ids=lambda p: p.name)
 def test_twenty_thousand_adversarial_chunks_never_leave_the_limits(profile):
+    attack(profile, 5_000, seed=1)
+
+
+@pytest.mark.parametrize("profile", other_spaces(), ids=lambda p: p.name)
+def test_five_thousand_adversarial_chunks_of_each_other_space_never_leave_the_limits(profile):
     attack(profile, 5_000, seed=1)
 
 

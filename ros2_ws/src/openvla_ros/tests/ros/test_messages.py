@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.action_spaces import SPACES, Speaker, in_space
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
 
@@ -183,3 +184,19 @@ def test_a_refusal_quotes_no_more_of_a_name_than_fits_in_a_line():
     verdict = ChunkChecks(PROFILE).check(messages.to_received_chunk(message, SPACE), now_ns=0)
     assert verdict.reason is Reason.SPACE
     assert len(verdict.detail) < 1000
+
+
+@pytest.mark.parametrize(("kind", "rotation"), SPACES)
+def test_a_chunk_of_every_kind_of_action_arrives_as_it_was_sent(kind, rotation):
+    profile = in_space(PROFILE, kind, rotation)
+    space, neutral = profile.space(), np.array(profile.arm.neutral)
+    values = Speaker(profile).walk(neutral + np.linspace(0, 0.02, 4)[:, None])
+    sent = ActionChunk(values, 10**12, space)
+    message = messages.to_chunk_message(sent, profile.action_frame_id())
+    back = messages.from_chunk_message(message, space, profile.action_frame_id())
+    np.testing.assert_array_equal(back.actions, sent.actions)
+    received = messages.to_received_chunk(message, space)
+    assert ChunkChecks(profile).check(received, now_ns=10**12).commands
+    if (kind, rotation) != ("tool_delta", "euler_xyz"):
+        verdict = ChunkChecks(PROFILE).check(messages.to_received_chunk(message, SPACE), now_ns=10**12)
+        assert verdict.commands == (kind == "tool_delta")

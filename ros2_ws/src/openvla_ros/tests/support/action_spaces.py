@@ -1,11 +1,14 @@
-"""Robot profiles whose action space is of any kind."""
+"""Robot profiles whose action space is of any kind, and actions for them."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
 from openvla_ros.data.episodes.converted_actions import ActionConversion, ActionConverter
 from openvla_ros.profile import RobotProfile
+from openvla_ros.robot.kinematics.action_targets import joint_actions, tool_actions
+from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.values.action import ROTATIONS
 
 SPACES = [(kind, rotation) for kind, rotations in ROTATIONS.items() for rotation in rotations]
@@ -32,3 +35,23 @@ def in_space(profile: RobotProfile, kind: str, rotation: str) -> RobotProfile:
             largest_step_rad=LARGEST_STEP_RAD if space.is_absolute else None,
         ),
     )  # fmt: skip
+
+
+class Speaker:
+    """Says in the words of a robot's action space where the joints should go."""
+
+    def __init__(self, profile: RobotProfile) -> None:
+        self.space = profile.space()
+        self.chain = KinematicChain.from_profile(profile.arm)
+        self._tool = tool_actions(self.space)
+
+    def action(self, before: np.ndarray, after: np.ndarray, gripper: float = 1.0) -> np.ndarray:
+        """Return the action (D,) that leads from joints ``before`` to ``after`` (J,)."""
+        if self._tool is not None:
+            here, there = self.chain.forward(before), self.chain.forward(after)
+            return np.append(self._tool.between(here, there), gripper)
+        return np.append(joint_actions(self.space).between(before, after), gripper)
+
+    def walk(self, places: np.ndarray) -> np.ndarray:
+        """Return the actions (T, D) that lead through joints ``places`` (T + 1, J)."""
+        return np.array([self.action(a, b) for a, b in pairwise(places)])

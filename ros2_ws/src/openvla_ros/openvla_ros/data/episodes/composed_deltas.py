@@ -1,7 +1,8 @@
-"""Fewer, larger steps: consecutive deltas composed into one, exactly, for a robot that acts at a lower rate.
+"""Fewer, larger steps: consecutive actions composed into one, exactly, for a robot that acts at a lower rate.
 
 Done only where it was asked for, and only by a whole number: 30 Hz becomes 5 Hz by composing six deltas into
-one. Gaps are never composed over; steps left over at a gap or at the end are left out and counted.
+one. Of actions that state targets the last one counts. Gaps are never composed over; steps left over at a
+gap or at the end are left out and counted.
 """
 
 from __future__ import annotations
@@ -40,9 +41,8 @@ def at_rate(episode: Episode, rate_hz: float) -> Episode:
 
     Images and states are those at the start of each step, the gripper's command the last one, and a step
     counts as a person's if any of its parts was. Raises ``DatasetError`` unless the episode's rate is a whole
-    multiple, and ``InvalidValueError`` if the unit of its actions is not known, or they are no deltas.
+    multiple, and ``InvalidValueError`` if the unit of its actions is not known.
     """
-    episode.space.check_kind("tool_delta", f"episode {episode.id!r}: composing steps")
     factor = round(episode.rate_hz / rate_hz)
     if factor < 1 or abs(factor * rate_hz - episode.rate_hz) > 1e-6 * episode.rate_hz:
         raise DatasetError(
@@ -75,6 +75,10 @@ def at_rate(episode: Episode, rate_hz: float) -> Episode:
 
 def composed(actions: Float, space: ActionSpace) -> Float:
     """Return the one action (D,) that does what ``actions`` (N, D) do one after the other."""
+    if space.is_absolute:
+        return np.array(actions[-1])
+    if space.kind == "joint_delta":
+        return np.append(actions[:, :-1].sum(axis=0), actions[-1, -1])
     factors = space.si_factors
     start = Pose(np.zeros(3), np.eye(3))
     end = start

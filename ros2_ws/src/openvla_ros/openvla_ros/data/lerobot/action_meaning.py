@@ -29,6 +29,7 @@ FLAGS = "flags"  # column: one for a person's step; at the last frame the outcom
 _OUTCOMES: dict[int, Outcome] = {2: "unknown", 4: "failure", 6: "success"}
 FLAGS_SAID = "1 where a person had taken over; added at the last frame: 2 unknown, 4 failure, 6 success"
 _GRIPPER_TOLERANCE = 0.01
+_RANGE_TOLERANCE = 0.1  # of a joint's range
 
 
 def meaning_entry(space: ActionSpace) -> dict[str, Any]:
@@ -105,6 +106,24 @@ def check_gripper(actions: Float, space: ActionSpace, origin: str) -> None:
     if low < -_GRIPPER_TOLERANCE or high > 1.0 + _GRIPPER_TOLERANCE:
         raise DatasetError(
             f"{origin}: the gripper's commands span {low:g} .. {high:g}; here they are openings within 0 .. 1"
+        )
+
+
+def check_joint_targets(actions: Float, space: ActionSpace, origin: str) -> None:
+    """Raise ``DatasetError`` if joint targets (T, D) that nobody described are in another unit or scale.
+
+    Degrees, or LeRobot's percent of each joint's range, lie far beyond the bounds of ``space``.
+    """
+    if space.kind != "joint_position":
+        return
+    slack = _RANGE_TOLERANCE * (space.upper - space.lower)
+    beyond = np.flatnonzero(np.any((actions < space.lower - slack) | (actions > space.upper + slack), axis=0))
+    if len(beyond):
+        i = int(beyond[0])
+        low, high = float(actions[:, i].min()), float(actions[:, i].max())
+        raise DatasetError(
+            f"{origin}: the targets of {space.names[i]} span {low:g} .. {high:g}; the profile's are within "
+            f"{space.lower[i]:g} .. {space.upper[i]:g} {space.units[i]}: another unit, scale or arm"
         )
 
 

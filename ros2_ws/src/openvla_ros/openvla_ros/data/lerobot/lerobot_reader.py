@@ -28,6 +28,7 @@ from openvla_ros.data.lerobot.action_meaning import (
     FLAGS,
     MOTION_NAMES,
     check_gripper,
+    check_joint_targets,
     foreign_space,
     noted_space,
     read_flags,
@@ -106,6 +107,8 @@ class LerobotSource:
         space = self._space_of(key, described, origin)
         actions = self._actions(frames, key)
         check_gripper(actions, space, origin)
+        if described is None:
+            check_joint_targets(actions, space, origin)
         poses, gripper = self._state(frames)
         texts = self._instructions(frames, entry)
         if described is not None and described["instruction"] not in {*texts, ""}:

@@ -138,7 +138,7 @@ class Executing:
             over = self._over(motion, now_ns)
             if over is not None:
                 return over
-        moved_s = 0.0 if path.step_done else self._limiter.period_s
+        moved_s = 0.0 if path.step_done else self._limiter.period_s * path.pace
         if moved_s > 0.0:
             self._fed_ns = now_ns
         following = self._follow(motion, elapsed_s)

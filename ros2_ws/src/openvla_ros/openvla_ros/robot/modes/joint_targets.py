@@ -64,7 +64,7 @@ class JointTargets:
         refused = self._refused(before, target)
         if refused is not None:
             return refused
-        self._follower.path.begin(target, duration_s)
+        self._follower.begin(target, duration_s)
         return OK
 
     def advance(self, motion: JointMotion) -> JointMotion | SafetyVerdict:

@@ -37,6 +37,7 @@ class BlendedLine:
         self._twice = np.concatenate([self._weights, self._weights])  # each rotation of them is a slice
         self._elapsed_s = self._duration_s = 0.0
         self._same = 0
+        self.pace = 1.0  # speed of the step in progress, as a share of what was asked for
 
     @property
     def step_done(self) -> bool:
@@ -45,8 +46,8 @@ class BlendedLine:
 
     @property
     def remaining_s(self) -> float:
-        """Remaining time of the step in progress, seconds."""
-        return max(0.0, self._duration_s - self._elapsed_s)
+        """Remaining time of the step in progress, seconds at the pace that was asked for."""
+        return max(0.0, self._duration_s - self._elapsed_s) * self.pace
 
     @property
     def settled(self) -> bool:

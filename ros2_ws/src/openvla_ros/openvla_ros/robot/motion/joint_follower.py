@@ -25,10 +25,14 @@ class JointPath(BlendedLine):
         self._from = self._to = target
         self._rest(settled=False)
 
-    def begin(self, target: Float, duration_s: float) -> None:
-        """Start the step to ``target`` (J,); time left over from the previous step counts toward it."""
+    def begin(self, target: Float, duration_s: float, shortest_s: float) -> None:
+        """Start the step to ``target`` (J,), which takes ``duration_s`` but no less than ``shortest_s``.
+
+        Time left over from the previous step counts toward it.
+        """
         self._from, self._to = self._to, target
-        self._begin(duration_s)
+        self.pace = duration_s / max(duration_s, shortest_s)
+        self._begin(max(duration_s, shortest_s))
 
     @property
     def target(self) -> Float:
@@ -50,31 +54,32 @@ class JointFollower:
         joints = len(profile.arm.joints)
         self._period_s = 1.0 / profile.control.rate_hz
         self._lower, self._upper = limits.lower, limits.upper
-        self._most = PLANNED_SHARE * limits.velocity * self._period_s  # radians in one tick
-        self._acceleration = limits.acceleration
+        self._velocity, self._acceleration = PLANNED_SHARE * limits.velocity, limits.acceleration
         self._reference = JointMotion.at_rest(np.zeros(joints))
-        self._sample = np.zeros(joints)  # of the path; the reference may be behind it
         self.path = JointPath(self._period_s, profile.control.blend_s, joints)
 
     def anchor(self, commanded: Float, measured: Float) -> None:
         """Start with the joints at ``commanded`` (J,) and the target at ``measured`` (J,)."""
-        self._reference, self._sample = JointMotion.at_rest(commanded), commanded
+        self._reference = JointMotion.at_rest(commanded)
         self.path.reset(commanded, measured)
+
+    def begin(self, target: Float, duration_s: float) -> None:
+        """Start the step to ``target`` (J,); it takes longer where the velocity limits ask for that."""
+        shortest_s = float(np.max(np.abs(target - self.path.target) / self._velocity))
+        self.path.begin(target, duration_s, shortest_s)
 
     def advance(self, motion: JointMotion) -> JointMotion:
         """Return the reference for the next tick, on a straight line toward the path.
 
-        ``motion`` is the commanded joints' state: the reference waits for them if it is far ahead. The path
-        in turn waits for a reference that the velocity limits keep behind it.
+        ``motion`` is the commanded joints' state: the reference waits for them if it is far ahead.
         """
         before = self._reference
         if np.abs(before.position - motion.position).max() > LEAD_RAD:
             self._reference = JointMotion.at_rest(before.position)
             return self._reference
-        if np.all(np.abs(self._sample - before.position) <= self._most):
-            self._sample = self.path.advance()
-        change = self._sample - before.position
-        change = change / max(1.0, float(np.max(np.abs(change) / self._most)))
+        change = self.path.advance() - before.position
+        # Only a path that starts away from the joints is ever faster than planned.
+        change = change / max(1.0, float(np.max(np.abs(change) / (self._velocity * self._period_s))))
         position = np.minimum(np.maximum(before.position + change, self._lower), self._upper)
         velocity = (position - before.position) / self._period_s
         acceleration = np.minimum(

@@ -7,7 +7,9 @@ import pytest
 from support.generated_episodes import make_episode
 
 from openvla_ros.data.episodes.composed_deltas import INCOMPLETE, at_rate
+from openvla_ros.data.episodes.converted_actions import ActionConversion, ActionConverter
 from openvla_ros.errors import DatasetError
+from openvla_ros.profile import load_profile
 from openvla_ros.robot.kinematics.delta_actions import compose
 from openvla_ros.values.geometry import Pose
 
@@ -67,3 +69,22 @@ def test_measured_deltas_never_span_a_gap():
     assert len(measured) == 5  # neither the last step nor the one before the gap
     with pytest.raises(ValueError, match="no two consecutive steps"):
         fast_episode(10).take(np.array([0, 5])).with_measured_actions()
+
+
+@pytest.mark.parametrize("kind", ["joint_position", "joint_delta", "tool_pose"])
+def test_targets_of_a_lower_rate_are_the_last_ones_and_changes_are_added(kind):
+    profile = load_profile("widowx")
+    converter = ActionConverter(profile)
+    space = dataclasses.replace(
+        converter.space(ActionConversion(profile, kind), profile.space()), rate_hz=10.0
+    )
+    rng = np.random.default_rng(3)
+    actions = np.column_stack([rng.normal(0, 0.1, (6, space.width - 1)), rng.integers(0, 2, 6)])
+    stamps = 10**12 + np.arange(6) * 10**8
+    episode = make_episode(0, 6, space=space, rate_hz=10.0, actions=actions, stamps_ns=stamps)
+    composed = at_rate(episode, 5.0)
+    if kind == "joint_delta":
+        np.testing.assert_allclose(composed.actions[:, :-1], actions[::2, :-1] + actions[1::2, :-1])
+        np.testing.assert_array_equal(composed.actions[:, -1], actions[1::2, -1])
+    else:
+        np.testing.assert_array_equal(composed.actions, actions[1::2])

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from support.action_spaces import in_space
 from support.foreign_lerobot import change_column, foreign_actions, plain_png, write_foreign
 
 from openvla_ros.data.datasets.open_dataset import SourceRequest
@@ -177,3 +178,41 @@ def test_tasks_with_two_texts_for_a_number_are_refused(tmp_path):
     (folder / "meta/tasks.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(DatasetError, match="two texts to one task_index"):
         LerobotSource(folder)[0]
+
+
+JOINT_PROFILE = in_space(load_profile("sim_widowx"), "joint_position", "none")
+JOINT_NAMES = [f"main_{name}.pos" for name in JOINT_PROFILE.arm.joints] + ["gripper.pos"]
+
+
+def test_joint_targets_are_read_with_a_profile_of_joint_targets(tmp_path):
+    folder = write_foreign(tmp_path / "d", names=JOINT_NAMES)
+    episode = LerobotSource(folder, space=JOINT_PROFILE.space())[1]
+    assert episode.space.kind == "joint_position"
+    np.testing.assert_array_equal(episode.actions, foreign_actions(8, 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "words"),
+    [
+        ("joint_position", [*JOINT_NAMES[1::-1], *JOINT_NAMES[2:]], "'main_shoulder.pos' is 'shoulder'"),
+        (
+            "joint_position",
+            [f"delta_{name}" for name in JOINT_NAMES[:6]] + ["gripper"],
+            "a change of a target",
+        ),
+        ("joint_position", None, "'x' is x, the action space's dimension there is 'waist'"),
+        ("joint_delta", [f"abs_{name}" for name in JOINT_NAMES[:6]] + ["gripper"], "a target itself"),
+    ],
+)
+def test_names_that_contradict_joint_actions_are_refused(tmp_path, kind, names, words):
+    folder = write_foreign(tmp_path / "d", names=names)
+    space = in_space(load_profile("sim_widowx"), kind, "none").space()
+    with pytest.raises(DatasetError, match=words):
+        LerobotSource(folder, space=space)[0]
+
+
+def test_joint_targets_in_degrees_are_refused(tmp_path):
+    folder = write_foreign(tmp_path / "d", names=JOINT_NAMES)
+    change_column(folder, "action", lambda values: values * [1, 9000, 1, 1, 1, 1, 1])
+    with pytest.raises(DatasetError, match=r"targets of shoulder span .* -1.86 .. 1.96 rad: another unit"):
+        LerobotSource(folder, space=JOINT_PROFILE.space())[0]
