@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from openvla_ros.driver_profile import STRICT, Metres, Positive, Radians
 from openvla_ros.values.action import ActionKind, ActionSpace, Frame
-from openvla_ros.values.action_dimensions import dimension_names, dimension_units
+from openvla_ros.values.action_dimensions import DELTA_NAMES, dimension_names, dimension_units
 from openvla_ros.values.rotation_numbers import RotationConvention
 
 # The largest bound of one step, by its unit: beyond it, the bounds are in another unit.
@@ -76,6 +76,11 @@ def check_actions(
 
 def _check_meaning(actions: ActionProfile, joints: tuple[str, ...]) -> None:
     kind, rotation = actions.kind, actions.rotation
+    if kind == "joint_position" and joints == DELTA_NAMES[:-1]:
+        raise ValueError(
+            f"action_space.kind is {kind}, and the joints are called {list(joints)} like the dimensions of "
+            "tool_delta: a chunk of one would be taken for the other; use another kind"
+        )
     # Which joint slides, the URDF knows; the controller compares the units with it.
     stated = actions.units[: len(joints)]
     slides = tuple("m" if unit == "m" else "rad" for unit in stated)

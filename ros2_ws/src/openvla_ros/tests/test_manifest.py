@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from support.action_spaces import in_space
 from support.golden_numbers import SETS
 
 from openvla_ros.errors import CheckpointError, ManifestError
@@ -207,3 +208,13 @@ def test_other_statistics_beside_it_are_refused_with_both_values(tmp_path):
     write_statistics(tmp_path / STATISTICS, {"other": mine.statistics})
     with pytest.raises(ManifestError, match=r"has statistics of other; .* is about 'bridge_orig'"):
         mine.check_statistics(tmp_path)
+
+
+def test_a_checkpoint_of_another_kind_of_action_does_not_fit():
+    profile = in_space(robot(), "joint_position", "none")
+    joints = manifest(action_space=profile.space())
+    assert parse_manifest(joints.to_json(), "written").action_space.kind == "joint_position"
+    assert joints.differences(profile) == []
+    lines = joints.differences(robot())
+    assert any(line.startswith("action_space.kind: checkpoint 'joint_position', robot ") for line in lines)
+    assert "kind" not in manifest().to_json()["action_space"]  # older versions do not know the key

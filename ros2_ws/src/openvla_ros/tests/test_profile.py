@@ -1,11 +1,16 @@
 """The profiles that come with the package load, and wrong ones say what is wrong."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import yaml
 from support.action_spaces import SPACES, in_space
+from support.shared_data import REPOSITORY
 
 from openvla_ros.errors import ProfileError
 from openvla_ros.profile import available_profiles, dump_profile, load_profile, parse_profile
+from openvla_ros.values.action_dimensions import dimension_names
 
 
 def text_of(name: str) -> str:
@@ -206,6 +211,29 @@ def test_a_profile_of_every_kind_of_action_reads_as_written(kind, rotation):
     profile = in_space(load_profile("sim_widowx"), kind, rotation)
     assert parse_profile(dump_profile(profile), "copy") == profile
     assert (profile.space().kind, profile.space().rotation) == (kind, rotation)
+
+
+def test_the_profile_on_the_page_of_action_spaces_is_one():
+    page = (REPOSITORY / "docs" / "action_spaces.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.S)
+    values = yaml.safe_load(text_of("sim_widowx")) | yaml.safe_load(block)
+    profile = parse_profile(yaml.safe_dump(values), "page.yaml")
+    assert profile.action_space.kind == "joint_position"
+    rows = set(re.findall(r"`([^`\n]+)`", page))
+    for rotation in ("euler_xyz", "rotation_vector", "quaternion_xyzw"):
+        assert " ".join(dimension_names("tool_pose", rotation, ())[:-1]) in rows
+
+
+def test_joints_that_are_called_like_deltas_are_no_joint_targets():
+    names = ("x", "y", "z", "roll", "pitch", "yaw")
+    base = load_profile("sim_widowx")
+    actions = in_space(base, "joint_position", "none").action_space
+    with pytest.raises(ValueError, match="a chunk of one would be taken for the other"):
+        replace(
+            base,
+            arm=replace(base.arm, joints=names),
+            action_space=replace(actions, names=(*names, "gripper")),
+        )
 
 
 @pytest.mark.parametrize(
