@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from support.node_processes import Listener, NodeProcess
 from support.waiting import wait_until
 from trajectory_msgs.msg import JointTrajectory
 
-from openvla_ros.profile import dump_profile, load_profile
+from openvla_ros.profile import RobotProfile, dump_profile, load_profile
 from openvla_ros.ros import qos
 from openvla_ros.ros.messages import from_duration, from_pose, from_stamp, to_joint_trajectory
 from openvla_ros.ros.verdict_messages import VerdictReport, from_verdict_message
@@ -46,12 +47,17 @@ class Cell:
     test slower. Each namespace has a clock of its own.
     """
 
-    def __init__(self, robot: str = "sim_widowx", namespace: str = "") -> None:
+    def __init__(
+        self,
+        robot: str = "sim_widowx",
+        namespace: str = "",
+        change: Callable[[RobotProfile], RobotProfile] = lambda profile: profile,
+    ) -> None:
         self.namespace = namespace
         self._remaps = [f"/clock:=/{namespace}/clock"] if namespace else []
         self._stack = ExitStack()
         # Nobody looks at the images here: few and small ones leave the cores to what is tested.
-        profile = load_profile(robot)
+        profile = change(load_profile(robot))
         cameras = tuple(replace(camera, width=64, height=64, rate_hz=2.0) for camera in profile.cameras)
         # A busy machine delays the controller by more than the few periods that a robot's own does.
         backend = replace(profile.arm_backend, lookahead_s=0.1)
