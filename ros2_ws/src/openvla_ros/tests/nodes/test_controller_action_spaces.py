@@ -39,8 +39,6 @@ def test_chunks_move_the_simulated_robot_and_a_far_target_does_not(ros_domain, k
         assert not report.verdict.commands
         cell.wait(0.3)
         assert np.linalg.norm(cell.tool.position - reached.position) < 2e-3
-        cell.send(
-            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0], names=("x", "y", "z", "roll", "pitch", "yaw", "gripper")
-        )
+        cell.send(np.zeros(7), names=DELTA_NAMES)
         assert cell.expect(Reason.SPACE if kind == "joint_position" else Reason.WIDTH, "refusal")
         cell.check_commands(at_least=20)

@@ -126,22 +126,51 @@ def test_a_far_target_inside_a_chunk_is_refused_as_a_whole(kind, rotation):
     assert np.array_equal(bench.q, start)
 
 
-def test_a_far_target_while_something_holds_the_arm_stops_it():
-    profile = roomy(in_space(WIDOWX, "joint_position", "none"))
+@pytest.mark.parametrize(("kind", "rotation"), TARGETS, ids=lambda s: s)
+def test_a_target_that_became_far_because_something_holds_the_arm_stops_it(kind, rotation):
+    base = roomy(WIDOWX)
+    # Only the step from the measured arm is to be refused here.
+    base = replace(base, limits=replace(base.limits, tracking_error_rad=3.0))
+    profile = roomy(in_space(base, kind, rotation))
     bench, speaker = Bench(profile), Speaker(profile)
-    places = bench.q + np.linspace(0, 1, 5)[:, None] * np.array([0.8, 0, 0, 0, 0, 0])
+    places = bench.q + np.linspace(0, 1, 9)[:, None] * np.array([1.6, 0, 0, 0, 0, 0])
     assert bench.send(*speaker.walk(places)).commands
     start = bench.q.copy()
     outputs = []
-    for _ in range(80):
+    for _ in range(180):
         bench.q = start  # something holds the arm
         outputs.append(bench.tick())
-    held = [o for o in outputs if not o.verdict.commands]
-    assert held
-    assert held[0].verdict.reason in (Reason.STEP_BOUNDS, Reason.TRACKING)
-    # Where it noticed, and the way in which it brakes from there.
-    commanded = max(float(o.joint_positions[0] - start[0]) for o in outputs if o.joint_positions is not None)
-    assert commanded <= profile.limits.tracking_error_rad + 0.15
+    held = next(o for o in outputs if not o.verdict.commands)
+    assert (held.verdict.reason, held.state) == (Reason.STEP_BOUNDS, ControllerState.HOLDING)
+    assert held.counters[Reason.STEP_BOUNDS] == 1
+    assert outputs[-1].at_rest
+    # Up to the step that was refused, and the way in which it brakes from there.
+    assert abs(outputs[-1].joint_positions[0] - start[0]) < 0.8
+
+
+@pytest.mark.parametrize(("kind", "rotation"), JOINTS, ids=lambda s: s)
+@pytest.mark.parametrize(
+    ("joint", "change", "limit", "reason"),
+    [
+        (0, 0.2, {"workspace_upper": (0.45, 0.0, 0.30)}, Reason.WORKSPACE),
+        (4, -0.2, {"tilt_rad": 0.1}, Reason.TILT),
+    ],
+)
+def test_a_joint_target_that_takes_the_tool_out_is_refused_as_a_whole(
+    kind, rotation, joint, change, limit, reason
+):
+    base = replace(WIDOWX, limits=replace(WIDOWX.limits, **limit))
+    profile = in_space(base, kind, rotation)
+    bench, speaker = Bench(profile), Speaker(profile)
+    places = np.tile(bench.q, (3, 1))
+    places[2, joint] += change
+    verdict = bench.send(*speaker.walk(places))
+    assert (verdict.commands, verdict.reason) == (False, reason)
+    assert verdict.detail.startswith("the joint target")
+    assert bench.tick(50).joint_positions is None
+    # A little the other way is allowed.
+    places[2, joint] -= 1.1 * change
+    assert bench.send(*speaker.walk(places)).commands
 
 
 @pytest.mark.parametrize(("kind", "rotation"), JOINTS, ids=lambda s: s)
