@@ -35,8 +35,8 @@ def _refusal(file: Any, path: Path) -> str:
     if isinstance(action, h5py.Dataset) and "observations/qpos" in file:
         return (
             f"{path}: ALOHA's layout (action {action.shape}, observations/qpos): its actions are absolute "
-            "joint targets, often of two arms. Actions here are deltas of one arm's tool; joint targets are "
-            "not supported"
+            "joint targets, often of two arms, and nothing in it says of which robot: not supported. Joint "
+            "targets of one arm in a LeRobot dataset are, with a profile whose action_space says so"
         )
     if isinstance(action, h5py.Group):
         return (
