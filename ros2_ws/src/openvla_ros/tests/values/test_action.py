@@ -7,6 +7,7 @@ import pytest
 from support.action_spaces import NEW_SPACES, SPACES, in_space
 from support.generated_episodes import make_episode
 
+from openvla_ros.data.bags.resampling import target_steps
 from openvla_ros.data.episodes.episode_columns import space_from_json, space_to_json
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.profile import load_profile
@@ -14,6 +15,7 @@ from openvla_ros.protocols.wire import space_from_message, space_to_message
 from openvla_ros.training.data.frame_cache import steps_to_learn
 from openvla_ros.training.data.selection import Selection
 from openvla_ros.values.action_dimensions import dimension_names, dimension_units
+from openvla_ros.values.geometry import Pose
 
 PROFILE = load_profile("sim_widowx")
 
@@ -77,6 +79,9 @@ def test_what_only_deltas_have_is_refused_by_name(kind, rotation):
     episode = make_episode(0, 4, space=space, actions=rng.uniform(0, 1, (4, space.width)))
     with pytest.raises(InvalidValueError, match="difference of measured poses needs tool_delta"):
         episode.measured_deltas()
+    poses = [Pose.from_matrix(matrix) for matrix in episode.poses]
+    with pytest.raises(InvalidValueError, match="difference of two tool poses needs tool_delta"):
+        target_steps(episode.stamps_ns, poses, episode.gripper, space, np.zeros(4, bool))
 
 
 @pytest.mark.parametrize("kind", ["joint_position", "tool_pose"])
