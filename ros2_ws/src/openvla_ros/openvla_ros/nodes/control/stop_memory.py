@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 FOLDER = "openvla_ros"
+SHARED_MEMORY = Path("/dev/shm")  # of Linux
 
 
 class StopMemory:
@@ -38,11 +39,15 @@ class StopMemory:
 
 
 def _folder() -> Path:
-    """Return a folder of this user's that a restart of the machine empties."""
+    """Return a folder of this user's that a restart of the machine empties.
+
+    In memory wherever there is such a place: a stop must never wait for a disk.
+    """
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}"))
     if os.access(runtime, os.W_OK):
         return runtime / FOLDER
-    return Path(tempfile.gettempdir()) / f"{FOLDER}-{os.getuid()}"
+    in_memory = os.access(SHARED_MEMORY, os.W_OK)
+    return (SHARED_MEMORY if in_memory else Path(tempfile.gettempdir())) / f"{FOLDER}-{os.getuid()}"
 
 
 def _parent() -> str:
