@@ -23,9 +23,7 @@ def with_packages(folder: Path, interpreter: str, packages: Sequence[str], alone
     wanted = "\n".join((interpreter, *packages, *alone))
     if python.is_file() and (not done.is_file() or done.read_text(encoding="utf-8") == wanted):
         return python
-    found = shutil.which(interpreter)
-    if found is None:
-        raise PeerError(f"needs {interpreter}, which is not on PATH")
+    found = interpreter_called(interpreter)
     shutil.rmtree(folder / "venv", ignore_errors=True)
     called([found, "-m", "venv", str(folder / "venv")], "the environment cannot be made")
     pip = [str(python), "-m", "pip", "install", "--quiet"]
@@ -34,6 +32,18 @@ def with_packages(folder: Path, interpreter: str, packages: Sequence[str], alone
         called([*pip, "--no-deps", *alone], f"{', '.join(alone)} cannot be installed")
     done.write_text(wanted, encoding="utf-8")
     return python
+
+
+def interpreter_called(name: str) -> str:
+    """Return an interpreter that runs; pyenv puts names on PATH that do not, unless their version is chosen.
+
+    Raises ``PeerError`` if there is none.
+    """
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for found in (shutil.which(name), *map(str, sorted(versions.glob(f"*/bin/{name}")))):
+        if found and not subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode:
+            return found
+    raise PeerError(f"needs {name}, which is neither on PATH nor below {versions}")
 
 
 def called(command: list[str], failed: str) -> str:

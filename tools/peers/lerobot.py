@@ -28,6 +28,7 @@ from openvla_ros.integrity.checksums import SUMS
 from openvla_ros.profile import load_profile
 from openvla_ros.values.episode import OUTCOMES, Episode
 from openvla_ros.values.geometry import transform_euler_to_matrix
+from peers.environments import interpreter_called
 from peers.rows import PeerError, Row
 
 NAME = "lerobot"
@@ -118,10 +119,7 @@ def environment(folder: Path) -> Path:
     """Return the Python of an environment with LeRobot below ``folder``, made if it is not there (5 GB)."""
     python = folder / "venv" / "bin" / "python"
     if not python.is_file():
-        interpreter = shutil.which(PYTHON)
-        if interpreter is None:
-            raise PeerError(f"LeRobot {VERSION} needs {PYTHON}, which is not on PATH")
-        called([interpreter, "-m", "venv", str(folder / "venv")], "the environment cannot be made")
+        called([interpreter_called(PYTHON), "-m", "venv", str(folder / "venv")], "the environment cannot be made")
         pip = [str(python), "-m", "pip", "install", "--quiet", f"lerobot[training]=={VERSION}"]
         called(pip, "LeRobot cannot be installed")
     ask = "import importlib.metadata as m; print(m.version('lerobot'))"
