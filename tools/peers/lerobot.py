@@ -119,7 +119,9 @@ def environment(folder: Path) -> Path:
     """Return the Python of an environment with LeRobot below ``folder``, made if it is not there (5 GB)."""
     python = folder / "venv" / "bin" / "python"
     if not python.is_file():
-        called([interpreter_called(PYTHON), "-m", "venv", str(folder / "venv")], "the environment cannot be made")
+        called(
+            [interpreter_called(PYTHON), "-m", "venv", str(folder / "venv")], "the environment cannot be made"
+        )
         pip = [str(python), "-m", "pip", "install", "--quiet", f"lerobot[training]=={VERSION}"]
         called(pip, "LeRobot cannot be installed")
     ask = "import importlib.metadata as m; print(m.version('lerobot'))"
