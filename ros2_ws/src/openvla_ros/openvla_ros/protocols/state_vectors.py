@@ -5,8 +5,6 @@ A part is one run of numbers: joints, a pose, a gripper. ``observation_map`` say
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,16 +12,14 @@ import numpy as np
 from openvla_ros.errors import PolicyError
 from openvla_ros.profile import RobotProfile
 from openvla_ros.values.arrays import Float
-from openvla_ros.values.geometry import (
-    Pose,
-    transform_euler_to_matrix,
-    transform_matrix_to_euler,
-    transform_matrix_to_quaternion,
-    transform_matrix_to_rotvec,
-    transform_quaternion_to_matrix,
-    transform_rotvec_to_matrix,
-)
+from openvla_ros.values.geometry import Pose, transform_euler_to_matrix
 from openvla_ros.values.observation import Observation
+from openvla_ros.values.rotation_numbers import (
+    ROTATION_NAMES,
+    RotationConvention,
+    rotation_from_numbers,
+    rotation_to_numbers,
+)
 
 # joints: radians, in the profile's order. pose_*: x, y, z in metres, then roll, pitch, yaw, a rotation
 # vector or a quaternion x, y, z, w, from the profile's zero orientation. gripper_open: 0 closed .. 1 open;
@@ -39,19 +35,10 @@ FIELD_OF: dict[StatePart, str] = {
 }
 
 
-@dataclass(frozen=True)
-class _Rotation:
-    """How the rotation of a pose is written."""
-
-    width: int
-    write: Callable[[Float], Float]
-    read: Callable[[Float], Float]
-
-
-_ROTATIONS: dict[str, _Rotation] = {
-    "pose_euler": _Rotation(3, transform_matrix_to_euler, transform_euler_to_matrix),
-    "pose_rotation_vector": _Rotation(3, transform_matrix_to_rotvec, transform_rotvec_to_matrix),
-    "pose_quaternion": _Rotation(4, transform_matrix_to_quaternion, transform_quaternion_to_matrix),
+_ROTATIONS: dict[str, RotationConvention] = {
+    "pose_euler": "euler_xyz",
+    "pose_rotation_vector": "rotation_vector",
+    "pose_quaternion": "quaternion_xyzw",
 }
 
 
@@ -59,7 +46,7 @@ def part_width(part: StatePart, profile: RobotProfile) -> int:
     """Return how many numbers ``part`` takes."""
     if part == "joints":
         return len(profile.arm.joints)
-    return 3 + _ROTATIONS[part].width if part in _ROTATIONS else 1
+    return 3 + len(ROTATION_NAMES[_ROTATIONS[part]]) if part in _ROTATIONS else 1
 
 
 def part_to_numbers(part: StatePart, observation: Observation, profile: RobotProfile) -> Float:
@@ -71,16 +58,19 @@ def part_to_numbers(part: StatePart, observation: Observation, profile: RobotPro
         return np.asarray(value)
     if part in _ROTATIONS:
         turned = value.rotation @ _zero(profile).T
-        return np.concatenate([value.position, _ROTATIONS[part].write(turned)])
+        return np.concatenate([value.position, rotation_to_numbers(turned, _ROTATIONS[part])])
     return np.array([value if part == "gripper_open" else 1.0 - value])
 
 
 def part_from_numbers(part: StatePart, numbers: Float, profile: RobotProfile) -> tuple[str, Any]:
-    """Return the field of an observation that ``numbers`` fill, and its value."""
+    """Return the field of an observation that ``numbers`` (N,) fill, and its value.
+
+    Raises ``InvalidValueError`` if the numbers of a pose are no rotation.
+    """
     if part == "joints":
         return FIELD_OF[part], numbers
     if part in _ROTATIONS:
-        rotation = _ROTATIONS[part].read(numbers[3:]) @ _zero(profile)
+        rotation = rotation_from_numbers(numbers[3:], _ROTATIONS[part]) @ _zero(profile)
         matrix = np.eye(4)
         matrix[:3, :3], matrix[:3, 3] = rotation, numbers[:3]
         return FIELD_OF[part], Pose.from_matrix(matrix)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openvla_ros.errors import InvalidValueError, PolicyError, ProfileError
 from openvla_ros.profile import load_profile
 from openvla_ros.protocols.observation_map import ObservationMap, available_maps, load_observation_map
-from openvla_ros.protocols.state_vectors import FIELD_OF, STATE_PARTS
+from openvla_ros.protocols.state_vectors import FIELD_OF, STATE_PARTS, part_from_numbers
 from openvla_ros.values.geometry import Pose
 from openvla_ros.values.observation import Observation
 
@@ -116,3 +116,10 @@ def test_the_shipped_maps_are_listed_and_read(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"images": {"cam": "primary"}, "instruction": "task"}))
     assert load_observation_map(path, PROFILE).keys == ("cam", "task")
+
+
+@pytest.mark.parametrize("length", [0.0, 0.5, 2.0])
+def test_numbers_that_are_no_quaternion_are_not_made_one(length):
+    numbers = np.array([0.3, 0.0, 0.2, 0.0, 0.0, 0.0, length])
+    with pytest.raises(InvalidValueError, match=f"a quaternion has length 1, this one {length:.3f}"):
+        part_from_numbers("pose_quaternion", numbers, PROFILE)
