@@ -109,7 +109,7 @@ class ControllerNode(GuardedNode):
         simulated = bool(self.get_parameter("use_sim_time").value)
         self._loop = ControlLoop(self._core.period_s, self._tick, self.get_clock(), simulated, self._rests)
         memory = StopMemory(f"{os.environ.get('ROS_DOMAIN_ID', '0')} {self.get_fully_qualified_name()}")
-        self._stops = StopServices(self, self._core, self._lock, self._report_refusal, memory)
+        self._stops = StopServices(self, self._core, self._lock, self._report_refusal, memory, self._stopped)
         self._loop.start()
         self._stops.start()
 
@@ -222,7 +222,8 @@ class ControllerNode(GuardedNode):
     def _tick(self) -> None:
         with self._lock:
             stall = self._loop.stall(self._lock.waited_s())
-            before, self._output = self._output, self._core.tick(self._now_ns(), stall)
+            now_ns = self._now_ns() + self._loop.early_ns
+            before, self._output = self._output, self._core.tick(now_ns, stall)
             output = self._output
         # A tick that came too early for a step says nothing new, and must not fill the next step's place.
         if output.at_rest or not _same_place(before, output):
@@ -240,6 +241,11 @@ class ControllerNode(GuardedNode):
 
     def _rests(self) -> bool:
         return self._output.at_rest
+
+    def _stopped(self) -> None:
+        """Send the first command of a stop at once, where a command says itself when it is due."""
+        if self._profile.arm_backend.lookahead_s > 0.0:
+            self._loop.hurry()
 
     # Timers
 

@@ -56,8 +56,11 @@ class StopServices:
         lock: CoreLock,
         refused: Refused,
         memory: StopMemory,
+        stopped: Callable[[], None],
     ) -> None:
+        """``stopped`` is called after each stop, on the stop thread."""
         self._core, self._lock, self._refused, self._memory = core, lock, refused, memory
+        self._stopped = stopped
         self.button = StopButton()
         self.failure: BaseException | None = None
         self.scheduling = "not started"
@@ -133,6 +136,7 @@ class StopServices:
     def _stop(self, act: Callable[[], SafetyVerdict], stopped_by: str) -> SafetyVerdict:
         """Stop the arm; an emergency stop is kept for a process that takes this one's place."""
         verdict = self._lock.stop(act)
+        self._stopped()
         if stopped_by:
             self._remember(stopped_by)
         return verdict
@@ -145,8 +149,7 @@ class StopServices:
             if publisher != UNKNOWN or len(alive) < 2:  # else it may be another button's release
                 self.button.release(publisher, alive)
         elif self.button.press(publisher):
-            self._lock.stop(lambda: self._core.e_stop(BUTTON))
-            self._remember(BUTTON)
+            self._stop(lambda: self._core.e_stop(BUTTON), BUTTON)
 
     def _publishers(self) -> set[bytes]:
         """Return the identities of the topic's current publishers."""

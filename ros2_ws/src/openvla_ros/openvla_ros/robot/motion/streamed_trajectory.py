@@ -3,10 +3,11 @@
 A joint trajectory controller discards the previous trajectory when a new one arrives and, by default,
 starts at the measured state: an arm lags behind its commands, so at each message the command would jump
 back to the arm. Only a point that is already due keeps it on the commanded motion. So each trajectory
-starts with the motion of the last few periods, from a point that was due a period ago, which leaves a
-margin for a robot whose clock is behind, and is the same motion whichever message is executed. Every point
-is absolute in time: late, duplicated or lost messages do not change the motion, as long as one message
-arrives before the known motion ends and the stop begins.
+starts with the motion of the last few periods, from a point that was due two periods ago: the first
+command of a stop is sent up to one period early, and the other is a margin for a robot whose clock is
+behind. It is the same motion whichever message is executed. Every point is absolute in time: late,
+duplicated or lost messages do not change the motion, as long as one message arrives before the known
+motion ends and the stop begins.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from openvla_ros.robot.motion.stop_trajectory import stopped_after, trailing_sto
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.time import NS_PER_S, nanoseconds
 
+DUE_PERIODS = 2  # a trajectory begins with a point that was due so many periods ago
 NEXT_PERIODS = 1.5  # a motion due within this many periods is the next one
 # A later one this close to the end of the previous one's stop continues from there.
 ON_THE_WAY_RAD, ON_THE_WAY_RAD_S = 1e-6, 1e-5
@@ -65,7 +67,7 @@ class TrajectoryStream:
             _Due(due_ns + nanoseconds(t), position, velocity)
             for t, position, velocity in zip(stop.times_s, stop.positions, stop.velocities, strict=True)
         ]
-        self._before = [*self._known_from(due_ns, stamp_ns - period_ns), points[0]]
+        self._before = [*self._known_from(due_ns, stamp_ns - DUE_PERIODS * period_ns), points[0]]
         self._stop = points[1:]
         sent = [*self._before, *self._stop]
         if self._lookahead_ns == 0:  # begins with the motion before, at the time 0

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
@@ -102,6 +103,47 @@ def test_the_loop_says_what_the_kernel_granted_and_gives_the_collector_back():
     assert values["scheduling"].startswith(("real-time", "ordinary"))
     assert values["memory"].startswith(("locked", "not locked"))
     assert values["niceness"]
+
+
+HURRIED = """
+import json, threading, time
+from openvla_ros.nodes.control.control_loop import ControlLoop
+from rclpy.clock import Clock, ClockType
+
+PERIOD_S, RUN_S = 0.05, 2.0
+began = []  # when each period began, and when it was due, seconds
+loop = ControlLoop(
+    PERIOD_S,
+    lambda: began.append((time.monotonic(), time.monotonic() + 1e-9 * loop.early_ns)),
+    Clock(clock_type=ClockType.STEADY_TIME),
+    False,
+)
+loop.start()
+asked, answered = [], []
+end = time.monotonic() + RUN_S
+while time.monotonic() < end:
+    time.sleep(1.3 * PERIOD_S)
+    asked.append(time.monotonic())
+    loop.hurry()
+loop.stop()
+took = [min(at for at, _ in began if at > since) - since for since in asked[:-1]]
+print(json.dumps({"began": began, "took": took, "stalls": loop.health().values["stalls"]}))
+"""
+
+
+def test_a_hurried_period_begins_at_once_and_moves_no_deadline():
+    done = subprocess.run(
+        [sys.executable, "-c", HURRIED], capture_output=True, text=True, timeout=60, check=True
+    )
+    said = json.loads(done.stdout)
+    began, due = np.array(said["began"]).T
+    # Of 50 ms periods; each request would wait 25 ms on average, and no request comes twice in a period.
+    assert np.median(said["took"]) < 0.01
+    assert (due - began).max() > 0.01
+    periods = np.diff(due) / 0.05
+    assert np.median(np.abs(periods - 1.0)) < 0.1
+    assert len(began) == pytest.approx((due[-1] - due[0]) / 0.05 + 1, abs=3)  # none lost, none added
+    assert (due - began).max() <= 0.05
 
 
 def test_without_permission_nothing_is_locked_and_the_remedy_is_named(monkeypatch):

@@ -183,14 +183,16 @@ class Core:
 @pytest.mark.parametrize(("publishers", "pressed"), [(2, 1), (1, 0)])
 def test_where_ros_does_not_say_who_released_a_button_only_a_single_one_counts(tmp_path, publishers, pressed):
     # rclpy up to Jazzy: the message's information has no publisher_gid.
-    services, core = object.__new__(StopServices), Core()
+    services, core, hurried = object.__new__(StopServices), Core(), []
     services.button, services._core = StopButton(), core
     services._memory = StopMemory("0 /controller", tmp_path)
     services._lock = SimpleNamespace(stop=lambda act: act())
+    services._stopped = lambda: hurried.append(core.stops)
     services._publishers = lambda: {bytes([i]) for i in range(publishers)}
     services._heard(Bool(data=True), {})
     services._heard(Bool(data=False), {})
     assert (core.stops, services.button.pressed) == (1, pressed)
+    assert hurried == [1]  # the control loop sends the first braking command after the stop, at once
 
 
 def test_letting_go_of_one_button_does_not_release_another():
