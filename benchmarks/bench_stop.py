@@ -42,6 +42,7 @@ LIMIT_MS = 20.0  # 99 of 100 answers, and 99 of 100 first braking commands
 # This many commands of about the same speed count as cruising; motion slower than all of them is braking.
 # The cruise itself varies by 0.6%; the first period of braking is 1.7% slower.
 CRUISE_COMMANDS, CRUISE_SPREAD, BRAKING_SHARE = 10, 0.01, 0.992
+HALF_PERIOD_NS = 5e6
 CRUISE_S = 10.0  # from a pose's answer to the cruise, at most
 RAMP_S = 0.7  # from the start of the flood to a request
 WAYS = ("hold, service", "e_stop, service", "e_stop, topic")
@@ -129,7 +130,7 @@ def braking(
     brakes = BRAKING_SHARE * cruise
     first = next(
         command for before, command in pairs
-        if command.at_ns > asked_ns and command.until_ns(brakes) <= before.until_ns(brakes)
+        if command.at_ns > asked_ns and command.until_ns(brakes) - before.until_ns(brakes) < HALF_PERIOD_NS
     )  # fmt: skip
     return (first.at_ns - asked_ns) * 1e-6
 

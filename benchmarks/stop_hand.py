@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from numpy.typing import NDArray
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 from stop_sessions import Controller
@@ -16,17 +17,20 @@ from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.profile import RobotProfile
 from openvla_ros.ros import qos
+from openvla_ros.values.arrays import Float
 
 GIVE_UP_S = 30.0
+SHARES = np.linspace(0.0, 1.0, 51)  # where the motion between two points is looked at
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arrived:
-    """A command that has arrived: when each of its points is due, and how fast it is."""
+    """A command that has arrived: when each of its points is due, and the motion there."""
 
     at_ns: int
-    due_ns: tuple[int, ...]
-    speeds: tuple[float, ...]  # rad/s, of the fastest joint
+    due_ns: NDArray[np.int64]  # (N,)
+    positions: Float  # (N, J) rad
+    velocities: Float  # (N, J) rad/s
 
     @classmethod
     def of(cls, message: JointTrajectory, at_ns: int) -> Arrived:
@@ -35,20 +39,26 @@ class Arrived:
         times = [point.time_from_start for point in message.points]
         return cls(
             at_ns,
-            tuple(start_ns + time.sec * 10**9 + time.nanosec for time in times),
-            tuple(float(np.abs(point.velocities).max()) for point in message.points),
+            start_ns + np.array([time.sec * 10**9 + time.nanosec for time in times]),
+            np.array([point.positions for point in message.points]),
+            np.array([point.velocities for point in message.points]),
         )
 
     @property
     def speed(self) -> float:
-        """Return the speed of the first point, rad/s."""
-        return self.speeds[0]
+        """Return the speed of the fastest joint at the first point, rad/s."""
+        return float(np.abs(self.velocities[0]).max())
 
-    def until_ns(self, speed: float) -> int:
-        """Return when the last point that is at least this fast is due; 0 if there is none."""
-        return max(
-            (due for due, fast in zip(self.due_ns, self.speeds, strict=True) if fast >= speed), default=0
-        )
+    def until_ns(self, speed: float) -> float:
+        """Return when a joint is last this fast on the cubics between the points; 0 if none is."""
+        length_s = 1e-9 * np.diff(self.due_ns)[:, None, None]  # (N - 1, 1, 1)
+        way = np.diff(self.positions, axis=0)[:, None] / length_s
+        v0, v1 = self.velocities[:-1, None], self.velocities[1:, None]
+        u = SHARES[None, :, None]  # of a segment
+        between = 6 * (u - u**2) * way + (1 - 4 * u + 3 * u**2) * v0 + (3 * u**2 - 2 * u) * v1
+        fast = np.abs(between).max(axis=2) >= speed  # (N - 1, len(SHARES))
+        due = self.due_ns[:-1, None] + SHARES * np.diff(self.due_ns)[:, None]
+        return float(due[fast].max(initial=0.0))
 
 
 class Hand:
