@@ -42,6 +42,7 @@ _SYNONYMS = {"uyvy": "yuv422", "yuyv": "yuv422_yuy2", "8UC1": "mono8", "mono16":
 _DEPTH_BYTES = {"16UC1": 2, "32FC1": 4}
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _JPEG_END = b"\xff\xd9"
+_AS_RGB: int | None = getattr(cv2, "IMREAD_COLOR_RGB", None)  # OpenCV decodes to RGB by itself from 4.11 on
 _JPEG_TAIL, _JPEG_PADDING = 64, 1 << 16  # bytes that cameras append to an image: of any kind, with zeros
 
 COLOUR_ENCODINGS = (*_TO_RGB, "uyvy", "yuyv", "8UC1")
@@ -115,10 +116,10 @@ def decode_compressed(format_name: str, data: Bytes) -> Image:
     check_image_size(raw.data, f"compressed image {format_name!r}")
     # Without this flag the orientation that a camera wrote into the file would turn the image.
     with reading(f"compressed image {format_name!r}", InvalidValueError):
-        bgr = cv2.imdecode(raw, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if bgr is None:
+        pixels = cv2.imdecode(raw, (_AS_RGB or cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
         raise InvalidValueError(f"compressed image {format_name!r} of {raw.size} bytes is damaged")
-    return read_only(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+    return read_only(pixels if _AS_RGB else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
 
 
 def is_truncated_jpeg(data: bytes | memoryview) -> bool:

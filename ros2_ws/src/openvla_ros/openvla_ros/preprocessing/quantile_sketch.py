@@ -107,10 +107,12 @@ class _Smallest:
         self._capacity = capacity
         self._kept: Float = np.empty((0, width))  # each column sorted
         self._pending: list[Float] = []
+        self._pending_rows = 0
 
     def add(self, rows: Float) -> None:
         self._pending.append(np.array(rows, dtype=np.float64))
-        if sum(map(len, self._pending)) >= self._capacity:
+        self._pending_rows += len(rows)
+        if self._pending_rows >= self._capacity:
             self._settle()
 
     def rows(self) -> Float:
@@ -120,7 +122,7 @@ class _Smallest:
 
     def _settle(self) -> None:
         pool = np.concatenate([self._kept, *self._pending])
-        self._pending = []
+        self._pending, self._pending_rows = [], 0
         if len(pool) > self._capacity:
             pool = np.partition(pool, self._capacity - 1, axis=0)[: self._capacity]
         self._kept = np.sort(pool, axis=0)
@@ -134,6 +136,7 @@ class _Compactor:
         self._capacity = capacity
         self._width = width
         self._levels: list[list[Float]] = [[]]
+        self._rows = [0]  # of each level
         self._keep_odd: list[bool] = [False]  # alternates, so that successive errors oppose each other
 
     def add(self, rows: Float) -> None:
@@ -160,14 +163,17 @@ class _Compactor:
     def _put(self, height: int, rows: Float) -> None:
         while height >= len(self._levels):
             self._levels.append([])
+            self._rows.append(0)
             self._keep_odd.append(False)
         level = self._levels[height]
         level.append(np.array(rows, dtype=np.float64))
-        if sum(map(len, level)) < self._capacity:
+        self._rows[height] += len(rows)
+        if self._rows[height] < self._capacity:
             return
         pool = np.concatenate(level)
         whole = len(pool) // 2 * 2
         self._levels[height] = [pool[whole:]] if whole < len(pool) else []
+        self._rows[height] = len(pool) - whole
         ordered = np.sort(pool[:whole], axis=0)
         odd = self._keep_odd[height]
         self._keep_odd[height] = not odd

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from openvla_ros.errors import InvalidValueError, StatisticsError
 from openvla_ros.preprocessing.dataset_statistics import DatasetStatistics, FieldStatistics
-from openvla_ros.preprocessing.quantile_sketch import LEVEL_ROWS, TAIL_ROWS, QuantileSketch
+from openvla_ros.preprocessing.quantile_sketch import LEVEL_ROWS, TAIL_ROWS, Quantile, QuantileSketch
 from openvla_ros.values.arrays import Float, float_array
 
 
@@ -62,14 +62,18 @@ class StatisticsAccumulator:
         self._min, self._max = np.minimum(self._min, other._min), np.maximum(self._max, other._max)
         self._quantiles.merge(other._quantiles)
 
+    def quantile(self, share: float) -> Quantile:
+        """Return the quantile at ``share`` (0 .. 1); raises ``StatisticsError`` if there are no frames."""
+        if not self.count:
+            raise StatisticsError("no frames: statistics need at least one")
+        return self._quantiles.quantile(share)
+
     def statistics(self, mask: ArrayLike) -> FieldStatistics:
         """Return the statistics so far; ``mask`` (D,) says which dimensions are normalised.
 
         Raises ``StatisticsError`` if there are no frames.
         """
-        if not self.count:
-            raise StatisticsError("no frames: statistics need at least one")
-        q01, q99 = self._quantiles.quantile(0.01), self._quantiles.quantile(0.99)
+        q01, q99 = self.quantile(0.01), self.quantile(0.99)
         return FieldStatistics(
             mean=self._mean,
             std=np.sqrt(self._squares / self.count),

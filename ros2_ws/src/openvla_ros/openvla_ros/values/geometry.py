@@ -116,6 +116,25 @@ def transform_matrix_to_quaternion(rotation: ArrayLike) -> Float:
     return unit
 
 
+def _is_rotation(
+    a: float, b: float, c: float, d: float, e: float, f: float, g: float, h: float, i: float
+) -> bool:
+    """Return whether the rows (a, b, c), (d, e, f), (g, h, i) are R with R Rᵀ = 1 and det R > 0.
+
+    In plain numbers: numpy takes ten times as long for nine of them, and a pose is made at every step.
+    """
+    errors = (
+        a * a + b * b + c * c - 1.0,
+        d * d + e * e + f * f - 1.0,
+        g * g + h * h + i * i - 1.0,
+        a * d + b * e + c * f,
+        a * g + b * h + c * i,
+        d * g + e * h + f * i,
+    )
+    determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return max(map(abs, errors)) <= 1e-6 and determinant > 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class Pose:
     """A rigid transform: the pose of one frame in another."""
@@ -126,7 +145,7 @@ class Pose:
     def __post_init__(self) -> None:
         object.__setattr__(self, "position", float_array("pose position", self.position, (3,)))
         rotation = float_array("pose rotation", self.rotation, (3, 3))
-        if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-6 or np.linalg.det(rotation) < 0:
+        if not _is_rotation(*rotation.ravel().tolist()):
             raise InvalidValueError(f"pose rotation {rotation.tolist()} is not a rotation matrix")
         object.__setattr__(self, "rotation", rotation)
 

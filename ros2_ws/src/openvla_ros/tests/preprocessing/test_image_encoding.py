@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from openvla_ros.errors import InvalidValueError
+from openvla_ros.preprocessing import image_encoding
 from openvla_ros.preprocessing.image_encoding import (
     COLOUR_ENCODINGS,
     decode_colour,
@@ -155,6 +156,13 @@ def test_jpeg_round_trip_keeps_the_colours_in_order():
     image[:] = (200, 100, 20)
     back = decode_compressed("jpeg", encode_jpeg(image, 95))
     assert np.abs(back.astype(int) - image).max() <= 3
+
+
+def test_an_opencv_that_cannot_decode_to_rgb_gives_the_same_pixels(monkeypatch):
+    data = encode_jpeg(np.random.default_rng(0).integers(0, 255, (32, 48, 3), np.uint8), 95)
+    here = decode_compressed("jpeg", data)
+    monkeypatch.setattr(image_encoding, "_AS_RGB", None)  # OpenCV up to 4.10
+    np.testing.assert_array_equal(decode_compressed("jpeg", data), here)
 
 
 @pytest.mark.parametrize(

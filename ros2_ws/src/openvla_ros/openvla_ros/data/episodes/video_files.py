@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from openvla_ros.data.episodes.scheduling import kept_scheduling
 from openvla_ros.errors import DatasetError, InvalidValueError
@@ -148,6 +149,8 @@ class VideoFrames:
         self._path, self._start_s, self._count, self._rate_hz = path, start_s, count, rate_hz
         self._frames: Iterator[Any] | None = None
         self._container: Any = None
+        # Kept from image to image: making one takes ten times as long as converting an image with it.
+        self._to_rgb: Any = None
         self._next = 0  # index of the image that the iterator gives next
         self._first_s = 0.0
 
@@ -155,7 +158,7 @@ class VideoFrames:
         return self._count
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_frames": None, "_container": None}
+        return {**self.__dict__, "_frames": None, "_container": None, "_to_rgb": None}
 
     def __del__(self) -> None:
         if self._container is not None:
@@ -174,7 +177,7 @@ class VideoFrames:
         if self._container is None:
             verify(self._path)
             self._first_s = _first_time(self._path, self._path.stat().st_mtime_ns)
-            self._container = av.open(str(self._path))
+            self._container, self._to_rgb = av.open(str(self._path)), VideoReformatter()
             self._container.streams.video[0].thread_count = 1
         stream = self._container.streams.video[0]
         self._container.seek(int(self._time(index) / stream.time_base), stream=stream, backward=True)
@@ -187,7 +190,8 @@ class VideoFrames:
                 if frame.time > wanted + 1.0 / self._rate_hz:
                     raise DatasetError(f"{self._path}: no image at {self._time(index):.3f} s")
                 self._next = index + 1
-                return image_array(str(self._path), frame.to_ndarray(format="rgb24"))
+                rgb = self._to_rgb.reformat(frame, format="rgb24").to_ndarray()
+                return image_array(str(self._path), rgb)
         self._frames = None
         raise DatasetError(f"{self._path}: ends before image {index} at {self._time(index):.3f} s")
 

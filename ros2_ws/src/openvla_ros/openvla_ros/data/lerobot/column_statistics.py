@@ -6,52 +6,70 @@ trained on after an edit. Quantiles are exact here, those of LeRobot are read fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.preprocessing.quantile_sketch import QuantileSketch
 from openvla_ros.preprocessing.statistics_accumulator import StatisticsAccumulator
 from openvla_ros.values.arrays import Float
 
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
+Numbers = dict[str, list[float] | list[int]]
 _LEVELS = 256  # of a channel
 
 
-def episode_statistics(values: Float) -> dict[str, list[float] | list[int]]:
-    """Return the statistics of one column (T, D) over one episode."""
-    found = {
-        "min": values.min(axis=0),
-        "max": values.max(axis=0),
-        "mean": values.mean(axis=0),
-        "std": values.std(axis=0),
-        **{name: np.quantile(values, share, axis=0) for name, share in QUANTILES.items()},
-    }
-    return {**{name: value.tolist() for name, value in found.items()}, "count": [len(values)]}
-
-
 class ColumnStatistics:
-    """The statistics of one column over all episodes."""
+    """The statistics of the columns of a dataset, over each episode and over all.
 
-    def __init__(self, width: int) -> None:
-        self.width = width
-        self._moments = StatisticsAccumulator(width)
-        self._quantiles = QuantileSketch(width)
+    The columns are laid side by side, so that the cost does not grow with their number.
+    """
 
-    def add(self, values: Float) -> None:
-        """Take in the column (T, D) of one episode."""
-        self._moments.add(values)
-        self._quantiles.add(values)
+    def __init__(self) -> None:
+        self._columns: dict[str, slice] = {}
+        self._all: StatisticsAccumulator | None = None
 
-    def values(self) -> dict[str, list[float] | list[int]]:
-        """Return the statistics of everything so far."""
-        found = self._moments.statistics(np.ones(self.width, np.bool_))
+    def width(self, column: str) -> int:
+        """Return how many numbers a row of ``column`` has."""
+        place = self._columns[column]
+        return int(place.stop - place.start)
+
+    def add(self, columns: Mapping[str, Float]) -> dict[str, Numbers]:
+        """Take in the columns (T, D) of one episode; return its statistics, by column.
+
+        Every episode must have the same columns.
+        """
+        rows = np.concatenate(list(columns.values()), axis=1)
+        if self._all is None:
+            ends = np.cumsum([values.shape[1] for values in columns.values()])
+            starts = [0, *ends[:-1]]
+            self._columns = {name: slice(a, b) for name, a, b in zip(columns, starts, ends, strict=True)}
+            self._all = StatisticsAccumulator(rows.shape[1])
+        self._all.add(rows)
+        quantiles = np.quantile(rows, list(QUANTILES.values()), axis=0)
+        found = {
+            "min": rows.min(axis=0),
+            "max": rows.max(axis=0),
+            "mean": rows.mean(axis=0),
+            "std": rows.std(axis=0),
+            **dict(zip(QUANTILES, quantiles, strict=True)),
+        }
+        return self._by_column(found, len(rows))
+
+    def values(self) -> dict[str, Numbers]:
+        """Return the statistics of everything so far, by column."""
+        if self._all is None:
+            return {}
+        found = self._all.statistics(np.ones(self._all.width, np.bool_))
+        moments = {name: getattr(found, name) for name in ("min", "max", "mean", "std")}
+        quantiles = {name: self._all.quantile(share).values for name, share in QUANTILES.items()}
+        return self._by_column(moments | quantiles, self._all.count)
+
+    def _by_column(self, found: Mapping[str, Float], count: int) -> dict[str, Numbers]:
         return {
-            **{name: getattr(found, name).tolist() for name in ("min", "max", "mean", "std")},
-            **{name: self._quantiles.quantile(share).values.tolist() for name, share in QUANTILES.items()},
-            "count": [self._moments.count],
+            column: {**{name: values[place].tolist() for name, values in found.items()}, "count": [count]}
+            for column, place in self._columns.items()
         }
 
 

@@ -37,7 +37,6 @@ from openvla_ros.data.lerobot.action_meaning import (
 )
 from openvla_ros.data.lerobot.column_statistics import (
     ColumnStatistics,
-    episode_statistics,
     image_histogram,
     image_statistics,
 )
@@ -180,7 +179,7 @@ class _Merge:
         self._tasks: dict[str, int] = {}
         self._episodes: list[dict[str, Any]] = []
         self._images: dict[str, list[dict[str, Any]]] = {camera: [] for camera in layout.cameras}
-        self._statistics: dict[str, ColumnStatistics] = {}
+        self._statistics = ColumnStatistics()
         self._schema: pa.Schema | None = None
         self._frames = 0
 
@@ -218,18 +217,18 @@ class _Merge:
 
     def _account(self, rows: pa.Table) -> dict[str, Any]:
         """Take in the numbers of one episode and return their statistics, by column and name."""
-        found: dict[str, Any] = {}
+        columns = {}
         for field in rows.schema:
             if pa.types.is_struct(field.type):
                 continue
             column = rows.column(field.name).combine_chunks()
             flat = column.flatten() if pa.types.is_list(column.type) else column
-            values = np.asarray(flat).astype(np.float64).reshape(len(column), -1)
-            statistics = self._statistics.setdefault(field.name, ColumnStatistics(values.shape[1]))
-            statistics.add(values)
-            for name, value in episode_statistics(values).items():
-                found[f"stats/{field.name}/{name}"] = value
-        return found
+            columns[field.name] = np.asarray(flat).astype(np.float64).reshape(len(column), -1)
+        return {
+            f"stats/{column}/{name}": value
+            for column, values in self._statistics.add(columns).items()
+            for name, value in values.items()
+        }
 
     def _record(self, entry: Mapping[str, Any], chunk: int, file: int, statistics: Mapping[str, Any]) -> None:
         length, index = entry["length"], len(self._episodes)
@@ -272,11 +271,10 @@ class _Merge:
         (self._destination / _CARD).write_text(card, encoding="utf-8")
 
     def _stats(self) -> dict[str, Any]:
-        numbers = {name: statistics.values() for name, statistics in self._statistics.items()}
         images = {
             IMAGE_PREFIX + camera: image_statistics(histograms) for camera, histograms in self._images.items()
         }
-        return {**numbers, **images}
+        return {**self._statistics.values(), **images}
 
     def _info(self, robot: str) -> dict[str, Any]:
         rate = self._layout.rate_hz
@@ -315,7 +313,7 @@ class _Merge:
 
     def _feature(self, column: Any, names: list[str] | None) -> dict[str, Any]:
         nested = pa.types.is_list(column.type)
-        width = self._statistics[column.name].width if nested else 1
+        width = self._statistics.width(column.name) if nested else 1
         scalar = column.type.value_type if nested else column.type
         dtype = str(pa.array([], type=scalar).to_numpy(zero_copy_only=False).dtype)
         return {"dtype": dtype, "shape": [width], "names": names if nested else None}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -18,20 +20,56 @@ from openvla_ros.integrity.checksums import verify
 from openvla_ros.integrity.damage import reading
 from openvla_ros.values.arrays import Image
 
+EPISODE = "episode_index"
+_FOOTERS = 32  # files
+
+
+@dataclass(frozen=True, eq=False)
+class _Footer:
+    """What the end of a parquet file says; kept, because reading it may take longer than reading the rows."""
+
+    metadata: pq.FileMetaData
+    names: frozenset[str]
+    episodes: tuple[tuple[int, int] | None, ...]  # of each row group: the lowest and highest, if it says so
+
+    @classmethod
+    def read(cls, path: Path) -> _Footer:
+        """Read it; raises what pyarrow raises."""
+        metadata = pq.read_metadata(path)
+        names = frozenset(metadata.schema.to_arrow_schema().names)
+        columns = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+        if EPISODE not in columns:
+            return cls(metadata, names, ())
+        place = columns.index(EPISODE)
+        ranges: list[tuple[int, int] | None] = []
+        for group in range(metadata.num_row_groups):
+            found = metadata.row_group(group).column(place).statistics
+            ranges.append((found.min, found.max) if found is not None and found.has_min_max else None)
+        return cls(metadata, names, tuple(ranges))
+
+    def groups(self, episode: int) -> list[int]:
+        """Return the row groups that may have rows of ``episode``."""
+        return [
+            group for group, span in enumerate(self.episodes) if span is None or span[0] <= episode <= span[1]
+        ]
+
+
+@lru_cache(maxsize=_FOOTERS)
+def _footer(path: Path, _: tuple[int, int, int]) -> _Footer:
+    return _Footer.read(path)
+
 
 def read_rows(entry: EpisodeEntry, columns: list[str]) -> pa.Table:
     """Return the episode's rows of ``columns``; raises ``DatasetError`` naming what is missing."""
     verify(entry.data)
     with reading(entry.data):
-        there = set(pq.read_schema(entry.data).names)
-        if missing := [name for name in ("episode_index", *columns) if name not in there]:
+        stat = entry.data.stat()
+        footer = _footer(entry.data, (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        if missing := [name for name in (EPISODE, *columns) if name not in footer.names]:
             raise DatasetError(f"{entry.data}: has no column {', '.join(missing)}; meta/info.json names them")
-        rows = pq.read_table(
-            entry.data,
-            columns=columns,
-            filters=[("episode_index", "=", entry.index)],
-            page_checksum_verification=True,
-        )
+        with pq.ParquetFile(entry.data, metadata=footer.metadata, page_checksum_verification=True) as file:
+            rows = file.read_row_groups(footer.groups(entry.index), columns=[EPISODE, *columns])
+        rows = rows.filter(pc.equal(rows.column(EPISODE), entry.index)).select(columns)
     if rows.num_rows != entry.length:
         raise DatasetError(
             f"{entry.data}: episode {entry.index} has {rows.num_rows} rows; the metadata say {entry.length}"
