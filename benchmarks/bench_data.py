@@ -1,10 +1,12 @@
-"""Training samples per second and core: this package's readers, beside the formats' own readers.
+"""Training data beside LeRobot: samples per second and core, conversion, and datasets of 10,000 episodes.
 
-A sample is one random step: its image decoded to RGB, the instruction and the action. Time is the CPU
-time of all threads of the reading process, so neither a loaded machine nor a multi-threaded reader skews
-the result. The limit is decoding the same JPEG bytes and nothing else. Peers run in their own Python, if
-you name one: OPENVLA_ROS_TFDS_PYTHON (sequential, as dlimp reads) and OPENVLA_ROS_LEROBOT_PYTHON (random
-access, AV1 video).
+A sample is one random step: its image decoded to RGB, the instruction and the action. Time is the CPU time
+of all threads of the reading process, so neither a loaded machine nor a multi-threaded reader skews the
+result. The limit is decoding the same JPEG bytes and nothing else. LeRobot reads the same files with its own
+DataLoader, and writes the same episodes with its own API from images that are decoded already; the faster of
+its two ways to write videos counts. It has an environment of its own, which is made if it is not there
+(5 GB; OPENVLA_ROS_LEROBOT_PYTHON names another one). With OPENVLA_ROS_TFDS_PYTHON, a Python with
+tensorflow-datasets, its sequential reading is measured too.
 
     python benchmarks/bench_data.py [--quick]
 """
@@ -19,24 +21,41 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from data_conversion import against_lerobot
+from many_episodes import opening, write_many
 
-from openvla_ros.data.bags.bag_export import write_episode
-from openvla_ros.data.datasets.conversion import ConversionRequest, convert
-from openvla_ros.data.datasets.export import Target
-from openvla_ros.data.datasets.open_dataset import SourceRequest
-from openvla_ros.data.episodes.encoded_images import ArrayFrames, EncodedFrames, decode_image, encoded_frame
-from openvla_ros.data.lerobot.lerobot_writer import Storage
-from openvla_ros.data.training.training_reader import TrainingReader
-from openvla_ros.preprocessing.image_encoding import encode_jpeg
-from openvla_ros.profile import load_profile
-from openvla_ros.values.episode import Episode
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "tools"))
+from openvla_ros.data.bags.bag_export import write_episode  # noqa: E402
+from openvla_ros.data.datasets.conversion import ConversionRequest, convert  # noqa: E402
+from openvla_ros.data.datasets.export import Target  # noqa: E402
+from openvla_ros.data.datasets.open_dataset import SourceRequest  # noqa: E402
+from openvla_ros.data.episodes.encoded_images import (  # noqa: E402
+    ArrayFrames,
+    EncodedFrames,
+    decode_image,
+    encoded_frame,
+)
+from openvla_ros.data.lerobot.lerobot_writer import Storage  # noqa: E402
+from openvla_ros.data.training.training_reader import TrainingReader  # noqa: E402
+from openvla_ros.preprocessing.image_encoding import encode_jpeg  # noqa: E402
+from openvla_ros.profile import load_profile  # noqa: E402
+from openvla_ros.values.episode import Episode  # noqa: E402
+from peers import lerobot  # noqa: E402
+from peers.rows import PeerError  # noqa: E402
 
-GOAL_JPEG, GOAL_RAW = 500, 1000  # samples per second and core
+# At least this many times LeRobot's rate.
+AV1_RATIO, IMAGE_RATIO, CONVERSION_RATIO = 5.0, 3.0, 4.0
+# Opening MANY episodes, at most; it is measured with a sixteenth and a quarter of them too.
+MANY, OPEN_S, OPEN_MEGABYTES = 10_000, 1.0, 200.0
 TFDS_PYTHON, LEROBOT_PYTHON = "OPENVLA_ROS_TFDS_PYTHON", "OPENVLA_ROS_LEROBOT_PYTHON"
+IN_LEROBOT = Path(__file__).with_name("data_in_lerobot.py")
 
 TFDS = """
 import json, sys, time
@@ -57,22 +76,7 @@ for _ in range(50):
 began = time.process_time()
 for _ in range(int(sys.argv[2])):
     next(data)
-print("RESULT" + json.dumps(int(sys.argv[2]) / (time.process_time() - began)))
-"""
-
-LEROBOT = """
-import json, random, sys, time
-import torch
-torch.set_num_threads(1)
-from lerobot.datasets.lerobot_dataset import LeRobotDataset
-data = LeRobotDataset("local/bench", root=sys.argv[1])
-order = random.Random(0)
-for _ in range(20):
-    data[order.randrange(len(data))]
-began = time.process_time()
-for _ in range(int(sys.argv[2])):
-    data[order.randrange(len(data))]
-print("RESULT" + json.dumps(int(sys.argv[2]) / (time.process_time() - began)))
+print(json.dumps({"rate": int(sys.argv[2]) / (time.process_time() - began)}))
 """
 
 
@@ -133,19 +137,85 @@ def decoding(frames: list[bytes], count: int) -> float:
     return count / (time.process_time() - began)
 
 
-def peer(variable: str, program: str, path: Path, count: int) -> float | None:
-    """Return the peer's rate, or None if no Python is named for it."""
-    python = os.environ.get(variable)
-    if not python:
-        return None
+def run(command: Sequence[object]) -> dict[str, Any]:
+    """Return what a peer's program prints in its last line."""
     done = subprocess.run(
-        [python, "-c", program, str(path), str(count)], capture_output=True, text=True, check=False,
+        list(map(str, command)), capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-             "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
+             "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "SVT_LOG": "1"},
     )  # fmt: skip
     if done.returncode:
-        sys.exit(f"{variable}: {done.stderr[-2000:]}")
-    return float(json.loads(done.stdout.split("RESULT")[1]))
+        raise PeerError(f"{command[0]}: {done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def lerobot_python() -> str:
+    """Return the Python of LeRobot's environment; raises ``PeerError`` if it cannot be had."""
+    named = os.environ.get(LEROBOT_PYTHON)
+    return named or str(lerobot.environment(REPOSITORY / "build" / "peers" / "lerobot"))
+
+
+def loading(root: Path, quick: bool, peer: str | None) -> dict[str, float]:
+    """Return samples per core-second of every reader, the median of a few runs taken in turn."""
+    count, repeats, episodes, steps = (200, 1, 6, 20) if quick else (1500, 3, 24, 40)
+    size = 256  # as BridgeData V2 and most of Open X-Embodiment are stored
+    bags = {
+        kind: write_bags(
+            root / f"bag_{kind}", [episode(i, steps, size, size, kind == "jpeg") for i in range(episodes)]
+        )
+        for kind in ("jpeg", "raw")
+    }
+    sources = {
+        "rlds jpeg": export(bags["jpeg"], root / "rlds_jpeg", "rlds"),
+        "bag jpeg": bags["jpeg"],
+        "lerobot jpeg": export(bags["jpeg"], root / "lerobot_jpeg", "lerobot"),
+        "lerobot av1": export(bags["jpeg"], root / "lerobot_video", "lerobot", "av1"),
+        "bag raw": bags["raw"],
+        "hdf5 raw": export(bags["raw"], root / "hdf5_raw", "hdf5"),
+    }
+    images = SourceRequest(bags["jpeg"]).open()[0].images["primary"]
+    frames = [encoded_frame(images, i) or b"" for i in range(steps)]
+    rates: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        rates.setdefault("limit: decoding alone", []).append(decoding(frames, count))
+        for name, path in sources.items():
+            number = count // 3 if "av1" in name else count
+            rates.setdefault(f"ours, {name}", []).append(ours(path, number))
+            if peer is not None and name.startswith("lerobot"):
+                found = run([peer, IN_LEROBOT, "load", path, number])
+                rates.setdefault(f"LeRobot, {name}", []).append(found["rate"])
+        if tfds := os.environ.get(TFDS_PYTHON):
+            found = run([tfds, "-c", TFDS, sources["rlds jpeg"] / "1.0.0", count])
+            rates.setdefault("tfds, rlds jpeg", []).append(found["rate"])
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def print_rates(rates: dict[str, float]) -> None:
+    limit = rates["limit: decoding alone"]
+    print(f"{'samples of 256x256':<28}{'per core-second':>16}{'of the limit':>14}")
+    for name, rate in rates.items():
+        share = f"{rate / limit:.2f}" if "raw" not in name and "av1" not in name else ""
+        print(f"{name:<28}{rate:>16.0f}{share:>14}")
+
+
+def many(root: Path, quick: bool) -> dict[str, list[dict[str, float]]]:
+    """Return what writing and opening cost at 1, 4 and 16 times a number of episodes, for two formats."""
+    pattern = episode(0, 3, 32, 32, jpeg=True)
+    most = MANY // 20 if quick else MANY
+    found: dict[str, list[dict[str, float]]] = {}
+    print(f"{'format':<10}{'episodes':>10}{'write, s':>10}{'open, s':>10}{'MB':>8}{'last episode, s':>18}")
+    for target in ("lerobot", "rlds"):
+        for count in (most // 16, most // 4, most):
+            began = time.perf_counter()
+            folder = write_many(root / f"{target}_{count}", target, pattern, count)
+            cost = {"write_s": round(time.perf_counter() - began, 2), **opening(folder)}
+            found.setdefault(target, []).append(cost)
+            print(
+                f"{target:<10}{count:>10}{cost['write_s']:>10.2f}{cost['open_s']:>10.3f}"
+                f"{cost['megabytes']:>8.1f}{cost['last_episode_s']:>18.3f}"
+            )
+    return found
 
 
 def main() -> None:
@@ -154,61 +224,32 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer and smaller samples")
     quick = parser.parse_args().quick
-    count, repeats, episodes, steps = (200, 1, 6, 20) if quick else (1500, 3, 24, 40)
-    height = width = 256  # as BridgeData V2 and most of Open X-Embodiment are stored
     cv2.setNumThreads(1)
-    rates: dict[str, list[float]] = {}
+    result: dict[str, Any] = {"bench": "data"}
+    try:
+        peer: str | None = lerobot_python()
+    except PeerError as error:
+        peer, result["lerobot"] = None, f"not measured: {error}"
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        kinds = {"jpeg": True, "raw": False}
-        bags = {
-            name: write_bags(
-                root / f"bag_{name}", [episode(i, steps, height, width, kind) for i in range(episodes)]
-            )
-            for name, kind in kinds.items()
-        }
-        sources = {
-            "rlds jpeg": export(bags["jpeg"], root / "rlds_jpeg", "rlds"),
-            "bag jpeg": bags["jpeg"],
-            "lerobot jpeg": export(bags["jpeg"], root / "lerobot_jpeg", "lerobot"),
-            "bag raw": bags["raw"],
-            "hdf5 raw": export(bags["raw"], root / "hdf5_raw", "hdf5"),
-        }
-        video = export(bags["jpeg"], root / "lerobot_video", "lerobot", "av1")
-        images = SourceRequest(bags["jpeg"]).open()[0].images["primary"]
-        frames = [encoded_frame(images, i) or b"" for i in range(steps)]
-        for _ in range(repeats):
-            rates.setdefault("limit: decoding alone", []).append(decoding(frames, count))
-            for name, path in sources.items():
-                rates.setdefault(f"ours, {name}", []).append(ours(path, count))
-            rates.setdefault("ours, lerobot av1", []).append(ours(video, count // 5))
-            for name, (variable, program, path, number) in {
-                "tfds, rlds jpeg": (TFDS_PYTHON, TFDS, sources["rlds jpeg"] / "1.0.0", count),
-                "lerobot, lerobot av1": (LEROBOT_PYTHON, LEROBOT, video, count // 5),
-                "lerobot, lerobot jpeg": (LEROBOT_PYTHON, LEROBOT, sources["lerobot jpeg"], count),
-            }.items():
-                rate = peer(variable, program, path, number)
-                if rate is not None:
-                    rates.setdefault(name, []).append(rate)
-    report({name: statistics.median(values) for name, values in rates.items()}, height, width)
-
-
-def report(rates: dict[str, float], height: int, width: int) -> None:
-    limit = rates["limit: decoding alone"]
-    print(f"{'samples of ' + f'{width}×{height}':<28}{'per core-second':>16}{'of the limit':>14}{'goal':>8}")
-    for name, rate in rates.items():
-        goal = (
-            "" if not name.startswith("ours") or "av1" in name else GOAL_RAW if "raw" in name else GOAL_JPEG
-        )
-        share = f"{rate / limit:.2f}" if "raw" not in name else ""
-        print(f"{name:<28}{rate:>16.0f}{share:>14}{goal:>8}")
-    ratios = {
-        "ours_to_tfds": ("ours, rlds jpeg", "tfds, rlds jpeg"),
-        "ours_to_lerobot_av1": ("ours, lerobot av1", "lerobot, lerobot av1"),
-        "ours_to_lerobot_jpeg": ("ours, lerobot jpeg", "lerobot, lerobot jpeg"),
-    }
-    found = {k: round(rates[a] / rates[b], 2) for k, (a, b) in ratios.items() if a in rates and b in rates}
-    print(json.dumps({"bench": "data", "rates": {k: round(v) for k, v in rates.items()}, **found}))
+        rates = loading(root, quick, peer)
+        print_rates(rates)
+        result["rates"] = {name: round(rate) for name, rate in rates.items()}
+        passed = peer is not None
+        if peer is not None:
+            for name, goal in (("lerobot av1", AV1_RATIO), ("lerobot jpeg", IMAGE_RATIO)):
+                ratio = rates[f"ours, {name}"] / rates[f"LeRobot, {name}"]
+                result[f"{name} ratio"], passed = round(ratio, 2), passed and ratio >= goal
+            conversion = against_lerobot(root / "rlds_jpeg", root, lambda *a: run([peer, IN_LEROBOT, *a]))
+            result["conversion"] = conversion
+            passed = passed and min(conversion["ratios"].values()) >= CONVERSION_RATIO
+            passed = passed and conversion["same"]
+        result["opening"] = found = many(root, quick)
+    largest = [costs[-1] for costs in found.values()]
+    passed = passed and all(
+        cost["open_s"] <= OPEN_S and cost["megabytes"] <= OPEN_MEGABYTES for cost in largest
+    )
+    print(json.dumps({**result, "pass": passed}))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import numpy as np
 
 from openvla_ros.data.datasets.export import ExportOptions, Target, merge, open_part
 from openvla_ros.data.datasets.open_dataset import Actions, SourceRequest
+from openvla_ros.data.episodes.encoded_images import KeptFrames
 from openvla_ros.data.episodes.episode_source import EpisodeSource
 from openvla_ros.data.episodes.layout import Layout
 from openvla_ros.data.episodes.observation_state import observation_state
@@ -37,6 +38,7 @@ from openvla_ros.values.episode import Episode
 Backend = Literal["processes", "ray"]
 
 PARTS, REPORT, STATISTICS = ".parts", "conversion_report.json", "dataset_statistics.json"
+_MOST_DECODED_BYTES = 256 << 20  # of one episode, kept from the check to the writing
 _PLAN, _RESULT, _NUMBERS = "plan.json", "result.json", "numbers.npz"
 
 
@@ -125,7 +127,7 @@ def _write_part(job: Job, group: range, part: Path) -> GroupResult:
     with open_part(working, job.options) as writer:
         for index in group:
             try:
-                episode = source[index]
+                episode = _decoded_once(source[index])
                 with reading(f"{source.path}: episode {index}"):
                     job.options.layout.check(episode)
             except (DatasetError, InvalidValueError) as error:
@@ -138,6 +140,12 @@ def _write_part(job: Job, group: range, part: Path) -> GroupResult:
     (working / _RESULT).write_text(json.dumps(asdict(result)), encoding="utf-8")
     working.rename(part)
     return result
+
+
+def _decoded_once(episode: Episode) -> Episode:
+    """Return the episode with images that are decoded once: they are checked before they are written."""
+    share = _MOST_DECODED_BYTES // max(1, len(episode.images))
+    return replace(episode, images={n: KeptFrames(images, share) for n, images in episode.images.items()})
 
 
 def _read_result(part: Path) -> GroupResult:

@@ -74,6 +74,35 @@ class ArrayFrames:
         return image_array("frame", self._frames[index])
 
 
+class KeptFrames:
+    """Images that are decoded once, for a reader that goes through them several times.
+
+    They are kept until they take ``most_bytes``; those after that are decoded at each access.
+    """
+
+    def __init__(self, images: ImageSequence, most_bytes: int) -> None:
+        self._images, self._left = images, most_bytes
+        self._kept: dict[int, Image] = {}
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Image:
+        index = range(len(self))[index]
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        image = self._images[index]
+        if image.nbytes <= self._left:
+            self._left -= image.nbytes
+            self._kept[index] = image
+        return image
+
+    def encoded(self, index: int) -> bytes | None:
+        """Return image ``index`` as its source stores it, or None if the source has raw pixels."""
+        return encoded_frame(self._images, index)
+
+
 def encoded_frame(images: ImageSequence, index: int) -> bytes | None:
     """Return image ``index`` as its source stores it, or None if the source has raw pixels."""
     encoded = getattr(images, "encoded", None)

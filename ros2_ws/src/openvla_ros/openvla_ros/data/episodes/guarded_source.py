@@ -38,6 +38,7 @@ class GuardedImages:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Image:
+        index = range(len(self))[index]  # an IndexError past the end: what ends a loop over the images
         with reading(f"{self._origin}: image {index}"):
             return self._images[index]
 

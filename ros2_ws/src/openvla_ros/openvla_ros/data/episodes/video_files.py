@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from openvla_ros.errors import DatasetError, InvalidValueError
 from openvla_ros.integrity.checksums import verify
 from openvla_ros.integrity.damage import reading
 from openvla_ros.integrity.disk import writing
-from openvla_ros.values.arrays import Image, image_array
+from openvla_ros.values.arrays import Float, Image, image_array
 
 Codec = Literal["av1", "h264"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
@@ -36,7 +37,8 @@ _ENCODERS: dict[Codec, tuple[str, dict[str, str]]] = {
     "av1": ("libsvtav1", {"g": _KEY_FRAME_EVERY, "crf": "30", "preset": "8", "svtav1-params": "lp=1"}),
     "h264": ("libx264", {"g": _KEY_FRAME_EVERY, "crf": "18", "preset": "fast", "threads": "1"}),
 }
-_AHEAD = 8  # images: a wanted one this near is reached by decoding on, a farther one by seeking
+# Where a file does not say which images are key frames, a wanted one this near is reached by decoding on.
+_AHEAD = 8
 
 
 class VideoWriter:
@@ -128,13 +130,23 @@ def _image_count(path: Path, _: int) -> int:
         return sum(1 for _ in container.decode(stream))  # a container without a count
 
 
+@dataclass(frozen=True, eq=False)
+class _Timeline:
+    """When a video's first image is shown (in some files not at 0), and its key frames; seconds."""
+
+    first_s: float
+    keys_s: Float  # increasing; empty where the file or PyAV does not say
+
+
 @lru_cache(maxsize=256)
-def _first_time(path: Path, _: int) -> float:
-    """Return the time of the first image in seconds: in some files it is not 0."""
+def _timeline(path: Path, _: int) -> _Timeline:
     with reading(path), av.open(str(path)) as container:
-        container.streams.video[0].thread_count = 1
-        for frame in container.decode(video=0):
-            return float(frame.time or 0.0)
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        entries = getattr(stream, "index_entries", ())  # PyAV up to 15 has none
+        keys = [float(entry.timestamp * stream.time_base) for entry in entries if entry.is_keyframe]
+        for frame in container.decode(stream):
+            return _Timeline(float(frame.time or 0.0), np.unique(keys))
     raise DatasetError(f"{path}: holds no images")
 
 
@@ -152,7 +164,7 @@ class VideoFrames:
         # Kept from image to image: making one takes ten times as long as converting an image with it.
         self._to_rgb: Any = None
         self._next = 0  # index of the image that the iterator gives next
-        self._first_s = 0.0
+        self._timeline = _Timeline(0.0, np.zeros(0))
 
     def __len__(self) -> int:
         return self._count
@@ -167,16 +179,26 @@ class VideoFrames:
     def __getitem__(self, index: int) -> Image:
         index = range(self._count)[index]
         try:
-            if self._frames is None or not self._next <= index <= self._next + _AHEAD:
+            if not self._is_ahead(index):
                 self._seek(index)
             return self._decode(index)
         except (av.FFmpegError, OSError, IndexError) as error:  # IndexError: there is no video stream
             raise DatasetError(f"{self._path}: image {index} cannot be decoded: {error}") from error
 
+    def _is_ahead(self, index: int) -> bool:
+        """Return whether decoding on reaches the image with less work than seeking."""
+        if self._frames is None or index < self._next:
+            return False
+        keys_s, half_s = self._timeline.keys_s, 0.5 / self._rate_hz
+        if not len(keys_s):
+            return index <= self._next + _AHEAD
+        newest = int(np.searchsorted(keys_s, self._time(index) + half_s)) - 1
+        return newest < 0 or bool(keys_s[newest] <= self._time(self._next) + half_s)
+
     def _seek(self, index: int) -> None:
         if self._container is None:
             verify(self._path)
-            self._first_s = _first_time(self._path, self._path.stat().st_mtime_ns)
+            self._timeline = _timeline(self._path, self._path.stat().st_mtime_ns)
             self._container, self._to_rgb = av.open(str(self._path)), VideoReformatter()
             self._container.streams.video[0].thread_count = 1
         stream = self._container.streams.video[0]
@@ -196,4 +218,4 @@ class VideoFrames:
         raise DatasetError(f"{self._path}: ends before image {index} at {self._time(index):.3f} s")
 
     def _time(self, index: int) -> float:
-        return self._first_s + self._start_s + index / self._rate_hz
+        return self._timeline.first_s + self._start_s + index / self._rate_hz

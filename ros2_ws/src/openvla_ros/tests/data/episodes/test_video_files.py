@@ -1,9 +1,12 @@
-"""Videos of others: a first image that is not at 0, sizes that are odd."""
+"""Videos of others: a first image that is not at 0, sizes that are odd, key frames far apart."""
+
+from dataclasses import replace
 
 import av
 import numpy as np
 import pytest
 
+from openvla_ros.data.episodes import video_files
 from openvla_ros.data.episodes.video_files import VideoFrames, VideoWriter, check_length
 from openvla_ros.errors import InvalidValueError
 
@@ -50,3 +53,39 @@ def test_av1_takes_odd_sizes(tmp_path, height, width):
         pytest.raises(InvalidValueError, match=r"H\.264 needs even sizes.*AV1 takes them"),
     ):
         writer.add(np.zeros((height, width, 3), np.uint8))
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(("every", "between"), [(2, 0), (7, 2), (60, 0)])
+def test_any_order_gives_the_images_of_reading_in_order(tmp_path, monkeypatch, every, between, known):
+    path, count = tmp_path / "a.mp4", 60
+    with av.open(str(path), "w") as container:
+        options = {"g": str(every), "bf": str(between), "crf": "10"}
+        stream = container.add_stream("libx264", rate=5, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for index in range(count):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), index * 4, np.uint8), format="rgb24")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    if not known:  # as in PyAV up to 15
+        timeline = video_files._timeline(path, path.stat().st_mtime_ns)
+        unknown = replace(timeline, keys_s=np.zeros(0))
+        monkeypatch.setattr(video_files, "_timeline", lambda *_: unknown)
+    frames = VideoFrames(path, 0.0, count, 5)
+    for index in np.random.default_rng(0).integers(0, count, 150):
+        np.testing.assert_array_equal(frames[int(index)], shown[index])
+
+
+def test_a_key_frame_on_the_way_is_where_decoding_begins(tmp_path):
+    path, count = tmp_path / "a.mp4", 40
+    with VideoWriter(path, 5, "h264") as writer:  # a key frame every 2 images
+        for value in range(count):
+            writer.add(np.full((64, 64, 3), value * 5, np.uint8))
+    frames, began = VideoFrames(path, 0.0, count, 5), []
+    frames._seek = lambda index, seek=frames._seek: began.append(index) or seek(index)
+    for index in (0, 1, 2, 7, 8, 9, 39, 38):
+        assert round(float(frames[index].mean()) / 5) == index
+    assert began == [0, 7, 39, 38]  # the others follow the image before
