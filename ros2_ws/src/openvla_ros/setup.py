@@ -94,6 +94,7 @@ setup(
         "rosbags",
         "pyarrow",
         "h5py",
+        "google-crc32c",
         "av",
         "matplotlib",
         "tensorboard",

@@ -38,6 +38,7 @@ SOURCES = {
     "bitsandbytes": Source("bitsandbytes", extra="quantization"),
     "collada": Source("pycollada", extra="meshes"),
     "cv2": Source("opencv-python-headless", rosdep="python3-opencv"),
+    "google_crc32c": Source("google-crc32c"),
     "h11": Source("h11"),
     "h5py": Source("h5py", rosdep="python3-h5py"),
     "huggingface_hub": Source("huggingface_hub"),

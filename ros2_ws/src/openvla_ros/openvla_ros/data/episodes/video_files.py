@@ -34,7 +34,7 @@ CODECS: tuple[Codec, ...] = get_args(Codec)
 # and speed in the same way.
 _KEY_FRAME_EVERY = "2"
 _ENCODERS: dict[Codec, tuple[str, dict[str, str]]] = {
-    "av1": ("libsvtav1", {"g": _KEY_FRAME_EVERY, "crf": "30", "preset": "8", "svtav1-params": "lp=1"}),
+    "av1": ("libsvtav1", {"g": _KEY_FRAME_EVERY, "crf": "30", "preset": "9", "svtav1-params": "lp=1"}),
     "h264": ("libx264", {"g": _KEY_FRAME_EVERY, "crf": "18", "preset": "fast", "threads": "1"}),
 }
 # Where a file does not say which images are key frames, a wanted one this near is reached by decoding on.
@@ -143,7 +143,7 @@ def _timeline(path: Path, _: int) -> _Timeline:
     with reading(path), av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
-        entries = getattr(stream, "index_entries", ())  # PyAV up to 15 has none
+        entries = getattr(stream, "index_entries", ())  # older versions of PyAV have none
         keys = [float(entry.timestamp * stream.time_base) for entry in entries if entry.is_keyframe]
         for frame in container.decode(stream):
             return _Timeline(float(frame.time or 0.0), np.unique(keys))

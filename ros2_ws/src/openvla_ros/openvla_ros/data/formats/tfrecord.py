@@ -13,12 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import google_crc32c
+
 from openvla_ros.errors import DatasetError
-from openvla_ros.integrity.crc import crc32c
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 _MASK_DELTA = 0xA282EAD8  # from the format's definition
+
+
+def crc32c(data: bytes) -> int:
+    """Return the CRC-32C (Castagnoli) of ``data``."""
+    return int(google_crc32c.value(data))
 
 
 def masked_crc(data: bytes) -> int:

@@ -70,7 +70,7 @@ def test_any_order_gives_the_images_of_reading_in_order(tmp_path, monkeypatch, e
         container.mux(stream.encode(None))
     with av.open(str(path)) as container:
         shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    if not known:  # as in PyAV up to 15
+    if not known:  # as in older versions of PyAV
         timeline = video_files._timeline(path, path.stat().st_mtime_ns)
         unknown = replace(timeline, keys_s=np.zeros(0))
         monkeypatch.setattr(video_files, "_timeline", lambda *_: unknown)
