@@ -110,6 +110,7 @@ class Chain:
         self.setpoint = self.q
         self.measured: np.ndarray | None = None
         self.output: ControllerOutput | None = None
+        self.early = False  # whether the next period has begun before its time
         self.events: Counter[str] = Counter()
         self.check = SetpointCheck.of(profile)
 
@@ -140,11 +141,23 @@ class Chain:
     # The controller's process
 
     def run_controller(self) -> None:
+        if self.early:  # this period has begun already
+            self.early = False
+            return
         for stamp_ns, q in self.states.take(self.now_ns):
             if self.core.observe(q, None, None, stamp_ns, self.now_ns).commands:
                 self.measured = q
-        self.ask()
-        before, output = self.output, self.core.tick(self.now_ns)
+        stopped = self.ask()
+        self.tick(self.now_ns, self.now_ns)
+        if stopped:  # between two periods: the next one begins at once, for the time that it is due
+            self.core.hold()
+            self.early = True
+            self.events["early"] += 1
+            self.tick(self.now_ns + PERIOD_NS, self.now_ns + int(self.rng.integers(0, PERIOD_NS)))
+
+    def tick(self, due_ns: int, at_ns: int) -> None:
+        """Run the period of ``due_ns``, and send what it gives at ``at_ns``."""
+        before, output = self.output, self.core.tick(due_ns)
         self.output = output
         q = output.joint_positions
         if q is None or self.measured is None:
@@ -152,25 +165,26 @@ class Chain:
         same = before is not None and np.array_equal(before.joint_positions, q)
         if output.at_rest or not same:
             motion = JointMotion(q, output.joint_velocities, output.joint_accelerations)
-            self.send(output, motion)
+            self.send(output, motion, at_ns)
 
-    def send(self, output: ControllerOutput, motion: JointMotion) -> None:
-        self.commands.send(self.stream.next(output.stamp_ns, PERIOD_NS * 1e-9, motion), self.now_ns)
+    def send(self, output: ControllerOutput, motion: JointMotion, at_ns: int) -> None:
+        self.commands.send(self.stream.next(output.stamp_ns, PERIOD_NS * 1e-9, motion), at_ns)
 
-    def ask(self) -> None:
-        """Keep the arm on its way from pose to pose, and now and then do something else."""
+    def ask(self) -> bool:
+        """Keep the arm on its way from pose to pose; now and then do something else, or say that it stops."""
         rng, core = self.rng, self.core
         state = None if self.output is None else self.output.state
         chance = rng.random()
         if state is not ControllerState.HOMING or chance < 0.003:
             core.go_to(str(rng.choice(["home", "neutral", "park"])))
         elif chance < 0.006:
-            core.hold()
+            return True
         elif chance < 0.012:
             core.give_to("policy")
             space = self.profile.space()
             actions = rng.uniform(space.lower, space.upper, (4, space.width))
             core.accept(ActionChunk(actions, self.now_ns, space), "policy", self.now_ns)
+        return False
 
     # The robot's side
 
@@ -262,10 +276,10 @@ class TrajectoryChain(Chain):
         self.own_s = 0.0  # the robot's own time stands still while it does
         self.jump_rad = 0.0  # of what the controller commands without the guard
 
-    def send(self, output, motion) -> None:
+    def send(self, output, motion, at_ns) -> None:
         sent = self.stream.next(output.stamp_ns, PERIOD_NS * 1e-9, motion)
         self.messages.append(sent)
-        self.commands.send(sent, self.now_ns)
+        self.commands.send(sent, at_ns)
 
     def run_driver(self) -> None:
         for sent in self.commands.take(self.now_ns):
@@ -334,7 +348,7 @@ class TwistChain(Chain):
         self.twist, self.twist_ns = np.zeros(6), 0
         self.sent: list[tuple[int, np.ndarray, np.ndarray]] = []  # stamp, joints, twist
 
-    def send(self, output, motion) -> None:
+    def send(self, output, motion, at_ns) -> None:
         assert output.tool is not None
         twist = self.twists.next(output.stamp_ns, motion, output.tool, self.measured)
         if twist is not None:
