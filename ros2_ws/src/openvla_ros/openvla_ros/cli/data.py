@@ -30,7 +30,11 @@ ConventionOption = Annotated[
 ]
 ProfileOption = Annotated[
     str | None,
-    typer.Option(help="Robot profile: what a LeRobot dataset's actions mean, and the arm's kinematics."),
+    typer.Option(
+        "--robot",
+        "--profile",
+        help="Robot profile: what a LeRobot dataset's actions mean, and the arm's kinematics.",
+    ),
 ]
 RateOption = Annotated[
     float | None,
@@ -69,7 +73,7 @@ def convert(
     ] = "commanded",
     action_space: Annotated[
         Literal["tool_delta", "tool_pose", "joint_delta", "joint_position"] | None,
-        typer.Option(help="Convert the actions to this kind with the kinematics of --profile."),
+        typer.Option(help="Convert the actions to this kind with the kinematics of --robot."),
     ] = None,
     rotation: Annotated[
         Literal["euler_xyz", "rotation_vector", "matrix", "quaternion_xyzw", "rotation_6d"] | None,
@@ -92,7 +96,7 @@ def convert(
 
       openvla convert datasets/bridge datasets/bridge_5hz --to rlds --convention bridge_orig --workers 4
 
-      openvla convert datasets/carrot datasets/joints --to lerobot --profile widowx --action-space joint_delta
+      openvla convert datasets/carrot datasets/joints --to lerobot --robot widowx --action-space joint_delta
     """
     from tqdm import tqdm
 
@@ -244,5 +248,5 @@ def _action_conversion(
             raise DatasetError(f"--rotation {rotation} needs --action-space tool_pose or tool_delta")
         return None
     if profile is None:
-        raise DatasetError(f"--action-space {kind} needs --profile: the robot whose kinematics convert them")
+        raise DatasetError(f"--action-space {kind} needs --robot: the robot whose kinematics convert them")
     return ActionConversion(load_profile(profile), kind, rotation)

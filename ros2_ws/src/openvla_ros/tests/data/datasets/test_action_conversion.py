@@ -43,7 +43,7 @@ def source(tmp_path):
 def test_every_format_keeps_actions_of_another_kind(source, tmp_path, target, kind, rotation):
     options = () if rotation == "none" else ("--rotation", rotation)
     done = run(
-        "convert", source, tmp_path / "out", "--to", target, "--images", "image", "--profile", "widowx",
+        "convert", source, tmp_path / "out", "--to", target, "--images", "image", "--robot", "widowx",
         "--action-space", kind, *options,
     )  # fmt: skip
     assert "2 episodes, 12 steps" in done.output
@@ -59,9 +59,9 @@ def test_every_format_keeps_actions_of_another_kind(source, tmp_path, target, ki
 
 
 def test_a_converted_dataset_is_converted_back(source, tmp_path):
-    run("convert", source, tmp_path / "joints", "--to", "bag", "--profile", "widowx",
+    run("convert", source, tmp_path / "joints", "--to", "bag", "--robot", "widowx",
         "--action-space", "joint_delta")  # fmt: skip
-    run("convert", tmp_path / "joints", tmp_path / "back", "--to", "rlds", "--profile", "widowx",
+    run("convert", tmp_path / "joints", tmp_path / "back", "--to", "rlds", "--robot", "widowx",
         "--action-space", "tool_delta")  # fmt: skip
     back = SourceRequest(tmp_path / "back").open()[0]
     was = reachable_episode(0)
@@ -77,7 +77,7 @@ def test_an_episode_that_cannot_be_converted_is_left_out_and_says_why(tmp_path):
     with Hdf5Writer(path) as writer:
         writer.add(reachable_episode(0))
         writer.add(replace(far, actions=actions))
-    done = run("convert", path, tmp_path / "out", "--to", "bag", "--profile", "widowx",
+    done = run("convert", path, tmp_path / "out", "--to", "bag", "--robot", "widowx",
                "--action-space", "joint_position", code=2)  # fmt: skip
     assert "skipped: episode 1: episode 'episode_0001': step 2: tool pose at" in done.output
 
@@ -85,10 +85,10 @@ def test_an_episode_that_cannot_be_converted_is_left_out_and_says_why(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--action-space", "joint_delta"), "--action-space joint_delta needs --profile"),
+        (("--action-space", "joint_delta"), "--action-space joint_delta needs --robot"),
         (("--rotation", "matrix"), "--rotation matrix needs --action-space"),
         (
-            ("--action-space", "tool_delta", "--rotation", "matrix", "--profile", "widowx"),
+            ("--action-space", "tool_delta", "--rotation", "matrix", "--robot", "widowx"),
             "rotation 'matrix' does not fit tool_delta actions; choose from euler_xyz, rotation_vector",
         ),
     ],
