@@ -52,6 +52,11 @@ class ArmBackend:
         return self.kind in ("forward_position", "interbotix", "cartesian_target")
 
     @property
+    def takes_times(self) -> bool:
+        """Whether a command says itself when it is due, so that it may be sent early."""
+        return self.brakes_by_itself and self.lookahead_s > 0.0
+
+    @property
     def patience_s(self) -> float:
         """How late a command may be, seconds, before the robot's side continues without it."""
         return self.lookahead_s if self.brakes_by_itself else SERVO_TIMEOUT_S

@@ -244,7 +244,7 @@ class ControllerNode(GuardedNode):
 
     def _stopped(self) -> None:
         """Send the first command of a stop at once, where a command says itself when it is due."""
-        if self._profile.arm_backend.lookahead_s > 0.0:
+        if self._profile.arm_backend.takes_times:
             self._loop.hurry()
 
     # Timers

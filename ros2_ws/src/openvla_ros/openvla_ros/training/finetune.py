@@ -29,7 +29,7 @@ from openvla_ros.model.inference.predictor import read_checkpoint_statistics
 from openvla_ros.preprocessing.action_tokens import ActionCodec, normalise
 from openvla_ros.preprocessing.augmentation import Augmentation
 from openvla_ros.preprocessing.dataset_statistics import DatasetStatistics, select_statistics
-from openvla_ros.profile import load_profile
+from openvla_ros.profile import available_profiles, load_profile
 from openvla_ros.training.checkpoint_export import SETTINGS, write_checkpoint, write_description
 from openvla_ros.training.data.batch import Batch
 from openvla_ros.training.data.batch_order import BatchOrder, Order, part_of
@@ -192,7 +192,10 @@ class Run:
         asked, stated = self.request.robot, self.store.robot
         if not asked:
             if not stated:
-                raise TrainingError("the data does not contain the robot it was recorded with; give --robot")
+                raise TrainingError(
+                    "the data does not contain the robot it was recorded with; give --robot, one of "
+                    f"{', '.join(available_profiles())}, or a profile's file"
+                )
             return stated
         profile = load_profile(asked)
         lines = differences_from(profile, "data", self.store.space, (self.store.camera,))

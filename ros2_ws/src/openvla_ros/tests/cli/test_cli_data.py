@@ -134,6 +134,9 @@ def test_a_rate_must_be_asked_for_and_reaches_what_is_written(tmp_path):
     (first, second) = json.loads(run("episodes", tmp_path / "e", "--json").stdout)
     assert [first["rate_hz"], first["steps"], second["steps"]] == [5.0, 3, 4]
     assert run("episodes", folder, "--profile", "franka", "--rate", 3, code=1)
+    for rate in ("0", "nan", "-1"):
+        with pytest.raises(DatasetError, match=f"--rate is {rate}; it must be a rate above 0 Hz"):
+            run("episodes", folder, "--profile", "franka", "--rate", rate)
 
 
 def test_a_dataset_without_episodes_is_no_success(tmp_path):

@@ -10,10 +10,12 @@ from support.controller_bench import FRANKA, WIDOWX, Bench, with_control
 from openvla_ros.errors import ProfileError
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.controller import ArmController
+from openvla_ros.robot.kinematics.action_targets import tool_actions
 from openvla_ros.robot.kinematics.collision import TableClearance
 from openvla_ros.robot.output import ControllerState
 from openvla_ros.robot.safety.chunk import ReceivedChunk
 from openvla_ros.robot.safety.motion import TABLE_TOLERANCE_M
+from openvla_ros.values.geometry import Pose
 from openvla_ros.values.verdict import Reason
 
 EACH = pytest.mark.parametrize(("kind", "rotation"), NEW_SPACES, ids=lambda s: s)
@@ -113,6 +115,26 @@ def test_a_far_target_in_motion_is_refused_and_the_last_chunk_is_finished(kind, 
     assert bench.outputs[-1].state is ControllerState.EXECUTING
     bench.tick(200)
     np.testing.assert_allclose(bench.q, places[-1], atol=2e-3)
+
+
+def test_a_far_tool_pose_is_refused_even_where_a_limit_would_bring_it_near():
+    tool = Speaker(WIDOWX).chain.forward(np.array(WIDOWX.arm.neutral))
+    floor = (*WIDOWX.limits.workspace_lower[:2], float(tool.position[2]) - 0.02)
+    profile = in_space(WIDOWX, "tool_pose", "rotation_6d")
+    profile = replace(profile, limits=replace(profile.limits, workspace_lower=floor))
+    bench, actions = Bench(profile), tool_actions(profile.space())
+    start = bench.q.copy()
+    for depth_m, reason in ((0.03, Reason.WORKSPACE), (0.3, Reason.STEP_BOUNDS)):  # clipped to 0.02 m, both
+        below = Pose(tool.position - [0.0, 0.0, depth_m], tool.rotation)
+        verdict = bench.send(np.append(actions.between(tool, below), 1.0))
+        assert verdict.commands == (reason is Reason.WORKSPACE)
+        if reason is Reason.STEP_BOUNDS:
+            assert verdict.reason is reason
+        else:
+            bench.tick(100)
+            start = bench.q.copy()
+    bench.tick(100)
+    np.testing.assert_allclose(bench.q, start, atol=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "rotation"), TARGETS, ids=lambda s: s)

@@ -7,6 +7,7 @@ gap or at the end are left out and counted.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -29,6 +30,10 @@ class ComposedSource(WrappedSource):
 
     def __init__(self, source: EpisodeSource, rate_hz: float) -> None:
         super().__init__(source)
+        if not (math.isfinite(rate_hz) and rate_hz > 0.0):
+            raise DatasetError(
+                f"--rate is {rate_hz:g}; it must be a rate above 0 Hz that the recorded rate is a multiple of"
+            )
         self._rate_hz = rate_hz
 
     def __getitem__(self, index: int) -> Episode:

@@ -29,7 +29,7 @@ from openvla_ros.values.geometry import Pose
 from openvla_ros.values.rotation_numbers import ROTATION_NAMES, RotationConvention
 
 # How near the inverse solution is to the pose; far below what an arm repeats.
-TOLERANCE_M, TOLERANCE_RAD = 1e-6, 1e-6
+TOLERANCE_M, TOLERANCE_RAD = 1e-8, 1e-8  # of the inverse kinematics
 # A solution farther than this from the one before is another way to hold the arm: no single step.
 JUMP_RAD = 1.0
 # Recorded joints and poses that differ by more are not of this robot and tool frame.
@@ -132,10 +132,18 @@ class ActionConverter:
                 f"its gripper sign and rate are {of.gripper_open:g} and {of.rate_hz:g} Hz; a conversion "
                 f"keeps them, and {space.gripper_open:g} and {space.rate_hz:g} Hz were asked for"
             )
-        if of.kind == "tool_delta" and of.width != 7:
-            raise InvalidValueError(f"its actions {of.names} are not a motion (6) and a gripper")
-        if of.kind.startswith("joint") and of.width != len(self._joints) + 1:
-            raise InvalidValueError(f"its actions {of.names} are not those of {self._robot}'s {self._joints}")
+        names = dimension_names(of.kind, of.rotation, self._joints)
+        if of.names != names:
+            raise InvalidValueError(
+                f"its actions are {', '.join(of.names)}; {of.kind} actions of {self._robot} are "
+                f"{', '.join(names)}, in this order"
+            )
+        units = dimension_units(of.kind, of.rotation, self._chain.units)
+        if of.kind != "tool_delta" and of.units != units:  # the units of deltas are converted
+            raise InvalidValueError(
+                f"the units of its actions are {', '.join(of.units)}; those of {of.kind} actions of "
+                f"{self._robot} are {', '.join(units)}"
+            )
         if joints is not None and joints.shape[1] != len(self._joints):
             raise InvalidValueError(
                 f"it has {joints.shape[1]} joint positions; {self._robot} has {len(self._joints)} joints"
@@ -217,7 +225,8 @@ class ActionConverter:
         actions = tool_actions(space)
         assert actions is not None
         first = poses[0] if space.is_absolute else self._measured_tool(episode, start)
-        return np.array([actions.between(a, b) for a, b in zip([first, *poses[:-1]], poses, strict=True)])
+        rows = np.array([actions.between(a, b) for a, b in zip([first, *poses[:-1]], poses, strict=True)])
+        return _same_sign(rows) if space.rotation == "quaternion_xyzw" else rows
 
     def _joint_motion(
         self, episode: Episode, space: ActionSpace, start: int, positions: Sequence[Float]
@@ -254,6 +263,15 @@ class ActionConverter:
                 f"step {step}: the recorded tool is {off_m:.3f} m and {off_rad:.2f} rad off where "
                 f"{self._robot}'s joints put it: another robot, base or tool frame"
             )
+
+
+def _same_sign(poses: Float) -> Float:
+    """Return tool poses (T, 7) with each quaternion in the half of the sphere of the one before it."""
+    continued = poses.copy()
+    for before, after in pairwise(continued):
+        if before[3:] @ after[3:] < 0.0:
+            after[3:] *= -1.0
+    return continued
 
 
 def _bounds(

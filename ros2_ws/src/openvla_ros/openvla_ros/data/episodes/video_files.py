@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, get_args
@@ -39,6 +40,7 @@ _ENCODERS: dict[Codec, tuple[str, dict[str, str]]] = {
 }
 # Where a file does not say which images are key frames, a wanted one this near is reached by decoding on.
 _AHEAD = 8
+SAME_TIME = 0.05  # of a period: an image this much before the wanted time is the one; files round times
 
 
 class VideoWriter:
@@ -144,6 +146,8 @@ def _timeline(path: Path, _: int) -> _Timeline:
         stream = container.streams.video[0]
         stream.thread_count = 1
         entries = getattr(stream, "index_entries", ())  # older versions of PyAV have none
+        if len(entries) < 2:  # Matroska's index is not read before the first seek
+            entries = ()
         keys = [float(entry.timestamp * stream.time_base) for entry in entries if entry.is_keyframe]
         for frame in container.decode(stream):
             return _Timeline(float(frame.time or 0.0), np.unique(keys))
@@ -153,8 +157,8 @@ def _timeline(path: Path, _: int) -> _Timeline:
 class VideoFrames:
     """Images of one episode inside a video file, which is opened at the first access.
 
-    Image ``index`` is the one ``index`` steps after the image at ``start_s``, both counted from the file's
-    first image, whatever time that one carries.
+    Image ``index`` is the one shown nearest to ``index`` steps after ``start_s``, both counted from the
+    file's first image, whatever time that one carries; within half a step, or there is none.
     """
 
     def __init__(self, path: Path, start_s: float, count: int, rate_hz: float) -> None:
@@ -202,20 +206,38 @@ class VideoFrames:
             self._container, self._to_rgb = av.open(str(self._path)), VideoReformatter()
             self._container.streams.video[0].thread_count = 1
         stream = self._container.streams.video[0]
-        self._container.seek(int(self._time(index) / stream.time_base), stream=stream, backward=True)
-        self._frames = self._container.decode(stream)
+        wanted_s, back_s = self._time(index), 1.0 / self._rate_hz
+        target_s = wanted_s
+        while True:
+            self._container.seek(int(target_s / stream.time_base), stream=stream, backward=True)
+            frames = self._container.decode(stream)
+            first = next(frames, None)
+            # Containers look for the time of decoding, which in some videos is earlier than that of showing.
+            if first is None or first.time <= wanted_s or target_s <= self._timeline.first_s:
+                break
+            target_s = max(self._timeline.first_s, min(target_s, first.time) - back_s)
+            back_s *= 2.0
+        self._frames = frames if first is None else chain([first], frames)
 
     def _decode(self, index: int) -> Image:
-        wanted = self._time(index) - 0.5 / self._rate_hz
-        for frame in self._frames or ():
-            if frame.time >= wanted:
-                if frame.time > wanted + 1.0 / self._rate_hz:
-                    raise DatasetError(f"{self._path}: no image at {self._time(index):.3f} s")
-                self._next = index + 1
-                rgb = self._to_rgb.reformat(frame, format="rgb24").to_ndarray()
-                return image_array(str(self._path), rgb)
-        self._frames = None
-        raise DatasetError(f"{self._path}: ends before image {index} at {self._time(index):.3f} s")
+        wanted_s, period_s = self._time(index), 1.0 / self._rate_hz
+        nearest: Any = None
+        frames = self._frames or iter(())
+        for frame in frames:
+            if nearest is not None and abs(frame.time - wanted_s) >= abs(nearest.time - wanted_s):
+                self._frames = chain([frame], frames)
+                break
+            nearest = frame
+            if frame.time >= wanted_s - SAME_TIME * period_s:
+                break
+        if nearest is None or nearest.time < wanted_s - 0.5 * period_s:
+            self._frames = None
+            raise DatasetError(f"{self._path}: ends before image {index} at {wanted_s:.3f} s")
+        if nearest.time > wanted_s + 0.5 * period_s:
+            raise DatasetError(f"{self._path}: no image at {wanted_s:.3f} s")
+        self._next = index + 1
+        rgb = self._to_rgb.reformat(nearest, format="rgb24").to_ndarray()
+        return image_array(str(self._path), rgb)
 
     def _time(self, index: int) -> float:
         return self._timeline.first_s + self._start_s + index / self._rate_hz

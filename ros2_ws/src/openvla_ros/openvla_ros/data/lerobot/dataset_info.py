@@ -59,8 +59,13 @@ class Info:
             say_unverified(str(folder), "it has no SHA256SUMS, and videos contain no checksum")
         with reading(path):
             values = json.loads(path.read_text(encoding="utf-8"))
-            if values["codebase_version"] not in VERSIONS:
-                raise DatasetError(f"{path}: version {values['codebase_version']!r}; supported: {VERSIONS}")
+            version = values.get("codebase_version")
+            if version not in VERSIONS:
+                raise DatasetError(
+                    f"{path}: codebase_version is {version!r}; supported: {', '.join(VERSIONS)}"
+                )
+            if lacking := [key for key in ("fps", "features", "data_path") if key not in values]:
+                raise DatasetError(f"{path}: lacks {', '.join(lacking)}")
             return cls(
                 path=folder,
                 version=values["codebase_version"],

@@ -64,7 +64,7 @@ def read_rows(entry: EpisodeEntry, columns: list[str]) -> pa.Table:
     verify(entry.data)
     with reading(entry.data):
         stat = entry.data.stat()
-        footer = _footer(entry.data, (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        footer = _footer(entry.data, (stat.st_ino, stat.st_ctime_ns, stat.st_size))
         if missing := [name for name in (EPISODE, *columns) if name not in footer.names]:
             raise DatasetError(f"{entry.data}: has no column {', '.join(missing)}; meta/info.json names them")
         with pq.ParquetFile(entry.data, metadata=footer.metadata, page_checksum_verification=True) as file:
@@ -83,7 +83,13 @@ def matrix(rows: pa.Table, name: str) -> NDArray[Any]:
     if column.null_count:
         raise DatasetError(f"column {name}: {column.null_count} of {len(column)} rows are empty")
     if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
-        return np.asarray(column.flatten()).reshape(len(column), -1)
+        values = np.asarray(column.flatten())
+        lengths = pc.list_value_length(column).unique()
+        if len(lengths) > 1:
+            raise DatasetError(
+                f"column {name}: rows of {', '.join(map(str, lengths.to_pylist()))} numbers; all need as many"
+            )
+        return values.reshape(len(column), -1)
     return np.asarray(column)
 
 

@@ -54,7 +54,10 @@ class ControlLoop:
         self._clock = clock if simulated else Clock(clock_type=ClockType.STEADY_TIME)
         self._simulated = simulated
         self._stopping = threading.Event()
-        self._hurried = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._closing = threading.Lock()  # of the event that ``hurry`` sets
+        self._hurried: int | None = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()  # select cannot take a file whose number is above 1023
+        self._poll.register(self._hurried, select.POLLIN)
         # A simulated clock advances in steps: being late by one of them is normal.
         limit_s = 2.0 * period_s if simulated else LATE_LIMIT_S
         self._lateness = LatencyHealth("control period", limit_s, window=1000)
@@ -81,7 +84,12 @@ class ControlLoop:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
             self._garbage.stop()
-        return not self._thread.is_alive()
+        ended = not self._thread.is_alive()
+        with self._closing:
+            if ended and self._hurried is not None:
+                os.close(self._hurried)
+                self._hurried = None
+        return ended
 
     def hurry(self) -> None:
         """Begin the next period now instead of at its deadline; call this from any thread.
@@ -89,7 +97,9 @@ class ControlLoop:
         The deadlines stay where they are, so no period is lost or added. ``work`` must take the time of the
         period to be ``early_ns`` from now. Changes nothing if time is simulated.
         """
-        os.eventfd_write(self._hurried, 1)
+        with self._closing:
+            if self._hurried is not None:
+                os.eventfd_write(self._hurried, 1)
 
     def stall(self, waited_s: float) -> str:
         """Return why the current period is late, or an empty string; call this inside ``work``.
@@ -150,8 +160,10 @@ class ControlLoop:
             if (left_s := seconds(deadline_ns - self._period_ns - time.monotonic_ns())) > 0.0:
                 time.sleep(left_s)
                 self._note_stall()
-            if (left_s := seconds(deadline_ns - time.monotonic_ns())) > 0.0:
-                select.select([self._hurried], [], [], left_s)
+            left_s = seconds(deadline_ns - time.monotonic_ns())
+            if left_s > 0.0 and not self._poll.poll(int(1e3 * left_s)):  # whole milliseconds, then the rest
+                time.sleep(max(0.0, seconds(deadline_ns - time.monotonic_ns())))
+            assert self._hurried is not None  # it is closed once this thread has ended
             with suppress(BlockingIOError):  # nobody is in a hurry
                 os.eventfd_read(self._hurried)
             return not self._stopping.is_set()

@@ -34,9 +34,10 @@ ERROR_DAMPING = 2.0
 LONGEST_STEP = 0.03
 # Starting points that ``solve`` tries after the one it was given and the posture.
 RANDOM_SEEDS = 12
-# Steps of ``solve`` from one starting point. Beside a singularity the damping makes the last tenths of a
-# millimetre slow: there it goes on, from an error this many times the tolerance, for as long as that shrinks.
-STEPS, MOST_STEPS, NEARLY, SHRINKING = 300, 3000, 10.0, 0.9999
+# Steps of ``solve`` from one starting point. Beside a singularity the damping makes the last millimetres
+# slow: this near to the target, Levenberg and Marquardt's steps follow, damped as little as each allows.
+STEPS, NEAR_M, NEAR_RAD = 300, 0.05, 0.25
+FINE_STEPS, FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 100, 1e-6, 1e-13, 1e2
 # Share of the way to the posture that one step takes in the null space.
 POSTURE_GAIN = 0.02
 
@@ -151,19 +152,52 @@ class InverseKinematics:
         random = np.random.default_rng(0).uniform(self.lower, self.upper, (RANDOM_SEEDS, len(self.lower)))
         for seed in (np.asarray(q, dtype=np.float64), self.posture, *random):
             current: Float = np.clip(seed, self.lower, self.upper)
-            before = math.inf
-            for count in range(MOST_STEPS):
+            for count in range(STEPS + 1):
                 step = self.step(current, target, dt=0.1)
                 errors = (step.position_error_m, step.rotation_error_rad)
-                worst = max(errors[0] / tolerance_m, errors[1] / tolerance_rad)
-                if worst < 1.0:
+                if errors[0] < tolerance_m and errors[1] < tolerance_rad:
                     return current
-                if count >= STEPS and (worst > NEARLY or worst > SHRINKING * before):
-                    break
-                best, before = min(best, errors), worst
+                best = min(best, errors)
+                # From a start that is near already, too: the solution beside it.
+                if count in (0, STEPS) and errors[0] < NEAR_M and errors[1] < NEAR_RAD:
+                    found, errors = self._refined(current, target, tolerance_m, tolerance_rad)
+                    if errors[0] < tolerance_m and errors[1] < tolerance_rad:
+                        return found
+                    best = min(best, errors)
                 current = step.q
         where, angles = np.round(pose.position, 4).tolist(), np.round(pose.euler_xyz, 3).tolist()
         raise KinematicsError(
             f"tool pose at {where} with angles {angles} is not reachable: "
             f"the closest solution is {best[0]:.4f} m and {best[1]:.3f} rad away"
         )
+
+    def _refined(
+        self, q: Float, target: Float, tolerance_m: float, tolerance_rad: float
+    ) -> tuple[Float, tuple[float, float]]:
+        """Return joints near ``q`` that come closer to ``target``, and their errors, metres and radians.
+
+        Levenberg and Marquardt's method: the damping falls while the error does, and rises until it does.
+        """
+        error, jacobian = self._error(q, target)
+        damping = FIRST_DAMPING
+        for _ in range(FINE_STEPS):
+            if math.hypot(*error[:3]) < tolerance_m and math.hypot(*error[3:]) < tolerance_rad:
+                break
+            squares = jacobian.T @ jacobian + damping * np.eye(len(q))
+            tried: Float = np.clip(q + np.linalg.solve(squares, jacobian.T @ error), self.lower, self.upper)
+            tried_error, tried_jacobian = self._error(tried, target)
+            if tried_error @ tried_error < error @ error:
+                q, error, jacobian = tried, tried_error, tried_jacobian
+                damping = max(0.1 * damping, LEAST_DAMPING)
+            elif damping > MOST_DAMPING:
+                break
+            else:
+                damping *= 10.0
+        return q, (math.hypot(*error[:3]), math.hypot(*error[3:]))
+
+    def _error(self, q: Float, target: Float) -> tuple[Float, Float]:
+        """Return what is left to ``target`` (6,), metres and radians, and the Jacobian (6, J)."""
+        frames = self.chain.frames(q)
+        tool = frames[-1]
+        turn = rotation_error(target[:3, :3], tool[:3, :3])
+        return np.concatenate([target[:3, 3] - tool[:3, 3], turn]), self.chain.jacobian_of(frames)

@@ -79,5 +79,5 @@ class ToolTargets:
             target = self._actions.after(before, action)
         except InvalidValueError as error:
             return SafetyVerdict.hold(Reason.SPACE, str(error))
-        target, verdict = self._limits.limit(target, before)
-        return self._steps.check_tool(before, target) or (target, verdict)
+        too_far = self._steps.check_tool(before, target)  # as it was stated, not as it is clipped
+        return too_far or self._limits.limit(target, before)

@@ -14,7 +14,7 @@ from openvla_ros.robot.kinematics.action_targets import joint_actions, tool_acti
 from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.values.action import ROTATIONS
 from openvla_ros.values.episode import Episode
-from openvla_ros.values.geometry import Pose
+from openvla_ros.values.geometry import Pose, transform_euler_to_matrix, transform_quaternion_to_matrix
 
 PAIRS = list(permutations(SPACES, 2))
 # The inverse kinematics ends within 1e-6 m and rad of a pose. Motions between two such targets are within
@@ -162,8 +162,46 @@ def test_what_is_missing_or_of_another_robot_is_named(changes, kind, expected):
 
 
 def test_joint_actions_of_another_arm_are_refused():
-    with pytest.raises(DatasetError, match="are not those of franka's"):
+    with pytest.raises(
+        DatasetError, match=r"actions are waist, .*; joint_position actions of franka are fr3"
+    ):
         convert(joint_walk("widowx", 8), "franka", "tool_pose", "matrix")
+
+
+@pytest.mark.parametrize("kind", ["joint_position", "joint_delta", "tool_pose"])
+def test_joints_in_another_order_or_unit_are_refused(kind):
+    walk = joint_walk("widowx", 9)
+    names, units = walk.space.names, walk.space.units
+    swapped = replace(walk.space, names=(*reversed(names[:-1]), names[-1]))
+    degrees = replace(walk.space, units=(*("deg",) * 6, units[-1]))
+    for space, expected in (
+        (swapped, "actions are wrist_rotate, .* in this order"),
+        (degrees, "units of its actions are deg, .* are rad"),
+    ):
+        with pytest.raises(DatasetError, match=expected):
+            convert(replace(walk, space=space), "widowx", kind, ROTATIONS[kind][0])
+
+
+def test_tool_poses_in_millimetres_are_refused():
+    poses = convert(joint_walk("widowx", 10), "widowx", "tool_pose", "matrix")
+    space = replace(poses.space, units=("mm", "mm", "mm", *poses.space.units[3:]))
+    with pytest.raises(DatasetError, match="units of its actions are mm, mm, mm"):
+        convert(replace(poses, space=space), "widowx", "tool_pose", "rotation_6d")
+
+
+def test_quaternions_along_an_episode_do_not_change_sign():
+    turns = [transform_euler_to_matrix([0.4, -0.2, 0.12 * step]) for step in range(60)]  # more than one turn
+    poses = [Pose(np.array([0.25, 0.0, 0.2]), rotation) for rotation in turns]
+    walk = joint_walk("widowx", 11, steps=60)
+    converter, profile = ActionConverter(load_profile("widowx")), load_profile("widowx")
+    six = converter.space(ActionConversion(profile, "tool_pose", "rotation_6d"), walk.space)
+    speaker = tool_actions(six)
+    actions = np.array([np.append(speaker.between(pose, pose), 1.0) for pose in poses])
+    done = convert(replace(walk, space=six, actions=actions), "widowx", "tool_pose", "quaternion_xyzw")
+    quaternions = done.actions[:, 3:7]
+    assert (np.sum(quaternions[:-1] * quaternions[1:], axis=1) > 0.99).all()
+    for pose, xyzw in zip(poses, quaternions, strict=True):
+        np.testing.assert_allclose(transform_quaternion_to_matrix(xyzw), pose.rotation, atol=1e-9)
 
 
 def test_a_rotation_that_does_not_fit_the_kind_is_refused():

@@ -1,6 +1,7 @@
 """Videos of others: a first image that is not at 0, sizes that are odd, key frames far apart."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -89,3 +90,51 @@ def test_a_key_frame_on_the_way_is_where_decoding_begins(tmp_path):
     for index in (0, 1, 2, 7, 8, 9, 39, 38):
         assert round(float(frames[index].mean()) / 5) == index
     assert began == [0, 7, 39, 38]  # the others follow the image before
+
+
+def encoded(path, codec, options, times, rate=10):
+    """Write an image a time (in steps of 1 / ``rate``), each of a grey of its own."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for index, time in enumerate(times):
+            grey = np.full((64, 64, 3), 10 + index * 3, np.uint8)
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * time / rate), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("stride", [2, 3, 6])
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx265", {"g": "2", "crf": "10", "x265-params": "log-level=none"}),  # as LeRobot writes "hevc"
+        ("libx265", {"g": "12", "crf": "10", "x265-params": "log-level=none"}),
+        ("libx264", {"g": "30", "crf": "10", "x264-params": "intra-refresh=1"}),
+        ("mpeg4", {"g": "12", "bf": "2", "q": "2"}),
+    ],
+)
+def test_key_frames_that_are_decoded_before_they_are_shown_are_found(tmp_path, codec, options, stride):
+    path = encoded(tmp_path / "a.mp4", codec, options, range(60))
+    with av.open(str(path)) as container:
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(shown) == 60
+    order = [*range(0, 60, stride), *np.random.default_rng(0).permutation(60)]
+    frames = VideoFrames(path, 0.0, 60, 10)
+    for index in order:
+        np.testing.assert_array_equal(frames[int(index)], shown[index], err_msg=str(index))
+
+
+@pytest.mark.parametrize("times", [np.arange(60) * 0.5, np.array([0, 0.6, 1, 1.6, 2, 2.6, 3, 3.6, 4])])
+def test_in_any_order_an_image_is_the_one_shown_nearest_to_its_time(tmp_path, times):
+    """A video of twice the dataset's rate, and one of a varying rate."""
+    path = encoded(tmp_path / "a.mp4", "libx264", {"g": "2", "bf": "0", "crf": "1"}, times)
+    count = round(times[-1]) + 1
+    for order in (range(count), np.random.default_rng(0).permutation(count)):
+        frames = VideoFrames(path, 0.0, count, 10)
+        for index in order:
+            nearest = int(np.argmin(np.abs(times - index)))
+            assert round((float(frames[int(index)].mean()) - 10) / 3) == nearest, index

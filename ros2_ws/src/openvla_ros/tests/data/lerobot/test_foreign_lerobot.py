@@ -4,6 +4,8 @@ import dataclasses
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support.action_spaces import in_space
 from support.foreign_lerobot import change_column, foreign_actions, plain_png, write_foreign
@@ -216,3 +218,29 @@ def test_joint_targets_in_degrees_are_refused(tmp_path):
     change_column(folder, "action", lambda values: values * [1, 9000, 1, 1, 1, 1, 1])
     with pytest.raises(DatasetError, match=r"targets of shoulder span .* -1.86 .. 1.96 rad: another unit"):
         LerobotSource(folder, space=JOINT_PROFILE.space())[0]
+
+
+def test_rows_of_several_lengths_are_refused_and_not_cut_anew(tmp_path):
+    folder = write_foreign(tmp_path / "d", (6,))
+    table = folder / "data" / "chunk-000" / "file-000.parquet"
+    rows = pq.read_table(table)
+    actions = rows.column("action").to_pylist()
+    actions[0], actions[1] = [*actions[0], *actions[1][:2]], actions[1][2:]  # as many numbers in all
+    place = rows.schema.get_field_index("action")
+    pq.write_table(rows.set_column(place, "action", pa.array(actions, pa.list_(pa.float32()))), table)
+    with pytest.raises(DatasetError, match=r"column action: rows of .* numbers; all need as many"):
+        LerobotSource(folder, space=SPACE)[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "codebase_version is None; supported: v3.0, v2.1, v2.0"),
+        ({"codebase_version": "v3.0"}, "lacks fps"),
+    ],
+)
+def test_an_info_that_lacks_something_says_what(tmp_path, values, said):
+    folder = write_foreign(tmp_path / "d", (6,))
+    (folder / "meta" / "info.json").write_text(json.dumps(values))
+    with pytest.raises(DatasetError, match=said):
+        LerobotSource(folder)

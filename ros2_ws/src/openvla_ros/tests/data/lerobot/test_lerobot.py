@@ -162,7 +162,7 @@ def test_an_unknown_version_lists_the_known_ones(tmp_path):
     folder = write_v21(tmp_path / "d", [make_episode(0, size=64)], ["x"])
     path = folder / "meta/info.json"
     path.write_text(path.read_text().replace("v2.1", "v1.6"))
-    with pytest.raises(DatasetError, match=r"'v1.6'; supported: \('v3.0', 'v2.1', 'v2.0'\)"):
+    with pytest.raises(DatasetError, match=r"'v1.6'; supported: v3.0, v2.1, v2.0"):
         LerobotSource(folder)
 
 

@@ -77,15 +77,18 @@ def test_the_collector_runs_when_told_to_and_is_given_back():
 
 
 LOOP = """
-import gc, json, time
+import gc, json, os, time
 from openvla_ros.nodes.control.control_loop import ControlLoop
 from rclpy.clock import Clock, ClockType
 
 loop = ControlLoop(0.01, lambda: None, Clock(clock_type=ClockType.STEADY_TIME), False)
 loop.start()
+files = len(os.listdir("/proc/self/fd"))
 time.sleep(0.1)
 values, collecting = loop.health().values, gc.isenabled()
 said = {"values": values, "collecting": collecting, "ended": loop.stop(), "given_back": gc.isenabled()}
+loop.hurry()  # too late, and no error
+said["closed"] = files - len(os.listdir("/proc/self/fd"))
 print(json.dumps(said))
 """
 
@@ -99,6 +102,7 @@ def test_the_loop_says_what_the_kernel_granted_and_gives_the_collector_back():
     assert not said["collecting"]
     assert said["ended"]
     assert said["given_back"]
+    assert said["closed"] >= 1
     values = said["values"]
     assert values["scheduling"].startswith(("real-time", "ordinary"))
     assert values["memory"].startswith(("locked", "not locked"))

@@ -308,6 +308,27 @@ def test_solve_returns_what_it_was_asked_for(profile, chain, seed):
 
 
 @ROBOTS
+@pytest.mark.parametrize("around", ["zero", "neutral"])  # the arm of a WidowX is singular at zero, its home
+def test_every_pose_beside_a_known_one_is_reached_and_not_from_elsewhere(profile, chain, around):
+    ik, rng = inverse(profile, chain), np.random.default_rng(0)
+    base = np.array(profile.arm.neutral) if around == "neutral" else np.zeros(len(chain.joints))
+    base = np.clip(base, profile.limits.joint_lower, profile.limits.joint_upper)
+    for _ in range(20):
+        start, end = (
+            np.clip(
+                base + rng.normal(0, 0.02, len(base)), profile.limits.joint_lower, profile.limits.joint_upper
+            )
+            for _ in range(2)
+        )
+        wanted = chain.forward(end)
+        found = ik.solve(wanted, start, 1e-6, 1e-6)
+        reached = chain.forward(found)
+        assert np.linalg.norm(reached.position - wanted.position) < 1e-6
+        assert np.linalg.norm(rotation_error(wanted.rotation, reached.rotation)) < 1e-6
+        assert np.abs(found - start).max() < 0.6  # a redundant or singular arm, and no turn of a joint
+
+
+@ROBOTS
 def test_solve_says_how_far_off_it_stayed(profile, chain):
     far = Pose(np.array([3.0, 0.0, 0.3]), np.eye(3))
     with pytest.raises(KinematicsError, match=r"\[3\.0, 0\.0, 0\.3\].*not reachable.* m and"):
