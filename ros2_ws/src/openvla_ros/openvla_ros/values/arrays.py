@@ -33,9 +33,9 @@ def float_array(name: str, value: ArrayLike, shape: tuple[int | None, ...]) -> F
     ):
         wanted = tuple("any" if n is None else n for n in shape)
         raise InvalidValueError(f"{name} has shape {array.shape}; it must be {wanted}")
-    bad = np.argwhere(~np.isfinite(array))
-    if bad.size:
-        where = tuple(int(i) for i in bad[0])
+    finite = np.isfinite(array)
+    if not finite.all():
+        where = tuple(int(i) for i in np.argwhere(~finite)[0])
         raise InvalidValueError(f"{name}{list(where)} is {array[where]}; it must be finite")
     return read_only(array)
 

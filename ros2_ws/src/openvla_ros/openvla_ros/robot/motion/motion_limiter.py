@@ -123,7 +123,12 @@ def stop_extent(v: float, a: float, acceleration: float, jerk: float) -> State:
 
 def stop_state(p: float, v: float, a: float, acceleration: float, jerk: float, t: float) -> State:
     """Return the state ``t`` seconds along the fastest stop from (``p``, ``v``, ``a``)."""
-    j, t1, t2, t3 = stop_phases(v, a, acceleration, jerk)
+    return state_along(p, v, a, stop_phases(v, a, acceleration, jerk), t)
+
+
+def state_along(p: float, v: float, a: float, phases: tuple[float, float, float, float], t: float) -> State:
+    """Return the state ``t`` seconds along a stop whose ``stop_phases`` are known."""
+    j, t1, t2, t3 = phases
     for phase_jerk, duration in ((j, t1), (0.0, t2), (-j, t3)):
         part = min(t, duration)
         p += ((phase_jerk * part / 6.0 + 0.5 * a) * part + v) * part
@@ -328,11 +333,15 @@ class MotionLimiter:
 
     def stop_samples(self, motion: JointMotion, count: int) -> Float:
         """Return joint positions (``count``, J) along the fastest stop, the last one at rest."""
-        pairs = list(zip(self._joints, _states(motion), strict=True))
-        longest = max(sum(stop_phases(v, a, joint.a, joint.j)[1:]) for joint, (_, v, a) in pairs)
+        states = _states(motion)
+        phases = [
+            stop_phases(v, a, joint.a, joint.j) for joint, (_, v, a) in zip(self._joints, states, strict=True)
+        ]
+        longest = max(sum(durations) for _, *durations in phases)
+        pairs = list(zip(states, phases, strict=True))
         return np.array(
             [
-                [stop_state(*state, joint.a, joint.j, longest * k / count)[0] for joint, state in pairs]
+                [state_along(*state, stop, longest * k / count)[0] for state, stop in pairs]
                 for k in range(1, count + 1)
             ]
         )
