@@ -124,10 +124,10 @@ class JointTrajectoryController:
         if not len(times) or np.any(np.diff(times) <= 0.0):
             raise InvalidValueError(f"trajectory times {np.round(times, 4).tolist()} must increase")
 
-        q = _rows("positions", positions, order, needed=True)
-        v = _rows("velocities", velocities, order)
-        a = _rows("accelerations", accelerations, order)
-        return tuple(Waypoint(float(time), *values) for time, *values in zip(times, q, v, a, strict=True))
+        q = _rows("positions", positions, order)
+        v = _rows_if_any("velocities", velocities, order)
+        a = _rows_if_any("accelerations", accelerations, order)
+        return tuple(Waypoint(*point) for point in zip(times.tolist(), q, v, a, strict=True))
 
     def update(self, now_s: float, measured: Waypoint) -> JointMotion:
         """Return what is commanded in the cycle at ``now_s``; ``measured`` is the arm's state now."""
@@ -204,19 +204,22 @@ def _between(start: Waypoint, end: Waypoint, time_s: float) -> JointMotion:
     return Segment(start, end).state(time_s)
 
 
-def _rows(
-    what: str, rows: Sequence[ArrayLike], order: Sequence[int], needed: bool = False
-) -> Sequence[Float | None]:
-    """Return each point's values in ``order``; ``None`` for those that have none, unless they are needed."""
+def _rows(what: str, rows: Sequence[ArrayLike], order: Sequence[int]) -> list[Float]:
+    """Return each point's values in ``order``; all at once, one by one only to name what is wrong."""
     width = len(order)
-    sizes = [np.size(row) for row in rows]
-    if not needed and not any(sizes):
-        return [None] * len(rows)
-    if all(size == width for size in sizes):
+    if all(np.size(row) == width for row in rows):
         values = np.array(rows, dtype=np.float64)
         if values.shape == (len(rows), width) and np.isfinite(values).all():
             return list(values[:, order])
+    return [float_array(f"{what} of point {i}", row, (width,))[order] for i, row in enumerate(rows)]
+
+
+def _rows_if_any(what: str, rows: Sequence[ArrayLike], order: Sequence[int]) -> list[Float | None]:
+    """Return each point's values in ``order``, or ``None`` for a point without."""
+    has = [bool(np.size(row)) for row in rows]
+    if all(has):
+        return [*_rows(what, rows, order)]
     return [
-        float_array(f"{what} of point {i}", row, (width,))[order] if needed or sizes[i] else None
+        float_array(f"{what} of point {i}", row, (len(order),))[order] if has[i] else None
         for i, row in enumerate(rows)
     ]

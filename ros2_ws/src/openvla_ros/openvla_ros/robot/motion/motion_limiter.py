@@ -103,6 +103,17 @@ def stop_phases(v: float, a: float, acceleration: float, jerk: float) -> tuple[f
     return -sign * jerk, max(0.0, (a + peak) / jerk), max(0.0, hold), peak / jerk
 
 
+def stop_way(v: float, a: float, acceleration: float, jerk: float) -> float:
+    """Return the displacement of the fastest stop from (``v``, ``a``)."""
+    j, t1, t2, t3 = stop_phases(v, a, acceleration, jerk)
+    x = ((j * t1 / 6.0 + 0.5 * a) * t1 + v) * t1
+    v1 = (0.5 * j * t1 + a) * t1 + v
+    a1 = j * t1 + a
+    x += (0.5 * a1 * t2 + v1) * t2
+    v2 = a1 * t2 + v1
+    return x + ((-j * t3 / 6.0 + 0.5 * a1) * t3 + v2) * t3
+
+
 def stop_extent(v: float, a: float, acceleration: float, jerk: float) -> State:
     """Return (lowest, highest, last) displacement of the fastest stop from (``v``, ``a``)."""
     j, t1, t2, t3 = stop_phases(v, a, acceleration, jerk)
@@ -251,7 +262,7 @@ class _Joint:
     def _target_stop(self, v: float, a: float) -> float:
         """A lower estimate of how far a target moving with ``v`` and ``a`` travels before it stops."""
         limit = self.a
-        fastest = stop_extent(v, min(max(a, -limit), limit), limit, self.j)[2]
+        fastest = stop_way(v, min(max(a, -limit), limit), limit, self.j)
         if self.target_stop_s is None:
             return fastest
         shortest = min(abs(fastest), 0.5 * abs(v) * self.target_stop_s)
@@ -262,7 +273,7 @@ class _Joint:
     def _reach(self, state: State) -> float:
         """Where the fastest stop from ``state`` ends, plus the linear terms that soften the approach."""
         p, v, a = state
-        return p + stop_extent(v, a, self.a, self.j)[2] + self.soft_v * v + self.soft_a * a
+        return p + stop_way(v, a, self.a, self.j) + self.soft_v * v + self.soft_a * a
 
 
 class MotionLimiter:
