@@ -24,7 +24,8 @@ class NodeProcess:
         arguments = [a for key, value in (parameters or {}).items() for a in ("-p", f"{key}:={value}")]
         arguments += [a for remap in remaps for a in ("-r", remap)]
         environment = child_environment(os.environ, dds_environment(os.environ))
-        self.process = start_python([*run, "--ros-args", *arguments], environment)
+        network = (parameters or {}).get("policy") == "openvla"
+        self.process = start_python([*run, "--ros-args", *arguments], environment, network=network)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

@@ -152,16 +152,17 @@ def start_python(
     environment: Mapping[str, str] | None = None,
     with_stdin: bool = False,
     with_errors: bool = True,
+    network: bool = False,
 ) -> ForkedProcess:
     """Start ``python arguments``; its output and errors are one stream of text, its input another if wanted.
 
-    Without ``with_errors`` they go where this process's own go.
+    Without ``with_errors`` they go where this process's own go. ``network``: it needs torch.
     """
     output, output_end = os.pipe()
     input_end, input_ = os.pipe() if with_stdin else (os.open(os.devnull, os.O_RDONLY), None)
     try:
         errors_end = output_end if with_errors else sys.__stderr__.fileno()
-        pid = _fork(arguments, environment, [input_end, output_end, errors_end])
+        pid = _fork(arguments, environment, [input_end, output_end, errors_end], network=network)
     finally:
         os.close(input_end)
         os.close(output_end)
