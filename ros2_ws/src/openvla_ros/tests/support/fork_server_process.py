@@ -1,19 +1,21 @@
 """The process that imports what nodes import, once, and forks a process for each program that is asked for.
 
 No thread of Python's runs and no DDS is initialised before the fork (the ROS wheels' tracing library has
-two idle threads, which a fork does not copy). Each request comes as one JSON object with the
-three standard streams, over the socket whose file descriptor is the argument.
+two idle threads of its own). Each request comes as one JSON object with the three standard streams, over the
+socket whose file descriptor is the argument.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import ctypes
 import gc
 import importlib
 import io
 import json
 import os
+import re
 import runpy
 import signal
 import socket
@@ -36,6 +38,8 @@ NETWORK = ("torch", "transformers", "openvla_ros.model.inference.load")
 # What the ROS wheels set before they start Python once more: a forked process is past that.
 KEPT = ("_ROS_WHEELS_BOOTSTRAP_COMPLETE", "LD_LIBRARY_PATH")
 FORK_S = 10.0
+TRACING = re.compile(r"/liblttng-ust[-.](?!(common|tracepoint|ctl))\S*$")
+SIGSET_BYTES = 128  # sizeof(sigset_t) in glibc
 
 
 def receive(connection: socket.socket) -> tuple[dict, list[int]] | None:
@@ -59,7 +63,7 @@ def serve(connection: socket.socket, tests_pid: int) -> dict:
         child = os.fork()
         if child == 0:
             # The process in between ends at once, so that the tests' process becomes the parent.
-            grandchild = os.fork()
+            grandchild = fork_with_tracing()
             if grandchild:
                 connection.sendall(grandchild.to_bytes(8, "big"))
                 os._exit(0)
@@ -71,6 +75,27 @@ def serve(connection: socket.socket, tests_pid: int) -> dict:
         os.waitpid(child, 0)
         connection.sendall(b"\0")  # by now the tests' process is the parent
     os._exit(0)
+
+
+def fork_with_tracing() -> int:
+    """Fork as ``os.fork``, and let the ROS wheels' tracing library start its threads in the new process.
+
+    Otherwise that process would end threads of others, or crash, when it exits.
+    """
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    hooks = []
+    for path in sorted({line.split()[-1] for line in lines if TRACING.search(line)}):
+        library, mask = ctypes.CDLL(path), ctypes.create_string_buffer(SIGSET_BYTES)
+        # Since its version 2.13 the names begin with lttng.
+        prefix = "lttng_ust_" if hasattr(library, "lttng_ust_before_fork") else "ust_"
+        if hasattr(library, f"{prefix}before_fork"):
+            hooks.append((library, prefix, mask))
+    for library, prefix, mask in hooks:
+        library[f"{prefix}before_fork"](mask)
+    pid = os.fork()
+    for library, prefix, mask in hooks:
+        library[f"{prefix}after_fork_{'parent' if pid else 'child'}"](mask)
+    return pid
 
 
 def become(request: dict, fds: list[int], parent: int) -> None:

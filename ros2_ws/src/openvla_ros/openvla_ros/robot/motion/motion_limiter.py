@@ -104,8 +104,22 @@ def stop_phases(v: float, a: float, acceleration: float, jerk: float) -> tuple[f
 
 
 def stop_way(v: float, a: float, acceleration: float, jerk: float) -> float:
-    """Return the displacement of the fastest stop from (``v``, ``a``)."""
-    j, t1, t2, t3 = stop_phases(v, a, acceleration, jerk)
+    """Return the displacement of the fastest stop from (``v``, ``a``): the last one of ``stop_extent``.
+
+    The controller computes this most often of all, so the formulas of ``stop_phases`` stand here once more.
+    """
+    if v + a * abs(a) / (2.0 * jerk) >= 0.0:
+        forward_v, forward_a, j = v, a, -jerk
+    else:
+        forward_v, forward_a, j = -v, -a, jerk
+    square = jerk * forward_v + 0.5 * forward_a * forward_a
+    peak, t2 = math.sqrt(square) if square > 0.0 else 0.0, 0.0
+    if peak > acceleration:
+        peak = acceleration
+        t2 = (forward_v + (0.5 * forward_a * forward_a - peak * peak) / jerk) / peak
+        t2 = t2 if t2 > 0.0 else 0.0
+    t1, t3 = (forward_a + peak) / jerk, peak / jerk
+    t1 = t1 if t1 > 0.0 else 0.0
     x = ((j * t1 / 6.0 + 0.5 * a) * t1 + v) * t1
     v1 = (0.5 * j * t1 + a) * t1 + v
     a1 = j * t1 + a
@@ -236,17 +250,17 @@ class _Joint:
         goal = target[0] + self._target_stop(target[1], target[2])
         goal += self.soft_v * target[1] + self.soft_a * target[2]
         low, high = -self.j, self.j
-        miss_low = self._reach(self.step(*state, low, dt)) - goal
+        miss_low = self._reach(state, low, dt) - goal
         if miss_low >= 0.0:
             return low
-        miss_high = self._reach(self.step(*state, high, dt)) - goal
+        miss_high = self._reach(state, high, dt) - goal
         if miss_high <= 0.0:
             return high
         # The reach grows with the jerk: false position (Illinois), which needs five or six rounds.
         j, side = 0.0, 0
         for _ in range(30):
             j = (low * miss_high - high * miss_low) / (miss_high - miss_low)
-            miss = self._reach(self.step(*state, j, dt)) - goal
+            miss = self._reach(state, j, dt) - goal
             if abs(miss) < 1e-12 or high - low < 1e-9 * self.j:
                 break
             if miss > 0.0:
@@ -270,9 +284,9 @@ class _Joint:
             shortest = min(shortest, 0.5 * v * v / abs(a))
         return math.copysign(TARGET_STOP_SHARE * shortest, v) if fastest * v >= 0.0 else fastest
 
-    def _reach(self, state: State) -> float:
-        """Where the fastest stop from ``state`` ends, plus the linear terms that soften the approach."""
-        p, v, a = state
+    def _reach(self, state: State, j: float, dt: float) -> float:
+        """Where the fastest stop after a step ends, plus the linear terms that soften the approach."""
+        p, v, a = self.step(*state, j, dt)
         return p + stop_way(v, a, self.a, self.j) + self.soft_v * v + self.soft_a * a
 
 
