@@ -96,11 +96,12 @@ def to_joint_trajectory(
     message = JointTrajectory(
         header=Header(stamp=to_stamp(stamp_ns), frame_id=frame_id), joint_names=list(names)
     )
+    # As arrays: a message checks the values of a list one by one.
     for row, seconds in enumerate(times_s):
         point = JointTrajectoryPoint(time_from_start=to_duration(seconds))
-        point.positions = [float(v) for v in positions[row]]
+        point.positions = array.array("d", positions[row].tolist())
         if velocities is not None:
-            point.velocities = [float(v) for v in velocities[row]]
+            point.velocities = array.array("d", velocities[row].tolist())
         message.points.append(point)
     return message
 

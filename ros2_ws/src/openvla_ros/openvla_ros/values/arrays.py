@@ -28,8 +28,9 @@ def float_array(name: str, value: ArrayLike, shape: tuple[int | None, ...]) -> F
     Raises ``InvalidValueError`` naming the array, and its shape or its first non-finite value.
     """
     array = np.array(value, dtype=np.float64)
-    if array.ndim != len(shape) or any(
-        want not in (None, have) for want, have in zip(shape, array.shape, strict=True)
+    if array.shape != shape and (
+        array.ndim != len(shape)
+        or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True))
     ):
         wanted = tuple("any" if n is None else n for n in shape)
         raise InvalidValueError(f"{name} has shape {array.shape}; it must be {wanted}")

@@ -8,6 +8,7 @@ allowed wherever a docstring says ``(..., 3)``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,12 +83,16 @@ def transform_quaternion_to_matrix(xyzw: ArrayLike) -> Float:
     norm = np.linalg.norm(q, axis=-1, keepdims=True)
     if not np.all(norm > 1e-9):
         raise InvalidValueError(f"quaternion {q.tolist()} has length 0")
-    x, y, z, w = np.moveaxis(q / norm, -1, 0)
+    unit = q / norm
+    # One quaternion's parts as Python's own numbers: the same arithmetic, several times as fast.
+    x, y, z, w = unit.tolist() if q.ndim == 1 else np.moveaxis(unit, -1, 0)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
         [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
         [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
     ]
+    if q.ndim == 1:
+        return np.array(rows)
     return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
@@ -97,6 +102,8 @@ def transform_matrix_to_quaternion(rotation: ArrayLike) -> Float:
     Shepperd's method: the largest of the four squared parts is the divisor.
     """
     r = np.asarray(rotation, dtype=np.float64)
+    if r.ndim == 2:
+        return _quaternion_of_one(*r.tolist())
     xx, yy, zz = r[..., 0, 0], r[..., 1, 1], r[..., 2, 2]
     squares = np.stack([1 + xx - yy - zz, 1 - xx + yy - zz, 1 - xx - yy + zz, 1 + xx + yy + zz], axis=-1)
     s01, s02, s12 = r[..., 0, 1] + r[..., 1, 0], r[..., 0, 2] + r[..., 2, 0], r[..., 1, 2] + r[..., 2, 1]
@@ -114,6 +121,24 @@ def transform_matrix_to_quaternion(rotation: ArrayLike) -> Float:
     q = np.take_along_axis(rows, best[..., None, None], axis=-2)[..., 0, :]
     unit: Float = q / np.linalg.norm(q, axis=-1, keepdims=True)
     return unit
+
+
+def _quaternion_of_one(x: list[float], y: list[float], z: list[float]) -> Float:
+    """Return the quaternion of the matrix with these rows: as above, ten times as fast for one."""
+    xx, yy, zz = x[0], y[1], z[2]
+    squares = [1 + xx - yy - zz, 1 - xx + yy - zz, 1 - xx - yy + zz, 1 + xx + yy + zz]
+    best = squares.index(max(squares))
+    match best:
+        case 0:
+            q = [squares[0], x[1] + y[0], x[2] + z[0], z[1] - y[2]]
+        case 1:
+            q = [x[1] + y[0], squares[1], y[2] + z[1], x[2] - z[0]]
+        case 2:
+            q = [x[2] + z[0], y[2] + z[1], squares[2], y[0] - x[1]]
+        case _:
+            q = [z[1] - y[2], x[2] - z[0], y[0] - x[1], squares[3]]
+    norm = math.sqrt(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3])
+    return np.array([part / norm for part in q])
 
 
 def _is_rotation(

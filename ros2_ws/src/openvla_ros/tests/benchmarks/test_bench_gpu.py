@@ -1,11 +1,10 @@
 """The benchmark of the GPU path runs the same code on a CPU, and says so where there is no GPU."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
+from support.python_process import run_python
 from support.shared_data import REPOSITORY
 
 BENCHMARK = REPOSITORY / "benchmarks" / "bench_gpu.py"
@@ -16,9 +15,7 @@ EXACT = ("transformers", "plain", "steady", "fast, 0 wrong", "fast, 1 wrong", "f
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(BENCHMARK), *arguments], capture_output=True, text=True, timeout=170, check=False
-    )
+    return run_python([BENCHMARK, *arguments], network=True)
 
 
 def test_every_mode_on_a_cpu():

@@ -1,10 +1,9 @@
 """The benchmarks of the decoders on a CPU: every row is measured on the same tokens, on one network."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from support.python_process import run_python
 from support.shared_data import REPOSITORY
 
 BENCHMARKS = REPOSITORY / "benchmarks"
@@ -19,10 +18,7 @@ MEASURED = (
 
 def test_every_row_has_the_plain_tokens_and_a_ratio():
     arguments = ("--quick", "--size", "tiny", "--threads", "1", "--no-compile")
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "bench_model.py"), *arguments],
-        capture_output=True, text=True, timeout=170, check=False,
-    )  # fmt: skip
+    done = run_python([BENCHMARKS / "bench_model.py", *arguments], network=True)
     assert done.returncode == 0, done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
     rows = last["rows"]

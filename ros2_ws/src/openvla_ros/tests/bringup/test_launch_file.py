@@ -16,7 +16,7 @@ pytest.importorskip("launch_ros.actions", reason="needs launch_ros, of an instal
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
-from support.child_process import Child, python_command
+from support.child_process import Child, script_arguments
 from support.node_processes import Listener
 from support.shared_data import PACKAGE_SOURCE
 
@@ -104,7 +104,7 @@ def test_launch_starts_the_robot_restarts_what_was_killed_and_ends_without_a_tra
             topics = ("controller/verdict", "joint_states", "policy/action_chunk")
             return "/launched/controller/hold" in services and all(map(node.count_publishers, topics))
 
-        launched = Child(python_command("launch_program.py", *arguments), environment)
+        launched = Child(script_arguments("launch_program.py", *arguments), environment)
         try:
             assert listener.spin_until(running, 180), "".join(launched.log[-40:])
             os.kill(started(launched.log)["controller_node-2"], signal.SIGKILL)

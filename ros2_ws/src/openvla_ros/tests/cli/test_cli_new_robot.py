@@ -1,20 +1,14 @@
 """``openvla new-robot`` as a person calls it: the file, what is printed, and the exit code."""
 
 import json
-import subprocess
-import sys
+from functools import partial
 
 from support.made_urdf import arm_of_six, mesh
+from support.python_process import run_openvla
 
 from openvla_ros.integrity.placeholders import MARK
 
-PROGRAM = [sys.executable, "-c", "from openvla_ros.cli.main import main; main()", "new-robot"]
-
-
-def new_robot(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [*PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=170, check=False
-    )
+new_robot = partial(run_openvla, "new-robot")
 
 
 def test_it_writes_the_profile_and_says_what_is_open_and_what_is_not_checked(tmp_path):

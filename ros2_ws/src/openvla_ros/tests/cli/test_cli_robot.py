@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
 pytest.importorskip("mujoco", reason="needs the simulation (the extra [sim])")
 
+from support.python_process import run_openvla
 from support.sim_cell import Cell
 
 from openvla_ros.profile import dump_profile
@@ -20,8 +19,6 @@ from openvla_ros.robot.tracking_report import expected_poses, tracking_report
 from openvla_ros.values.geometry import Pose
 
 pytestmark = pytest.mark.ros
-
-PROGRAM = [sys.executable, "-c", "from openvla_ros.cli.main import main; main()"]
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +28,8 @@ def cell(ros_domain) -> Iterator[Cell]:
         yield cell
 
 
-def openvla(*arguments: object) -> subprocess.CompletedProcess:
-    command = [*PROGRAM, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
-
-
 def findings(cell: Cell, profile: str, seconds: float = 4.0) -> tuple[int, list[dict]]:
-    done = openvla("check", profile, "--use-sim-time", "--seconds", seconds, "--json")
+    done = run_openvla("check", profile, "--use-sim-time", "--seconds", seconds, "--json")
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)["findings"]
 
@@ -82,24 +74,24 @@ def test_check_of_a_robot_that_is_not_there_says_who_is_missing(cell):
 
 
 def test_the_verbs_call_the_controller_and_a_refusal_is_exit_code_1(cell):
-    assert openvla("estop").returncode == 0
+    assert run_openvla("estop").returncode == 0
     assert cell.wait_for(state="e_stop")
-    refused = openvla("neutral")
+    refused = run_openvla("neutral")
     assert refused.returncode == 1
     assert "emergency stop" in refused.stderr
-    assert openvla("reset-estop").returncode == 0
-    assert openvla("neutral").returncode == 0
+    assert run_openvla("reset-estop").returncode == 0
+    assert run_openvla("neutral").returncode == 0
     cell.wait_for(timeout_s=60, state="holding", settled=True)
 
 
 def test_a_verb_without_a_controller_says_so(ros_domain):
-    done = openvla("hold", "--namespace", "nobody_here")
+    done = run_openvla("hold", "--namespace", "nobody_here")
     assert done.returncode == 1
     assert "/nobody_here/controller/hold" in done.stderr
 
 
 def test_a_recorded_bridge_episode_is_replayed_and_its_error_reported(cell, bridge_folder: Path):
-    done = openvla(
+    done = run_openvla(
         "replay", bridge_folder, "--robot", cell.robot, "--start", "episode", "--use-sim-time", "--json"
     )
     assert done.returncode == 0, done.stderr + done.stdout
@@ -115,7 +107,7 @@ def test_a_recorded_bridge_episode_is_replayed_and_its_error_reported(cell, brid
 
 
 def test_replay_refuses_an_episode_that_is_not_there(bridge_folder: Path):
-    done = openvla("replay", bridge_folder, "--episode", 1000)
+    done = run_openvla("replay", bridge_folder, "--episode", 1000)
     assert done.returncode == 1
     assert "no episode 1000" in done.stderr
 

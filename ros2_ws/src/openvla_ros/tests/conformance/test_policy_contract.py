@@ -1,13 +1,12 @@
 """Every policy of ours keeps the contract, and what breaks it in one way is told in the right words."""
 
 import signal
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.python_process import start_openvla
 
 from openvla_ros import load_policy
 from openvla_ros.conformance import check_policy
@@ -71,11 +70,8 @@ def test_the_model_keeps_the_contract_here_and_behind_a_server(robot):
 
 
 def test_a_policy_of_the_program_that_serves_keeps_the_contract():
-    program = "from openvla_ros.cli.main import main; main()"
     arguments = ["serve", "--policy", "hold", "--robot", "sim_widowx", "--port", "0"]
-    with subprocess.Popen(
-        [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True
-    ) as process:
+    with start_openvla(*arguments) as process:
         try:
             check_policy(load_policy(process.stdout.readline().split()[-1]), OBSERVATION)
         finally:

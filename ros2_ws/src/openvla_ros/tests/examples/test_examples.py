@@ -2,11 +2,10 @@
 
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
+from support.python_process import run_python
 from support.shared_data import PACKAGE_SOURCE, REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
@@ -34,10 +33,7 @@ def test_the_page_about_python_names_every_example():
 def run(name, folder, *arguments):
     # This checkout's package, whichever one is installed.
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE_SOURCE)}
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments], capture_output=True, text=True,
-        check=False, timeout=150, cwd=folder, env=environment,
-    )  # fmt: skip
+    return run_python([EXAMPLES / f"{name}.py", *arguments], environment, folder, network=True)
 
 
 @pytest.mark.parametrize("name", SAYS)

@@ -6,7 +6,6 @@ was killed is started again. The longest times that are accepted are stated here
 
 import random
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ pytest.importorskip("mujoco", reason="needs the simulation (the extra [sim])")
 
 from PIL import Image as PILImage
 from sensor_msgs.msg import Image
-from support.child_process import Child, python_command
+from support.child_process import Child, script_arguments
 from support.sim_cell import Cell
 
 from openvla_ros.ros import qos
@@ -57,7 +56,9 @@ class Work:
             return
         clock = ["--ros-args", "-p", "use_sim_time:=true"]
         if role == "policy":
-            self.children[role] = Child(python_command("scripted_policy_process.py", self.cell.robot, *clock))
+            self.children[role] = Child(
+                script_arguments("scripted_policy_process.py", self.cell.robot, *clock)
+            )
             return
         parameters = {
             "robot": self.cell.robot, "source": "images", "path": self.folder, "loop": "true",
@@ -65,7 +66,7 @@ class Work:
         }  # fmt: skip
         settings = [word for name, value in parameters.items() for word in ("-p", f"{name}:={value}")]
         remap = ["-r", "camera/primary/image_raw:=scripted/image_raw"]
-        node = [sys.executable, "-m", "openvla_ros.nodes.camera_node"]
+        node = ["-m", "openvla_ros.nodes.camera_node"]
         self.children[role] = Child([*node, *clock, *settings, *remap])
 
     def start_and_see(self) -> None:

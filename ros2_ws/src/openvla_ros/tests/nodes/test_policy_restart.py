@@ -6,8 +6,6 @@ the arm had to stop, and everybody is told why.
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -16,6 +14,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from std_msgs.msg import String
 from support.fake_policy_peers import Robot, policy
+from support.python_process import start_python
 
 pytestmark = pytest.mark.ros
 # Longer than an inference of the fastest policy, after which it would have acted.
@@ -116,7 +115,7 @@ server.serve_forever()
 
 @pytest.mark.parametrize("answer_timeout_s", [5.0, 0.3])
 def test_a_policy_server_that_comes_back_does_not_find_the_old_instruction(ros_domain, answer_timeout_s):
-    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
+    with start_python(["-c", SERVER], with_errors=False) as server:
         try:
             address = f"ws://127.0.0.1:{int(server.stdout.readline())}"
             options = {"policy": "remote", "address": address, "answer_timeout_s": answer_timeout_s}

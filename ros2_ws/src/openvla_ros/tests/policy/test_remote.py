@@ -4,8 +4,6 @@ import os
 import pickle
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.python_process import start_openvla, start_python
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
@@ -214,8 +213,7 @@ while True:
 @pytest.fixture
 def robot(served):
     """Another robot, a process of its own that is connected."""
-    command = [sys.executable, "-c", ROBOT, served[1]]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with start_python(["-c", ROBOT, served[1]], with_errors=False) as process:
         assert process.stdout.readline() == "served\n"
         yield process
         process.kill()
@@ -245,11 +243,8 @@ def test_a_robot_that_is_there_is_not_displaced_and_the_next_one_is_told_at_once
 
 
 def test_a_server_that_hangs_is_given_up_after_the_time_of_one_answer_and_not_waited_for():
-    program = "from openvla_ros.cli.main import main; main()"
     arguments = ["serve", "--policy", "hold", "--robot", "sim_widowx", "--port", "0"]
-    with subprocess.Popen(
-        [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True
-    ) as process:
+    with start_openvla(*arguments) as process:
         remote = RemotePolicy(process.stdout.readline().split()[-1], timeout_s=0.5)
         suspend(process)
         try:
@@ -338,10 +333,7 @@ def test_rubbish_is_answered_with_an_error_and_nothing_is_executed(served, capfd
 
 def test_the_program_serves_and_stops_with_code_0():
     arguments = ["serve", "--policy", "hold", "--robot", "sim_widowx", "--port", "0"]
-    program = "from openvla_ros.cli.main import main; main()"
-    with subprocess.Popen(
-        [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True
-    ) as process:
+    with start_openvla(*arguments) as process:
         address = process.stdout.readline().split()[-1]
         remote = RemotePolicy(address)
         np.testing.assert_array_equal(remote.infer(observation()).actions, [[0, 0, 0, 0, 0, 0, 0.5]])

@@ -1,13 +1,12 @@
 """The frames of a robot against those of its profile: names, and where the tool is."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from openvla_ros.bringup.supervisor import child_environment
 from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.kinematics.frame_tree import FrameTree
@@ -17,6 +16,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
 
 from support import foreign_messages
 from support.child_process import python_child
+from support.python_process import run_openvla, start_python
 
 from openvla_ros.programs.frame_check import check_frames
 
@@ -113,13 +113,9 @@ def test_a_tool_that_is_elsewhere_is_an_error_unless_the_arm_moves():
 def test_check_reads_the_running_robot_s_tf(ros_domain, off_m, level):
     env = foreign_messages.environment("interfaces_tf")
     env["ROS_DOMAIN_ID"] = str(ros_domain)
-    check = [sys.executable, "-c", "from openvla_ros.cli.main import main; main()", "check", "sim_widowx"]
     with python_child("fake_tf_process.py", "sim_widowx", str(off_m), env=env) as robot:
         robot.expect(lambda e: "ready" in e, 60)
-        done = subprocess.run(
-            [*check, "--seconds", "3", "--json"], env=env, capture_output=True, text=True, timeout=170,
-            check=False,
-        )  # fmt: skip
+        done = run_openvla("check", "sim_widowx", "--seconds", "3", "--json", environment=env)
     found = [f for f in json.loads(done.stdout)["findings"] if "tf" in f["message"].replace(",", " ").split()]
     assert [f["level"] for f in found if f["subject"] == "frames"] == [level], found
     assert [f["level"] for f in found if f["subject"] == "camera primary"] == ["ok"], found
@@ -131,24 +127,16 @@ def test_the_simulation_publishes_the_frames_of_its_arm_and_its_camera(ros_domai
     pytest.importorskip("mujoco", reason="needs the simulation (the extra [sim])")
     env = foreign_messages.environment("interfaces_tf")
     env["ROS_DOMAIN_ID"] = str(ros_domain)
-    program = [sys.executable, "-m", "openvla_ros.nodes", "simulation_node", "--ros-args", "-p"]
-    check = [sys.executable, "-c", "from openvla_ros.cli.main import main; main()", "check", "sim_widowx"]
-    simulation = subprocess.Popen(
-        [*program, "draw_cameras:=false"],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    program = ["-m", "openvla_ros.nodes", "simulation_node", "--ros-args", "-p", "draw_cameras:=false"]
+    simulation = start_python(program, child_environment(env, {}))
     try:
         assert any("task" in line for line in simulation.stdout)
-        done = subprocess.run(
-            [*check, "--seconds", "4", "--json"], env=env, capture_output=True, text=True, timeout=170,
-            check=False,
-        )  # fmt: skip
+        done = run_openvla("check", "sim_widowx", "--seconds", "4", "--json", environment=env)
     finally:
         simulation.terminate()
-        simulation.communicate(timeout=60)
+        simulation.stdout.read()
+        simulation.stdout.close()
+        simulation.wait(60)
     findings = json.loads(done.stdout)["findings"]
     (tool,) = (f for f in findings if f["subject"] == "frames")
     assert tool["level"] == "ok", tool

@@ -1,8 +1,7 @@
 """What ``openvla check`` says of duplicates, of streams that DDS keeps apart, and of the clocks."""
 
 import json
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -13,6 +12,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from support.node_processes import Listener
+from support.python_process import run_openvla
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.discovery.sole_watch import SoleWatch
@@ -22,7 +22,6 @@ from openvla_ros.ros import qos
 from openvla_ros.values.health import Health
 
 PROFILE = load_profile("sim_widowx")
-CHECK = [sys.executable, "-c", "from openvla_ros.cli.main import main; main()", "check", "sim_widowx"]
 
 
 def with_lookahead(seconds: float):
@@ -49,7 +48,8 @@ def test_the_clocks_are_compared_with_the_lookahead(ages_ms, lookahead_s, level,
 @pytest.mark.ros
 @pytest.mark.filterwarnings("ignore:Deprecated in favor of:DeprecationWarning")  # rclpy's own, for the QoS
 def test_check_names_both_of_a_kind_and_who_does_not_match_whom(ros_domain):
-    with Listener("front") as one, Listener("wrist") as two, Listener("wrist") as three:
+    ears = Listener("front"), Listener("wrist"), Listener("wrist")
+    with ears[0] as one, ears[1] as two, ears[2] as three, ThreadPoolExecutor(1) as beside:
         arm, gripper = list(PROFILE.arm.joints), PROFILE.gripper.joint
         for ear in (one, two):
             ear.node.create_publisher(Image, "camera/primary/image_raw", qos.IMAGE_OUT)
@@ -71,10 +71,10 @@ def test_check_names_both_of_a_kind_and_who_does_not_match_whom(ros_domain):
                 publisher.publish(message)
 
         one.node.create_timer(0.05, say)
-        check = subprocess.Popen([*CHECK, "--seconds", "3", "--json"], stdout=subprocess.PIPE, text=True)
-        assert one.spin_until(lambda: check.poll() is not None, 120)
-        assert check.returncode == 2
-        found = json.loads(check.communicate()[0])["findings"]
+        check = beside.submit(run_openvla, "check", "sim_widowx", "--seconds", "3", "--json")
+        assert one.spin_until(check.done, 120)
+        assert check.result().returncode == 2
+        found = json.loads(check.result().stdout)["findings"]
     errors = [f["message"] for f in found if f["level"] == "error"]
     for expected in (
         "two nodes are called /wrist",

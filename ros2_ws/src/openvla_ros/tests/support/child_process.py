@@ -4,25 +4,23 @@ import json
 import os
 import queue
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from support.python_process import start_python
+
 HERE = Path(__file__).resolve().parent
 
 
 class Child:
-    """A running program; lines of its output that are JSON objects are events, the others its log."""
+    """A running Python program; lines of its output that are JSON objects are events, the others its log."""
 
-    def __init__(self, command: list[str], env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, arguments: list[str], env: Mapping[str, str] | None = None) -> None:
         environment = {**(env if env is not None else os.environ), "PYTHONUNBUFFERED": "1"}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, env=environment,
-        )  # fmt: skip
+        self.process = start_python(arguments, environment, with_stdin=True)
         self.log: list[str] = []
         self._events: queue.Queue = queue.Queue()
         self._reader = threading.Thread(target=self._read)
@@ -78,15 +76,15 @@ class Child:
         self.process.stdout.close()
 
 
-def python_command(script: str, *arguments: str) -> list[str]:
-    """Return the command that runs ``tests/support/<script>``."""
-    return [sys.executable, str(HERE / script), *arguments]
+def script_arguments(script: str, *arguments: str) -> list[str]:
+    """Return the arguments of ``python`` that run ``tests/support/<script>``."""
+    return [str(HERE / script), *arguments]
 
 
 @contextmanager
 def python_child(script: str, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Child]:
     """Run ``tests/support/<script>`` as a child for the length of the block."""
-    child = Child(python_command(script, *arguments), env)
+    child = Child(script_arguments(script, *arguments), env)
     try:
         yield child
     finally:

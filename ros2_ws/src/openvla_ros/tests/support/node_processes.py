@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from support.python_process import start_python
 from support.waiting import DISCOVERY_S, holds_within
 
 from openvla_ros.bringup.dds import dds_environment
@@ -25,16 +24,13 @@ class NodeProcess:
         arguments = [a for key, value in (parameters or {}).items() for a in ("-p", f"{key}:={value}")]
         arguments += [a for remap in remaps for a in ("-r", remap)]
         environment = child_environment(os.environ, dds_environment(os.environ))
-        self.process = subprocess.Popen(
-            [sys.executable, *run, "--ros-args", *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        )  # fmt: skip
+        network = (parameters or {}).get("policy") == "openvla"
+        self.process = start_python([*run, "--ros-args", *arguments], environment, network=network)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line)
 

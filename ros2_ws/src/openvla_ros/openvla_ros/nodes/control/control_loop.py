@@ -29,6 +29,8 @@ GIVE_UP_PERIODS = 5
 SWITCH_INTERVAL_S = 0.0005
 # A period that takes this many is diagnosed.
 STALL_PERIODS = 2.0
+# Wall seconds between two readings of a simulated clock, and after how many of them time is accounted for.
+SLICE_S, SLICES_PER_NOTE = 0.001, 4
 # Lateness that counts as a problem, 95th percentile.
 LATE_LIMIT_S = 0.002
 
@@ -168,8 +170,11 @@ class ControlLoop:
                 os.eventfd_read(self._hurried)
             return not self._stopping.is_set()
         # Wall-clock slices: a simulation may stand still, jump back, or end.
+        slices = 0
         while (left_ns := deadline_ns - self._now_ns()) > 0:
-            self._note_stall()  # a paused clock is not a stall of this loop
-            if self._stopping.wait(0.0005) or left_ns > 2 * self._period_ns:
+            if slices % SLICES_PER_NOTE == 0:
+                self._note_stall()  # a paused clock is not a stall of this loop
+            slices += 1
+            if self._stopping.wait(SLICE_S) or left_ns > 2 * self._period_ns:
                 return False
         return True

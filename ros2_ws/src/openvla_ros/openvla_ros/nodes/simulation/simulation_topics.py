@@ -84,8 +84,9 @@ class SimulationTopics:
         self._states.publish(message)
 
     def _publish_scene(self, robot: SimulatedRobot, now_ns: int) -> None:
-        arm = self._profile.arm
-        self._scenes.publish(to_markers(robot.scene(), now_ns, arm.frame_prefix + arm.base_link))
+        if self._scenes.get_subscription_count():
+            arm = self._profile.arm
+            self._scenes.publish(to_markers(robot.scene(), now_ns, arm.frame_prefix + arm.base_link))
         self._successes.publish(Bool(data=robot.success))
 
     def _publish_moment(self, robot: SimulatedRobot, now_ns: int) -> None:

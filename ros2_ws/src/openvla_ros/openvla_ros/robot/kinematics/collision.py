@@ -116,12 +116,17 @@ def segment_distance(p1: Float, q1: Float, p2: Float, q2: Float) -> Float:
     a, e = np.maximum(a, 1e-12), np.maximum(e, 1e-12)
     determinant = a * e - b * b
     parallel = determinant < 1e-9 * a * e
-    s = np.where(parallel, 0.0, np.clip((b * f - c * e) / np.where(parallel, 1.0, determinant), 0.0, 1.0))
-    t = np.clip((b * s + f) / e, 0.0, 1.0)
-    s = np.clip((b * t - c) / a, 0.0, 1.0)
+    s = np.where(parallel, 0.0, _share((b * f - c * e) / np.where(parallel, 1.0, determinant)))
+    t = _share((b * s + f) / e)
+    s = _share((b * t - c) / a)
     gap = r + s[..., None] * d1 - t[..., None] * d2
     distance: Float = np.sqrt(np.einsum("...i,...i", gap, gap))
     return distance
+
+
+def _share(values: Float) -> Float:
+    """Return the values within 0 and 1, as np.clip does more slowly."""
+    return np.minimum(np.maximum(values, 0.0), 1.0)
 
 
 class SelfCollision:

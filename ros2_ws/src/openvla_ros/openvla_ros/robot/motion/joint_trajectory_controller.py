@@ -124,18 +124,10 @@ class JointTrajectoryController:
         if not len(times) or np.any(np.diff(times) <= 0.0):
             raise InvalidValueError(f"trajectory times {np.round(times, 4).tolist()} must increase")
 
-        def values(what: str, rows: Sequence[ArrayLike], index: int) -> Float:
-            return float_array(f"{what} of point {index}", rows[index], (len(order),))[order]
-
-        return tuple(
-            Waypoint(
-                float(time),
-                values("positions", positions, i),
-                values("velocities", velocities, i) if np.size(velocities[i]) else None,
-                values("accelerations", accelerations, i) if np.size(accelerations[i]) else None,
-            )
-            for i, time in enumerate(times)
-        )
+        q = _rows("positions", positions, order)
+        v = _rows_if_any("velocities", velocities, order)
+        a = _rows_if_any("accelerations", accelerations, order)
+        return tuple(Waypoint(*point) for point in zip(times.tolist(), q, v, a, strict=True))
 
     def update(self, now_s: float, measured: Waypoint) -> JointMotion:
         """Return what is commanded in the cycle at ``now_s``; ``measured`` is the arm's state now."""
@@ -210,3 +202,24 @@ def _between(start: Waypoint, end: Waypoint, time_s: float) -> JointMotion:
     if bends and not moves:
         return JointMotion.at_rest(np.zeros_like(start.position))
     return Segment(start, end).state(time_s)
+
+
+def _rows(what: str, rows: Sequence[ArrayLike], order: Sequence[int]) -> list[Float]:
+    """Return each point's values in ``order``; all at once, one by one only to name what is wrong."""
+    width = len(order)
+    if all(np.size(row) == width for row in rows):
+        values = np.array(rows, dtype=np.float64)
+        if values.shape == (len(rows), width) and np.isfinite(values).all():
+            return list(values[:, order])
+    return [float_array(f"{what} of point {i}", row, (width,))[order] for i, row in enumerate(rows)]
+
+
+def _rows_if_any(what: str, rows: Sequence[ArrayLike], order: Sequence[int]) -> list[Float | None]:
+    """Return each point's values in ``order``, or ``None`` for a point without."""
+    has = [bool(np.size(row)) for row in rows]
+    if all(has):
+        return [*_rows(what, rows, order)]
+    return [
+        float_array(f"{what} of point {i}", row, (len(order),))[order] if has[i] else None
+        for i, row in enumerate(rows)
+    ]

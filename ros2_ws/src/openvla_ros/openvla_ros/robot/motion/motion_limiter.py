@@ -103,6 +103,31 @@ def stop_phases(v: float, a: float, acceleration: float, jerk: float) -> tuple[f
     return -sign * jerk, max(0.0, (a + peak) / jerk), max(0.0, hold), peak / jerk
 
 
+def stop_way(v: float, a: float, acceleration: float, jerk: float) -> float:
+    """Return the displacement of the fastest stop from (``v``, ``a``): the last one of ``stop_extent``.
+
+    The controller computes this most often of all, so the formulas of ``stop_phases`` stand here once more.
+    """
+    if v + a * abs(a) / (2.0 * jerk) >= 0.0:
+        forward_v, forward_a, j = v, a, -jerk
+    else:
+        forward_v, forward_a, j = -v, -a, jerk
+    square = jerk * forward_v + 0.5 * forward_a * forward_a
+    peak, t2 = math.sqrt(square) if square > 0.0 else 0.0, 0.0
+    if peak > acceleration:
+        peak = acceleration
+        t2 = (forward_v + (0.5 * forward_a * forward_a - peak * peak) / jerk) / peak
+        t2 = t2 if t2 > 0.0 else 0.0
+    t1, t3 = (forward_a + peak) / jerk, peak / jerk
+    t1 = t1 if t1 > 0.0 else 0.0
+    x = ((j * t1 / 6.0 + 0.5 * a) * t1 + v) * t1
+    v1 = (0.5 * j * t1 + a) * t1 + v
+    a1 = j * t1 + a
+    x += (0.5 * a1 * t2 + v1) * t2
+    v2 = a1 * t2 + v1
+    return x + ((-j * t3 / 6.0 + 0.5 * a1) * t3 + v2) * t3
+
+
 def stop_extent(v: float, a: float, acceleration: float, jerk: float) -> State:
     """Return (lowest, highest, last) displacement of the fastest stop from (``v``, ``a``)."""
     j, t1, t2, t3 = stop_phases(v, a, acceleration, jerk)
@@ -123,7 +148,12 @@ def stop_extent(v: float, a: float, acceleration: float, jerk: float) -> State:
 
 def stop_state(p: float, v: float, a: float, acceleration: float, jerk: float, t: float) -> State:
     """Return the state ``t`` seconds along the fastest stop from (``p``, ``v``, ``a``)."""
-    j, t1, t2, t3 = stop_phases(v, a, acceleration, jerk)
+    return state_along(p, v, a, stop_phases(v, a, acceleration, jerk), t)
+
+
+def state_along(p: float, v: float, a: float, phases: tuple[float, float, float, float], t: float) -> State:
+    """Return the state ``t`` seconds along a stop whose ``stop_phases`` are known."""
+    j, t1, t2, t3 = phases
     for phase_jerk, duration in ((j, t1), (0.0, t2), (-j, t3)):
         part = min(t, duration)
         p += ((phase_jerk * part / 6.0 + 0.5 * a) * part + v) * part
@@ -220,17 +250,17 @@ class _Joint:
         goal = target[0] + self._target_stop(target[1], target[2])
         goal += self.soft_v * target[1] + self.soft_a * target[2]
         low, high = -self.j, self.j
-        miss_low = self._reach(self.step(*state, low, dt)) - goal
+        miss_low = self._reach(state, low, dt) - goal
         if miss_low >= 0.0:
             return low
-        miss_high = self._reach(self.step(*state, high, dt)) - goal
+        miss_high = self._reach(state, high, dt) - goal
         if miss_high <= 0.0:
             return high
         # The reach grows with the jerk: false position (Illinois), which needs five or six rounds.
         j, side = 0.0, 0
         for _ in range(30):
             j = (low * miss_high - high * miss_low) / (miss_high - miss_low)
-            miss = self._reach(self.step(*state, j, dt)) - goal
+            miss = self._reach(state, j, dt) - goal
             if abs(miss) < 1e-12 or high - low < 1e-9 * self.j:
                 break
             if miss > 0.0:
@@ -246,7 +276,7 @@ class _Joint:
     def _target_stop(self, v: float, a: float) -> float:
         """A lower estimate of how far a target moving with ``v`` and ``a`` travels before it stops."""
         limit = self.a
-        fastest = stop_extent(v, min(max(a, -limit), limit), limit, self.j)[2]
+        fastest = stop_way(v, min(max(a, -limit), limit), limit, self.j)
         if self.target_stop_s is None:
             return fastest
         shortest = min(abs(fastest), 0.5 * abs(v) * self.target_stop_s)
@@ -254,10 +284,10 @@ class _Joint:
             shortest = min(shortest, 0.5 * v * v / abs(a))
         return math.copysign(TARGET_STOP_SHARE * shortest, v) if fastest * v >= 0.0 else fastest
 
-    def _reach(self, state: State) -> float:
-        """Where the fastest stop from ``state`` ends, plus the linear terms that soften the approach."""
-        p, v, a = state
-        return p + stop_extent(v, a, self.a, self.j)[2] + self.soft_v * v + self.soft_a * a
+    def _reach(self, state: State, j: float, dt: float) -> float:
+        """Where the fastest stop after a step ends, plus the linear terms that soften the approach."""
+        p, v, a = self.step(*state, j, dt)
+        return p + stop_way(v, a, self.a, self.j) + self.soft_v * v + self.soft_a * a
 
 
 class MotionLimiter:
@@ -328,11 +358,15 @@ class MotionLimiter:
 
     def stop_samples(self, motion: JointMotion, count: int) -> Float:
         """Return joint positions (``count``, J) along the fastest stop, the last one at rest."""
-        pairs = list(zip(self._joints, _states(motion), strict=True))
-        longest = max(sum(stop_phases(v, a, joint.a, joint.j)[1:]) for joint, (_, v, a) in pairs)
+        states = _states(motion)
+        phases = [
+            stop_phases(v, a, joint.a, joint.j) for joint, (_, v, a) in zip(self._joints, states, strict=True)
+        ]
+        longest = max(sum(durations) for _, *durations in phases)
+        pairs = list(zip(states, phases, strict=True))
         return np.array(
             [
-                [stop_state(*state, joint.a, joint.j, longest * k / count)[0] for joint, state in pairs]
+                [state_along(*state, stop, longest * k / count)[0] for state, stop in pairs]
                 for k in range(1, count + 1)
             ]
         )

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimits, stop_phases, stop_state
+from openvla_ros.robot.motion.motion_limiter import (
+    JointMotion,
+    MotionLimits,
+    state_along,
+    stop_phases,
+    stop_state,
+)
 from openvla_ros.values.arrays import Float
 
 # Changes of jerk closer together than this are one point, seconds: messages carry whole nanoseconds, and
@@ -40,8 +46,9 @@ def trailing_stop(motion: JointMotion, limits: MotionLimits) -> Stop:
     if still:
         return Stop(np.zeros(1), motion.position[None], np.zeros((1, len(motion.position))))
     joints = _joints(motion, limits)
-    times = _changes([stop_phases(*joint[1:])[1:] for joint in joints])
-    states = np.array([[stop_state(*joint, float(t)) for joint in joints] for t in times])  # (N, J, 3)
+    stops = [(*joint[:3], stop_phases(*joint[1:])) for joint in joints]
+    times = _changes([phases[1:] for *_, phases in stops])
+    states = np.array([[state_along(*stop, t) for stop in stops] for t in times.tolist()])  # (N, J, 3)
     velocities = states[:, :, 1].copy()
     velocities[-1] = 0.0  # rounding would leave 1e-17, and some controllers require exactly zero
     return Stop(times, states[:, :, 0], velocities)

@@ -14,6 +14,7 @@ from openvla_ros.robot.motion.motion_limiter import (
     stop_extent,
     stop_phases,
     stop_state,
+    stop_way,
 )
 
 PERIOD_S = 0.01
@@ -79,6 +80,7 @@ def test_the_stop_ends_at_rest_where_its_extent_says(v, a):
     times = np.linspace(0, sum(durations), 400)
     states = np.array([stop_state(0.0, v, a, acceleration, jerk, t) for t in times])
     lowest, highest, last = stop_extent(v, a, acceleration, jerk)
+    assert stop_way(v, a, acceleration, jerk) == last
     np.testing.assert_allclose(states[-1], [last, 0, 0], atol=1e-9)
     assert states[:, 0].min() >= lowest - 1e-9
     assert states[:, 0].max() <= highest + 1e-9
