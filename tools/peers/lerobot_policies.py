@@ -24,9 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from openvla_ros.api import load_policy
+from openvla_ros.bringup.graph import GraphOptions
 from openvla_ros.errors import OpenVLARosError
 from openvla_ros.policy.protocol import Policy, Reporting
 from openvla_ros.profile import load_profile
+from openvla_ros.programs.live_robot import LiveRobot
 from openvla_ros.protocols.observation_map import parse_observation_map
 from openvla_ros.protocols.wire import space_to_message
 from openvla_ros.resources import share_path
@@ -46,6 +48,8 @@ INTERFACE = "robot_interface.json"
 STATE = ["tool_euler", "gripper_open"]
 STEPS, SEED, WORDS = 10, 7, "lift the red block"
 START_S = 120.0
+DOMAIN = "78"  # of DDS: nobody else's robot is moved
+LIVE_S, MOVED_M = 6.0, 0.01
 PROFILE = load_profile(ROBOT)
 KEYS = {
     "images": {"observation.images.primary": "primary"},
@@ -66,6 +70,7 @@ def check(build: Path, source: Path | None) -> list[Row]:
     for name in made:
         state_interface(work / name)
         rows += compared(python, work / name)
+    rows.append(live(python, work / "act", work / "robot.log"))
     return [Row(NAME, VERSION, *row) for row in (*rows, *unfit(python, work), from_dataset(python, work))]
 
 
@@ -183,6 +188,28 @@ def compared(python: Path, checkpoint: Path) -> Iterator[tuple[str, bool, str]]:
         known &= '"gripper_open": 1' in report["policy_server_action_space"]
         yield f"{checkpoint.name}: in a recording", known, said
         policy.close()
+
+
+def live(python: Path, checkpoint: Path, log: Path) -> tuple[str, bool, str]:
+    """Return whether a policy drives the arm of ``openvla up`` over DDS, and ``/diagnostics`` names it."""
+    os.environ["ROS_DOMAIN_ID"] = DOMAIN
+    with serving(python, checkpoint) as address:
+        parameters = {"address": address, "steps_between_inferences": 4}
+        options = GraphOptions(robot=ROBOT, policy="remote", policy_parameters=parameters, cameras=False)
+        with LiveRobot(options, log) as robot:
+            robot.go_to_neutral()
+            measured = robot.operator.measured
+            measured.path.clear()
+            outcome = robot.operator.carry_out(WORDS, LIVE_S)
+            measured.wait_for_diagnostics(START_S)
+            told = {item.key: item.value for item in measured.statuses["policy: task"].values}
+            path = np.array(measured.path)[:, 1:4]
+    moved_m = float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum())
+    named = VERSION in told["policy_server"] and '"rate_hz": 5.0' in told["policy_server_action_space"]
+    named &= str(checkpoint) in told["policy_server_metadata"]
+    passed = outcome.outcome == "time_limit" and outcome.steps > 0 and moved_m > MOVED_M and named
+    said = f"{outcome.outcome}, {outcome.steps} steps, {1000 * moved_m:.0f} mm; {told['policy_server']}"
+    return f"{checkpoint.name}: on the nodes of openvla up", passed, said
 
 
 def played(policy: Policy, seen: Sequence[Observation]) -> np.ndarray:
