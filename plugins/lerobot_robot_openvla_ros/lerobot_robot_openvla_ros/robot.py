@@ -111,7 +111,7 @@ class OpenVLARobot(Robot):
         return {**state, **{name: np.array(observation.images[name]) for name in self.cameras}}
 
     def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
-        """Send one step of the action space; return it.
+        """Send one step of the action space, when the one before is over; return it.
 
         LeRobot records what it asked for, so nothing is clipped here: what the controller would not carry out
         as it is raises.
@@ -139,8 +139,10 @@ class OpenVLARobot(Robot):
                 f"{self._profile.name} takes {self._space.step_s:g} s: run LeRobot at "
                 f"{self._space.rate_hz:g} fps"
             )
+        # A step that the next one cuts short would go less far than was asked, and recorded.
+        time.sleep(max(0.0, self._sent_s + self._space.step_s - now_s))
         link.send(np.clip(values, self._space.lower, self._space.upper))
-        self._sent_s = now_s
+        self._sent_s = time.monotonic()
         return dict(action)
 
     def disconnect(self) -> None:

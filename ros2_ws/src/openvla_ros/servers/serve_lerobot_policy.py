@@ -221,6 +221,8 @@ class ServedPolicy:
         self.steps = min(config.n_action_steps, given.steps or config.n_action_steps) if self.chunked else 1
         with (folder / WEIGHTS).open("rb") as file:
             self._digest = hashlib.file_digest(file, "sha256").hexdigest()
+        kinds = {key: np.uint8 if key in self.cameras else np.float32 for key in self.shapes}
+        self.infer({key: np.zeros(shape, kinds[key]) for key, shape in self.shapes.items()})  # warm-up
 
     def _read_features(self, folder: Path) -> None:
         config, interface, self.cameras = self.config, self.interface, {}
