@@ -8,6 +8,7 @@ last line printed is JSON: the actions that were asked for, or the error.
 import json
 import math
 import sys
+import time
 from dataclasses import dataclass
 
 from lerobot.scripts import lerobot_record, lerobot_teleoperate
@@ -108,8 +109,8 @@ def teleoperate(path: str, seconds: str, fps: str) -> None:
 def record(path: str, seconds: str, folder: str) -> None:
     """Run ``lerobot-record`` for one episode."""
     dataset = {
-        "repo_id": "peers/circle", "root": folder, "single_task": "draw a circle", "fps": FPS,
-        "num_episodes": 1, "episode_time_s": seconds, "video": "false", "push_to_hub": "false",
+        "repo_id": "peers/circle", "root": f"{folder}_{time.time_ns()}", "single_task": "draw a circle",
+        "fps": FPS, "num_episodes": 1, "episode_time_s": seconds, "video": "false", "push_to_hub": "false",
     }  # fmt: skip
     arguments = [f"--dataset.{key}={value}" for key, value in dataset.items()]
     run(lerobot_record.main, f"--teleop.path={path}", *arguments, "--play_sounds=false")
