@@ -34,6 +34,28 @@ def with_packages(folder: Path, interpreter: str, packages: Sequence[str], alone
     return python
 
 
+def on_top_of(below: Path, folder: Path, packages: Sequence[str]) -> Path:
+    """Return the Python of an environment below ``folder`` that sees that of the Python ``below`` too.
+
+    Only what ``packages`` lack there is installed; ``below`` stays as it is.
+    """
+    python = folder / "venv" / "bin" / "python"
+    done = folder / "installed.txt"
+    wanted = "\n".join((str(below), *packages))
+    if python.is_file() and done.is_file() and done.read_text(encoding="utf-8") == wanted:
+        return python
+    shutil.rmtree(folder / "venv", ignore_errors=True)
+    called([str(below), "-m", "venv", str(folder / "venv")], "the environment cannot be made")
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    mine, theirs = (
+        called([str(at), "-P", "-c", ask], f"{at} does not run").strip() for at in (python, below)
+    )
+    (Path(mine) / "below.pth").write_text(theirs + "\n", encoding="utf-8")
+    called([str(python), "-m", "pip", "install", "--quiet", *packages], f"{packages} cannot be installed")
+    done.write_text(wanted, encoding="utf-8")
+    return python
+
+
 def interpreter_called(name: str) -> str:
     """Return an interpreter that runs; pyenv puts names on PATH that do not, unless their version is chosen.
 

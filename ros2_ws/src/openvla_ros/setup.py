@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = "openvla_ros"
 HERE = Path(__file__).parent
-SHARED = ("launch", "config", "urdf", "checkpoints")  # folders installed under share/openvla_ros
+SHARED = ("launch", "config", "urdf", "checkpoints", "servers")  # folders installed under share/openvla_ros
 
 NODES = (
     "simulation_node",

@@ -73,7 +73,8 @@ def load_policy(
         offline: Never contact the hub.
         token_file: File with the token of a remote policy.
         timeout_s: How long to wait for each reply from a remote policy, seconds.
-        observation_map: Which keys an openpi server is sent: a name or a YAML file; default: the profile's.
+        observation_map: Which keys an openpi server is sent: a name or a YAML file. Default: those that the
+            server of a LeRobot policy states, else the profile's.
         dataset: The dataset whose episode is replayed.
         episode: Index of the episode to replay, from 0.
         scene: For ``expert``: returns the simulator's ground truth, such as ``SimulatedRobot.scene``.

@@ -57,7 +57,8 @@ class PolicyParameters:
     )
     observation_map: str = parameter(
         "",
-        "remote, openpi: the keys that the server is sent, a name or a YAML file; empty: the profile's",
+        "remote, openpi: the keys that the server is sent, a name or a YAML file; empty: those that the "
+        "server of a LeRobot policy states, else the profile's",
         read_only=True,
     )
     token_file: str = parameter("", "remote: file with the server's token", read_only=True)

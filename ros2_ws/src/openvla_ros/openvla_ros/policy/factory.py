@@ -24,7 +24,7 @@ DECODERS = ("fast", "steady", "plain")
 # What ``address`` of a remote policy may be, and whose server that is.
 REMOTE_ADDRESSES = {
     "ws://host:8765": "openvla serve",
-    "openpi://host:8000": "openpi",
+    "openpi://host:8000": "openpi, or a LeRobot policy",
     "act+http://host:8000/act": "OpenVLA's deploy.py",
 }
 QUANTIZATIONS = ("none", "int8", "nf4", "int8wo", "int4wo", "fp8")
@@ -49,7 +49,9 @@ class PolicyOptions:
     timeout_s: float = 5.0  # remote: timeout of one answer, seconds
     decoder: str = "fast"  # openvla: fast, steady or plain; the same tokens
     quantization: str = "none"  # openvla: one of QUANTIZATIONS; with any other than none some tokens differ
-    observation_map: str = ""  # openpi: which keys the server is sent; empty: the profile's
+    observation_map: str = (
+        ""  # openpi: which keys the server is sent; empty: as it states, else the profile's
+    )
 
 
 def load_policy(options: PolicyOptions, profile: RobotProfile, scene: Callable[[], Scene]) -> Policy:
@@ -136,16 +138,10 @@ def _remote(options: PolicyOptions, profile: RobotProfile) -> Policy:
 
 def _openpi(options: PolicyOptions, profile: RobotProfile, token: str) -> Policy:
     from openvla_ros.policy.openpi_remote import OpenpiPolicy
-    from openvla_ros.protocols.observation_map import available_maps, load_observation_map
+    from openvla_ros.protocols.observation_map import load_observation_map
 
-    name = options.observation_map or profile.observation_map
-    if not name:
-        raise InvalidValueError(
-            f"robot {profile.name} has no observation map, which says what {options.address} is sent; set "
-            f"observation_map to one of {', '.join(available_maps())} or a YAML file"
-        )
     space, _ = _stated_meaning(options, profile)
-    keys = load_observation_map(name, profile)
+    keys = load_observation_map(options.observation_map, profile) if options.observation_map else None
     return OpenpiPolicy(options.address, profile, space, keys, token, options.timeout_s)
 
 

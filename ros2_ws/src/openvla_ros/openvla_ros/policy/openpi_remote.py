@@ -1,7 +1,7 @@
 """A policy behind a server of openpi's: its model on our robot.
 
 openpi's protocol does not say what actions mean. The action space is the profile's, or that of a manifest
-beside the checkpoint; what the server does say of it must agree.
+beside the checkpoint; what the server does say of it must agree. A server of a LeRobot policy must say it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from openvla_ros.errors import InvalidValueError, ModelOutputError, PolicyError
 from openvla_ros.policy.remote import server_report
 from openvla_ros.policy.websocket_link import WebsocketLink
 from openvla_ros.profile import RobotProfile
-from openvla_ros.protocols import message_codec, wire
-from openvla_ros.protocols.observation_map import ObservationMap
+from openvla_ros.protocols import message_codec
+from openvla_ros.protocols.observation_map import ObservationMap, available_maps, load_observation_map
+from openvla_ros.protocols.server_statement import ServerStatement, read_statement
 from openvla_ros.values.action import ActionChunk, ActionSpace
 from openvla_ros.values.observation import Observation
 
@@ -32,17 +33,19 @@ class OpenpiPolicy:
         address: str,
         profile: RobotProfile,
         space: ActionSpace,
-        observation_map: ObservationMap,
+        observation_map: ObservationMap | None = None,
         token: str = "",
         timeout_s: float = 5.0,
     ) -> None:
         """Connect to ``address`` (openpi://host:port, or openpis:// over TLS).
 
-        ``space`` is what the server's actions mean. Raises ``PolicyError`` if connecting fails or the server
-        states another space.
+        ``space`` is what the server's actions mean. Without ``observation_map``, the keys are those that the
+        server states, else those of the profile's map. Raises ``PolicyError`` if connecting fails or the
+        server states another space, other cameras or another state than the robot's.
         """
-        self._address, self._profile, self._space, self._map = address, profile, space, observation_map
+        self._address, self._profile, self._space, self._given_map = address, profile, space, observation_map
         self._metadata: dict[str, Any] = {}
+        self._stated, self._map = ServerStatement(), observation_map
         headers = {"Authorization": f"Api-Key {token}"} if token else {}
         scheme = next((s for s in SCHEMES if address.startswith(s)), None)
         if scheme is None:
@@ -62,20 +65,17 @@ class OpenpiPolicy:
 
     def infer(self, observation: Observation) -> ActionChunk:
         """Return the server's actions; raises ``PolicyError`` if it does not answer in time."""
-        message = self._map.to_message(observation, self._profile)
-        answer = self._link.ask(message_codec.pack(message))
-        if isinstance(answer, str):  # an error; openpi's server closes the connection after it
-            self._link.drop()
-            raise PolicyError(f"policy server {self._address}: {_last_line(answer)}")
-        try:
-            actions = message_codec.unpack(answer).get(ACTIONS)
-        except InvalidValueError as error:
-            self._link.drop()
-            raise PolicyError(f"{self._address}: {error}") from error
-        return chunk_of(actions, observation, self._space, self._address)
+        assert self._map is not None  # a link exists only after a greeting
+        answer = self._ask(self._map.to_message(observation, self._profile))
+        return chunk_of(answer.get(ACTIONS), observation, self._space, self._address)
 
     def reset(self) -> None:
-        """Do nothing: the protocol has no message for it, and the words are sent each time."""
+        """Make the server forget the instruction that just ended, if it has a message for that.
+
+        openpi's own has none: it keeps nothing, and the words are sent each time.
+        """
+        if self._stated.takes_resets:
+            self._ask({"reset": True})
 
     def report(self) -> dict[str, str]:
         """Return the server's metadata and the action space, for the recording."""
@@ -87,17 +87,36 @@ class OpenpiPolicy:
         """Disconnect."""
         self._link.close()
 
+    def _ask(self, message: message_codec.Message) -> message_codec.Message:
+        answer = self._link.ask(message_codec.pack(message))
+        if isinstance(answer, str):  # an error; openpi's server closes the connection after it
+            self._link.drop()
+            raise PolicyError(f"policy server {self._address}: {_last_line(answer)}")
+        try:
+            return message_codec.unpack(answer)
+        except InvalidValueError as error:
+            self._link.drop()
+            raise PolicyError(f"{self._address}: {error}") from error
+
     def _greet(self, data: str | bytes) -> None:
         try:
             metadata = message_codec.unpack(data)
         except InvalidValueError as error:
             raise PolicyError(f"{self._address} is not an openpi server: {error}") from error
-        stated = metadata.get("action_space")
-        if stated is not None:
-            lines = self._space.differences(wire.space_from_message(stated))
-            if lines:
-                raise PolicyError(f"{self._address} serves another action space: " + "; ".join(lines))
-        self._metadata = metadata
+        stated = read_statement(metadata, self._profile, self._address)
+        if stated.action_space is not None and (lines := self._space.differences(stated.action_space)):
+            raise PolicyError(f"{self._address} serves another action space: " + "; ".join(lines))
+        used = self._given_map or stated.observation_map or self._map_of_profile()
+        stated.check_map(used, self._profile, self._address)
+        self._metadata, self._stated, self._map = metadata, stated, used
+
+    def _map_of_profile(self) -> ObservationMap:
+        if not self._profile.observation_map:
+            raise InvalidValueError(
+                f"robot {self._profile.name} has no observation map, which says what {self._address} is "
+                f"sent; set observation_map to one of {', '.join(available_maps())} or a YAML file"
+            )
+        return load_observation_map(self._profile.observation_map, self._profile)
 
 
 def chunk_of(actions: object, observation: Observation, space: ActionSpace, address: str) -> ActionChunk:

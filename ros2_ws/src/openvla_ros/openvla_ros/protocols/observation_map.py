@@ -141,13 +141,23 @@ def load_observation_map(name_or_path: str | Path, profile: RobotProfile) -> Obs
             "or give the path of a .yaml file"
         )
     try:
-        found = _ADAPTER.validate_python(yaml.safe_load(read_text(path, ProfileError)))
+        data = yaml.safe_load(read_text(path, ProfileError))
     except yaml.YAMLError as error:
         raise ProfileError(f"{path}: not valid YAML: {error}") from error
+    return parse_observation_map(data, profile, str(path))
+
+
+def parse_observation_map(data: Any, profile: RobotProfile, origin: str) -> ObservationMap:
+    """Return the observation map in plain values ``data``, for ``profile``.
+
+    Raises ``ProfileError`` naming ``origin`` if it is wrong, or if the robot lacks one of its cameras.
+    """
+    try:
+        found = _ADAPTER.validate_python(data)
     except ValidationError as error:
         lines = validation_lines(error, "observation map")
-        raise ProfileError("\n".join(f"{path}: {line}" for line in lines)) from error
-    found.check(profile, str(path))
+        raise ProfileError("\n".join(f"{origin}: {line}" for line in lines)) from error
+    found.check(profile, origin)
     return found
 
 

@@ -22,15 +22,17 @@ from openvla_ros.values.rotation_numbers import (
 )
 
 # joints: radians, in the profile's order. pose_*: x, y, z in metres, then roll, pitch, yaw, a rotation
-# vector or a quaternion x, y, z, w, from the profile's zero orientation. gripper_open: 0 closed .. 1 open;
+# vector or a quaternion x, y, z, w, from the profile's zero orientation. tool_euler: as pose_euler, but as in
+# tf, without that zero: the state in this package's LeRobot exports. gripper_open: 0 closed .. 1 open;
 # gripper_closed: 0 open .. 1 closed.
 StatePart = Literal[
-    "joints", "pose_euler", "pose_rotation_vector", "pose_quaternion", "gripper_open", "gripper_closed"
-]
+    "joints", "pose_euler", "pose_rotation_vector", "pose_quaternion", "tool_euler", "gripper_open",
+    "gripper_closed",
+]  # fmt: skip
 STATE_PARTS: tuple[StatePart, ...] = get_args(StatePart)
 # What of an observation a part fills.
 FIELD_OF: dict[StatePart, str] = {
-    part: {"joints": "joint_positions", "pose": "pose", "gripper": "gripper"}[part.split("_")[0]]
+    part: {"joints": "joint_positions", "gripper": "gripper"}.get(part.split("_")[0], "pose")
     for part in STATE_PARTS
 }
 
@@ -39,6 +41,7 @@ _ROTATIONS: dict[str, RotationConvention] = {
     "pose_euler": "euler_xyz",
     "pose_rotation_vector": "rotation_vector",
     "pose_quaternion": "quaternion_xyzw",
+    "tool_euler": "euler_xyz",
 }
 
 
@@ -57,7 +60,7 @@ def part_to_numbers(part: StatePart, observation: Observation, profile: RobotPro
     if part == "joints":
         return np.asarray(value)
     if part in _ROTATIONS:
-        turned = value.rotation @ _zero(profile).T
+        turned = value.rotation @ _zero(part, profile).T
         return np.concatenate([value.position, rotation_to_numbers(turned, _ROTATIONS[part])])
     return np.array([value if part == "gripper_open" else 1.0 - value])
 
@@ -70,7 +73,7 @@ def part_from_numbers(part: StatePart, numbers: Float, profile: RobotProfile) ->
     if part == "joints":
         return FIELD_OF[part], numbers
     if part in _ROTATIONS:
-        rotation = rotation_from_numbers(numbers[3:], _ROTATIONS[part]) @ _zero(profile)
+        rotation = rotation_from_numbers(numbers[3:], _ROTATIONS[part]) @ _zero(part, profile)
         matrix = np.eye(4)
         matrix[:3, :3], matrix[:3, 3] = rotation, numbers[:3]
         return FIELD_OF[part], Pose.from_matrix(matrix)
@@ -78,5 +81,7 @@ def part_from_numbers(part: StatePart, numbers: Float, profile: RobotProfile) ->
     return FIELD_OF[part], opening if part == "gripper_open" else 1.0 - opening
 
 
-def _zero(profile: RobotProfile) -> Float:
+def _zero(part: StatePart, profile: RobotProfile) -> Float:
+    if part == "tool_euler":
+        return np.eye(3)
     return transform_euler_to_matrix(profile.arm.state_rotation_offset)

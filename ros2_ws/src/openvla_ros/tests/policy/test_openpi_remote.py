@@ -1,12 +1,11 @@
 """Our robot under an openpi server: its form of the protocol, its errors, its actions checked."""
 
-import threading
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from support.fake_policy_servers import openpi_server
 from support.policy_doors import IMAGE, PROFILE, SPACE, actions_of, mirror_server, observation
-from websockets.sync.server import serve
 
 from openvla_ros.api import load_policy
 from openvla_ros.conformance.policy_contract import check_policy
@@ -15,33 +14,11 @@ from openvla_ros.policy import factory
 from openvla_ros.policy.factory import PolicyOptions
 from openvla_ros.policy.openpi_remote import OpenpiPolicy
 from openvla_ros.policy.protocol import Policy
-from openvla_ros.protocols import message_codec, wire
+from openvla_ros.protocols import wire
 from openvla_ros.protocols.observation_map import load_observation_map
 
 GOOD = np.arange(14.0).reshape(2, 7) / 1000
 MAP = load_observation_map("bridge", PROFILE)
-
-
-@contextmanager
-def openpi_server(answer, metadata=None):
-    """A server that sends ``metadata``, then what ``answer`` returns for each message."""
-
-    def handle(connection):
-        connection.send(message_codec.pack(metadata or {}))
-        for data in connection:
-            reply = answer(message_codec.unpack(data))
-            connection.send(reply if isinstance(reply, str | bytes) else message_codec.pack(reply))
-            if isinstance(reply, str):
-                return  # openpi's server closes after an error
-
-    with serve(handle, "127.0.0.1", 0, compression=None) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"openpi://127.0.0.1:{server.socket.getsockname()[1]}"
-        finally:
-            server.shutdown()
-            thread.join(5)
 
 
 @contextmanager
