@@ -110,7 +110,7 @@ class Chain:
         self.setpoint = self.q
         self.measured: np.ndarray | None = None
         self.output: ControllerOutput | None = None
-        self.early = False  # whether the next period has begun before its time
+        self.begun_ns = 0  # when the last period is due that has begun before its time
         self.events: Counter[str] = Counter()
         self.check = SetpointCheck.of(profile)
 
@@ -141,8 +141,7 @@ class Chain:
     # The controller's process
 
     def run_controller(self) -> None:
-        if self.early:  # this period has begun already
-            self.early = False
+        if self.now_ns <= self.begun_ns:  # this period has begun already
             return
         for stamp_ns, q in self.states.take(self.now_ns):
             if self.core.observe(q, None, None, stamp_ns, self.now_ns).commands:
@@ -151,9 +150,9 @@ class Chain:
         self.tick(self.now_ns, self.now_ns)
         if stopped:  # between two periods: the next one begins at once, for the time that it is due
             self.core.hold()
-            self.early = True
             self.events["early"] += 1
-            self.tick(self.now_ns + PERIOD_NS, self.now_ns + int(self.rng.integers(0, PERIOD_NS)))
+            self.begun_ns = self.now_ns + PERIOD_NS
+            self.tick(self.begun_ns, self.now_ns + int(self.rng.integers(0, PERIOD_NS)))
 
     def tick(self, due_ns: int, at_ns: int) -> None:
         """Run the period of ``due_ns``, and send what it gives at ``at_ns``."""
