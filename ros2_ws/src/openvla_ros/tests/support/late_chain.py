@@ -176,9 +176,9 @@ class Chain:
         chance = rng.random()
         if state is not ControllerState.HOMING or chance < 0.003:
             core.go_to(str(rng.choice(["home", "neutral", "park"])))
-        elif chance < 0.006:
+        elif chance < 0.004:
             return True
-        elif chance < 0.012:
+        elif chance < 0.01:
             core.give_to("policy")
             space = self.profile.space()
             actions = rng.uniform(space.lower, space.upper, (4, space.width))

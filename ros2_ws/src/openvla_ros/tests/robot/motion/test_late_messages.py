@@ -35,8 +35,8 @@ def check(kind: str, pauses: int, seed: int, **options) -> None:
     assert chain.violations() == []
     # It is a test only if the arm moved fast, and if what must be refused or blended came.
     assert farthest > 0.5
-    assert chain.worst_velocity() > 0.5
-    assert chain.events["early"] > pauses / 1000
+    assert chain.worst_velocity() > 0.4
+    assert chain.events["early"] > 0
     if kind != "servo_twist":
         assert chain.events["refused"] > pauses / 50
     if kind in ("forward_position", "interbotix", "cartesian_target"):
