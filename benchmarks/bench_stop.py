@@ -138,7 +138,7 @@ def braking(
 def measure(hand: Hand, name: str, switches: stop_flood.Switches, quick: bool) -> list[Row]:
     """Return the rows of the running controller."""
     rng = random.Random(0)
-    count, turns, seconds = (60, 4, 15.0) if quick else (300, 40, 40.0)
+    count, turns, seconds = (60, 4, 15.0) if quick else (300, 30, 30.0)
     rows = []
     switches.flooding.set()
     time.sleep(RAMP_S)
