@@ -45,7 +45,7 @@ def check(kind: str, pauses: int, seed: int, **options) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_setpoint_is_beyond_the_limits_after_two_thousand_pauses(kind):
-    check(kind, QUICK, seed=1)
+    check(kind, QUICK, seed=4)
 
 
 @pytest.mark.parametrize("release", ["humble", "rolling"])
