@@ -277,3 +277,12 @@ def test_an_action_space_of_any_kind_that_is_not_carried_out_is_refused(kind, ro
     actions.update(changes)
     with pytest.raises(ProfileError, match=expected):
         parse_profile(yaml.safe_dump(values), "bad.yaml")
+
+
+@pytest.mark.parametrize(
+    ("kind", "lookahead_s", "expected"),
+    [("joint_trajectory", 0.03, True), ("joint_trajectory", 0.0, False), ("servo_twist", 0.03, False)],
+)
+def test_only_a_command_that_says_when_it_is_due_may_be_sent_early(kind, lookahead_s, expected):
+    backend = replace(load_profile("widowx").arm_backend, kind=kind, lookahead_s=lookahead_s)
+    assert backend.takes_times is expected
