@@ -7,6 +7,7 @@ out of order. Only the pure cores run, the same that the nodes run.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import replace
 
@@ -86,7 +87,7 @@ class Process:
         return 1 + (missed if missed <= 5 else 0)
 
 
-class Chain:
+class Chain(ABC):
     """One robot with one kind of back end."""
 
     def __init__(self, profile: RobotProfile, backend: ArmBackend, seed: int, gap_s: float = 0.25) -> None:
@@ -187,11 +188,12 @@ class Chain:
 
     # The robot's side
 
-    def run_setpoints(self) -> None:
+    def run_setpoints(self) -> None:  # noqa: B027 - most kinds of robot have no setpoint node
         """Only where the driver takes setpoints."""
 
+    @abstractmethod
     def run_driver(self) -> None:
-        raise NotImplementedError
+        """Let the robot's side take what arrived, and move the arm."""
 
     def go(self, setpoint: np.ndarray) -> None:
         """The arm follows its setpoint, and says where it is."""

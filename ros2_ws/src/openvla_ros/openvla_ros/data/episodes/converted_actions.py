@@ -29,7 +29,7 @@ from openvla_ros.values.geometry import Pose
 from openvla_ros.values.rotation_numbers import ROTATION_NAMES, RotationConvention
 
 # How near the inverse solution is to the pose; far below what an arm repeats.
-TOLERANCE_M, TOLERANCE_RAD = 1e-8, 1e-8  # of the inverse kinematics
+TOLERANCE_M, TOLERANCE_RAD = 1e-8, 1e-8
 # A solution farther than this from the one before is another way to hold the arm: no single step.
 JUMP_RAD = 1.0
 # Recorded joints and poses that differ by more are not of this robot and tool frame.

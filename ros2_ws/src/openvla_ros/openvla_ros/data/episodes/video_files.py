@@ -230,11 +230,10 @@ class VideoFrames:
             nearest = frame
             if frame.time >= wanted_s - SAME_TIME * period_s:
                 break
-        if nearest is None or nearest.time < wanted_s - 0.5 * period_s:
+        if nearest is None or abs(nearest.time - wanted_s) > 0.5 * period_s:
             self._frames = None
-            raise DatasetError(f"{self._path}: ends before image {index} at {wanted_s:.3f} s")
-        if nearest.time > wanted_s + 0.5 * period_s:
-            raise DatasetError(f"{self._path}: no image at {wanted_s:.3f} s")
+            has = "ends before it" if nearest is None else f"the nearest is at {nearest.time:.3f} s"
+            raise DatasetError(f"{self._path}: no image {index} at {wanted_s:.3f} s: {has}")
         self._next = index + 1
         rgb = self._to_rgb.reformat(nearest, format="rgb24").to_ndarray()
         return image_array(str(self._path), rgb)

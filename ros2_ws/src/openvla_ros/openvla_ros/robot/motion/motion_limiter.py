@@ -93,33 +93,23 @@ def stop_phases(v: float, a: float, acceleration: float, jerk: float) -> tuple[f
 
     The phases have jerk j, 0 and -j, and end with velocity and acceleration 0.
     """
-    sign = 1.0 if v + a * abs(a) / (2.0 * jerk) >= 0.0 else -1.0
-    v, a = sign * v, sign * a
-    peak = math.sqrt(max(0.0, jerk * v + 0.5 * a * a))
-    if peak <= acceleration:
-        return -sign * jerk, max(0.0, (a + peak) / jerk), 0.0, peak / jerk
-    peak = acceleration
-    hold = (v + (0.5 * a * a - peak * peak) / jerk) / peak
-    return -sign * jerk, max(0.0, (a + peak) / jerk), max(0.0, hold), peak / jerk
+    # Comparisons instead of min and max: the controller computes this most often of all.
+    if v + a * abs(a) / (2.0 * jerk) >= 0.0:
+        first = -jerk
+    else:
+        v, a, first = -v, -a, jerk
+    square, hold = jerk * v + 0.5 * a * a, 0.0
+    peak = math.sqrt(square) if square > 0.0 else 0.0
+    if peak > acceleration:
+        peak = acceleration
+        hold = (v + (0.5 * a * a - peak * peak) / jerk) / peak
+    rise = (a + peak) / jerk
+    return first, rise if rise > 0.0 else 0.0, hold if hold > 0.0 else 0.0, peak / jerk
 
 
 def stop_way(v: float, a: float, acceleration: float, jerk: float) -> float:
-    """Return the displacement of the fastest stop from (``v``, ``a``): the last one of ``stop_extent``.
-
-    The controller computes this most often of all, so the formulas of ``stop_phases`` stand here once more.
-    """
-    if v + a * abs(a) / (2.0 * jerk) >= 0.0:
-        forward_v, forward_a, j = v, a, -jerk
-    else:
-        forward_v, forward_a, j = -v, -a, jerk
-    square = jerk * forward_v + 0.5 * forward_a * forward_a
-    peak, t2 = math.sqrt(square) if square > 0.0 else 0.0, 0.0
-    if peak > acceleration:
-        peak = acceleration
-        t2 = (forward_v + (0.5 * forward_a * forward_a - peak * peak) / jerk) / peak
-        t2 = t2 if t2 > 0.0 else 0.0
-    t1, t3 = (forward_a + peak) / jerk, peak / jerk
-    t1 = t1 if t1 > 0.0 else 0.0
+    """Return the displacement of the fastest stop from (``v``, ``a``): the last one of ``stop_extent``."""
+    j, t1, t2, t3 = stop_phases(v, a, acceleration, jerk)
     x = ((j * t1 / 6.0 + 0.5 * a) * t1 + v) * t1
     v1 = (0.5 * j * t1 + a) * t1 + v
     a1 = j * t1 + a

@@ -17,9 +17,9 @@ from openvla_ros.values.episode import Episode
 from openvla_ros.values.geometry import Pose, transform_euler_to_matrix, transform_quaternion_to_matrix
 
 PAIRS = list(permutations(SPACES, 2))
-# The inverse kinematics ends within 1e-6 m and rad of a pose. Motions between two such targets are within
-# twice that, and joints within the tool's error divided by the least singular value of the Jacobian, which
-# stays above 0.02 here; three conversions follow each other.
+# The bounds hold for inverse kinematics that ends within 1e-6 m and rad of a pose (it is nearer). Motions
+# between two such targets are within twice that, and joints within the tool's error divided by the least
+# singular value of the Jacobian, which stays above 0.02 here; three conversions follow each other.
 TOOL_TOLERANCE, JOINT_TOLERANCE = 1e-5, 5e-4
 
 

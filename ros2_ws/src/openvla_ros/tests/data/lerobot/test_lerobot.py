@@ -197,7 +197,7 @@ def test_video_past_the_end_is_an_error(tmp_path):
             writer.add(np.full((64, 64, 3), value, np.uint8))
     frames = VideoFrames(tmp_path / "a.mp4", 0.0, 5, 5)
     assert [round(float(frames[i].mean()) / 100) for i in (2, 0, 1)] == [2, 0, 1]
-    with pytest.raises(DatasetError, match="ends before image 4"):
+    with pytest.raises(DatasetError, match=r"no image 4 at 0.800 s: the nearest is at 0.400 s"):
         frames[4]
 
 
