@@ -8,7 +8,6 @@ socket whose file descriptor is the argument.
 from __future__ import annotations
 
 import array
-import contextlib
 import ctypes
 import gc
 import importlib
@@ -34,7 +33,7 @@ NODES = (
     "openvla_ros.nodes.recorder_node", "openvla_ros.nodes.teleop_node", "openvla_ros.nodes.setpoint_node",
     "openvla_ros.bringup.node_program", "openvla_ros.cli.program", "openvla_ros.programs.profile_check",
 )  # fmt: skip
-NETWORK = ("torch", "transformers", "openvla_ros.model.inference.load")
+NETWORK = ("torch", "transformers", "openvla_ros.model.inference.loading")
 # What the ROS wheels set before they start Python once more: a forked process is past that.
 KEPT = ("_ROS_WHEELS_BOOTSTRAP_COMPLETE", "LD_LIBRARY_PATH")
 FORK_S = 10.0
@@ -153,8 +152,11 @@ def run_as_main(arguments: list[str]) -> None:
 
 def preload(modules: Sequence[str]) -> None:
     for name in modules:
-        with contextlib.suppress(ImportError):  # an extra that is not installed
+        try:
             importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if str(error.name).startswith("openvla_ros"):
+                raise  # else it is an extra that is not installed
     gc.collect()
     gc.freeze()
     assert threading.active_count() == 1, threading.enumerate()
