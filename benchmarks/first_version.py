@@ -36,7 +36,7 @@ def unpack(folder: Path) -> Path:
             "git fetch --unshallow brings it"
         ) from error
     with tarfile.open(fileobj=BytesIO(done.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return folder / PACKAGE
 
 

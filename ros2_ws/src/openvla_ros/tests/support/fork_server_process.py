@@ -31,7 +31,7 @@ NODES = (
     "rclpy.lifecycle", "rclpy.action", "rclpy.executors", "openvla_ros.nodes.controller_node",
     "openvla_ros.nodes.simulation_node", "openvla_ros.nodes.policy_node", "openvla_ros.nodes.camera_node",
     "openvla_ros.nodes.recorder_node", "openvla_ros.nodes.teleop_node", "openvla_ros.nodes.setpoint_node",
-    "openvla_ros.bringup.node_program", "openvla_ros.cli.program", "openvla_ros.programs.profile_check",
+    "openvla_ros.bringup.node_program", "openvla_ros.cli.program", "openvla_ros.programs.check",
 )  # fmt: skip
 NETWORK = ("torch", "transformers", "openvla_ros.model.inference.loading")
 # What the ROS wheels set before they start Python once more: a forked process is past that.

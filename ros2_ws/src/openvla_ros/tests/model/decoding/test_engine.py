@@ -120,13 +120,13 @@ def test_the_same_name_for_other_weights_is_another_adapter(fresh, tmp_path):
     adapters, case = AdapterSet(fresh), cases()[0]
     decoder, answers = DraftingDecoder(fresh, engine=Engine(fresh, RehearsedStages())), []
     embeddings = case.embeddings(fresh)
-    for seed in (1, 2):
+    for seed in range(1, 6):
         adapters.add("a", read_adapter(write_adapter(tmp_path / f"{seed}", REFERENCE, ADAPTED, seed)))
         adapters.activate("a")
         answers.append(decoder.decode_embedded(embeddings, 7).token_ids.tolist())
         assert answers[-1] == decode_greedily(fresh, embeddings, 7).token_ids.tolist()
         adapters.remove("a")
-    assert answers[0] != answers[1]
+    assert len({tuple(answer) for answer in answers}) > 1
 
 
 def test_only_the_last_keys_are_kept():
