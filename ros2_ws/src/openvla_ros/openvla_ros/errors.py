@@ -6,6 +6,11 @@ A message names the bad value, where it came from, and the valid choices.
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from traceback import extract_tb
+
+# A reason may quote the input; it is cut to this length.
+DETAIL_LENGTH = 300
 
 
 class OpenVLARosError(Exception):
@@ -76,3 +81,10 @@ def error_key(error: OpenVLARosError) -> str:
     """Return the key under which an error of ours is counted: ``InvalidValueError`` → ``invalid_value``."""
     words = re.findall("[A-Z][a-z]+", type(error).__name__.removesuffix("Error"))
     return "_".join(words).lower()
+
+
+def describe(error: BaseException) -> str:
+    """Return the type, text and location of an unexpected exception."""
+    frames = extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
+    return f"{type(error).__name__}: {str(error)[:DETAIL_LENGTH]}{place}"

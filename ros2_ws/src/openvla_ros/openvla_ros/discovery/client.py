@@ -15,7 +15,6 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.client import Client
 from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
@@ -24,6 +23,7 @@ from std_srvs.srv import Trigger
 
 from openvla_ros.errors import DeviceError, InvalidValueError
 from openvla_ros.ros import qos
+from openvla_ros.ros.executor import StaticSingleThreadedExecutor
 from openvla_ros.ros.start import start_ros
 from openvla_ros.ros.verdict_messages import NAME as VERDICT
 from openvla_ros.ros.verdict_messages import VerdictReport, from_verdict_message
@@ -63,7 +63,7 @@ class RobotClient:
         self.node: Node = rclpy.create_node(
             name, namespace=namespace, context=self._context, parameter_overrides=clock
         )
-        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor = StaticSingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._services: dict[str, Client] = {}
         self._parameters: dict[str, AsyncParameterClient] = {}

@@ -25,7 +25,7 @@ from openvla_ros.discovery.endpoints import listed, publishers
 from openvla_ros.discovery.rival_watch import RivalWatch, command_topics
 from openvla_ros.drivers.factory import make_arm, make_gripper, make_recovery
 from openvla_ros.drivers.protocol import ArmCommand, GripperCommand
-from openvla_ros.errors import FatalNodeError
+from openvla_ros.errors import FatalNodeError, describe
 from openvla_ros.nodes.control.chunk_sources import ChunkSources
 from openvla_ros.nodes.control.control_loop import ControlLoop
 from openvla_ros.nodes.control.controller_health import ControllerHealth
@@ -42,7 +42,6 @@ from openvla_ros.robot.motion.motion_limiter import JointMotion
 from openvla_ros.robot.output import ControllerOutput
 from openvla_ros.ros import process, qos
 from openvla_ros.ros.diagnostics import DiagnosticsPublisher
-from openvla_ros.ros.fault import describe
 from openvla_ros.ros.guard import TOO_LARGE, UNREADABLE, GuardedNode, Refused
 from openvla_ros.ros.messages import (
     LARGEST_CHUNK_BYTES,

@@ -23,7 +23,7 @@ from trajectory_msgs.msg import JointTrajectory
 from openvla_ros.discovery.rival_watch import RivalWatch, command_topics
 from openvla_ros.drivers.factory import ARM_SETPOINTS, GRIPPER_SETPOINTS, make_arm_driver, make_gripper_driver
 from openvla_ros.drivers.protocol import ArmCommand, ArmDriver, GripperCommand, GripperDriver
-from openvla_ros.errors import FatalNodeError, InvalidValueError, ProfileError
+from openvla_ros.errors import FatalNodeError, InvalidValueError, ProfileError, describe
 from openvla_ros.nodes.control.control_loop import ControlLoop
 from openvla_ros.profile import load_profile
 from openvla_ros.robot.kinematics.chain import KinematicChain
@@ -31,7 +31,6 @@ from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimits
 from openvla_ros.robot.motion.setpoint_player import SetpointPlayer
 from openvla_ros.ros import process, qos
 from openvla_ros.ros.diagnostics import DiagnosticsPublisher
-from openvla_ros.ros.fault import describe
 from openvla_ros.ros.guard import GuardedNode
 from openvla_ros.ros.messages import from_duration, from_stamp, joint_position, joint_values
 from openvla_ros.ros.parameters import declare, parameter

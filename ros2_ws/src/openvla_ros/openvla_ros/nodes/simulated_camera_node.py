@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
-from openvla_ros.errors import InvalidValueError, ProfileError
+from openvla_ros.errors import InvalidValueError, ProfileError, describe
 from openvla_ros.nodes.simulation.simulation_topics import COORDINATES_PERIOD_S
 from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.ros import process, qos
 from openvla_ros.ros.diagnostics import DiagnosticsPublisher
-from openvla_ros.ros.fault import describe
 from openvla_ros.ros.guard import CALLBACK_FAILED, GuardedNode, Refused
 from openvla_ros.ros.image_messages import to_camera_info
 from openvla_ros.ros.messages import from_stamp, to_image

@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any, TypeVar
 
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
-from openvla_ros.errors import FatalNodeError, OpenVLARosError, error_key
-from openvla_ros.ros.fault import DETAIL_LENGTH, describe
+from openvla_ros.errors import DETAIL_LENGTH, FatalNodeError, OpenVLARosError, describe, error_key
+from openvla_ros.ros.executor import StaticSingleThreadedExecutor
 from openvla_ros.ros.lifecycle import LifecycleNode
 from openvla_ros.values.health import Health
 
@@ -246,7 +246,7 @@ def _refuse_parameter(result: Any, refused: Refused) -> None:
         result.successful, result.reason = False, str(refused)
 
 
-class GuardedExecutor(SingleThreadedExecutor):
+class GuardedExecutor(StaticSingleThreadedExecutor):
     """Runs callbacks on one thread; exceptions outside of them are counted by the node's guard."""
 
     def __init__(self, **options: Any) -> None:
@@ -262,7 +262,6 @@ class GuardedExecutor(SingleThreadedExecutor):
         """As rclpy's."""
         self._node_guard.call("executor", partial(super().spin_once, timeout_sec))
 
-    def spin_once_until_future_complete(self, future: Any, timeout_sec: Any = None) -> None:
-        """As rclpy's."""
-        wait = super().spin_once_until_future_complete
+    def _spin_once_until_future_complete(self, future: Any, timeout_sec: Any = None) -> None:
+        wait = super()._spin_once_until_future_complete
         self._node_guard.call("executor", partial(wait, future, timeout_sec))
