@@ -4,7 +4,6 @@ import threading
 
 import numpy as np
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
@@ -13,6 +12,7 @@ from support.waiting import DISCOVERY_S, wait_until
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.ros import qos
+from openvla_ros.ros.executor import StaticSingleThreadedExecutor
 from openvla_ros.ros.messages import to_chunk_message, to_image, to_stamp
 from openvla_ros.values.action import ActionChunk
 
@@ -84,7 +84,7 @@ class Spinning:
         self.nodes = nodes
 
     def __enter__(self):
-        self._executor = SingleThreadedExecutor()
+        self._executor = StaticSingleThreadedExecutor()
         for node in self.nodes:
             self._executor.add_node(node)
         self._stopping = threading.Event()

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable, Sequence
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from support.python_process import start_python
 from support.waiting import DISCOVERY_S, holds_within
 
 from openvla_ros.bringup.dds import dds_environment
 from openvla_ros.bringup.supervisor import child_environment
+from openvla_ros.ros.executor import StaticSingleThreadedExecutor
 
 
 class NodeProcess:
@@ -65,7 +65,7 @@ class Listener:
         rclpy.init(context=self.context)
         arguments = ["--ros-args", *(a for remap in remaps for a in ("-r", remap))]
         self.node = rclpy.create_node(name, context=self.context, namespace=namespace, cli_args=arguments)
-        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor = StaticSingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
 
     def collect(self, kind: type, topic: str, profile: object) -> list:

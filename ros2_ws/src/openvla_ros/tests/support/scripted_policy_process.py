@@ -20,6 +20,7 @@ from trajectory_msgs.msg import JointTrajectory
 from openvla_ros.profile import load_profile
 from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.ros import qos
+from openvla_ros.ros.executor import StaticSingleThreadedExecutor
 from openvla_ros.ros.messages import from_pose, from_stamp, to_chunk_message
 from openvla_ros.values.action import ActionChunk
 
@@ -66,7 +67,7 @@ def main() -> None:
     node = rclpy.create_node("scripted_policy")
     policy(node, *remove_ros_args(sys.argv)[1:])
     with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(node)
+        rclpy.spin(node, executor=StaticSingleThreadedExecutor())
     node.destroy_node()
     rclpy.try_shutdown()
 
