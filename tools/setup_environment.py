@@ -1,7 +1,8 @@
 """Create the virtual environment of a checkout: pinned versions, the package itself, the action's types.
 
 Runs on a bare Python with nothing installed. A second run ends at once unless one of its input files has
-changed. On a machine with ROS 2 installed, use a colcon workspace instead (README).
+changed. An environment keeps its Python and its ROS 2 release until others are asked for. On a machine with
+ROS 2 installed, use a colcon workspace instead (README).
 """
 
 from __future__ import annotations
@@ -9,22 +10,36 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".complete"
+RELEASE = VENV / ".ros_release"  # the name of the ROS 2 release that is installed
 PACKAGE = ROOT / "ros2_ws" / "src" / "openvla_ros"
 INTERFACES = ROOT / "ros2_ws" / "src" / "openvla_interfaces"
 CONSTRAINTS = ROOT / "constraints.txt"
-# CPython versions for which the ROS 2 wheels and PyTorch both exist.
-OLDEST, NEWEST = (3, 10), (3, 13)
+Version = tuple[int, int]
+
+
+class Release(NamedTuple):
+    """A ROS 2 release: the package's extra that installs it, and the CPython that has its wheels and PyTorch."""
+
+    extra: str
+    oldest: Version
+    newest: Version
+
+
+RELEASES = {"kilted": Release("ros", (3, 10), (3, 13)), "jazzy": Release("ros-jazzy", (3, 12), (3, 12))}
 
 
 class SetupError(Exception):
@@ -35,15 +50,23 @@ def main() -> int:
     """Set up the environment; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--force", action="store_true", help="install again even if nothing changed")
+    parser.add_argument("--ros", default="", help=f"ROS 2 release: {' or '.join(RELEASES)}")
+    parser.add_argument("--this-python", action="store_true", help="also where the environment has another")
     arguments = parser.parse_args()
-    wanted = fingerprint()
-    if not arguments.force and STAMP.is_file() and STAMP.read_text() == wanted:
-        return 0
     started = time.monotonic()
     try:
-        check_machine()
-        create_environment()
-        install_package()
+        name = chosen_release(arguments.ros)
+        version = chosen_version(name, arguments.this_python)
+        if not arguments.this_python and version != sys.version_info[:2] and version != environment_version():
+            other = find_python(version)
+            say(f"the wheels of ROS 2 {name.capitalize()} are for Python {dotted(version)}: using {other}")
+            return subprocess.run([other, __file__, "--ros", name, "--this-python"], check=False).returncode
+        wanted = fingerprint(name, version)
+        if not arguments.force and STAMP.is_file() and STAMP.read_text() == wanted:
+            return 0
+        check_machine(name, version)
+        create_environment(version)
+        install_package(name)
         install_interfaces()
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
@@ -54,9 +77,54 @@ def main() -> int:
     return 0
 
 
-def fingerprint() -> str:
+def chosen_release(asked: str) -> str:
+    """Return the release that was asked for, else that of the environment, else Kilted."""
+    if asked and asked not in RELEASES:
+        raise SetupError(f"ROS={asked}: choose {' or '.join(RELEASES)}")
+    return asked or (RELEASE.read_text().strip() if RELEASE.is_file() else "kilted")
+
+
+def chosen_version(name: str, this_python: bool) -> Version:
+    """Return the Python to use: the environment's or this one, or another where neither has the wheels."""
+    mine = sys.version_info[:2]
+    if this_python:
+        return mine
+    release = RELEASES[name]
+    for version in (environment_version(), mine):
+        if version is not None and release.oldest <= version <= release.newest:
+            return version
+    return release.newest if release.newest == release.oldest else mine
+
+
+def environment_version() -> Version | None:
+    """Return the Python version of the environment that is there."""
+    try:
+        found = re.search(r"^version = (\d+)\.(\d+)", (VENV / "pyvenv.cfg").read_text(), re.MULTILINE)
+    except FileNotFoundError:
+        return None
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def find_python(version: Version) -> str:
+    """Return the path of a Python of this version, on PATH or among pyenv's."""
+    found = shutil.which(f"python{dotted(version)}")
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    installed = sorted(pyenv.glob(f"versions/{dotted(version)}.*/bin/python{dotted(version)}"))
+    if found is None or "/shims/" in found:
+        found = str(installed[-1]) if installed else None
+    if found is None:
+        raise SetupError(f"no python{dotted(version)} on PATH: make setup ROS=jazzy PYTHON=/path/to/it")
+    return found
+
+
+def dotted(version: Version) -> str:
+    """Return the version in words."""
+    return f"{version[0]}.{version[1]}"
+
+
+def fingerprint(release: str, version: Version) -> str:
     """Return a hash of every file that determines what gets installed."""
-    digest = hashlib.sha256(sys.version.encode())
+    digest = hashlib.sha256(f"{release} {version}".encode())
     files = [CONSTRAINTS, PACKAGE / "setup.py", *sorted((ROOT / "tools").glob("*.py"))]
     files += sorted(path for path in INTERFACES.rglob("*") if path.is_file())
     for path in files:
@@ -64,13 +132,15 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def check_machine() -> None:
+def check_machine(name: str, version: Version) -> None:
     """Raise ``SetupError`` if the ROS 2 wheels do not exist for this machine or venv is missing."""
-    version = sys.version_info[:2]
-    if not OLDEST <= version <= NEWEST:
+    release = RELEASES[name]
+    if not release.oldest <= version <= release.newest:
+        oldest, newest = dotted(release.oldest), dotted(release.newest)
+        needed = oldest if oldest == newest else f"{oldest} to {newest}"
         raise SetupError(
-            f"this is Python {version[0]}.{version[1]}; the ROS 2 wheels need "
-            f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}: make setup PYTHON=python3.12"
+            f"this is Python {dotted(version)}; the wheels of ROS 2 {name.capitalize()} need {needed}: "
+            f"make setup ROS={name} PYTHON=python3.12"
         )
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise SetupError(
@@ -86,22 +156,38 @@ def check_machine() -> None:
     del ensurepip, venv
 
 
-def create_environment() -> None:
-    """Create ``.venv`` with current build tools if it does not exist."""
+def create_environment(version: Version) -> None:
+    """Create ``.venv`` with current build tools if it does not exist, or has another Python."""
+    before = environment_version()
+    if before is not None and before != version:
+        say(f".venv has Python {dotted(before)}: creating it anew")
+        shutil.rmtree(VENV)
     if not PYTHON.exists():
         say(f"creating .venv with Python {platform.python_version()}")
         run([sys.executable, "-m", "venv", str(VENV)])
     pip("--upgrade", "pip", "setuptools", "wheel")
 
 
-def install_package() -> None:
+def install_package(name: str) -> None:
     """Install the pinned versions and, editable, the package itself."""
+    if RELEASE.is_file() and RELEASE.read_text().strip() != name:
+        remove_ros()
+    RELEASE.write_text(f"{name}\n")
     say("installing PyTorch, ROS 2, MuJoCo and the rest (a few minutes the first time)")
     # PyTorch first and alone: as a dependency of another package it might come as a different, larger build.
     pin = next(line for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
     pip(pin)
-    extras = "ros,sim,quantization,test"
+    extras = f"{RELEASES[name].extra},sim,quantization,test"
     pip("--use-pep517", "--no-build-isolation", "-c", str(CONSTRAINTS), "-e", f"{PACKAGE}[{extras}]")
+
+
+def remove_ros() -> None:
+    """Uninstall the wheels of another ROS 2 release: both bring the same modules."""
+    command = [str(PYTHON), "-m", "pip", "list", "--format=json", "--disable-pip-version-check"]
+    listed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    ros = [p["name"] for p in listed if p["name"].startswith("ros-") or p["name"] == "openvla_interfaces"]
+    say(f"removing the ROS 2 {RELEASE.read_text().strip().capitalize()} of before ({len(ros)} packages)")
+    run([str(PYTHON), "-m", "pip", "uninstall", "--quiet", "--yes", *ros])
 
 
 def install_interfaces() -> None:

@@ -6,7 +6,6 @@ import fcntl
 import os
 import random
 import tempfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,10 +22,6 @@ os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 
 
-# So many tests between real processes run side by side: they wait more than they compute.
-ROS_GROUPS = 2
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give a test between real processes a second try: discovery and schedulers are not ours.
 
@@ -40,12 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if again and ros and not item.get_closest_marker("stops"):
             item.add_marker(pytest.mark.flaky(reruns=1))
         if spread:
-            item.add_marker(pytest.mark.xdist_group(_ros_group(item.path) if ros else str(item.path)))
-
-
-def _ros_group(path: Path) -> str:
-    """Return which of the groups of tests between real processes the file belongs to."""
-    return f"ros {zlib.crc32(str(path.name).encode()) % ROS_GROUPS}"
+            item.add_marker(pytest.mark.xdist_group("ros" if ros else str(item.path)))
 
 
 @pytest.fixture(autouse=True)

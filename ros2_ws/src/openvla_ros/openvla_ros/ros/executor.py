@@ -292,9 +292,7 @@ class _Collected:
                 self._size.num_guard_conditions += 1
         for waitable in node.waitables:
             if self._hold(waitable):
-                self._waitables.append(
-                    (waitable, executor.by_task(waitable, node, executor._take_waitable))
-                )
+                self._waitables.append((waitable, executor.by_task(waitable, node, executor._take_waitable)))
                 self._size += waitable.get_num_entities()
 
     def _hold(self, handle: Any) -> bool:

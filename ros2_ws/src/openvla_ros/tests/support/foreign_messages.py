@@ -51,7 +51,8 @@ def built_prefix(source: Path, packages: list[str]) -> Path:
     spec = importlib.util.spec_from_file_location("build_interfaces", BUILDER)
     builder = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(builder)
-    key = f"{builder.content_hash(source)}-{sys.version_info[0]}{sys.version_info[1]}"
+    release = builder.installed_release()
+    key = f"{builder.content_hash(source, release)}-{sys.version_info[0]}{sys.version_info[1]}"
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "openvla_ros" / "interfaces"
     cache.mkdir(parents=True, exist_ok=True)
     prefix = cache / hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -59,20 +60,20 @@ def built_prefix(source: Path, packages: list[str]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (prefix / "complete").exists():
             try:
-                build_all(builder, source, packages, prefix)
+                build_all(builder, release, source, packages, prefix)
             except (subprocess.CalledProcessError, SystemExit) as error:
                 pytest.skip(f"the message packages could not be built here: {error}")
             (prefix / "complete").touch()
     return prefix
 
 
-def build_all(builder, source: Path, packages: list[str], prefix: Path) -> None:
+def build_all(builder, release, source: Path, packages: list[str], prefix: Path) -> None:
     """Build every package into ``prefix``; the tool chain is kept for the next folder of packages."""
-    versions = f"{' '.join(builder.GENERATORS)} {sys.version}"
+    versions = f"{' '.join(release.generators)} {sys.version}"
     tools = prefix.parent / f"tools-{hashlib.sha256(versions.encode()).hexdigest()[:16]}"
     if not (tools / "complete").exists():
         shutil.rmtree(tools, ignore_errors=True)
-        builder.make_tools(tools)
+        builder.make_tools(tools, release)
         (tools / "complete").touch()
     with tempfile.TemporaryDirectory(prefix="interfaces-") as folder:
         for package in packages:
