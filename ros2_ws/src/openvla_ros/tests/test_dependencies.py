@@ -101,10 +101,10 @@ def test_package_xml_and_requirements_txt_ask_for_the_rest_between_them():
 
 def test_the_wheels_of_ros_are_those_of_package_xml():
     text = (SOURCE / "setup.py").read_text()
-    start = text.index("ROS_PACKAGES = [")
+    start = text.index("ROS_WHEELS = [")
     scope: dict[str, list[str]] = {}
     exec(text[start : text.index("\n]\n", start) + 3], scope)
-    wheels = {name.split("[")[0].replace("-", "_") for name in scope["ROS_PACKAGES"]}
+    wheels = {name.split("[")[0].removeprefix("ros-").replace("-", "_") for name in scope["ROS_WHEELS"]}
     # Of these there are no wheels: launch files and cv_bridge need an installed ROS, the action is built.
     without = {"launch", "launch_ros", "cv_bridge", "openvla_interfaces"}
     assert wheels == (imported() & ROS) - without
