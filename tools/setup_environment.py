@@ -184,7 +184,7 @@ def install_package(name: str) -> None:
 
 
 def constraints(name: str) -> list[str]:
-    """Return the pinned versions of a release: those of Kilted, with the ROS 2 wheels of the release itself."""
+    """Return the pinned versions of a release: those of Kilted, with the ROS 2 wheels of its own."""
     pins = CONSTRAINTS.read_text().splitlines()
     own = RELEASES[name].constraints
     if not own:
