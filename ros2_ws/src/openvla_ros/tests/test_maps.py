@@ -85,7 +85,9 @@ def test_every_benchmark_has_a_row_with_its_numbers():
         if entry.refused is not None:
             parts.append(entry.refused)
         else:
-            parts.append(f"1 is {entry.translation:g} m, {entry.rotation.rad:g} rad as `{entry.rotation.is_}`")
+            parts.append(
+                f"1 is {entry.translation:g} m, {entry.rotation.rad:g} rad as `{entry.rotation.is_}`"
+            )
             parts += [f"`{image}`" for image in entry.images]
         assert has_row(name, "vla-eval", *parts), name
 

@@ -1,7 +1,7 @@
 """vla-eval's messages as bytes, both directions: a msgpack map with a type, a payload, a number and a time.
 
 Read in vla-eval 0.8.0, ``protocol/messages.py``, ``numpy_codec.py`` and ``image_codec.py``; see
-docs/other_programs.md.
+docs/maps.md.
 """
 
 from __future__ import annotations

@@ -87,7 +87,11 @@ def test_added_euler_angles_follow_the_composed_rotation_over_many_steps():
     [
         ("libero", {"rate_hz": 5.0}, "libero makes 20 steps in a second; the policy's actions are for 5"),
         ("simpler", {"rate_hz": 15.0}, "makes 5 or 3 steps"),
-        ("maniskill2", {"frame": "base"}, "moves along the axes of the tool; the policy along those of the base"),
+        (
+            "maniskill2",
+            {"frame": "base"},
+            "moves along the axes of the tool; the policy along those of the base",
+        ),
         ("libero", {"units": ("1",) * 7}, "the unit of 'x' is '1', which does not say"),
         ("vlabench", {}, "cannot be served: it adds Euler angles .* those that can are openvla_ros, libero"),
         ("robotwin", {}, "it has two arms"),
@@ -113,7 +117,9 @@ def test_benchmarks_are_found_by_their_class_and_by_name():
     assert benchmark_of_class(LIBERO).name == "libero"
     with pytest.raises(InvalidValueError, match=r"'my\.bench:Robot' mean is not known here; known are"):
         benchmark_of_class("my.bench:Robot")
-    with pytest.raises(InvalidValueError, match="no benchmark 'liber'; those of vla-eval are openvla_ros, libero"):
+    with pytest.raises(
+        InvalidValueError, match="no benchmark 'liber'; those of vla-eval are openvla_ros, libero"
+    ):
         benchmark_called("liber")
 
 

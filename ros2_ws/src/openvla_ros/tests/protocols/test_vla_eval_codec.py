@@ -29,7 +29,9 @@ def test_a_message_is_read_as_it_was_written():
 def test_images_come_as_png_or_raw(form):
     data = encode_png(IMAGE) if form == "png" else IMAGE.tobytes()
     image = {"__image__": True, "format": form, "data": data, "shape": [6, 8, 3], "dtype": "|u1"}
-    read = vla_eval_codec.unpack(message(payload={"images": {"agentview": image}, "task_description": "lift"}))
+    read = vla_eval_codec.unpack(
+        message(payload={"images": {"agentview": image}, "task_description": "lift"})
+    )
     np.testing.assert_array_equal(read.payload["images"]["agentview"], IMAGE)
 
 
@@ -44,8 +46,14 @@ def test_images_come_as_png_or_raw(form):
         (message(payload=[]), "the payload of observation is list"),
         (message(seq="7"), "the number of observation is '7'"),
         (message(seq=True), "must be whole"),
-        (message(payload={"a": {"__ndarray__": 1, "dtype": "|O", "shape": [1], "data": b""}}), "of type '|O'"),
-        (message(payload={"a": {"__ndarray__": 1, "dtype": "<f8", "shape": [2], "data": b""}}), "takes 16 bytes"),
+        (
+            message(payload={"a": {"__ndarray__": 1, "dtype": "|O", "shape": [1], "data": b""}}),
+            "of type '|O'",
+        ),
+        (
+            message(payload={"a": {"__ndarray__": 1, "dtype": "<f8", "shape": [2], "data": b""}}),
+            "takes 16 bytes",
+        ),
         (message(payload={"a": {"__image__": 1, "format": "png", "data": b"nothing"}}), "JPEG and PNG"),
         (message(payload={"a": {"__image__": 1, "format": "png", "data": "x"}}), "must be bytes"),
         (message(payload={"a": {"__image__": 1, "format": "raw"}}), "an array of type None"),

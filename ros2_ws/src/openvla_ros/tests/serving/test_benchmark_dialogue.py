@@ -79,6 +79,7 @@ class Client:
         assert answer.number == number
         return answer.payload["actions"] if answer.kind == "action" else answer.payload["error"]
 
+
 @contextmanager
 def client_of(server, benchmark=OURS, **options):
     address = f"ws://127.0.0.1:{server.port}{vla_eval_codec.PATH}"
@@ -101,7 +102,11 @@ def test_the_greeting_says_what_is_sent_and_wanted():
     with server_of(Numbering()) as server, client_of(server, CALVIN) as client:
         greeting = client.greeting
     assert greeting["protocol_version"] == vla_eval_codec.PROTOCOL
-    assert greeting["action_spec"]["gripper"] == {"name": "gripper", "dims": 1, "format": "binary_close_negative"}
+    assert greeting["action_spec"]["gripper"] == {
+        "name": "gripper",
+        "dims": 1,
+        "format": "binary_close_negative",
+    }
     assert set(greeting["observation_spec"]) == {"rgb_static", "language"}
     assert greeting["observation_params"] == {"send_state": True}
     assert "hold" in greeting["policy"]
@@ -243,9 +248,13 @@ def test_a_server_for_one_benchmark_serves_no_other():
 
 
 def test_one_client_at_a_time_and_a_token_as_for_every_other():
-    with server_of(Numbering()) as server, client_of(server):
-        with pytest.raises(ConnectionClosed, match="another robot"), client_of(server):
-            pass
+    with (
+        server_of(Numbering()) as server,
+        client_of(server),
+        pytest.raises(ConnectionClosed, match="another robot"),
+        client_of(server),
+    ):
+        pass
     with mirror_server(token="secret") as (_, server):
         with pytest.raises(InvalidStatus), client_of(server):
             pass

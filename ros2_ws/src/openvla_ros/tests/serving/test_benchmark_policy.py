@@ -53,7 +53,7 @@ def test_what_nothing_says_is_refused(published):
 
 
 def test_actions_of_another_rate_are_refused(published):
-    with pytest.raises(InvalidValueError, match="libero makes 20 steps in a second; .* for 5"):
+    with pytest.raises(InvalidValueError, match=r"libero makes 20 steps in a second; .* for 5"):
         load(SMALL, "libero")
     with pytest.raises(InvalidValueError, match="simpler makes 5 or 3 steps"):
         load(published, "simpler", "libero_spatial_no_noops")
@@ -64,7 +64,9 @@ def test_a_manifest_that_was_written_for_other_files_is_refused(tmp_path):
     shutil.copytree(SMALL, folder)
     (folder / "SHA256SUMS").unlink()
     (folder / "dataset_statistics.json").write_text(
-        (SMALL / "dataset_statistics.json").read_text(encoding="utf-8").replace("0.007585070650131076", "0.5"),
+        (SMALL / "dataset_statistics.json")
+        .read_text(encoding="utf-8")
+        .replace("0.007585070650131076", "0.5"),
         encoding="utf-8",
     )
     with pytest.raises(ManifestError, match="different statistics"):
