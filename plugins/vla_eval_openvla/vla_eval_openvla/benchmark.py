@@ -36,7 +36,7 @@ GRIPPER = DimSpec(
 WIDTH = 7
 
 
-class SimulatedRobotBenchmark(StepBenchmark):  # type: ignore[misc]  # vla-eval has no types
+class SimulatedRobotBenchmark(StepBenchmark):
     """A simulated robot with tasks on its table; episode i of a task is the scene of seed ``first_seed`` + i.
 
     Actions are seven numbers: the motion of the tool in metres and Euler angles (roll, pitch, yaw about the
