@@ -48,8 +48,8 @@ class OpenVLAPolicy(PreTrainedPolicy):
         )  # fmt: skip
         if not isinstance(policy, LoadedCheckpoint):
             raise InvalidValueError(
-                f"policy.checkpoint is {config.checkpoint!r}, which is no checkpoint: give a folder, a hub id "
-                "or small_base"
+                f"policy.checkpoint is {config.checkpoint!r}, which is no checkpoint; give a folder, a hub "
+                "id or small_base"
             )
         self._policy = policy
         space, feature = self._policy.space, config.action_feature

@@ -22,6 +22,7 @@ from openvla_ros.protocols.benchmark_actions import (
     ActionTranslation,
     BenchmarkActions,
     benchmark_of_class,
+    benchmark_table,
 )
 from openvla_ros.protocols.vla_eval_codec import EvaluationMessage, Kind
 from openvla_ros.values.arrays import Float, Image
@@ -33,6 +34,8 @@ LONGEST_REASON = 123  # bytes of a websocket's close reason
 # vla-eval's names for what is sent; with each, how many numbers.
 DIMENSIONS = {"position": 3, "rotation": 3, "gripper": 1}
 IMAGE, LANGUAGE = "rgb_hwc_uint8", "language"
+ROLES = {ours for entry in benchmark_table().values() for ours in entry.images.values()}
+UNREADABLE = "__unreadable__"  # what was wrong with a message
 WORDS, IMAGES, RESTART = "task_description", "images", "episode_restart"
 
 _LOG = logging.getLogger(__name__)
@@ -71,33 +74,29 @@ class BenchmarkDialogue:
         """Answer until the client goes, which raises the websocket's ``ConnectionClosed``."""
         while True:
             message = self._waiting.popleft() if self._waiting else self._next(None)
-            try:
-                self._answer(message)
-            except OpenVLARosError as error:
-                self._forget()
-                self._send("error", {"error": f"{type(error).__name__}: {error}"}, message)
+            match message.kind:
+                case "hello":
+                    self._greet(message)
+                case "episode_start":
+                    self._begin(message)
+                case "observation":
+                    self._act(message)
+                case "error":
+                    _LOG.warning("vla-eval's client: %s", repr(message.payload.get("error"))[:200])
+                case "episode_end" | "action":
+                    pass
 
     def refuse(self, error: OpenVLARosError) -> None:
         """Close the connection; vla-eval shows the reason, and nothing of a message before its greeting."""
         reason = str(error).encode()[:LONGEST_REASON].decode(errors="ignore")
         self._link.close(REFUSED, reason)
 
-    def _answer(self, message: EvaluationMessage) -> None:
-        match message.kind:
-            case "hello":
-                self._greet(message)
-            case "episode_start":
-                # An error is no answer to this: it would be read as that to the first question.
-                self._live = message.payload.get("mode") == "live"
-                self._forget()
-                if self._translation is not None:
-                    self._translation.begin()
-            case "observation":
-                self._act(message)
-            case "error":
-                _LOG.warning("vla-eval's client: %s", repr(message.payload.get("error"))[:200])
-            case "episode_end" | "action":
-                pass
+    def _begin(self, message: EvaluationMessage) -> None:
+        """Begin an episode; nothing is answered, because it would be read as the answer to a question."""
+        self._live = message.payload.get("mode") == "live"
+        self._forget()
+        if self._translation is not None:
+            self._translation.begin()
 
     def _greet(self, message: EvaluationMessage) -> None:
         name = message.payload.get("benchmark")
@@ -142,9 +141,12 @@ class BenchmarkDialogue:
         return cameras or (next(iter(benchmark.images.values())),)
 
     def _cameras(self, benchmark: BenchmarkActions) -> dict[str, str]:
-        """Return the benchmark's name of each of the policy's cameras: the only one is the main one."""
+        """Return the benchmark's name of each of the policy's cameras.
+
+        They go by what they are called here; an only one of another name is the main one.
+        """
         roles, main = self._roles(benchmark), next(iter(benchmark.images))
-        if len(roles) == 1:
+        if len(roles) == 1 and roles[0] not in ROLES:
             return {main: roles[0]}
         here = {ours: theirs for theirs, ours in benchmark.images.items()}
         return {here[role]: role for role in roles if role in here}
@@ -157,9 +159,35 @@ class BenchmarkDialogue:
             )
 
     def _act(self, message: EvaluationMessage) -> None:
+        """Answer one question with an action or an error, unless the client has asked the next one."""
         self._look()
         if self._is_superseded(message, ("episode_start", "observation")):
             return
+        problem: OpenVLARosError | None = None
+        try:
+            translation = self._prepare(message)
+        except OpenVLARosError as error:
+            problem = error
+        self._look()
+        # A client that does not wait takes every answer as it comes.
+        newer: tuple[Kind, ...] = ("episode_start",) if self._live else ("episode_start", "observation")
+        if self._is_superseded(message, newer):
+            self._left.clear()  # computed for a moment that is over
+            return
+        try:
+            if problem is not None:
+                raise problem
+            action = translation.to_benchmark(self._left.popleft(), message.payload)
+        except OpenVLARosError as error:
+            self._forget()
+            self._send("error", {"error": f"{type(error).__name__}: {error}"}, message)
+        else:
+            self._send("action", {"actions": action}, message)
+
+    def _prepare(self, message: EvaluationMessage) -> ActionTranslation:
+        """Let the policy act if nothing is left of its last chunk; raises what is wrong with the question."""
+        if UNREADABLE in message.payload:
+            raise InvalidValueError(str(message.payload[UNREADABLE]))
         translation = self._translation
         if translation is None:
             raise InvalidValueError("an observation came before the greeting")
@@ -174,14 +202,7 @@ class BenchmarkDialogue:
         if not self._left:
             observation = self._observation(translation.benchmark, message.payload, words)
             self._left.extend(self._policy.infer(observation).actions)
-            self._look()
-            # A client that does not wait takes every answer as it comes.
-            newer: tuple[Kind, ...] = ("episode_start",) if self._live else ("episode_start", "observation")
-            if self._is_superseded(message, newer):
-                self._left.clear()  # it was computed for a moment that is over
-                return
-        action = translation.to_benchmark(self._left.popleft(), message.payload)
-        self._send("action", {"actions": action}, message)
+        return translation
 
     def _observation(self, benchmark: BenchmarkActions, sent: dict[str, Any], words: str) -> Observation:
         images: dict[str, Image] = {}
@@ -209,13 +230,12 @@ class BenchmarkDialogue:
                 self._waiting.append(self._next(0.0))
 
     def _next(self, timeout_s: float | None) -> EvaluationMessage:
-        while True:
-            data = self._link.recv(timeout_s)
-            try:
-                return vla_eval_codec.unpack(data)
-            except InvalidValueError as error:
-                _LOG.warning("a message of vla-eval's client is not read: %s", error)
-                self._send("error", {"error": f"{type(error).__name__}: {error}"}, None)
+        """Return the next message; one that cannot be read counts as a question, and gets an error."""
+        data = self._link.recv(timeout_s)
+        try:
+            return vla_eval_codec.unpack(data)
+        except InvalidValueError as error:
+            return EvaluationMessage("observation", {UNREADABLE: str(error)})
 
     def _forget(self) -> None:
         self._left.clear()
@@ -223,6 +243,5 @@ class BenchmarkDialogue:
             self._policy.reset()
             self._instruction = None
 
-    def _send(self, kind: Kind, payload: dict[str, Any], to: EvaluationMessage | None) -> None:
-        number = 0 if to is None else to.number
-        self._link.send(vla_eval_codec.pack(EvaluationMessage(kind, payload, number)))
+    def _send(self, kind: Kind, payload: dict[str, Any], to: EvaluationMessage) -> None:
+        self._link.send(vla_eval_codec.pack(EvaluationMessage(kind, payload, to.number)))

@@ -16,6 +16,7 @@ from openvla_ros.policy.hold import HoldPolicy
 from openvla_ros.protocols import vla_eval_codec
 from openvla_ros.protocols.benchmark_actions import benchmark_called
 from openvla_ros.protocols.vla_eval_codec import EvaluationMessage
+from openvla_ros.serving.benchmark_dialogue import BenchmarkDialogue
 from openvla_ros.serving.server import PolicyServer
 from openvla_ros.values.action import ActionChunk
 
@@ -33,6 +34,7 @@ class Numbering(HoldPolicy):
     def __init__(self, steps=1, gate=None):
         super().__init__(PROFILE.space())
         self.asked, self.resets, self._steps, self._gate = [], 0, steps, gate
+        self.fails = False  # at the first question
 
     def infer(self, observation):
         number = float(observation.images["primary"][0, 0, 0])
@@ -41,6 +43,8 @@ class Numbering(HoldPolicy):
             raise ModelOutputError("early end of sequence")
         if self._gate is not None and len(self.asked) == 1:
             assert self._gate.wait(10)
+            if self.fails:
+                raise ModelOutputError("early end of sequence")
         actions = np.full((self._steps, 7), number / 1000.0)
         actions[:, 6] = 1.0
         actions[:, 0] += np.arange(self._steps)
@@ -151,6 +155,40 @@ def test_a_question_that_was_given_up_gets_no_answer_and_the_next_one_its_own(ca
     assert f"question {first} is not answered" in caplog.text
 
 
+def test_an_error_about_a_question_that_was_given_up_is_not_sent_either():
+    gate = threading.Event()
+    policy = Numbering(gate=gate)
+    policy.fails = True
+    with server_of(policy) as server, client_of(server) as client:
+        client.start()
+        client.ask(11)
+        wait_until(lambda: policy.asked)
+        client.ask(12)
+        client.connection.send(b"\xc1")  # a question that cannot be read is one too
+        time.sleep(0.2)
+        gate.set()
+        assert "cannot decode" in client.recv().payload["error"]
+        assert client.act(13)[0] == pytest.approx(0.013)
+    assert policy.asked == [11.0, 13.0]
+
+
+def test_added_angles_do_not_count_an_answer_that_was_not_sent():
+    gate = threading.Event()
+    policy = Numbering(gate=gate)
+    state = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.0, 1.0])
+    sent = {"camera": "rgb_static", "states": state}
+    with server_of(policy) as server, client_of(server, CALVIN) as client:
+        client.start()
+        client.ask(50, **sent)
+        wait_until(lambda: policy.asked)
+        client.ask(50, **sent)
+        time.sleep(0.2)
+        gate.set()
+        late = client.recv().payload["actions"]
+        client.start()
+        np.testing.assert_array_equal(late, client.act(50, **sent))
+
+
 def test_the_episode_that_was_given_up_does_not_answer_the_first_question_of_the_next():
     gate = threading.Event()
     policy = Numbering(gate=gate)
@@ -229,6 +267,27 @@ def test_a_benchmark_that_does_not_fit_is_refused_with_the_reason(benchmark, wro
 def test_a_camera_that_the_benchmark_lacks_is_refused():
     policy = Numbering()
     policy.cameras = ("primary", "wrist")
+    with (
+        server_of(policy) as server,
+        pytest.raises(ConnectionClosed, match="needs camera 'wrist'"),
+        client_of(server, SIMPLER),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("camera", "seen"), [("primary", "agentview"), ("wrist", "wrist"), ("front", "agentview")]
+)
+def test_an_only_camera_goes_by_its_name_and_one_of_another_name_is_the_main_one(camera, seen):
+    policy = Mirror()
+    policy.cameras, policy.dataset_key = (camera,), ""
+    dialogue = BenchmarkDialogue(policy, None)
+    assert dialogue._cameras(benchmark_called("libero")) == {seen: camera}
+
+
+def test_a_policy_that_looks_from_the_wrist_is_not_shown_the_main_camera():
+    policy = Numbering()
+    policy.cameras = ("wrist",)
     with (
         server_of(policy) as server,
         pytest.raises(ConnectionClosed, match="needs camera 'wrist'"),
