@@ -36,6 +36,7 @@ WORDS = ("lift the red block", "put the green block on the plate", "reach the bl
 REFUSALS = {
     "no checkpoint": "policy.checkpoint is empty; give it, such as --policy.checkpoint=small_base",
     "another robot": "action_space.gripper_open: checkpoint 1.0, robot franka_droid 0.0",
+    "no weights": "not an argument of policy 'hold'",
     "another width": "LeRobot's actions have the shape (6,)",
     "no words": "OpenVLA needs an instruction",
     "a normalised image": "is not an image of whole steps of 1/255",

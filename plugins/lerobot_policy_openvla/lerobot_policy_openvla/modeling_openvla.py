@@ -20,6 +20,7 @@ from torch import Tensor
 from lerobot_policy_openvla.configuration_openvla import FINETUNE, OpenVLAConfig
 from openvla_ros import load_policy
 from openvla_ros.errors import InvalidValueError
+from openvla_ros.policy.openvla_policy import OpenVLAPolicy as LoadedCheckpoint
 from openvla_ros.values.arrays import Image
 
 TASK = "task"
@@ -40,11 +41,17 @@ class OpenVLAPolicy(PreTrainedPolicy):
         """
         super().__init__(config)
         config.validate_features()
-        self._policy = load_policy(
+        policy = load_policy(
             config.checkpoint, robot=config.robot, adapter=config.adapter, unnorm_key=config.unnorm_key,
             center_crop=config.center_crop, decoder=config.decoder, quantization=config.quantization,
             device=config.device, dtype=config.dtype, offline=config.offline,
         )  # fmt: skip
+        if not isinstance(policy, LoadedCheckpoint):
+            raise InvalidValueError(
+                f"policy.checkpoint is {config.checkpoint!r}, which is no checkpoint; give a folder, a hub "
+                "id or small_base"
+            )
+        self._policy = policy
         space, feature = self._policy.space, config.action_feature
         if feature is not None and feature.shape != (space.width,):
             raise InvalidValueError(

@@ -173,6 +173,7 @@ def refused() -> None:
     for name, fields, environment in (
         ("no checkpoint", {"robot": ROBOT}, SimulatedArmConfig()),
         ("another robot", {**right, "robot": "franka_droid"}, SimulatedArmConfig()),
+        ("no weights", {**right, "checkpoint": "hold"}, SimulatedArmConfig()),
         ("another width", right, narrow),
     ):
         try:

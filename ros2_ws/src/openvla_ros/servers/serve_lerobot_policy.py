@@ -104,6 +104,7 @@ def unpack(data: bytes) -> dict[Any, Any]:
 def _read(data: memoryview, at: int, depth: int) -> tuple[Any, int]:
     """Return the value at byte ``at``, and where the next one begins."""
     first, at = data[at], at + 1
+    kind: Any  # of what follows: bytes, str, list or dict
     if first < 0x80 or first >= 0xE0:
         return (first if first < 0x80 else first - 256), at
     if first in _PLAIN:
@@ -136,6 +137,8 @@ def _map_or_array(value: dict[Any, Any]) -> Any:
     try:
         if kind not in ("|u1", "<f4", "<f8"):
             raise ValueError("its dtype must be |u1, <f4 or <f8")
+        if not isinstance(data, bytes):
+            raise ValueError("its data must be bytes")
         return np.frombuffer(data, kind).reshape(shape)
     except (TypeError, ValueError) as error:
         raise ServeError(f"an array {str(kind)[:20]} {str(shape)[:60]} cannot be read: {error}") from error
@@ -161,7 +164,7 @@ def read_interface(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
             if not isinstance(value, list if key == "state" else dict):
                 raise ServeError(f"{path}: {key} is {value!r}.\n{HELP}")
             checked = value
-            if key == "action_space":
+            if key == "action_space" and isinstance(value, dict):
                 if missing := [name for name in SPACE_KEYS if name not in value]:
                     raise ServeError(f"{path}: action_space lacks {', '.join(missing)}.\n{HELP}")
                 checked = {**{name: value[name] for name in SPACE_KEYS}, "kind": value.get("kind", KIND)}

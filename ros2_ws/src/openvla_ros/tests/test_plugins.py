@@ -5,9 +5,12 @@ import re
 import pytest
 from support.shared_data import REPOSITORY
 
+from openvla_ros.protocols.benchmark_actions import benchmark_called
+
 PLUGINS = sorted(path.parent for path in REPOSITORY.glob("plugins/*/pyproject.toml"))
-# What LeRobot looks for: distributions of these names, with underscores, which it imports.
-PREFIXES = ("lerobot_policy_", "lerobot_robot_")
+# What LeRobot looks for: distributions of these names, with underscores, which it imports. vla-eval imports
+# what its configuration names.
+PREFIXES = {"lerobot_policy_": "lerobot", "lerobot_robot_": "lerobot", "vla_eval_": "vla-eval"}
 
 
 def value(folder, key):
@@ -18,16 +21,16 @@ def value(folder, key):
 
 @pytest.mark.parametrize("folder", PLUGINS, ids=lambda folder: folder.name)
 def test_distribution_and_package_have_the_name_that_is_looked_for(folder):
-    assert folder.name.startswith(PREFIXES)
+    (host,) = (host for prefix, host in PREFIXES.items() if folder.name.startswith(prefix))
     assert value(folder, "name") == value(folder, "packages") == [folder.name]
     assert (folder / folder.name / "__init__.py").is_file()
-    assert any(wanted.startswith("lerobot") for wanted in value(folder, "dependencies"))
-    assert "openvla_ros" in value(folder, "dependencies")
+    assert any(wanted.startswith(host) for wanted in value(folder, "dependencies"))
+    assert any(wanted.split("[")[0] == "openvla_ros" for wanted in value(folder, "dependencies"))
 
 
 def test_lerobot_finds_the_classes_by_the_names_of_their_modules():
     """As its factories build the names: of policies and processors, and of devices."""
-    policy, robot = (folder / folder.name for folder in PLUGINS)
+    policy, robot, _ = (folder / folder.name for folder in PLUGINS)
     for module, part in (
         ("configuration_openvla", "class OpenVLAConfig(PreTrainedConfig)"),
         ("modeling_openvla", "class OpenVLAPolicy(PreTrainedPolicy)"),
@@ -39,3 +42,10 @@ def test_lerobot_finds_the_classes_by_the_names_of_their_modules():
         ("robot", "class OpenVLARobot(Robot)"),
     ):
         assert part in (robot / f"{module}.py").read_text(encoding="utf-8")
+
+
+def test_vla_eval_finds_the_benchmark_by_the_import_string_of_the_table():
+    (import_string,) = benchmark_called("openvla_ros").classes
+    module, _, name = import_string.partition(":")
+    path = REPOSITORY / "plugins" / module.split(".")[0] / (module.replace(".", "/") + ".py")
+    assert f"class {name}(StepBenchmark)" in path.read_text(encoding="utf-8")

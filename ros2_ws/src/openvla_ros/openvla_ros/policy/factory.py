@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from openvla_ros.dependencies import needed_for
 from openvla_ros.errors import InvalidValueError, PolicyError
@@ -17,6 +18,10 @@ from openvla_ros.policy.replay_policy import ReplayPolicy
 from openvla_ros.profile import RobotProfile
 from openvla_ros.values.action import ActionSpace
 from openvla_ros.values.scene import Scene
+
+if TYPE_CHECKING:
+    from openvla_ros.model.inference.options import LoadOptions
+    from openvla_ros.policy.openvla_policy import PolicyChoices
 
 POLICIES = ("openvla", "expert", "replay", "remote", "hold")
 # As in ``model.inference.options`` and ``model.network.bitsandbytes_layers``, which take seconds to import.
@@ -90,29 +95,34 @@ def _openvla(options: PolicyOptions, profile: RobotProfile) -> Policy:
     if not options.checkpoint:
         raise InvalidValueError("policy 'openvla' needs a checkpoint: a model folder or a hub id")
     # Importing torch takes seconds: only for the policy that needs it.
+    from openvla_ros.policy.openvla_policy import load_openvla_policy
+
+    choices, loading = loading_options(options)
+    return load_openvla_policy(
+        options.checkpoint, profile, adapter=options.adapter or None, choices=choices, options=loading
+    )
+
+
+def loading_options(options: PolicyOptions) -> tuple[PolicyChoices, LoadOptions]:
+    """Return how the checkpoint of ``options`` is used, and how its weights are loaded.
+
+    Raises ``InvalidValueError`` naming the choices of an option, and if there is no such device.
+    """
     from openvla_ros.model.inference.options import LoadOptions, select_decoder
     from openvla_ros.model.inference.vision_language import select_device, select_dtype
     from openvla_ros.model.network.bitsandbytes_layers import select_quantization
-    from openvla_ros.policy.openvla_policy import PolicyChoices, load_openvla_policy
+    from openvla_ros.policy.openvla_policy import PolicyChoices
 
     device = select_device(options.device)
-    # The checkpoint's manifest decides what is not set.
-    choices = PolicyChoices(options.unnorm_key or None, options.center_crop or None)
-    return load_openvla_policy(
-        options.checkpoint,
-        profile,
-        adapter=options.adapter or None,
-        choices=choices,
-        options=LoadOptions(
-            decoder=select_decoder(options.decoder),
-            dtype=select_dtype(None if options.dtype == "auto" else options.dtype, device),
-            device=device,
-            quantization=None
-            if options.quantization == "none"
-            else select_quantization(options.quantization),
-            offline=options.offline,
-        ),
+    loading = LoadOptions(
+        decoder=select_decoder(options.decoder),
+        dtype=select_dtype(None if options.dtype == "auto" else options.dtype, device),
+        device=device,
+        quantization=None if options.quantization == "none" else select_quantization(options.quantization),
+        offline=options.offline,
     )
+    # The checkpoint's manifest decides what is not set.
+    return PolicyChoices(options.unnorm_key or None, options.center_crop or None), loading
 
 
 def _remote(options: PolicyOptions, profile: RobotProfile) -> Policy:

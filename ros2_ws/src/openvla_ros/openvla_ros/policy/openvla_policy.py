@@ -198,7 +198,7 @@ def load_openvla_policy(
     difference, ``CheckpointError`` and ``StatisticsError``, and ``PolicyError`` with advice if memory is
     short.
     """
-    folder, choices, statistics = _stated(
+    folder, choices, statistics = stated_choices(
         checkpoint, adapter, profile, choices or PolicyChoices(), offline=options.offline
     )
     chosen = replace(
@@ -261,7 +261,7 @@ def swap_adapter(
         raise ManifestError(f"{adapter} has no {manifest_path(adapter).name}, so it cannot be checked")
     model = predictor.model
     asked_for = PolicyChoices(unnorm_key, center_crop)
-    folder, choices, statistics = _stated(checkpoint, adapter, profile, asked_for, offline=offline)
+    folder, choices, statistics = stated_choices(checkpoint, adapter, profile, asked_for, offline=offline)
     asked, there = choices.prompt_style, model.prompt_style
     if asked not in (None, there):
         raise ManifestError(f"{adapter}: prompt_style is {asked!r}, but the loaded model's is {there!r}")
@@ -314,27 +314,31 @@ def _load_adapter(adapters: AdapterSet, folder: Path, base: Path) -> str:
     return name
 
 
-def _stated(
+def stated_choices(
     checkpoint: str | Path,
     adapter: str | Path | None,
-    profile: RobotProfile,
+    profile: RobotProfile | None,
     choices: PolicyChoices,
     *,
     offline: bool,
 ) -> tuple[Path, PolicyChoices, dict[str, DatasetStatistics] | None]:
-    """Return the base's folder, and the choices and statistics, from the manifest if there is one."""
+    """Return the base's folder, and the choices and statistics, from the manifest if there is one.
+
+    Without a ``profile``, nothing is compared with a robot.
+    """
     manifest = None if adapter is None else _manifest_beside(Path(adapter))
     revision = None if manifest is None else manifest.base_revision
     folder = resolve(checkpoint, offline=offline, revision=revision)
     described = folder if adapter is None else Path(adapter)
     manifest = manifest or _manifest_beside(described)
     if manifest is None:
-        if kind_of(folder) in WITH_ACTIONS:  # loading refuses the others
+        if profile is not None and kind_of(folder) in WITH_ACTIONS:  # loading refuses the others
             known = read_checkpoint_statistics(folder, read_config(folder), adapter)
             check_published(choices.unnorm_key, known, profile, str(described))
         return folder, choices, None
-    manifest.check(profile)
-    say_trained_elsewhere(manifest.robot, profile, str(described))
+    if profile is not None:
+        manifest.check(profile)
+        say_trained_elsewhere(manifest.robot, profile, str(described))
     manifest.check_adapter(described)
     manifest.check_statistics(described)
     _check_base(manifest, checkpoint, folder, described)

@@ -1,4 +1,4 @@
-"""OpenVLA's ``POST /act``: JSON whose arrays are base64 in a map; see docs/other_programs.md.
+"""OpenVLA's ``POST /act``: JSON whose arrays are base64 in a map; see docs/maps.md.
 
 Both directions, for a server and for a client. A client without json_numpy sends the request as one string,
 ``{"encoded": "..."}``, and gets the action as a string.

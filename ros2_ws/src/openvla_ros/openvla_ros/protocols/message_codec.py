@@ -1,7 +1,7 @@
 """Messages to and from policy servers as bytes: msgpack maps, their arrays as openpi writes them; no pickle.
 
 For our own protocol (``wire`` says what its keys mean) and for openpi's (``observation_map`` does); see
-docs/other_programs.md.
+docs/maps.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Serves one policy to one robot at a time, on one port: the machine with the GPU.
 
-What the client sends decides the protocol: ours over a websocket, openpi's over a websocket, or OpenVLA's
+What the client sends decides the protocol: ours, openpi's or vla-eval's over a websocket, or OpenVLA's
 ``POST /act``. Each message is validated like any other input; a client must present the token. Nothing that
 a client sends is executed.
 """
@@ -11,7 +11,7 @@ import hmac
 import logging
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any, NoReturn, cast
@@ -22,8 +22,10 @@ from websockets.typing import Subprotocol
 
 from openvla_ros.errors import InvalidValueError, PolicyError
 from openvla_ros.policy.protocol import Policy
-from openvla_ros.protocols import act_codec, wire
+from openvla_ros.protocols import act_codec, vla_eval_codec, wire
+from openvla_ros.protocols.benchmark_actions import BenchmarkActions
 from openvla_ros.protocols.translation import Translation
+from openvla_ros.serving.benchmark_dialogue import BenchmarkDialogue
 from openvla_ros.serving.dialogues import ActEndpoint, Dialogue, OpenpiDialogue, OwnDialogue
 from openvla_ros.serving.http_exchange import Answer, Head, HttpExchange, RefusedRequestError, converse
 
@@ -36,6 +38,7 @@ HANDOVER_S = 5.0
 MOST_CONNECTIONS = 64
 # How a client presents the token: ours, and openpi's.
 SCHEMES = ("Bearer", "Api-Key")
+BUSY = PolicyError("another robot is connected")
 TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 
 _LOG = logging.getLogger(__name__)
@@ -66,15 +69,23 @@ class PolicyServer:
     """A server around ``policy``; ``serve_forever`` runs it until ``close``."""
 
     def __init__(
-        self, policy: Policy, host: str, port: int, token: str = "", translation: Translation | None = None
+        self,
+        policy: Policy,
+        host: str,
+        port: int,
+        token: str = "",
+        translation: Translation | None = None,
+        benchmark: BenchmarkActions | None = None,
     ) -> None:
         """Bind; raises ``InvalidValueError`` for a publicly reachable address without a token.
 
-        Without ``translation``, only robots that run this package are served.
+        Without ``translation``, openpi's and OpenVLA's clients are not served. With ``benchmark``, only those
+        of vla-eval's clients are that run it.
         """
         if not token and host not in LOOPBACK:
             raise InvalidValueError(f"{host} is reachable from other machines: serving there needs a token")
         self._policy, self._token, self._translation = policy, token, translation
+        self._benchmark = benchmark
         self._act = ActEndpoint(policy, translation)
         self._busy = threading.Lock()
         self._robot: ServerConnection | None = None  # the robot being served over a websocket
@@ -155,7 +166,7 @@ class PolicyServer:
         if not self._is_admitted(head):
             return HTTPStatus.UNAUTHORIZED, b"wrong or missing token\n", TEXT
         if head.path != "/act":
-            return HTTPStatus.NOT_FOUND, b"here are: a websocket, POST /act, GET /healthz\n", TEXT
+            return HTTPStatus.NOT_FOUND, b"here are: websockets, POST /act, GET /healthz\n", TEXT
         if head.method != "POST":
             return HTTPStatus.METHOD_NOT_ALLOWED, b"/act takes POST\n", TEXT
         body = exchange.body(head, wire.LARGEST_MESSAGE)
@@ -163,8 +174,7 @@ class PolicyServer:
 
     def _act_in_turn(self, body: bytes) -> tuple[int, bytes]:
         if not self._take_over():
-            busy = PolicyError("another robot is connected")
-            return HTTPStatus.SERVICE_UNAVAILABLE, act_codec.error_to_json(busy)
+            return HTTPStatus.SERVICE_UNAVAILABLE, act_codec.error_to_json(BUSY)
         try:
             return self._act.answer(body)
         except Exception:  # noqa: BLE001 - a bug in a policy ends one answer, not the server
@@ -184,20 +194,35 @@ class PolicyServer:
     # A websocket
 
     def _serve(self, connection: ServerConnection) -> None:
+        request = connection.request
+        if request is not None and request.path == vla_eval_codec.PATH:
+            evaluation = BenchmarkDialogue(self._policy, connection, self._benchmark)
+            self._converse(connection, evaluation.run, lambda: evaluation.refuse(BUSY))
+            return
         dialogue: Dialogue = (
             OwnDialogue(self._policy)
             if connection.subprotocol == wire.SUBPROTOCOL
             else OpenpiDialogue(self._policy, self._translation)
         )
-        if not self._take_over():
-            with suppress(ConnectionClosed):
-                connection.send(dialogue.refusal(PolicyError("another robot is connected")))
-            return
-        self._robot = connection
-        try:
+
+        def answer() -> None:
             connection.send(dialogue.greeting())
             for data in connection:
                 connection.send(dialogue.answer(data))
+
+        self._converse(connection, answer, lambda: connection.send(dialogue.refusal(BUSY)))
+
+    def _converse(
+        self, connection: ServerConnection, answer: Callable[[], None], refuse: Callable[[], None]
+    ) -> None:
+        """Run ``answer`` until the client goes; ``refuse`` it if another one is being served."""
+        if not self._take_over():
+            with suppress(ConnectionClosed):
+                refuse()
+            return
+        self._robot = connection
+        try:
+            answer()
         except ConnectionClosed:
             pass  # the robot has gone; the next one may come
         finally:

@@ -101,3 +101,19 @@ def test_inspect_and_merge_an_adapter(tmp_path):
     beside = json.loads(openvla("predict", CHECKPOINT, IMAGE, "lift", "--adapter", folder, *options))
     base = json.loads(openvla("predict", CHECKPOINT, IMAGE, "lift", *options))
     assert merged["token_ids"][0] == beside["token_ids"][0] != base["token_ids"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [
+        (["--benchmark", "liber"], "no benchmark 'liber'; those of vla-eval are openvla_ros, libero"),
+        (["--benchmark", "simpler", "--robot", "widowx"], "takes the place of a robot; leave out --robot"),
+        (["--benchmark", "simpler", "--observation-map", "droid"], "leave out --observation-map"),
+        (["--benchmark", "robotwin"], "cannot be served: it has two arms"),
+        (["--benchmark", "libero"], "libero makes 20 steps in a second; the policy's actions are for 5"),
+        (["--benchmark", "simpler", "--policy", "hold"], "--benchmark simpler needs a checkpoint"),
+    ],
+)
+def test_serve_says_what_a_benchmark_cannot_be_served(arguments, wrong):
+    with pytest.raises(OpenVLARosError, match=wrong):
+        openvla("serve", "small_base", "--port", "0", *arguments)
