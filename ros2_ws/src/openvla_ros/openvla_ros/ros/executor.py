@@ -111,7 +111,7 @@ class StaticSingleThreadedExecutor(SingleThreadedExecutor):
 
     def _pending_tasks(self) -> list[Any]:
         with self._tasks_lock:
-            self._tasks = [entry for entry in self._tasks if not (entry[0].done() or entry[0].cancelled())]
+            self._tasks[:] = [entry for entry in self._tasks if not (entry[0].done() or entry[0].cancelled())]
             return [task for task, _, _ in self._tasks if not task.executing()]
 
     def _queue_tasks(self) -> bool:
@@ -216,7 +216,7 @@ class _Collected:
         self._handles = ExitStack()  # holds the entities: what is destroyed meanwhile stays valid
         # What to add to the wait set before each wait, and what to run by the pointer of what is ready.
         self._adds: list[tuple[str, Any]] = []
-        self._work: dict[str, dict[int, Work]] = {}
+        self._work: dict[Any, dict[int, Work]] = {}
         self._guards: dict[int, tuple[Any, Work]] = {}
         self._waitables: list[tuple[Any, Work]] = []
         self._size = NumberOfEntities()
