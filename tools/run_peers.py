@@ -27,6 +27,7 @@ from peers import (
     robosuite,
     rosbags,
     urdf,
+    viewers,
 )
 from peers.rows import PeerError, Row
 
@@ -45,6 +46,7 @@ PEERS = {
     robosuite.NAME: robosuite.check,
     rosbags.NAME: rosbags.check,
     urdf.NAME: urdf.check,
+    viewers.NAME: viewers.check,
 }
 
 

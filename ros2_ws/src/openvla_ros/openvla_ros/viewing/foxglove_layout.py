@@ -70,7 +70,7 @@ def _split(direction: str, *parts: fl.Content, shares: tuple[float, ...] = ()) -
 
 def _scene(stage: Stage) -> fl.ThreeDeePanel:
     paths = [f"{shown.ARM}/shapes", *(f"{shown.TOOL}/{kind}" for kind in (shown.MEASURED, shown.COMMANDED))]
-    paths += [f"{shown.TOOL}/{kind}/{shown.TRAIL}" for kind in (shown.MEASURED, shown.COMMANDED)]
+    paths += [f"{shown.TRAIL}/{kind}" for kind in (shown.MEASURED, shown.COMMANDED)]
     paths += [f"{shown.CHUNK_PATH}/{source}" for source in SOURCES[:2]]
     visible = {f"/{path}": fl.BaseRendererSceneUpdateTopicSettings(visible=True) for path in paths}
     return fl.ThreeDeePanel(

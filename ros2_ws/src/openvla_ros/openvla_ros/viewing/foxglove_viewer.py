@@ -78,6 +78,9 @@ class FoxgloveViewer:
             self._show_again(thing.moment)
         self._show(thing)
 
+    def flush(self) -> None:
+        """Nothing waits here: a server sends at once, and a file is written when it is closed."""
+
     def close(self) -> None:
         """Finish the file, or end the server."""
         if self._file is not None:
@@ -267,4 +270,4 @@ def _ball(pose: Pose, radius: float) -> messages.SpherePrimitive:
 def _colour(path: str) -> messages.Color:
     if path.startswith(shown.CHUNK_PATH):
         return CHUNK_COLOUR
-    return COMMANDED_COLOUR if f"/{shown.COMMANDED}/" in path else MEASURED_COLOUR
+    return COMMANDED_COLOUR if path.endswith(shown.COMMANDED) else MEASURED_COLOUR

@@ -133,11 +133,10 @@ class MessageView:
             yield from self._placed(kind, moment, pose)
 
     def _placed(self, kind: str, moment: Moment, pose: Pose) -> Iterator[Shown]:
-        path = f"{shown.TOOL}/{kind}"
-        yield shown.ToolPose(path, moment, pose)
+        yield shown.ToolPose(f"{shown.TOOL}/{kind}", moment, pose)
         points = self._trails[kind].add(moment.stamp_ns, pose.position)
         if points is not None:
-            yield shown.Line(f"{path}/{shown.TRAIL}", moment, points)
+            yield shown.Line(f"{shown.TRAIL}/{kind}", moment, points)
 
     def _arm_command(self, type_name: str, moment: Moment, message: Any) -> Iterator[Shown]:
         joints = self._profile.arm.joints

@@ -21,6 +21,7 @@ def play(
     """
     while True:
         count = _once(things(), viewer, stop)
+        viewer.flush()
         if not viewer.paced or stop.wait(wait_s):
             return count
 

@@ -173,11 +173,11 @@ def _steps(
                 poses = figure.poses(q, profile.gripper.position_m(opening))
                 yield shown.LinkPoses(shown.ARM, moment, poses)
         if episode.poses is not None:
-            path, pose = f"{shown.TOOL}/{shown.MEASURED}", Pose.from_matrix(episode.poses[i])
-            yield shown.ToolPose(path, moment, pose)
+            pose = Pose.from_matrix(episode.poses[i])
+            yield shown.ToolPose(f"{shown.TOOL}/{shown.MEASURED}", moment, pose)
             points = trail.add(moment.stamp_ns, pose.position)
             if points is not None:
-                yield shown.Line(f"{path}/{shown.TRAIL}", moment, points)
+                yield shown.Line(f"{shown.TRAIL}/{shown.MEASURED}", moment, points)
 
 
 def _gripper(kind: str, moment: Moment, opening: float) -> Shown:

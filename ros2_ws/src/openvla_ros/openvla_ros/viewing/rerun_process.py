@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
+from pathlib import Path
 from urllib.parse import quote
+
+import rerun_cli
 
 from openvla_ros.errors import DeviceError
 from openvla_ros.viewing.viewer import ViewerRequest
@@ -34,7 +36,7 @@ class RerunProcess:
         self.data_url = f"rerun+http://{_in_url(reached)}:{port}/proxy"
         for wanted in (port, *([request.web_port] if request.serve else [])):
             _check_free(address, wanted)
-        command = [sys.executable, "-m", "rerun_cli", "--bind", address, "--port", str(port)]
+        command = [str(Path(rerun_cli.__file__).with_name("rerun")), "--bind", address, "--port", str(port)]
         if request.serve:
             command += ["--serve-web", "--web-viewer-port", str(request.web_port)]
             page = f"http://{_in_url(reached)}:{request.web_port}/?url={quote(self.data_url, safe='')}"

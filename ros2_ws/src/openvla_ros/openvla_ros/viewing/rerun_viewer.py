@@ -76,9 +76,13 @@ class RerunViewer:
                 for link, pose in poses.items():
                     self._log(f"{path}/{link}", _transform(pose))
 
+    def flush(self) -> None:
+        """Hand over everything so far."""
+        self._stream.flush()
+
     def close(self) -> None:
         """Hand over everything; rerun's window stays open, its page does not."""
-        self._stream.flush()
+        self.flush()
         self._stream.disconnect()
         if self._process is not None:
             self._process.close()
@@ -116,7 +120,7 @@ def blueprint(stage: Stage) -> rrb.Blueprint:
         ("probability and entropy of the chosen bins", (shown.PROBABILITY, shown.ENTROPY)),
         ("rates [Hz]", (shown.RATES,)),
     )
-    scene = [f"+ /{path}/**" for path in (shown.ARM, shown.TOOL, shown.CHUNK_PATH)]
+    scene = [f"+ /{path}/**" for path in (shown.ARM, shown.TOOL, shown.TRAIL, shown.CHUNK_PATH)]
     return rrb.Blueprint(
         rrb.Horizontal(
             rrb.Vertical(
@@ -174,4 +178,4 @@ def _solids(kind: str, shapes: Iterable[Shape]) -> rr.AsComponents:
 def _colour(path: str) -> tuple[int, int, int]:
     if path.startswith(shown.CHUNK_PATH):
         return CHUNK_COLOUR
-    return COMMANDED_COLOUR if f"/{shown.COMMANDED}/" in path else MEASURED_COLOUR
+    return COMMANDED_COLOUR if path.endswith(shown.COMMANDED) else MEASURED_COLOUR

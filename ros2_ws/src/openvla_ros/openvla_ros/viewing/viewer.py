@@ -34,6 +34,10 @@ class Viewer(Protocol):
         """Show one thing."""
         ...
 
+    def flush(self) -> None:
+        """Hand over everything so far."""
+        ...
+
     def close(self) -> None:
         """Hand over everything and let go of the viewer."""
         ...
