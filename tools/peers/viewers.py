@@ -3,7 +3,7 @@
 A simulated robot carries out an instruction and is recorded, first alone and then watched by both viewers.
 rerun's reader, and Foxglove's file and websocket, must give the recording's own numbers, words and images, and
 the watched robot must be commanded as the other was. The viewers' packages live in an environment of their
-own; ``clients/viewers_programs.py`` runs there.
+own, which the programs here (``clients/viewers_programs.py``, ``openvla view``) see beside ROS.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from openvla_ros.profile import load_profile
 from openvla_ros.programs.live_robot import LiveRobot
 from openvla_ros.robot.kinematics.urdf import find_urdf
 from openvla_ros.viewing.robot_figure import RobotFigure
-from peers.environments import on_top_of
+from peers.environments import called, with_packages
 from peers.piped_simulation import CHECKPOINT, CLIENTS, PROGRAM, ROBOT, TASK
 from peers.recorded_truth import Truth, read_truth
 from peers.rows import PeerError, Row
@@ -46,23 +46,29 @@ Result = tuple[str, str, bool, str]  # the viewer, what was compared, whether it
 
 
 def check(build: Path, source: Path | None) -> list[Row]:
-    """Return a row for each thing that was compared; ``source`` has the viewers' packages."""
-    python = source / "bin" / "python" if source else on_top_of(Path(sys.executable), build / NAME, PACKAGES)
+    """Return a row for each thing that was compared; ``source`` is a folder with the viewers' packages."""
+    site = source or packages(build / NAME)
     work = build / f"{NAME}-results"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     os.environ["ROS_DOMAIN_ID"] = DOMAIN
-    versions = asked(python, "versions")
-    rows = list(links(python))
-    rows += live(python, work)
-    rows += saved(python, work)
-    rows += played(python, work)
-    rows += page(python, work)
+    versions = asked(site, "versions")
+    rows = list(links(site))
+    rows += live(site, work)
+    rows += saved(site, work)
+    rows += played(site, work)
+    rows += page(site, work)
     rows += without_packages(work)
     return [Row(viewer, versions.get(viewer, ""), *rest) for viewer, *rest in rows]
 
 
-def live(python: Path, work: Path) -> Iterator[Result]:
+def packages(folder: Path) -> Path:
+    """Return the folder of packages of an environment that has the viewers."""
+    python = with_packages(folder, f"python{sys.version_info.major}.{sys.version_info.minor}", PACKAGES)
+    return Path(called([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], "").strip())
+
+
+def live(site: Path, work: Path) -> Iterator[Result]:
     """Record the robot alone and watched; compare what was seen live, and how it was commanded."""
     folder = work / "episodes"
     options = GraphOptions(
@@ -77,11 +83,11 @@ def live(python: Path, work: Path) -> Iterator[Result]:
         with ExitStack() as stack:
             to_file = ("--save", str(work / "live.rrd"))
             to_port = ("--in", "foxglove", "--port", str(WEBSOCKET_PORT))
-            viewers = [stack.enter_context(viewing(python, "--robot", ROBOT, *how)) for how in (to_file, to_port)]
+            viewers = [stack.enter_context(viewing(site, "--robot", ROBOT, *how)) for how in (to_file, to_port)]
             for viewer in viewers:
                 wait_for(robot, lambda name=f"viewer_{viewer.pid}": name in node_names(robot), name_of(viewer))
             arguments = ("websocket", str(WEBSOCKET_PORT), str(SECONDS))
-            client = stack.enter_context(started(python, CLIENT, *arguments))
+            client = stack.enter_context(started(site, CLIENT, *arguments))
             record(robot)
             publishers = {name: published(robot, name) for name in node_names(robot) if "viewer" in name}
             seen = answer(client)
@@ -91,7 +97,7 @@ def live(python: Path, work: Path) -> Iterator[Result]:
     yield from commanded(alone, watched)
     extra = sorted({topic for topics in publishers.values() for topic in topics} - {"/rosout", "/parameter_events"})
     yield "openvla view", "publishes nothing", bool(publishers) and not extra, f"{sorted(publishers)}: {extra}"
-    yield from compared("rerun", "live", asked(python, "rrd", str(work / "live.rrd")), watched, whole=False)
+    yield from compared("rerun", "live", asked(site, "rrd", str(work / "live.rrd")), watched, whole=False)
     yield from compared("foxglove", "live over websocket", seen, watched, whole=False)
 
 
@@ -109,52 +115,52 @@ def commanded(alone: Truth, watched: Truth) -> Iterator[Result]:
     yield "openvla view", "verdicts", not bad, f"alone {sorted(alone.reasons)}, watched {sorted(watched.reasons)}"
 
 
-def saved(python: Path, work: Path) -> Iterator[Result]:
+def saved(site: Path, work: Path) -> Iterator[Result]:
     """Yield whether the files that a recording becomes hold exactly what it holds."""
     episode = sorted((work / "episodes").glob("episode_*"))[-1]
     truth = read_truth(episode)
     rrd, mcap = work / "episode.rrd", work / "episode.mcap"
-    run_view(python, str(episode), "--save", str(rrd))
-    yield ("rerun", "rerun rrd verify", *rerun_says(python, "verify", str(rrd)))
-    yield from compared("rerun", "file", asked(python, "rrd", str(rrd)), truth, whole=True)
-    run_view(python, str(episode), "--in", "foxglove", "--save", str(mcap))
-    yield from compared("foxglove", "file", asked(python, "mcap", str(mcap)), truth, whole=True)
+    run_view(site, str(episode), "--save", str(rrd))
+    yield ("rerun", "rerun rrd verify", *rerun_says(site, "verify", str(rrd)))
+    yield from compared("rerun", "file", asked(site, "rrd", str(rrd)), truth, whole=True)
+    run_view(site, str(episode), "--in", "foxglove", "--save", str(mcap))
+    yield from compared("foxglove", "file", asked(site, "mcap", str(mcap)), truth, whole=True)
     layout = SOURCE / "config" / "viewers" / "foxglove_layout.json"
-    same = asked(python, "layout", str(mcap)) == json.loads(layout.read_text(encoding="utf-8"))
+    same = asked(site, "layout", str(mcap)) == json.loads(layout.read_text(encoding="utf-8"))
     yield "foxglove", "layout", same, "the shipped layout is the one that the file carries"
 
 
-def played(python: Path, work: Path) -> Iterator[Result]:
+def played(site: Path, work: Path) -> Iterator[Result]:
     """Yield whether a client of the server gets what the recording holds, at the recording's pace."""
     episode = sorted((work / "episodes").glob("episode_*"))[-1]
     how = (str(episode), "--in", "foxglove", "--port", str(WEBSOCKET_PORT))
-    with viewing(python, *how) as viewer, started(python, CLIENT, "websocket", str(WEBSOCKET_PORT), "6") as client:
+    with viewing(site, *how) as viewer, started(site, CLIENT, "websocket", str(WEBSOCKET_PORT), "6") as client:
         seen = answer(client)
         end(viewer)
     yield from compared("foxglove", "recording over websocket", seen, read_truth(episode), whole=False)
 
 
-def page(python: Path, work: Path) -> Iterator[Result]:
+def page(site: Path, work: Path) -> Iterator[Result]:
     """Yield whether rerun's page is served, to this machine alone."""
     episode = sorted((work / "episodes").glob("episode_*"))[-1]
     ports = ("--port", str(RERUN_PORT), "--web-port", str(WEB_PORT))
-    with viewing(python, str(episode), "--serve", *ports) as viewer:
-        found = asked(python, "page", str(RERUN_PORT), str(WEB_PORT))
+    with viewing(site, str(episode), "--serve", *ports) as viewer:
+        found = asked(site, "page", str(RERUN_PORT), str(WEB_PORT))
         end(viewer)
     yield "rerun", "page", found["html"], f"{found['bytes']} bytes from 127.0.0.1:{WEB_PORT}"
     yield "rerun", "listens on loopback alone", found["addresses"] == ["127.0.0.1"], str(found["addresses"])
-    left = asked(python, "listening", str(RERUN_PORT), str(WEB_PORT))
+    left = asked(site, "listening", str(RERUN_PORT), str(WEB_PORT))
     yield "rerun", "ends with openvla view", not left, f"listening afterwards: {left}"
 
 
-def links(python: Path) -> Iterator[Result]:
+def links(site: Path) -> Iterator[Result]:
     """Yield whether the links stand where rerun's own reader of URDFs puts them."""
     for name in ("sim_widowx", "sim_franka"):
         profile = load_profile(name)
         arm, gripper = profile.arm, profile.gripper
         finger = (gripper.open_m + gripper.closed_m) / 2
         right = asked(
-            python, "urdf", str(find_urdf(arm.urdf)), arm.base_link,
+            site, "urdf", str(find_urdf(arm.urdf)), arm.base_link,
             json.dumps({**dict(zip(arm.joints, arm.neutral, strict=True)), gripper.joint: finger}),
         )  # fmt: skip
         ours = RobotFigure.of(profile).poses(np.array(arm.neutral), finger)
@@ -171,7 +177,7 @@ def without_packages(work: Path) -> Iterator[Result]:
         how = [str(episode), "--in", viewer, "--save", str(work / file)]
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, "view", *how],
-            capture_output=True, text=True, check=False, env=surroundings(),
+            capture_output=True, text=True, check=False, env=surroundings(None),
         )  # fmt: skip
         line = done.stderr.strip()
         good = done.returncode == 1 and f"pip install 'openvla_ros[view]' (or just {package})" in line
@@ -234,19 +240,19 @@ def name_of(viewer: subprocess.Popen[str]) -> str:
     return f"openvla view ({viewer.pid})"
 
 
-def surroundings() -> dict[str, str]:
-    """Return the environment of a program that finds this package, in whichever Python it runs."""
+def surroundings(site: Path | None) -> dict[str, str]:
+    """Return the environment of a program that finds this package, and the viewers' if ``site`` is given."""
     dropped = ("_ROS_WHEELS_BOOTSTRAP_COMPLETE", "LD_LIBRARY_PATH", "DISPLAY", "WAYLAND_DISPLAY")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return {**kept, "PYTHONPATH": str(SOURCE), "CUDA_VISIBLE_DEVICES": ""}
+    return {**kept, "PYTHONPATH": os.pathsep.join(map(str, filter(None, (SOURCE, site)))), "CUDA_VISIBLE_DEVICES": ""}
 
 
 @contextmanager
-def started(python: Path, *command: Any) -> Iterator[subprocess.Popen[str]]:
+def started(site: Path, *command: Any) -> Iterator[subprocess.Popen[str]]:
     """Start a program; it is ended at the end, whatever happens."""
     with subprocess.Popen(
-        [str(python), *map(str, command)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=surroundings(),
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=surroundings(site),
     ) as process:  # fmt: skip
         try:
             yield process
@@ -255,9 +261,9 @@ def started(python: Path, *command: Any) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def viewing(python: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def viewing(site: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Start ``openvla view``."""
-    with started(python, "-c", PROGRAM, "view", *arguments) as process:
+    with started(site, "-c", PROGRAM, "view", *arguments) as process:
         yield process
 
 
@@ -277,24 +283,24 @@ def end(process: subprocess.Popen[str]) -> None:
         raise PeerError(f"openvla view ended with {process.returncode}: {complaints.strip()[-400:]}")
 
 
-def asked(python: Path, *arguments: str) -> Any:
+def asked(site: Path, *arguments: str) -> Any:
     """Return what a program of ``CLIENT`` answers."""
-    with started(python, CLIENT, *arguments) as process:
+    with started(site, CLIENT, *arguments) as process:
         return answer(process)
 
 
-def run_view(python: Path, *arguments: str) -> None:
-    with viewing(python, *arguments) as process:
+def run_view(site: Path, *arguments: str) -> None:
+    with viewing(site, *arguments) as process:
         _, complaints = process.communicate(timeout=READY_S)
         if process.returncode:
             raise PeerError(f"openvla view {' '.join(arguments)}: {complaints.strip()[-400:]}")
 
 
-def rerun_says(python: Path, *arguments: str) -> tuple[bool, str]:
+def rerun_says(site: Path, *arguments: str) -> tuple[bool, str]:
     """Return whether rerun's own program is content with a file, and what it says."""
     done = subprocess.run(
-        [str(python), "-m", "rerun_cli", "rrd", *arguments],
-        capture_output=True, text=True, check=False, env=surroundings(),
+        [sys.executable, "-m", "rerun_cli", "rrd", *arguments],
+        capture_output=True, text=True, check=False, env=surroundings(site),
     )  # fmt: skip
     said = (done.stdout + done.stderr).strip().splitlines()
     return done.returncode == 0, said[-1] if said else ""
