@@ -16,11 +16,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 S = 1_000_000_000
-PLACES = {"joints": "/joints/measured", "commanded": "/joints/commanded", "probabilities": "/probability/policy"}
+PLACES = {
+    "joints": "/joints/measured",
+    "commanded": "/joints/commanded",
+    "probabilities": "/probability/policy",
+}
 VERDICTS, IMAGES = "/log/verdict", "/camera/primary"
 
 
 def versions() -> dict:
+    """Return the versions of the viewers' packages."""
     return {"rerun": version("rerun-sdk"), "foxglove": version("foxglove-sdk"), "openvla view": ""}
 
 
@@ -28,7 +33,7 @@ def rrd(path: str) -> dict:
     """Return the rows of an .rrd file, by rerun's chunk reader."""
     from rerun.chunk import RrdReader
 
-    columns = {**{place: "Scalars:scalars" for place in PLACES.values()}}
+    columns = dict.fromkeys(PLACES.values(), "Scalars:scalars")
     columns |= {VERDICTS: "TextLog:text", IMAGES: "EncodedImage:blob"}
     found: dict[str, list] = {place: [] for place in columns}
     for chunk in RrdReader(path).stream():
@@ -46,6 +51,7 @@ def rrd(path: str) -> dict:
 
 
 def digest(data: bytes) -> str:
+    """Return what images are compared by."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -56,6 +62,7 @@ class Decoded:
         self.rows: dict[str, list] = {name: [] for name in (*PLACES, "verdicts", "images")}
 
     def add(self, topic: str, received_ns: int, encoding: str, message: object) -> None:
+        """Keep the message if its topic is compared."""
         place = {at: name for name, at in PLACES.items()}.get(topic)
         if place:
             values = [value for key, value in message.items() if key != "timestamp"]
@@ -76,13 +83,19 @@ def mcap(path: str) -> dict:
 
     found = Decoded()
     factory = DecoderFactory()
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         for schema, channel, message in make_reader(file).iter_messages():
-            found.add(channel.topic, message.log_time, channel.message_encoding, decode(factory, schema, channel, message.data))
+            found.add(
+                channel.topic,
+                message.log_time,
+                channel.message_encoding,
+                decode(factory, schema, channel, message.data),
+            )
     return found.rows
 
 
 def decode(factory: object, schema: object, channel: object, data: bytes) -> object:
+    """Return a message as a dictionary or as protobuf's own object."""
     if channel.message_encoding == "json":
         return json.loads(data)
     return factory.decoder_for(channel.message_encoding, schema)(data)
@@ -92,7 +105,7 @@ def layout(path: str) -> dict:
     """Return the layout that an .mcap file carries."""
     from mcap.reader import make_reader
 
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return json.loads(next(iter(make_reader(file).iter_attachments())).data)
 
 
@@ -133,7 +146,12 @@ def websocket(port: str, seconds: str) -> dict:
                 if c.get("schemaEncoding") == "protobuf":
                     data = base64.b64decode(c["schema"])
                 schema = Schema(c["id"], data, c.get("schemaEncoding", ""), c["schemaName"])
-                channels[c["id"]] = (c["topic"], c["encoding"], schema, Channel(c["id"], c["topic"], c["encoding"], {}, c["id"]))
+                channels[c["id"]] = (
+                    c["topic"],
+                    c["encoding"],
+                    schema,
+                    Channel(c["id"], c["topic"], c["encoding"], {}, c["id"]),
+                )
             wanted = [{"id": c["id"], "channelId": c["id"]} for c in said["channels"]]
             socket.send(json.dumps({"op": "subscribe", "subscriptions": wanted}))
         elif message[0] == 1:
@@ -162,6 +180,7 @@ def urdf(path: str, base: str, positions: str) -> dict:
 
 
 def joint_matrix(joint: object, values: dict) -> object:
+    """Return the child link's pose in its parent, as rerun computes it."""
     import numpy as np
 
     value = values.get(joint.name, 0.0)
@@ -195,10 +214,53 @@ def page(data_port: str, web_port: str) -> dict:
     return {"html": b"Rerun" in html, "bytes": len(html), "addresses": listening(data_port, web_port)}
 
 
+def picture(port: str, data_port: str, file: str) -> dict:
+    """Return how many colours the page has in a real browser, which draws it without a GPU."""
+    import base64
+    import subprocess
+    import tempfile
+    from urllib.parse import quote
+
+    from websockets.sync.client import connect
+
+    address = f"http://127.0.0.1:{port}/?url={quote(f'rerun+http://127.0.0.1:{data_port}/proxy', safe='')}"
+    switches = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(
+            ["chromium", "--headless=new", "--no-sandbox", "--remote-debugging-port=0", *switches,
+             f"--user-data-dir={folder}", "--window-size=1600,1000", address],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            told = Path(folder) / "DevToolsActivePort"
+            end = time.monotonic() + 60.0
+            while not (told.is_file() and told.read_text()) and time.monotonic() < end:
+                time.sleep(0.2)
+            browser = told.read_text().split()[0]
+            time.sleep(30.0)  # the page loads 40 MB, and compiles them
+            with urllib.request.urlopen(f"http://127.0.0.1:{browser}/json", timeout=30) as reply:
+                pages = [page for page in json.load(reply) if page["type"] == "page"]
+            with connect(pages[0]["webSocketDebuggerUrl"], max_size=None) as socket:
+                socket.send(json.dumps({"id": 1, "method": "Page.captureScreenshot"}))
+                while (said := json.loads(socket.recv(timeout=60))).get("id") != 1:
+                    continue
+        finally:
+            process.terminate()
+            process.wait(30)
+    Path(file).write_bytes(base64.b64decode(said["result"]["data"]))
+    from PIL import Image
+
+    image = Image.open(file).convert("RGB")
+    return {"size": image.size, "colours": len(image.getcolors(1 << 24))}
+
+
 def listening(*ports: str) -> list[str]:
     """Return the addresses on which this machine listens at ``ports``, by Linux's own table."""
     found = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:] + Path("/proc/net/tcp6").read_text().splitlines()[1:]:
+    for line in (
+        Path("/proc/net/tcp").read_text().splitlines()[1:]
+        + Path("/proc/net/tcp6").read_text().splitlines()[1:]
+    ):
         local, state = line.split()[1], line.split()[3]
         address, port = local.split(":")
         if state == "0A" and str(int(port, 16)) in ports:

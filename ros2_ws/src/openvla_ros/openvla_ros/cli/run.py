@@ -203,18 +203,22 @@ def view(
         str | None, typer.Option(help="profile of the running robot, or of the one in a dataset")
     ] = None,
     program: Annotated[Literal["rerun", "foxglove"], typer.Option("--in", help="the viewer")] = "rerun",
-    save: Annotated[Path | None, typer.Option(help="write a new file: .rrd for rerun, .mcap for Foxglove")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="write a new file: .rrd for rerun, .mcap for Foxglove")
+    ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="rerun in a browser instead of its window")] = False,
     host: Annotated[
         str, typer.Option(help="address to listen on; other machines can look only at another than this")
     ] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="port of the data; default: rerun 9876, Foxglove 8765")
+        int | None,
+        typer.Option(min=1, max=65535, help="port of the data; default: rerun 9876, Foxglove 8765"),
     ] = None,
     web_port: Annotated[int, typer.Option(min=1, max=65535, help="port of rerun's page")] = 9090,
     episode: Annotated[int, typer.Option(help="episode number, from 0")] = 0,
     seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="show the running robot for this long; default: until Ctrl-C")
+        float | None,
+        typer.Option(min=0.1, help="show the running robot for this long; default: until Ctrl-C"),
     ] = None,
     namespace: Annotated[str, typer.Option(help=LAUNCH_ARGUMENTS["namespace"][1])] = "",
     use_sim_time: Annotated[bool, typer.Option(help=LAUNCH_ARGUMENTS["use_sim_time"][1])] = False,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -25,7 +26,7 @@ from openvla_ros.viewing.robot_figure import RobotFigure
 from openvla_ros.viewing.viewer import Viewer
 
 PERIOD_S = 0.04  # how often the newest messages are taken
-NICENESS = 10
+NICENESS = 5
 SILENT_S = 10.0  # without any message for this long at first, it is said
 
 
@@ -68,12 +69,11 @@ class RobotView:
             )
             try:
                 messages = NewestMessages(silent, self._topics)
-                waited_s, told = 0.0, False
-                while not stop.is_set() and (seconds is None or waited_s < seconds):
+                since_s, told = time.monotonic(), False
+                while not stop.is_set() and (seconds is None or time.monotonic() - since_s < seconds):
                     client.listen(PERIOD_S)
-                    waited_s += PERIOD_S
                     self._show(messages, client)
-                    if not told and waited_s > SILENT_S and not self.shown:
+                    if not told and time.monotonic() - since_s > SILENT_S and not self.shown:
                         told = True
                         say(f"nothing heard of {self._profile.name} yet: {self._where()}")
             finally:

@@ -39,7 +39,9 @@ def arranged(stage: Stage) -> fl.Layout:
     ]
     confidence = [_series(f"/{shown.PROBABILITY}/policy", name, name) for name in stage.actions]
     images = [
-        fl.ImagePanel(config=fl.ImageConfig(image_mode=fl.ImageModeConfig(image_topic=f"/{shown.CAMERA}/{name}")))
+        fl.ImagePanel(
+            config=fl.ImageConfig(image_mode=fl.ImageModeConfig(image_topic=f"/{shown.CAMERA}/{name}"))
+        )
         for name in stage.cameras
     ]
     texts = [
@@ -73,9 +75,7 @@ def _scene(stage: Stage) -> fl.ThreeDeePanel:
     paths += [f"{shown.TRAIL}/{kind}" for kind in (shown.MEASURED, shown.COMMANDED)]
     paths += [f"{shown.CHUNK_PATH}/{source}" for source in SOURCES[:2]]
     visible = {f"/{path}": fl.BaseRendererSceneUpdateTopicSettings(visible=True) for path in paths}
-    return fl.ThreeDeePanel(
-        config=fl.ThreeDeeConfig(follow_tf=stage.base_frame, topics=visible), title="arm"
-    )
+    return fl.ThreeDeePanel(config=fl.ThreeDeeConfig(follow_tf=stage.base_frame, topics=visible), title="arm")
 
 
 def _log(path: str) -> fl.LogPanel:

@@ -65,9 +65,9 @@ class FoxgloveViewer:
             self._write_layout(self._file)
         else:
             port = PORT if request.port is None else request.port
-            self._serve(request.host, port)
+            self._server = server = self._serve(request.host, port)
             self.where = (
-                f"in Foxglove: Open connection, Foxglove WebSocket, ws://{request.host}:{self._server.port}\n"
+                f"in Foxglove: Open connection, Foxglove WebSocket, ws://{request.host}:{server.port}\n"
                 f"{layout_help()}"
             )
 
@@ -174,15 +174,15 @@ class FoxgloveViewer:
     def _frame(self, link: str) -> str:
         return f"{self._stage.frame_prefix}{link}"
 
-    def _serve(self, host: str, port: int) -> None:
+    def _serve(self, host: str, port: int) -> Any:
         late = self._late
 
-        class Late(ServerListener):
+        class Late(ServerListener):  # type: ignore[misc]  # its package has no types here
             def on_subscribe(self, client: Any, channel: Any) -> None:
                 late.set()
 
         try:
-            self._server = foxglove.start_server(
+            return foxglove.start_server(
                 name=self._stage.title,
                 host=host,
                 port=port,
@@ -191,14 +191,13 @@ class FoxgloveViewer:
             )
         except (OSError, RuntimeError, OverflowError) as error:
             raise DeviceError(
-                f"cannot listen on {host}:{port}: {error}; choose another --port (openvla serve uses {PORT} too)"
+                f"cannot listen on {host}:{port}: {error}; choose another --port (openvla serve's own is "
+                f"{PORT} too)"
             ) from error
 
     def _write_layout(self, file: foxglove.MCAPWriter) -> None:
         data = arranged(self._stage).to_json().encode()
-        file.attach(
-            log_time=0, create_time=0, name="layout.json", media_type="application/json", data=data
-        )
+        file.attach(log_time=0, create_time=0, name="layout.json", media_type="application/json", data=data)
 
 
 def _stamp(moment: Moment) -> messages.Timestamp:

@@ -1,8 +1,8 @@
 """Messages to what is shown of them: the one description of a robot's topics, recorded or live.
 
-A message comes serialised, with the role of its topic (see ``EpisodeMetadata``): a recording stores it so, and
-so a raw subscription delivers it. What cannot be read is shown as a problem in words. Knows no viewer, no
-files and no ROS.
+A message comes serialised, with the role of its topic (see ``EpisodeMetadata``), as a recording stores it and
+a raw subscription delivers it. What cannot be read is shown as a problem in words. Knows no viewer, no
+file and no ROS.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class MessageView:
     def __init__(
         self, profile: RobotProfile, definitions: Mapping[str, str], figure: RobotFigure | None
     ) -> None:
-        """``definitions`` are those of every message type that comes; without a figure no links are placed."""
+        """``definitions``: of every message type that comes. Without a figure no links are placed."""
         self._profile, self._figure, self._space = profile, figure, profile.space()
         self._decode = cdr.MessageDecoder(definitions)
         self._cameras = {f"camera/{camera.name}/image_raw": camera for camera in profile.cameras}
@@ -207,7 +207,9 @@ class MessageView:
             reason = Reason(values.get("reason", "ok" if outcome == "command" else ""))
             verdict = SafetyVerdict(outcome, reason, values.get("detail", ""))  # type: ignore[arg-type]
         except (KeyError, ValueError) as error:
-            raise InvalidValueError(f"{message.name!r} is not a verdict of the controller: {error}") from error
+            raise InvalidValueError(
+                f"{message.name!r} is not a verdict of the controller: {error}"
+            ) from error
         text = str(verdict)
         if values.get("kind") == "refusal":
             whose = "a person's" if values.get("source") == PERSON else values.get("source", "")

@@ -1,4 +1,4 @@
-"""A recording to what is shown of it, in the order of time: one of ours with every message, others by steps."""
+"""A recording to what is shown of it, in order of time: every message of ours, the steps of any other."""
 
 from __future__ import annotations
 

@@ -166,7 +166,8 @@ def _solids(kind: str, shapes: Iterable[Shape]) -> rr.AsComponents:
             )
         case "capsule":  # which begins at its first end
             ends = [
-                p.position - p.rotation[:, 2] * length / 2 for p, length in zip(poses, sizes[:, 1], strict=True)
+                p.position - p.rotation[:, 2] * length / 2
+                for p, length in zip(poses, sizes[:, 1], strict=True)
             ]
             return rr.Capsules3D(
                 radii=sizes[:, 0], lengths=sizes[:, 1], translations=ends, quaternions=turned, **solid

@@ -56,9 +56,7 @@ class ViewerRequest:
 
     def __post_init__(self) -> None:
         if self.program not in VIEWERS:
-            raise InvalidValueError(
-                f"viewer is {self.program!r}; it must be one of {', '.join(VIEWERS)}"
-            )
+            raise InvalidValueError(f"viewer is {self.program!r}; it must be one of {', '.join(VIEWERS)}")
         if self.save is not None:
             self._check_file(self.save)
         elif self.program == "rerun" and not self.serve and not has_display():

@@ -101,7 +101,9 @@ def test_the_newest_is_seen_and_what_was_said_before_too(robot, watching):
     wait_until(lambda: len(things.get("joints/measured", ())) > 30)
     wait_until(lambda: {"joints/commanded", "camera/primary", "instruction", "log/verdict"} <= set(things))
     assert things["instruction"][-1].text == "lift the cube"
-    assert [entry.text for entry in things["log/verdict"]] == [f"hold: {r} (why)" for r in ("table", "stale", "tilt")]
+    assert [entry.text for entry in things["log/verdict"]] == [
+        f"hold: {r} (why)" for r in ("table", "stale", "tilt")
+    ]
     before = robot.sent
     wait_until(lambda: things["joints/measured"][-1].values[0] >= before * 1e-4)
     for path in ("joints/measured", "joints/commanded", "camera/primary"):
@@ -129,7 +131,9 @@ def test_nobody_notices_a_viewer(robot, watching):
 
 def test_where_nothing_is_heard_it_is_said(ros_domain):
     view = RobotView(PROFILE, None, Kept(), "/nobody_here")
-    with pytest.raises(DeviceError, match=r"nothing heard of sim_widowx within 0.3 s: is the robot up, in ROS"):
+    with pytest.raises(
+        DeviceError, match=r"nothing heard of sim_widowx within 0.3 s: is the robot up, in ROS"
+    ):
         view.run(threading.Event(), 0.3, lambda text: None)
 
 

@@ -214,7 +214,9 @@ def test_what_cannot_be_shown_is_a_problem_in_words_once_a_second(view, role, me
     assert problem.text.startswith(f"{role}: ")
     assert not see(view, role, message, START + 900 * MS)
     assert see(view, role, message, START + 1100 * MS)
-    (cut,) = MessageView(PROFILE, DEFINITIONS, None).show(role, TYPES.get(role, TYPES["policy/action_chunk"]), b"\0\1\0\0", START)
+    (cut,) = MessageView(PROFILE, DEFINITIONS, None).show(
+        role, TYPES.get(role, TYPES["policy/action_chunk"]), b"\0\1\0\0", START
+    )
     assert cut.path == "log/problems"
 
 
@@ -230,7 +232,9 @@ def test_a_robot_without_a_readable_urdf_shows_the_reported_tool():
     found = see(view, "joint_states", state_message(START, np.array([*JOINTS, 0.03])))
     assert set(found) == {"joints/measured", "gripper/measured"}
     pose = Pose(np.array([0.3, 0.1, 0.2]), np.eye(3))
-    found = see(view, "controller/current_pose", pose_message(START, pose), kind=TYPES["controller/target_pose"])
+    found = see(
+        view, "controller/current_pose", pose_message(START, pose), kind=TYPES["controller/target_pose"]
+    )
     assert np.allclose(found["tool/measured"].pose.matrix, pose.matrix)
 
 
