@@ -38,7 +38,7 @@ PACKAGES = ("-c", str(ROOT / "constraints.txt"), "rerun-sdk", "foxglove-sdk", "m
 CLIENT = CLIENTS / "viewers_programs.py"
 DOMAIN = "78"  # of DDS: nobody else's robot is watched
 SECONDS, READY_S, END_S = 8.0, 90.0, 60.0
-WEBSOCKET_PORT, RERUN_PORT, WEB_PORT = 18765, 19876, 19090
+WEBSOCKET_PORT, RERUN_PORT, WEB_PORT, OWN_PORT = 18765, 19876, 19090, 19877
 SEED = 7
 FEWEST_COLOURS = 1000  # of a page with a camera's image in it; an empty one has a few dozen
 MOST_LATER = 2.0  # how much longer the worst periods of the commands may be while somebody watches
@@ -169,11 +169,13 @@ def page(site: Path, work: Path) -> Iterator[Result]:
     ports = ("--port", str(RERUN_PORT), "--web-port", str(WEB_PORT))
     with viewing(site, str(episode), "--serve", *ports) as viewer:
         found = asked(site, "page", str(RERUN_PORT), str(WEB_PORT))
+        handed = asked(site, "served", str(RERUN_PORT), str(OWN_PORT), str(work / "served.rrd"))
         if shutil.which("chromium"):
             seen = asked(site, "picture", str(WEB_PORT), str(RERUN_PORT), str(work / "page.png"))
             drawn = seen["colours"] > FEWEST_COLOURS
             yield "rerun", "page in Chromium", drawn, f"{seen['colours']} colours, {work / 'page.png'}"
         end(viewer)
+    yield from compared("rerun", "served", handed, read_truth(episode), whole=True)
     yield "rerun", "page", found["html"], f"{found['bytes']} bytes from 127.0.0.1:{WEB_PORT}"
     yield "rerun", "listens on loopback alone", found["addresses"] == ["127.0.0.1"], str(found["addresses"])
     left = asked(site, "listening", str(RERUN_PORT), str(WEB_PORT))

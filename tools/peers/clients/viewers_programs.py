@@ -214,6 +214,28 @@ def page(data_port: str, web_port: str) -> dict:
     return {"html": b"Rerun" in html, "bytes": len(html), "addresses": listening(data_port, web_port)}
 
 
+def served(data_port: str, own_port: str, file: str) -> dict:
+    """Return the rows that a server of rerun hands to those who connect, by rerun's own program."""
+    import os
+    import signal
+    import subprocess
+
+    import rerun_cli
+
+    program = Path(rerun_cli.__file__).with_name("rerun")
+    command = [program, "--bind", "127.0.0.1", "--port", own_port, "--save", file]
+    process = subprocess.Popen(
+        [*command, f"rerun+http://127.0.0.1:{data_port}/proxy"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "RERUN_APP_ONLY": "true"},
+    )
+    time.sleep(10.0)
+    process.send_signal(signal.SIGINT)
+    process.wait(30)
+    return rrd(file)
+
+
 def picture(port: str, data_port: str, file: str) -> dict:
     """Return how many colours the page has in a real browser, which draws it without a GPU."""
     import base64

@@ -245,11 +245,12 @@ def view(
     from openvla_ros.viewing.recording_view import view_recording
     from openvla_ros.viewing.viewer import ViewerRequest
 
-    request = ViewerRequest(program, save, serve, host, port, web_port)
     profile = None if robot is None else load_profile(robot)
+    if source is None and profile is None:
+        raise InvalidValueError("name a recording to show, or the running robot with --robot")
+    request = ViewerRequest(program, save, serve, host, port, web_port)
     if source is None:
-        if profile is None:
-            raise InvalidValueError("name a recording to show, or the running robot with --robot")
+        assert profile is not None
         _view_robot(request, profile, seconds, namespace, use_sim_time)
         return
     if seconds is not None:
@@ -300,13 +301,14 @@ def _look(
         signal.signal(number, lambda *_: stop.set())
     viewer = open_viewer(request, stage)
     try:
-        if request.save is None:
-            typer.echo(viewer.where)
-        said = show(viewer, stop)
+        try:
+            if request.save is None:
+                typer.echo(viewer.where)
+            said = show(viewer, stop)
+        finally:
+            viewer.close()
     except OpenVLARosError:
-        viewer.close()
         if request.save is not None:
-            request.save.unlink(missing_ok=True)
+            request.save.unlink(missing_ok=True)  # not a part of what was asked for
         raise
-    viewer.close()
     typer.echo(said if request.save is None else f"{said}\n{viewer.where}")

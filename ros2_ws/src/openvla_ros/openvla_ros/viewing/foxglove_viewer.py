@@ -82,9 +82,12 @@ class FoxgloveViewer:
         """Nothing waits here: a server sends at once, and a file is written when it is closed."""
 
     def close(self) -> None:
-        """Finish the file, or end the server."""
+        """Finish the file, or end the server; raises ``DeviceError`` if the disk did not take everything."""
         if self._file is not None:
-            self._file.close()
+            try:
+                self._file.close()
+            except RuntimeError as error:
+                raise DeviceError(f"the file is not complete: {error}; is its disk full?") from error
         if self._server is not None:
             self._server.stop()
 
@@ -191,8 +194,8 @@ class FoxgloveViewer:
             )
         except (OSError, RuntimeError, OverflowError) as error:
             raise DeviceError(
-                f"cannot listen on {host}:{port}: {error}; choose another --port (openvla serve's own is "
-                f"{PORT} too)"
+                f"cannot listen on {host}:{port}: {error}; choose another --host or --port ({PORT} is "
+                "openvla serve's too)"
             ) from error
 
     def _write_layout(self, file: foxglove.MCAPWriter) -> None:

@@ -93,7 +93,7 @@ def _check_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
             raise DeviceError(
-                f"cannot listen on {host}:{port}: {error}; choose another --port or --web-port"
+                f"cannot listen on {host}:{port}: {error}; choose another --host, --port or --web-port"
             ) from error
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import rerun as rr
 import rerun.blueprint as rrb
 
+from openvla_ros.errors import DeviceError
 from openvla_ros.robot.kinematics.urdf import Shape
 from openvla_ros.values.geometry import Pose
 from openvla_ros.viewing import shown
@@ -33,7 +34,7 @@ class RerunViewer:
     paced = False
 
     def __init__(self, stage: Stage, request: ViewerRequest) -> None:
-        """Start what is asked for; raises ``DeviceError`` if rerun's own program does not start."""
+        """Create the file or start rerun's program; raises ``DeviceError`` if that is not possible."""
         self._stream = rr.RecordingStream(APPLICATION)
         self._stream.set_log_time_enabled(False)
         self._stream.set_log_tick_enabled(False)
@@ -41,12 +42,17 @@ class RerunViewer:
         self._process: RerunProcess | None = None
         layout = blueprint(stage)
         if request.save is not None:
-            self._stream.save(request.save, default_blueprint=layout)
+            try:
+                self._stream.save(request.save, default_blueprint=layout)
+            except RuntimeError as error:
+                raise DeviceError(f"cannot write {request.save}: {error}") from error
             self.where = f"{request.save}: rerun {request.save}"
+            self._hint = f"is the disk of {request.save} full?"
         else:
             self._process = RerunProcess(request)
             self._stream.connect_grpc(self._process.data_url, default_blueprint=layout)
             self.where = self._process.where
+            self._hint = "was it closed?"
         self.stays = request.save is None and request.serve
         self._stream.send_recording_name(stage.title)
         self._set(stage)
@@ -77,15 +83,20 @@ class RerunViewer:
                     self._log(f"{path}/{link}", _transform(pose))
 
     def flush(self) -> None:
-        """Hand over everything so far."""
-        self._stream.flush()
+        """Hand over everything so far; raises ``DeviceError`` if rerun or the disk does not take it."""
+        try:
+            self._stream.flush()
+        except RuntimeError as error:
+            raise DeviceError(f"rerun could not write or send everything: {error}; {self._hint}") from error
 
     def close(self) -> None:
         """Hand over everything; rerun's window stays open, its page does not."""
-        self.flush()
-        self._stream.disconnect()
-        if self._process is not None:
-            self._process.close()
+        try:
+            self.flush()
+        finally:
+            self._stream.disconnect()
+            if self._process is not None:
+                self._process.close()
 
     def _log(self, path: str, entity: rr.AsComponents, static: bool = False) -> None:
         self._stream.log(path, entity, static=static, strict=True)
