@@ -270,7 +270,7 @@ def view(
 def _view_robot(
     request: ViewerRequest, profile: RobotProfile, seconds: float | None, namespace: str, use_sim_time: bool
 ) -> None:
-    from openvla_ros.viewing.recording_view import figure_of, stage_of
+    from openvla_ros.viewing.robot_figure import figure_of, stage_of
 
     with needed_for("openvla view of a running robot"):
         from openvla_ros.live_view.robot_view import RobotView, give_way

@@ -78,6 +78,13 @@ class FoxgloveViewer:
             self._show_again(thing.moment)
         self._show(thing)
 
+    def restart(self) -> None:
+        """Have the clients forget what they have: time goes back."""
+        self._captions.clear()
+        if self._server is not None:
+            self._server.clear_session()
+            self._late.set()
+
     def flush(self) -> None:
         """Nothing waits here: a server sends at once, and a file is written when it is closed."""
 

@@ -33,6 +33,7 @@ from openvla_ros.viewing.trail import Pace, Trail
 
 # Commands have the driver's own topic: these are their roles here.
 ARM_COMMAND, GRIPPER_COMMAND = "command/arm", "command/gripper"
+POLICY_WORDS = "policy/instruction"  # the instruction in force, where a policy runs
 JPEG_QUALITY = 95  # of images that come raw, or have to be turned
 FIGURE_PERIOD_S = 0.04  # how often the links and the tool are placed anew
 PROBLEM_PERIOD_S = 1.0  # how often the same topic's problems are told
@@ -61,11 +62,10 @@ class MessageView:
             "controller/verdict": self._verdict,
             "policy/action_chunk": partial(self._chunk, "policy"),
             "teleop/action_chunk": partial(self._chunk, "teleop"),
-            "instruction": self._instruction,
-            "recorder/instruction": self._instruction,
-            "policy/instruction": self._instruction,
             "/diagnostics": self._diagnostics,
         }
+        for role in ("instruction", "recorder/instruction", POLICY_WORDS):
+            self._views[role] = partial(self._instruction, role)
         if figure is None:  # otherwise the measured joints say it, at their own stamps
             self._views["controller/current_pose"] = partial(self._tool_pose, shown.MEASURED)
         self._pace = Pace(FIGURE_PERIOD_S)
@@ -90,8 +90,8 @@ class MessageView:
             elif role in self._views:
                 message = self._decode(type_name, data)
                 moment = Moment(_stamp_ns(message) or received_ns, received_ns)
-                yield from self._views[role](role if role not in _COMMANDS else type_name, moment, message)
-        except (DatasetError, InvalidValueError) as error:
+                yield from self._views[role](type_name, moment, message)
+        except (DatasetError, ValueError) as error:  # InvalidValueError among them
             yield from self._problem(role, received_ns, str(error))
 
     def _problem(self, role: str, received_ns: int, text: str) -> Iterator[Shown]:
@@ -110,7 +110,7 @@ class MessageView:
         image = upright(camera, cdr.decode_image(type_name, data))
         return shown.EncodedImage(path, moment, encode_jpeg(image, JPEG_QUALITY), "jpeg")
 
-    def _joint_state(self, _role: str, moment: Moment, message: Any) -> Iterator[Shown]:
+    def _joint_state(self, _type_name: str, moment: Moment, message: Any) -> Iterator[Shown]:
         sample = arm_sample(self._profile, message.name, message.position)
         if sample is None:
             return  # of another driver
@@ -124,7 +124,7 @@ class MessageView:
             yield shown.LinkPoses(shown.ARM, moment, self._figure.poses(positions, float(finger_m)))
             yield from self._placed(shown.MEASURED, moment, self._figure.tool(positions))
 
-    def _tool_pose(self, kind: str, _role: str, moment: Moment, message: Any) -> Iterator[Shown]:
+    def _tool_pose(self, kind: str, _type_name: str, moment: Moment, message: Any) -> Iterator[Shown]:
         p, q = message.pose.position, message.pose.orientation
         pose = Pose.from_quaternion([p.x, p.y, p.z], [q.x, q.y, q.z, q.w])
         if kind == shown.COMMANDED:
@@ -162,7 +162,7 @@ class MessageView:
         (position,) = _selected(message.joint_names, message.points[-1].positions, (gripper.joint,))
         yield _opening(shown.COMMANDED, moment, gripper.opening(float(position)))
 
-    def _chunk(self, source: str, role: str, moment: Moment, message: Any) -> Iterator[Shown]:
+    def _chunk(self, source: str, _type_name: str, moment: Moment, message: Any) -> Iterator[Shown]:
         names, columns = self._space.names, tuple(message.joint_names)
         width = len(names)
         rows = [np.array(point.positions, np.float64) for point in message.points]
@@ -200,7 +200,7 @@ class MessageView:
             joints.append(turns.after(joints[-1], action))
         return np.array([self._figure.tool(q).position for q in joints])
 
-    def _verdict(self, _role: str, moment: Moment, message: Any) -> Iterator[Shown]:
+    def _verdict(self, _type_name: str, moment: Moment, message: Any) -> Iterator[Shown]:
         values = {pair.key: pair.value for pair in message.values}
         try:
             outcome = "command" if values["outcome"] == "command" else "hold"
@@ -219,13 +219,13 @@ class MessageView:
             yield shown.Caption(shown.STATUS, moment, f"{state}, owner {owner}; {text}")
         yield shown.LogText(shown.VERDICTS, moment, text, LEVELS[min(int(message.level), 3)])
 
-    def _instruction(self, role: str, moment: Moment, message: Any) -> Iterator[Shown]:
+    def _instruction(self, role: str, _type_name: str, moment: Moment, message: Any) -> Iterator[Shown]:
         words = self._words[role] = str(message.data).strip()
         yield shown.LogText(shown.TOLD, moment, f"{role}: {words or '(none)'}")
-        if role == "policy/instruction" or "policy/instruction" not in self._words:
+        if role == POLICY_WORDS or POLICY_WORDS not in self._words:
             yield shown.Caption(shown.INSTRUCTION, moment, words)
 
-    def _diagnostics(self, _role: str, moment: Moment, message: Any) -> Iterator[Shown]:
+    def _diagnostics(self, _type_name: str, moment: Moment, message: Any) -> Iterator[Shown]:
         for status in message.status:
             level = min(int(status.level), 3)
             if level != self._levels.get(status.name, 0):
@@ -236,9 +236,6 @@ class MessageView:
                 if pair.key == "rate_hz":
                     name = re.sub(r"[^a-z0-9]+", "_", status.name.lower()).strip("_")
                     yield _scalars(shown.RATES, name, moment, ("rate_hz",), np.array([float(pair.value)]))
-
-
-_COMMANDS = (ARM_COMMAND, GRIPPER_COMMAND)
 
 
 def _stamp_ns(message: Any) -> int:

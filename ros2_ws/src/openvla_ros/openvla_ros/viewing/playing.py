@@ -24,6 +24,7 @@ def play(
         viewer.flush()
         if not viewer.paced or stop.wait(wait_s):
             return count
+        viewer.restart()
 
 
 def _once(things: Iterator[Shown], viewer: Viewer, stop: threading.Event) -> int:

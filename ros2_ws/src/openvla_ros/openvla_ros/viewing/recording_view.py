@@ -15,14 +15,14 @@ from openvla_ros.data.bags.bag_metadata import EpisodeMetadata, parse_metadata
 from openvla_ros.data.bags.mcap_reader import McapFile
 from openvla_ros.data.datasets.open_dataset import SourceRequest, detect_format
 from openvla_ros.data.episodes.encoded_images import encoded_frame, image_format
-from openvla_ros.errors import DatasetError, KinematicsError
+from openvla_ros.errors import DatasetError
 from openvla_ros.preprocessing.image_encoding import encode_jpeg
 from openvla_ros.profile import RobotProfile
 from openvla_ros.values.episode import Episode, ImageSequence
 from openvla_ros.values.geometry import Pose
 from openvla_ros.viewing import shown
 from openvla_ros.viewing.message_view import ARM_COMMAND, GRIPPER_COMMAND, JPEG_QUALITY, MessageView
-from openvla_ros.viewing.robot_figure import RobotFigure
+from openvla_ros.viewing.robot_figure import RobotFigure, figure_of, stage_of
 from openvla_ros.viewing.shown import Moment, Shown, Stage
 from openvla_ros.viewing.trail import Trail
 
@@ -99,28 +99,6 @@ def view_episode(episode: Episode, profile: RobotProfile | None) -> RecordingVie
     )
     things = partial(_steps, episode, stage, figure, profile)
     return RecordingView(stage, things, why if figure is None else "")
-
-
-def figure_of(profile: RobotProfile) -> tuple[RobotFigure | None, str]:
-    """Return the robot's figure, or None and why its URDF cannot be used here."""
-    try:
-        return RobotFigure.of(profile), ""
-    except KinematicsError as error:
-        return None, str(error)
-
-
-def stage_of(profile: RobotProfile, figure: RobotFigure | None, title: str) -> Stage:
-    """Return what does not change of a robot."""
-    arm = profile.arm
-    return Stage(
-        title=title,
-        base_frame=f"{arm.frame_prefix}{arm.base_link}",
-        frame_prefix=arm.frame_prefix,
-        shapes={} if figure is None else figure.covers.shapes,
-        cameras=tuple(camera.name for camera in profile.cameras),
-        joints=arm.joints,
-        actions=profile.space().names,
-    )
 
 
 def command_role(profile: RobotProfile, role: str) -> str:

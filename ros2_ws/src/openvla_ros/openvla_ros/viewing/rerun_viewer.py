@@ -82,6 +82,9 @@ class RerunViewer:
                 for link, pose in poses.items():
                     self._log(f"{path}/{link}", _transform(pose))
 
+    def restart(self) -> None:
+        """Nothing: a viewer that is not paced is shown everything once."""
+
     def flush(self) -> None:
         """Hand over everything so far; raises ``DeviceError`` if rerun or the disk does not take it."""
         try:

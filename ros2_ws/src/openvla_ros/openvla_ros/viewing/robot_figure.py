@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from openvla_ros.errors import KinematicsError
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.kinematics.link_covers import LinkCovers, cover_links
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose
+from openvla_ros.viewing.shown import Stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,3 +45,25 @@ class RobotFigure:
         ``positions`` (J,) are the arm's in rad, ``finger_m`` the position of the gripper's joint.
         """
         return self.chain.link_poses(positions, {self.finger: finger_m})
+
+
+def figure_of(profile: RobotProfile) -> tuple[RobotFigure | None, str]:
+    """Return the robot's figure, or None and why its URDF cannot be used here."""
+    try:
+        return RobotFigure.of(profile), ""
+    except KinematicsError as error:
+        return None, str(error)
+
+
+def stage_of(profile: RobotProfile, figure: RobotFigure | None, title: str) -> Stage:
+    """Return what does not change of a robot."""
+    arm = profile.arm
+    return Stage(
+        title=title,
+        base_frame=f"{arm.frame_prefix}{arm.base_link}",
+        frame_prefix=arm.frame_prefix,
+        shapes={} if figure is None else figure.covers.shapes,
+        cameras=tuple(camera.name for camera in profile.cameras),
+        joints=arm.joints,
+        actions=profile.space().names,
+    )

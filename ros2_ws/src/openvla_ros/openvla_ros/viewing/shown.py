@@ -127,5 +127,5 @@ class Stage:
     frame_prefix: str  # of the links' names in tf
     shapes: Mapping[str, tuple[Shape, ...]]  # link name → what it occupies, in the link's frame
     cameras: tuple[str, ...]
-    joints: tuple[str, ...]  # of the arm, then the gripper's
+    joints: tuple[str, ...]  # of the arm
     actions: tuple[str, ...]  # names of an action's numbers

@@ -34,6 +34,10 @@ class Viewer(Protocol):
         """Show one thing."""
         ...
 
+    def restart(self) -> None:
+        """Forget what was shown: it comes again from the beginning."""
+        ...
+
     def flush(self) -> None:
         """Hand over everything so far."""
         ...

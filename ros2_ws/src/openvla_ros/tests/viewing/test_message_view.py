@@ -175,6 +175,18 @@ def test_diagnostics_are_told_when_their_level_changes_and_rates_are_plotted(vie
     assert report(0, "9.5 Hz")["rate/camera_primary"].values == [9.5]
 
 
+def test_a_rate_that_is_no_number_ends_nothing(view):
+    pair = make("diagnostic_msgs/msg/KeyValue", key="rate_hz", value="fast")
+    status = make(
+        "diagnostic_msgs/msg/DiagnosticStatus", level=0, name="a", message="", hardware_id="", values=[pair]
+    )
+    array = "diagnostic_msgs/msg/DiagnosticArray"
+    (problem,) = see(
+        view, "/diagnostics", make(array, header=header(START), status=[status]), kind=array
+    ).values()
+    assert "'fast'" in problem.text
+
+
 def test_images_are_passed_on_as_they_are_or_encoded(view):
     pixels = image(np.random.default_rng(0))
     data = bytes(STORE.serialize_cdr(image_message(START, pixels), cdr.IMAGE))

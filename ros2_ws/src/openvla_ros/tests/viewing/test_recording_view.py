@@ -24,13 +24,16 @@ class Listed:
     where, stays = "", False
 
     def __init__(self, paced=False):
-        self.things, self.paced, self.flushed = [], paced, 0
+        self.things, self.paced, self.flushed, self.restarted = [], paced, 0, 0
 
     def show(self, thing):
         self.things.append(thing)
 
     def flush(self):
         self.flushed += 1
+
+    def restart(self):
+        self.restarted += 1
 
 
 def of(things, path):
@@ -125,6 +128,7 @@ def test_a_file_gets_a_recording_once_and_a_server_again_and_again(bag):
 
     assert play(three, again, stop, wait_s=0.0) == 0
     assert again.things == [*few, *few]
+    assert (once.restarted, again.restarted) == (0, 2)
 
 
 def test_a_server_shows_at_the_pace_of_the_recording():
