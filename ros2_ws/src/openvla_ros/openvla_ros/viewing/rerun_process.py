@@ -16,12 +16,14 @@ from urllib.parse import quote
 
 import rerun_cli
 
+from openvla_ros.bringup.supervisor import die_with_parent
 from openvla_ros.errors import DeviceError
 from openvla_ros.viewing.viewer import ViewerRequest
 
 PORT = 9876
 START_S = 30.0  # how long the program may take until it listens
 STOP_S = 5.0
+WINDOW_S = 2.0  # within which it ends if it cannot open its window
 
 
 class RerunProcess:
@@ -51,6 +53,7 @@ class RerunProcess:
             stdout=subprocess.DEVNULL,
             stderr=self._complaints,
             start_new_session=True,  # Ctrl-C is for this program, which then ends it in order
+            preexec_fn=die_with_parent if request.serve else None,  # a window stays
             env={**os.environ, "RERUN_APP_ONLY": "true"},
         )
         self._wait(reached, port)
@@ -60,16 +63,35 @@ class RerunProcess:
         while time.monotonic() < end_s and self._process.poll() is None:
             try:
                 socket.create_connection((host, port), timeout=1.0).close()
-                return
             except OSError:
                 time.sleep(0.05)
+                continue
+            if self._lives_on():
+                return
         code = self._process.poll()
         self._process.kill()
-        self._complaints.seek(0)
-        said = self._complaints.read().decode(errors="replace").strip()[-300:]
+        said = self.complaint()
         self._complaints.close()
         how = f"ended with exit code {code}" if code is not None else f"does not listen within {START_S:g} s"
         raise DeviceError(f"rerun {how}; {said or 'try --serve, or --save FILE.rrd'}")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the program still runs."""
+        return self._process.poll() is None
+
+    def _lives_on(self) -> bool:
+        """Return whether it still runs a moment later: it listens before it opens its window."""
+        try:
+            self._process.wait(0.0 if self._serves else WINDOW_S)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
+    def complaint(self) -> str:
+        """Return the end of what the program has said."""
+        self._complaints.seek(0)
+        return self._complaints.read().decode(errors="replace").strip()[-300:]
 
     def close(self) -> None:
         """End the server of a page; a window stays until its user closes it."""

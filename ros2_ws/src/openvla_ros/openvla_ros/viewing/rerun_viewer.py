@@ -25,6 +25,7 @@ STAMP, RECEIVED = "stamp", "received"
 LINK_COLOUR, MEASURED_COLOUR, COMMANDED_COLOUR = (150, 152, 156), (40, 160, 90), (230, 120, 30)
 CHUNK_COLOUR = (70, 110, 230)
 LINE_RADIUS_M, AXIS_M = 0.002, 0.05
+FLUSH_S = 2.0  # how long to wait before looking whether rerun's program is still there
 LEVELS = {"info": "INFO", "warning": "WARN", "error": "ERROR"}
 
 
@@ -47,12 +48,10 @@ class RerunViewer:
             except RuntimeError as error:
                 raise DeviceError(f"cannot write {request.save}: {error}") from error
             self.where = f"{request.save}: rerun {request.save}"
-            self._hint = f"is the disk of {request.save} full?"
         else:
             self._process = RerunProcess(request)
             self._stream.connect_grpc(self._process.data_url, default_blueprint=layout)
             self.where = self._process.where
-            self._hint = "was it closed?"
         self.stays = request.save is None and request.serve
         self._stream.send_recording_name(stage.title)
         self._set(stage)
@@ -87,10 +86,21 @@ class RerunViewer:
 
     def flush(self) -> None:
         """Hand over everything so far; raises ``DeviceError`` if rerun or the disk does not take it."""
+        process = self._process
         try:
-            self._stream.flush()
+            if process is None:
+                self._stream.flush()
+                return
+            while True:  # without a limit it waits for ever for a program that has ended
+                try:
+                    self._stream.flush(timeout_sec=FLUSH_S)
+                    return
+                except RuntimeError:
+                    if not process.alive:
+                        raise
         except RuntimeError as error:
-            raise DeviceError(f"rerun could not write or send everything: {error}; {self._hint}") from error
+            why = "is the disk full?" if process is None else process.complaint()
+            raise DeviceError(f"rerun did not take everything: {error}; {why}") from error
 
     def close(self) -> None:
         """Hand over everything; rerun's window stays open, its page does not."""
