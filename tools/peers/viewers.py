@@ -1,7 +1,8 @@
 """What ``openvla view`` shows, read back from the real viewers' own formats and protocols.
 
 A simulated robot carries out an instruction and is recorded, first alone and then watched by both viewers.
-rerun's reader, and Foxglove's file and websocket, must give the recording's own numbers, words and images,
+rerun's reader, and Foxglove's file and websocket, must give the recording's joints, probabilities, verdicts
+and images,
 and the watched robot must be commanded as the other was. The viewers' packages live in an environment of
 their own, which the programs here (``clients/viewers_programs.py``, ``openvla view``) see beside ROS.
 """
