@@ -28,6 +28,7 @@ from peers import (
     rosbags,
     urdf,
     vla_eval,
+    viewers,
 )
 from peers.rows import PeerError, Row
 
@@ -47,6 +48,7 @@ PEERS = {
     rosbags.NAME: rosbags.check,
     urdf.NAME: urdf.check,
     vla_eval.NAME: vla_eval.check,
+    viewers.NAME: viewers.check,
 }
 
 

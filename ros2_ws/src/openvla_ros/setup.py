@@ -113,6 +113,8 @@ setup(
         "ray": ["ray"],
         "meshes": ["pycollada"],
         "array_record": ["array-record"],
+        # rerun-sdk changes its functions from release to release, and needs Python 3.11.
+        "view": ["rerun-sdk>=0.41,<0.42; python_version >= '3.11'", "foxglove-sdk>=0.30,<0.31"],
         "test": [
             "pytest",
             "pytest-timeout",

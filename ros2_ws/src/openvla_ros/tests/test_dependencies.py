@@ -92,8 +92,11 @@ def test_setup_py_asks_for_what_is_imported():
 
 def test_package_xml_and_requirements_txt_ask_for_the_rest_between_them():
     from_apt = {source.rosdep for source in SOURCES.values() if source.rosdep}
-    # Ray is for whoever converts on several machines.
-    from_pip = {source.pip for source in SOURCES.values() if not source.rosdep and source.extra != "ray"}
+    # Ray is for whoever converts on several machines, the viewers for whoever looks, mostly from another one.
+    elsewhere = ("ray", "view")
+    from_pip = {
+        source.pip for source in SOURCES.values() if not source.rosdep and source.extra not in elsewhere
+    }
     needed = manifest("exec_depend") | manifest("depend")
     assert set(requirements_file()) == from_pip
     assert needed - set(NOT_IMPORTED) == from_apt | (imported() & ROS)

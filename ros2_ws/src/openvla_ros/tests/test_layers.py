@@ -19,12 +19,19 @@ import openvla_ros
 
 PACKAGE = Path(openvla_ros.__file__).parent
 ROS = ("rclpy", "sensor_msgs", "geometry_msgs", "std_msgs", "std_srvs", "trajectory_msgs", "diagnostic_msgs")
-WITH_ROS = {"ros", "drivers", "discovery", "nodes", "programs"}
+WITH_ROS = {"ros", "drivers", "discovery", "live_view", "nodes", "programs"}
 FEWEST, MOST = 3, 15  # files of a folder
-# Modules that import what only some machines have: PyTorch brings Triton where it has CUDA.
+# Modules that import what only some machines have: PyTorch brings Triton where it has CUDA; viewers are an
+# extra.
 NEEDS = {
-    f"openvla_ros.model.kernels.triton_{part}": "triton"
-    for part in ("kernels", "gemv", "attention", "elementwise")
+    **{
+        f"openvla_ros.model.kernels.triton_{part}": "triton"
+        for part in ("kernels", "gemv", "attention", "elementwise")
+    },
+    "openvla_ros.viewing.rerun_viewer": "rerun",
+    "openvla_ros.viewing.rerun_process": "rerun_cli",
+    "openvla_ros.viewing.foxglove_viewer": "foxglove",
+    "openvla_ros.viewing.foxglove_layout": "foxglove",
 }
 PROGRAM = """
 import importlib, sys

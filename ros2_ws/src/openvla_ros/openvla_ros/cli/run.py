@@ -1,25 +1,35 @@
-"""Verbs of ``openvla`` that start, stop and instruct the running robot."""
+"""Verbs of ``openvla`` that start, stop, instruct and show the running robot."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from openvla_ros.bringup.dds import dds_environment
 from openvla_ros.bringup.graph import LAUNCH_ARGUMENTS, build_graph, cameras_elsewhere, options_from_arguments
-from openvla_ros.bringup.stop_signals import end_at_once
+from openvla_ros.bringup.stop_signals import STOP_SIGNALS, end_at_once
 from openvla_ros.bringup.supervisor import Supervisor
 from openvla_ros.cli.verbosity import printer, progress_console, shown_steps
+from openvla_ros.dependencies import needed_for
+from openvla_ros.errors import InvalidValueError, OpenVLARosError
 from openvla_ros.manifest import read_manifest
-from openvla_ros.profile import load_profile
+from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.resources import SMALL_BASE, share_path, shipped_checkpoints
+
+if TYPE_CHECKING:
+    from openvla_ros.viewing.shown import Stage
+    from openvla_ros.viewing.viewer import Viewer, ViewerRequest
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan")
 
@@ -32,6 +42,7 @@ def register(app: typer.Typer) -> None:
     app.command()(share)
     app.command()(tell)
     app.command()(demo)
+    app.command()(view)
 
 
 def up(
@@ -182,3 +193,122 @@ def _demo_policy(robot: str, policy: str, checkpoint: str, console: Console) -> 
         console.print(f"the small model was not trained for {robot}: using the scripted expert instead")
         return "expert", {}
     return policy or "openvla", {"checkpoint": checkpoint} if checkpoint else {}
+
+
+def view(
+    source: Annotated[
+        Path | None, typer.Argument(help="recording or dataset: bag, RLDS, LeRobot, HDF5; none: the robot")
+    ] = None,
+    robot: Annotated[
+        str | None, typer.Option(help="profile of the running robot, or of the one in a dataset")
+    ] = None,
+    program: Annotated[Literal["rerun", "foxglove"], typer.Option("--in", help="the viewer")] = "rerun",
+    save: Annotated[
+        Path | None, typer.Option(help="write a new file: .rrd for rerun, .mcap for Foxglove")
+    ] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="rerun in a browser instead of its window")] = False,
+    host: Annotated[
+        str, typer.Option(help="address to listen on; other machines can look only at another than this")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="port of the data; default: rerun 9876, Foxglove 8765"),
+    ] = None,
+    web_port: Annotated[int, typer.Option(min=1, max=65535, help="port of rerun's page")] = 9090,
+    episode: Annotated[int, typer.Option(help="episode number, from 0")] = 0,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="show the running robot for this long; default: until Ctrl-C"),
+    ] = None,
+    namespace: Annotated[str, typer.Option(help=LAUNCH_ARGUMENTS["namespace"][1])] = "",
+    use_sim_time: Annotated[bool, typer.Option(help=LAUNCH_ARGUMENTS["use_sim_time"][1])] = False,
+    split: Annotated[str | None, typer.Option(help="split of an RLDS dataset")] = None,
+    convention: Annotated[str | None, typer.Option(help="convention of an RLDS dataset")] = None,
+) -> None:
+    """Show a running robot or a recording in rerun or Foxglove.
+
+    Cameras, tool path, joints, gripper, chunks with the model's confidence, verdicts with their reasons, the
+    instruction in force, and the arm. Of a running robot it only listens. Needs pip install
+    'openvla_ros[view]'. Ctrl-C ends it.
+
+    Examples:
+      openvla view --robot sim_widowx
+
+      openvla view ~/openvla_recordings/widowx --episode 3 --save episode_3.rrd
+
+      openvla view --robot widowx --in foxglove
+
+      openvla view datasets/carrot --robot widowx --serve
+    """
+    from openvla_ros.data.datasets.open_dataset import SourceRequest
+    from openvla_ros.viewing.playing import play
+    from openvla_ros.viewing.recording_view import view_recording
+    from openvla_ros.viewing.viewer import ViewerRequest
+
+    profile = None if robot is None else load_profile(robot)
+    if source is None and profile is None:
+        raise InvalidValueError("name a recording to show, or the running robot with --robot")
+    request = ViewerRequest(program, save, serve, host, port, web_port)
+    if source is None:
+        assert profile is not None
+        _view_robot(request, profile, seconds, namespace, use_sim_time)
+        return
+    if seconds is not None:
+        raise InvalidValueError(f"--seconds {seconds:g} is for a running robot; {source} has its own length")
+    space = None if profile is None else profile.space()
+    found = view_recording(SourceRequest(source, split, convention, space), episode, profile)
+
+    def show(viewer: Viewer, stop: threading.Event) -> str:
+        count = play(found.things, viewer, stop)
+        if viewer.stays and not viewer.paced:
+            stop.wait()
+        return f"{count} things of {found.stage.title} shown"
+
+    _look(request, found.stage, found.not_shown, show)
+
+
+def _view_robot(
+    request: ViewerRequest, profile: RobotProfile, seconds: float | None, namespace: str, use_sim_time: bool
+) -> None:
+    from openvla_ros.viewing.robot_figure import figure_of, stage_of
+
+    with needed_for("openvla view of a running robot"):
+        from openvla_ros.live_view.robot_view import RobotView, give_way
+    os.environ.update(dds_environment(os.environ))
+    figure, why = figure_of(profile)
+
+    def show(viewer: Viewer, stop: threading.Event) -> str:
+        view = RobotView(profile, figure, viewer, namespace, use_sim_time)
+        view.run(stop, seconds, lambda text: typer.secho(text, err=True, fg="yellow"))
+        return f"{view.shown.total()} messages of {profile.name} shown"
+
+    give_way()  # before the viewer's own threads are there
+    _look(request, stage_of(profile, figure, profile.name), why, show)
+
+
+def _look(
+    request: ViewerRequest, stage: Stage, not_shown: str, show: Callable[[Viewer, threading.Event], str]
+) -> None:
+    """Open the viewer and show until the end, or until a signal asks to stop."""
+    from openvla_ros.viewing.viewer import open_viewer
+
+    if not_shown:
+        typer.secho(f"the arm is not drawn: {not_shown}", err=True, fg="yellow")
+    if request.warning:
+        typer.secho(request.warning, err=True, fg="yellow")
+    stop = threading.Event()
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: stop.set())
+    viewer = open_viewer(request, stage)
+    try:
+        try:
+            if request.save is None:
+                typer.echo(viewer.where)
+            said = show(viewer, stop)
+        finally:
+            viewer.close()
+    except OpenVLARosError:
+        if request.save is not None:
+            request.save.unlink(missing_ok=True)  # not a part of what was asked for
+        raise
+    typer.echo(said if request.save is None else f"{said}\n{viewer.where}")

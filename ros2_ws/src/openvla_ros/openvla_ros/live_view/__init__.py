@@ -1,0 +1,1 @@
+"""Shows a running robot: subscribes to its topics, and publishes and asks nothing."""
