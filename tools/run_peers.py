@@ -27,8 +27,8 @@ from peers import (
     robosuite,
     rosbags,
     urdf,
-    vla_eval,
     viewers,
+    vla_eval,
 )
 from peers.rows import PeerError, Row
 
