@@ -87,11 +87,11 @@ def metadata(facts: Mapping[str, Any], graph: str, weights: str) -> dict[str, st
     return {f"{_PREFIX}{name}": json.dumps(value) for name, value in values.items()}
 
 
-def write_bundle_manifest(folder: Path, facts: Mapping[str, Any]) -> Path:
+def write_bundle_manifest(folder: Path, facts: Mapping[str, Any], kind: str = FORMAT) -> Path:
     """Write ``openvla_bundle.json`` with ``facts`` and the SHA-256 of every other file of ``folder``."""
     path = folder / BUNDLE
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file != path)
     sums = {file.relative_to(folder).as_posix(): sha256(file) for file in files}
-    text = json.dumps({"format": FORMAT, **facts, "files": sums}, indent=2)
+    text = json.dumps({"format": kind, **facts, "files": sums}, indent=2)
     path.write_text(text + "\n", encoding="utf-8")
     return path

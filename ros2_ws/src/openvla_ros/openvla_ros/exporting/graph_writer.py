@@ -18,7 +18,11 @@ OPSET, IR_VERSION = 17, 8
 PRODUCER = "openvla_ros"
 _INLINE = 1024  # bytes; smaller tensors stay in the graph's own file
 _ALIGNMENT = 4096  # bytes, so that runtimes can map the weights
-_TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int64): TensorProto.INT64}
+_TYPES = {
+    np.dtype(np.float32): TensorProto.FLOAT,
+    np.dtype(np.int64): TensorProto.INT64,
+    np.dtype(np.uint8): TensorProto.UINT8,
+}
 
 Shape = Sequence[int | str]
 
@@ -83,10 +87,10 @@ class GraphWriter:
         self._inputs.append(helper.make_tensor_value_info(name, _TYPES[np.dtype(dtype)], shape))
         return name
 
-    def output(self, value: str, name: str, shape: Shape) -> None:
-        """Make the float32 ``value`` the output ``name``."""
+    def output(self, value: str, name: str, shape: Shape, dtype: type[np.generic] = np.float32) -> None:
+        """Make ``value`` the output ``name``."""
         self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
-        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        self._outputs.append(helper.make_tensor_value_info(name, _TYPES[np.dtype(dtype)], shape))
 
     def weight(self, name: str, values: NDArray[Any]) -> str:
         """Add a tensor of the shared file."""

@@ -7,6 +7,7 @@ The arithmetic is that of ``model.kernels.static_llama``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,10 +114,10 @@ class LanguageGraph:
         gated = self.graph.op("Mul", self.graph.silu(gate), up)
         return self.weights.linear(self.graph, f"{layer}.mlp.down_proj", gated)
 
-    def logits(self, x: str) -> None:
-        """Make the logits of ``x`` (1, 1, H) the output ``logits`` (1, vocabulary)."""
+    def logits(self, x: str) -> str:
+        """Return the logits (1, vocabulary) of ``x`` (1, 1, H)."""
         head = self.weights.linear(self.graph, "language_model.lm_head", self.norm(f"{_MODEL}.norm", x))
-        self.graph.output(self.graph.reshape(head, 1, self.vocabulary), "logits", (1, self.vocabulary))
+        return self.graph.reshape(head, 1, self.vocabulary)
 
 
 def cache_names(layers: int, prefix: str) -> list[str]:
@@ -134,24 +135,7 @@ def write_prefill(language: LanguageGraph) -> None:
     image = graph.input("image_embeddings", (1, config.patches, config.text_config.hidden_size))
     token_ids = graph.input("token_ids", (1, "text"), np.int64)
     prompt_length = graph.input("prompt_length", (1,), np.int64)
-    text = language.embeddings(token_ids)
-    bos, rest = graph.slice(text, 0, 1, 1), graph.slice(text, 1, language.capacity, 1)
-    x = graph.op("Concat", bos, image, rest, axis=1)
-    count = graph.slice(graph.op("Shape", x), 1, 2, 0)
-    cos, sin = (graph.slice(table, 0, count, 0) for table in language.angles())
-    positions = graph.slice(graph.constant(range(language.capacity)), 0, count, 0)
-    column = graph.op("Unsqueeze", positions, graph.constant([1]))
-    causal = graph.op("LessOrEqual", positions, column)
-    free = graph.op("Sub", graph.constant([language.capacity]), count)
-    pads = graph.op("Concat", graph.constant([0] * 6), free, graph.constant([0]), axis=0)
-    for index in range(language.layers):
-        layer = f"{_MODEL}.layers.{index}"
-        query, key, value = _projected(language, layer, x, cos, sin)
-        for name, part in (("key", key), ("value", value)):
-            graph.output(graph.op("Pad", part, pads), f"present.{index}.{name}", language.cache_shape)
-        x = _finished(language, layer, x, language.attend(query, key, value, causal))
-    last = graph.op("Add", prompt_length, graph.constant([config.patches - 1]))
-    language.logits(graph.op("Gather", x, last, axis=1))
+    _add_outputs(language, *prefill_step(language, image, token_ids, prompt_length))
 
 
 def write_decode(language: LanguageGraph) -> None:
@@ -163,22 +147,59 @@ def write_decode(language: LanguageGraph) -> None:
     token_id = graph.input("token_id", (1, 1), np.int64)
     position = graph.input("position", (1,), np.int64)
     past = [graph.input(name, language.cache_shape) for name in cache_names(language.layers, "past")]
+    _add_outputs(language, *decode_step(language, token_id, position, past))
+
+
+def prefill_step(
+    language: LanguageGraph, image: str, token_ids: str, prompt_length: str
+) -> tuple[str, list[str]]:
+    """Return the logits (1, vocabulary) after the prompt, and the cache: each layer's keys and values."""
+    graph, patches = language.graph, language.weights.network.config.patches
+    text = language.embeddings(token_ids)
+    bos, rest = graph.slice(text, 0, 1, 1), graph.slice(text, 1, language.capacity, 1)
+    x = graph.op("Concat", bos, image, rest, axis=1)
+    count = graph.slice(graph.op("Shape", x), 1, 2, 0)
+    cos, sin = (graph.slice(table, 0, count, 0) for table in language.angles())
+    positions = graph.slice(graph.constant(range(language.capacity)), 0, count, 0)
+    causal = graph.op("LessOrEqual", positions, graph.op("Unsqueeze", positions, graph.constant([1])))
+    free = graph.op("Sub", graph.constant([language.capacity]), count)
+    pads = graph.op("Concat", graph.constant([0] * 6), free, graph.constant([0]), axis=0)
+    cache: list[str] = []
+    for index in range(language.layers):
+        layer = f"{_MODEL}.layers.{index}"
+        query, key, value = _projected(language, layer, x, cos, sin)
+        cache += [graph.op("Pad", part, pads) for part in (key, value)]
+        x = _finished(language, layer, x, language.attend(query, key, value, causal))
+    last = graph.op("Add", prompt_length, graph.constant([patches - 1]))
+    return language.logits(graph.op("Gather", x, last, axis=1)), cache
+
+
+def decode_step(
+    language: LanguageGraph, token_id: str, position: str, past: Sequence[str]
+) -> tuple[str, list[str]]:
+    """Return the logits (1, vocabulary) after ``token_id`` (1, 1) at ``position`` (1,), and the new cache."""
+    graph = language.graph
     x = language.embeddings(token_id)
     cos, sin = (graph.op("Gather", table, position, axis=0) for table in language.angles())
     positions = graph.constant(range(language.capacity))
     allowed = graph.op("LessOrEqual", positions, position)
     here = graph.reshape(graph.op("Equal", positions, position), 1, 1, language.capacity, 1)
+    cache: list[str] = []
     for index in range(language.layers):
         layer = f"{_MODEL}.layers.{index}"
         query, *new = _projected(language, layer, x, cos, sin)
-        cache = [
-            graph.op("Where", here, row, old)
-            for row, old in zip(new, past[2 * index : 2 * index + 2], strict=True)
-        ]
-        for name, part in zip(("key", "value"), cache, strict=True):
-            graph.output(part, f"present.{index}.{name}", language.cache_shape)
-        x = _finished(language, layer, x, language.attend(query, *cache, allowed))
-    language.logits(x)
+        old = past[2 * index : 2 * index + 2]
+        kept = [graph.op("Where", here, row, before) for row, before in zip(new, old, strict=True)]
+        cache += kept
+        x = _finished(language, layer, x, language.attend(query, *kept, allowed))
+    return language.logits(x), cache
+
+
+def _add_outputs(language: LanguageGraph, logits: str, cache: Sequence[str]) -> None:
+    graph = language.graph
+    graph.output(logits, "logits", (1, language.vocabulary))
+    for name, part in zip(cache_names(language.layers, "present"), cache, strict=True):
+        graph.output(part, name, language.cache_shape)
 
 
 def _projected(language: LanguageGraph, layer: str, x: str, cos: str, sin: str) -> tuple[str, str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from openvla_ros.errors import ExportError, InvalidValueError
 from openvla_ros.exporting.bundle_check import LOGIT_TOLERANCE, RUNNER, Agreement, cases, check_bundle
@@ -34,6 +35,7 @@ from openvla_ros.exporting.vision_graph import VISION, write_vision
 from openvla_ros.integrity.checksums import verify, write_sums
 from openvla_ros.integrity.disk import writing
 from openvla_ros.resources import share_path
+from openvla_ros.values.action import ActionSpace
 from openvla_ros.values.arrays import Image
 
 PROMPT_TOKENS = {"openvla": 64, "vicuna_v01": 128}  # by prompt style: the latter's begins with 50 fixed ones
@@ -49,6 +51,46 @@ class ExportReport:
     folder: Path
     files: dict[str, int]  # name → bytes
     agreement: Agreement
+    weights: str = "fp32"
+    space: ActionSpace | None = None
+    space_origin: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            "folder": str(self.folder),
+            "files": self.files,
+            "weights": self.weights,
+            "action_space_from": self.space_origin if self.space is not None else None,
+            **self.agreement.to_json(),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield the report as text."""
+        found = self.agreement
+        total = sum(self.files.values()) / 1e6
+        yield f"{self.folder}: {len(self.files)} files, {total:.1f} MB, weights in {self.weights}"
+        yield (
+            f"compared with this package on {found.cases} images and instructions: {found.same_tokens} of "
+            f"{found.tokens} tokens are the same; largest difference of a logit {found.logit_difference:.1e} "
+            "of the largest"
+        )
+        names = self._dimensions()
+        yield "largest difference of an action: " + ", ".join(
+            f"{name} {value:.4g}{unit}"
+            for (name, unit), value in zip(names, found.action_difference, strict=True)
+        )
+        if self.space is None:
+            yield f"nothing states what the actions mean ({self.space_origin}): give --unnorm-key or --robot"
+        else:
+            yield f"action space: {self.space_origin}"
+
+    def _dimensions(self) -> list[tuple[str, str]]:
+        width = len(self.agreement.action_difference)
+        if self.space is None or self.space.width != width:
+            return [(f"[{index}]", "") for index in range(width)]
+        units = ("" if unit == "1" else f" {unit}" for unit in self.space.units)
+        return list(zip(self.space.names, units, strict=True))
 
 
 def export_onnx(
@@ -71,7 +113,7 @@ def export_onnx(
         ExportError: The bundle disagrees with the engine, or the folder exists or cannot be written.
         InvalidValueError: The model has too few positions for ``prompt_tokens``.
     """
-    text = prompt_tokens or PROMPT_TOKENS[source.predictor.model.prompt_style]
+    text = prompt_tokens_of(source, prompt_tokens)
     length = capacity(source, text)
     with placed_when_finished(out) as folder:
         facts = policy_facts(source, text)
@@ -79,7 +121,8 @@ def export_onnx(
         if weights in BITS:
             quantize(paths[:1], folder / f"{VISION}.onnx.data", BITS[weights])
             quantize(paths[1:], folder / LANGUAGE_DATA, BITS[weights])
-        add_small_files(folder, source)
+        add_tokenizer(folder, source)
+        add_runner(folder)
         described = {path.stem: describe_graph(path) for path in paths}
         stated = {**facts, "weights": weights, "opset": OPSET, "cache_length": length, "graphs": described}
         write_bundle_manifest(folder, stated)
@@ -89,7 +132,12 @@ def export_onnx(
         write_bundle_manifest(folder, {**stated, "verified": agreement.to_json()})
         write_sums(folder, [path for path in folder.iterdir() if path.is_file()])
     files = {path.name: path.stat().st_size for path in sorted(out.iterdir())}
-    return ExportReport(out, files, agreement)
+    return ExportReport(out, files, agreement, weights, source.space, source.space_origin)
+
+
+def prompt_tokens_of(source: PolicySource, asked: int | None) -> int:
+    """Return the longest prompt: what was asked for or, for None, enough for an ordinary instruction."""
+    return asked or PROMPT_TOKENS[source.predictor.model.prompt_style]
 
 
 def capacity(source: PolicySource, prompt_tokens: int) -> int:
@@ -127,8 +175,6 @@ def write_graphs(
 
 def describe_graph(path: Path) -> dict[str, Any]:
     """Return a graph's file, weights, inputs and outputs as JSON values."""
-    import onnx
-
     model = onnx.load(str(path), load_external_data=False)
     onnx.checker.check_model(str(path))
     places = {e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"}
@@ -141,8 +187,6 @@ def describe_graph(path: Path) -> dict[str, Any]:
 
 
 def _describe_value(value: Any) -> dict[str, Any]:
-    import onnx
-
     kind = value.type.tensor_type
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
     return {
@@ -152,11 +196,15 @@ def _describe_value(value: Any) -> dict[str, Any]:
     }
 
 
-def add_small_files(folder: Path, source: PolicySource) -> None:
-    """Copy the tokenizer and the program that runs the bundle."""
+def add_tokenizer(folder: Path, source: PolicySource) -> None:
+    """Copy the tokenizer."""
     tokenizer = source.files.folder / TOKENIZER
     verify(tokenizer)
     shutil.copyfile(tokenizer, folder / TOKENIZER)
+
+
+def add_runner(folder: Path) -> None:
+    """Copy the program that runs the bundle."""
     shutil.copyfile(share_path() / "servers" / _SERVER, folder / RUNNER)
 
 

@@ -14,10 +14,16 @@ VISION = "vision"
 
 def write_vision(graph: GraphWriter, weights: NetworkWeights) -> None:
     """Add pixels (1, 3 a tower, H, W) → image_embeddings (1, patches, H) to ``graph``."""
-    network = weights.network
-    config, backbone = network.config, network.vision_backbone
+    config = weights.network.config
     size = config.image_sizes[0]
     pixels = graph.input("pixels", (1, config.channels, size, size))
+    embeddings = image_embeddings(graph, weights, pixels)
+    graph.output(embeddings, "image_embeddings", (1, config.patches, config.text_config.hidden_size))
+
+
+def image_embeddings(graph: GraphWriter, weights: NetworkWeights, pixels: str) -> str:
+    """Return the embeddings (1, patches, H) of ``pixels`` (1, 3 a tower, H, W)."""
+    backbone = weights.network.vision_backbone
     names = ("featurizer", "fused_featurizer")
     features = [
         _tower(graph, weights, f"vision_backbone.{name}", tower, graph.slice(pixels, 3 * i, 3 * i + 3, 1))
@@ -28,7 +34,7 @@ def write_vision(graph: GraphWriter, weights: NetworkWeights) -> None:
     for name in ("projector.fc2", "projector.fc3"):
         if f"{name}.weight" in weights:
             x = weights.linear(graph, name, graph.gelu(x))
-    graph.output(x, "image_embeddings", (1, config.patches, config.text_config.hidden_size))
+    return x
 
 
 def _tower(graph: GraphWriter, weights: NetworkWeights, name: str, tower: VisionTower, pixels: str) -> str:
