@@ -100,7 +100,7 @@ def install_package() -> None:
     # PyTorch first and alone: as a dependency of another package it might come as a different, larger build.
     pin = next(line for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
     pip(pin)
-    extras = "ros,sim,quantization,test"
+    extras = "ros,sim,quantization,export,test"
     pip("--use-pep517", "--no-build-isolation", "-c", str(CONSTRAINTS), "-e", f"{PACKAGE}[{extras}]")
 
 

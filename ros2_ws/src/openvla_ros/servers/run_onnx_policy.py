@@ -7,7 +7,7 @@ bundle, as ``run_policy.py``:
 
 In a program: ``policy = OnnxPolicy("bundle")``, then ``policy.act(image, "lift the red cube").values``. All
 that belongs to the checkpoint is read from the bundle's ``openvla_bundle.json``: prompt, image transform,
-action tokens and statistics. What an action means is there under ``action_space``; nothing here moves a robot.
+action tokens and statistics. ``action_space`` there says what an action means; nothing here moves a robot.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tokenizers import Tokenizer
 BUNDLE, FORMAT, VERSION = "openvla_bundle.json", "openvla_ros onnx", 1
 GRAPHS = ("vision", "prefill", "decode")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # of PIL: 8 bits a sample
-RESAMPLING = {name: Image.Resampling[name.upper()] for name in ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")}  # fmt: skip
+RESAMPLING = {method.name.lower(): method for method in Image.Resampling}
 CROP_AREA, CROP_SIZE = np.float32(0.9), (224, 224)  # of OpenVLA's center crop at evaluation
 
 
@@ -62,8 +62,8 @@ class OnnxPolicy:
     ) -> None:
         """Load the bundle in ``folder``; raises ``PolicyError``.
 
-        ``providers`` are ONNX Runtime's, in order; ``threads`` 0 leaves their number to it. ``verify`` compares
-        every file with its SHA-256 first.
+        ``providers`` are ONNX Runtime's, in order; ``threads`` 0 leaves their number to it. ``verify``
+        compares every file with its SHA-256 first.
         """
         self.folder = Path(folder)
         self.bundle = read_bundle(self.folder)
@@ -124,9 +124,7 @@ class OnnxPolicy:
         position, rows = image.shape[1] + len(ids), [logits]
         while len(rows) < count:
             chosen = int64([[logits.argmax()]])
-            logits, cache = self._step(
-                "decode", {"token_id": chosen, "position": int64([position]), **cache}
-            )
+            logits, cache = self._step("decode", {"token_id": chosen, "position": int64([position]), **cache})
             position, rows = position + 1, [*rows, logits]
         found = np.stack(rows)
         if not np.isfinite(found).all():
@@ -202,7 +200,9 @@ def transform(image: np.ndarray, description: dict[str, Any]) -> np.ndarray:
     """Return the pixels (3 a tower, H, W) float32 of an RGB image (H, W, 3) uint8."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise PolicyError(f"an image is {image.dtype} {image.shape}; it must be uint8 (H, W, 3), RGB")
-    prepared = Image.fromarray(crop_center(image) if description["center_crop"] else np.ascontiguousarray(image))
+    prepared = Image.fromarray(
+        crop_center(image) if description["center_crop"] else np.ascontiguousarray(image)
+    )
     if description["letterbox_fill"] is not None:
         prepared = letterbox(prepared, tuple(description["letterbox_fill"]))
     return np.concatenate([tower_pixels(prepared, tower) for tower in description["towers"]])
@@ -275,7 +275,9 @@ def lines(policy: OnnxPolicy, action: Action) -> Iterable[str]:
     space = policy.bundle["action_space"]
     width = len(action.values)
     named = space is not None and len(space["names"]) == width
-    names, units = (space["names"], space["units"]) if named else ([f"[{i}]" for i in range(width)], [""] * width)
+    names, units = (
+        (space["names"], space["units"]) if named else ([f"[{i}]" for i in range(width)], [""] * width)
+    )
     for name, unit, value, token in zip(names, units, action.values, action.token_ids, strict=True):
         yield f"{name:8} {value:+.6f} {unit:4} token {token}"
     yield f"{action.seconds:.3f} s, statistics of {action.unnorm_key}"
@@ -286,7 +288,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("image", type=Path)
     parser.add_argument("instruction")
-    parser.add_argument("--bundle", type=Path, default=Path(__file__).parent, help="default: this file's folder")
+    parser.add_argument(
+        "--bundle", type=Path, default=Path(__file__).parent, help="default: this file's folder"
+    )
     parser.add_argument("--unnorm-key", help="the dataset whose statistics to use, if there are several")
     parser.add_argument("--provider", action="append", help="of ONNX Runtime; repeatable, in order")
     parser.add_argument("--threads", type=int, default=0)

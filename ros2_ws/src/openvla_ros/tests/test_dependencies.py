@@ -30,6 +30,7 @@ ROS = {
 BROUGHT_BY_OTHERS = {"triton"}  # PyTorch for CUDA
 # Asked for though no line imports them, with the reason.
 NOT_IMPORTED = {
+    "onnx_ir": "onnxruntime's quantizer imports it and does not ask for it",
     "tensorboard": "torch.utils.tensorboard needs it",
     "rosbag2_storage_mcap": "ros2 bag opens the recordings with it",
     "robot_state_publisher": "openvla check compares with tf and names it",
@@ -92,8 +93,11 @@ def test_setup_py_asks_for_what_is_imported():
 
 def test_package_xml_and_requirements_txt_ask_for_the_rest_between_them():
     from_apt = {source.rosdep for source in SOURCES.values() if source.rosdep}
-    # Ray is for whoever converts on several machines.
-    from_pip = {source.pip for source in SOURCES.values() if not source.rosdep and source.extra != "ray"}
+    # For whoever converts on several machines or exports; a robot's computer does neither.
+    elsewhere = {"ray", "export", "leapp"}
+    from_pip = {
+        source.pip for source in SOURCES.values() if not source.rosdep and source.extra not in elsewhere
+    }
     needed = manifest("exec_depend") | manifest("depend")
     assert set(requirements_file()) == from_pip
     assert needed - set(NOT_IMPORTED) == from_apt | (imported() & ROS)

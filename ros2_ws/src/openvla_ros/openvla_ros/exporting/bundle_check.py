@@ -41,7 +41,9 @@ class Agreement:
     cases: int
     tokens: int
     same_tokens: int
-    logit_difference: float  # the largest, as a share of the largest logit, over steps with the same tokens before
+    logit_difference: (
+        float  # the largest, as a share of the largest logit, over steps with the same tokens before
+    )
     action_difference: Float  # (D,) the largest of each dimension, in its unit
 
     @property
@@ -67,7 +69,9 @@ def made_images() -> list[Image]:
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
     rows, columns = np.mgrid[0:height, 0:width]
-    ramp = np.stack([255 * rows // height, 255 * columns // width, 255 * (rows + columns) // (height + width)])
+    ramp = np.stack(
+        [255 * rows // height, 255 * columns // width, 255 * (rows + columns) // (height + width)]
+    )
     shapes = np.full((height, width, 3), 150, dtype=np.uint8)
     for color in ((200, 30, 30), (30, 160, 40), (40, 60, 210), (230, 210, 40)):
         top, left = generator.integers(20, height - 70), generator.integers(20, width - 70)
@@ -116,7 +120,7 @@ def _compared(wanted: Int, got: Int, logits: Float, theirs: Float) -> tuple[int,
 
 @torch.inference_mode()
 def engine_logits(predictor: OpenVLAPredictor, image: Image, instruction: str, token_ids: Int) -> Float:
-    """Return the reference decoder's logits (N, vocabulary) that each of ``token_ids`` (N,) was chosen from."""
+    """Return the reference decoder's logits (N, vocabulary) that ``token_ids`` (N,) were chosen from."""
     model = predictor.model
     model.adapters.activate(predictor.adapter)
     pixels = model.pixels(image, center_crop=predictor.center_crop)

@@ -26,8 +26,8 @@ def export_bundle(
 ) -> ExportReport:
     """Load the policy of ``choices`` and write its bundle to the new folder ``out``.
 
-    Raises ``ExportError``, and what loading raises: ``CheckpointError``, ``ManifestError``, ``StatisticsError``.
-    ``MissingDependencyError`` if the format's packages are not installed.
+    Raises ``ExportError``, and what loading raises: ``CheckpointError``, ``ManifestError``,
+    ``StatisticsError``; ``ModuleNotFoundError`` if the format's packages are not installed.
     """
     match to:
         case "onnx":

@@ -88,12 +88,13 @@ class LanguageGraph:
         turned = graph.op("Concat", graph.op("Neg", second), first, axis=3)
         return graph.op("Add", graph.op("Mul", x, cos), graph.op("Mul", turned, sin))
 
-    def attend(self, query: str, key: str, value: str, allowed: str) -> str:
+    def attend(self, query: str, cache: Sequence[str], allowed: str) -> str:
         """Return the attention output (1, N, heads · head width).
 
-        ``key`` and ``value`` are (1, groups, M, head width); ``allowed`` is a bool (N, M).
+        ``cache`` is keys and values, each (1, groups, M, head width); ``allowed`` is a bool (N, M).
         """
         graph, shape = self.graph, self.shape
+        key, value = cache
         shared = shape.heads // shape.groups
         if shared > 1:  # several heads look at the same keys: (1, groups, shared, N, head width)
             query = graph.reshape(query, 1, shape.groups, shared, -1, shape.head_width)
@@ -169,7 +170,7 @@ def prefill_step(
         layer = f"{_MODEL}.layers.{index}"
         query, key, value = _projected(language, layer, x, cos, sin)
         cache += [graph.op("Pad", part, pads) for part in (key, value)]
-        x = _finished(language, layer, x, language.attend(query, key, value, causal))
+        x = _finished(language, layer, x, language.attend(query, (key, value), causal))
     last = graph.op("Add", prompt_length, graph.constant([patches - 1]))
     return language.logits(graph.op("Gather", x, last, axis=1)), cache
 
@@ -191,7 +192,7 @@ def decode_step(
         old = past[2 * index : 2 * index + 2]
         kept = [graph.op("Where", here, row, before) for row, before in zip(new, old, strict=True)]
         cache += kept
-        x = _finished(language, layer, x, language.attend(query, *kept, allowed))
+        x = _finished(language, layer, x, language.attend(query, kept, allowed))
     return language.logits(x), cache
 
 

@@ -1,8 +1,8 @@
-"""Writes a policy as a LEAPP bundle, which NVIDIA Isaac ROS Deploy runs, and verifies it with leapp's own runner.
+"""Writes a policy as a LEAPP bundle, for NVIDIA Isaac ROS Deploy, and verifies it with leapp's own runner.
 
-One node, ``policy``, whose model is the graph of ``unrolled_graph``. leapp could export what it traces itself, but
-stores a weight once for each use of it: with seven tokens, the language model seven times. It traces the torch
-program for names, types and shapes, compares its numbers with the graph's, and writes the description.
+One node, ``policy``, whose model is the graph of ``unrolled_graph``. leapp could export what it traces, but
+stores a weight once for each use of it: with seven tokens, the language model seven times. It traces the
+torch program for names, types and shapes, compares its numbers with the graph's, and writes the description.
 
 leapp bakes in what Python decides while it traces, so the bundle is run on other inputs than the traced ones.
 """
@@ -25,7 +25,12 @@ from torch import Tensor
 
 from openvla_ros.errors import ExportError
 from openvla_ros.exporting.bundle_check import Agreement, cases
-from openvla_ros.exporting.bundle_manifest import describe_space, metadata, policy_facts, write_bundle_manifest
+from openvla_ros.exporting.bundle_manifest import (
+    describe_space,
+    metadata,
+    policy_facts,
+    write_bundle_manifest,
+)
 from openvla_ros.exporting.graph_writer import OPSET, GraphWriter, WeightFile
 from openvla_ros.exporting.network_weights import NetworkWeights
 from openvla_ros.exporting.onnx_bundle import (
@@ -74,8 +79,8 @@ def export_leapp(
     """
     if source.unnorm_key is None:
         raise ExportError(
-            f"{source.name} has statistics of {', '.join(source.statistics)}: the graph contains those of one "
-            "dataset; give --unnorm-key"
+            f"{source.name} has statistics of {', '.join(source.statistics)}; the graph contains those of "
+            "one dataset: give --unnorm-key"
         )
     text = prompt_tokens_of(source, prompt_tokens)
     length = capacity(source, text)
@@ -94,12 +99,16 @@ def export_leapp(
     return ExportReport(out, files, agreement, "fp32", source.space, source.space_origin)
 
 
-def model_inputs(source: PolicySource, image: Image, instruction: str, prompt_tokens: int) -> dict[str, Tensor]:
+def model_inputs(
+    source: PolicySource, image: Image, instruction: str, prompt_tokens: int
+) -> dict[str, Tensor]:
     """Return the graph's inputs for an RGB image (H, W, 3) uint8 and an instruction."""
     levels = source.files.transform.levels(image, source.predictor.center_crop)[:1]
     ids = source.predictor.model.prompt_ids(instruction)[0].tolist()
     if len(ids) > prompt_tokens:
-        raise ExportError(f"the prompt of {instruction!r} has {len(ids)} tokens; the graph takes {prompt_tokens}")
+        raise ExportError(
+            f"the prompt of {instruction!r} has {len(ids)} tokens; the graph takes {prompt_tokens}"
+        )
     padded = [*ids, *[0] * (prompt_tokens - len(ids))]
     return {
         IMAGE: torch.from_numpy(np.array(levels)),
@@ -168,9 +177,13 @@ def _describe_to_leapp(
             annotate.output_tensors(POLICY, outputs, backend_params={"model_path": str(graph)})
             leapp.stop()
             rate = None if space is None else space.rate_hz
-            leapp.compile_graph(visualize=False, graph_configs=GraphConfigs(frequency=rate))
+            valid = leapp.compile_graph(visualize=False, graph_configs=GraphConfigs(frequency=rate))
     except Exception as error:  # leapp raises anything, bare Exception among it
         raise ExportError(f"leapp cannot describe {source.name}: {type(error).__name__}: {error}") from error
+    if valid != {POLICY: True}:
+        raise ExportError(
+            f"{source.name}: leapp's own comparison of the graph with the traced program failed: {valid}"
+        )
     (folder / _LEAPPS_LOG).unlink(missing_ok=True)
     (folder / f"{folder.name}.yaml").replace(folder / DESCRIPTION)
 

@@ -148,8 +148,8 @@ def capacity(source: PolicySource, prompt_tokens: int) -> int:
     most = config.text_config.max_position_embeddings
     if length > most:
         raise InvalidValueError(
-            f"{config.patches} patches, {prompt_tokens} prompt tokens and {source.width} action tokens need a "
-            f"cache of {length}; the model has {most} positions"
+            f"{config.patches} patches, {prompt_tokens} prompt tokens and {source.width} action tokens need "
+            f"a cache of {length}; the model has {most} positions"
         )
     return length
 

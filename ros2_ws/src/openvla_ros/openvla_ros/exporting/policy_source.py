@@ -1,4 +1,4 @@
-"""What is exported: a checkpoint with its adapter, loaded in float32, and everything that its actions depend on.
+"""What is exported: a checkpoint with its adapter, loaded in float32, and all that its actions depend on.
 
 What a manifest states is used, as on the robot, and a choice that differs from it is refused. A checkpoint
 without one has the action space of its dataset if that is known, else of the robot that was named, else none.
@@ -31,14 +31,16 @@ from openvla_ros.values.action import ActionSpace
 
 @dataclass(frozen=True)
 class ExportChoices:
-    """Which policy is exported; ``None``: as the checkpoint's manifest states or, without one, the default."""
+    """Which policy is exported; ``None``: as the manifest states or, without one, the default."""
 
     checkpoint: str
     adapter: Path | None = None
     unnorm_key: str | None = None
     center_crop: bool | None = None
     prompt_style: PromptStyle | None = None
-    robot: RobotProfile | None = None  # which the actions must fit, and whose space they have if none is known
+    robot: RobotProfile | None = (
+        None  # which the actions must fit, and whose space they have if none is known
+    )
     offline: bool = False
 
 
@@ -111,8 +113,8 @@ def _check_kind(folder: Path) -> None:
     kind = kind_of(folder)
     if kind == "openvla-oft":
         raise CheckpointError(
-            f"{folder} is an OpenVLA-OFT checkpoint, which is not exported: its chunk needs a graph of its own "
-            "and images resized as in TensorFlow. openvla serve runs it for a robot without PyTorch"
+            f"{folder} is an OpenVLA-OFT checkpoint, which is not exported: its chunk needs a graph of its "
+            "own and images resized as in TensorFlow; openvla serve runs it for a robot without PyTorch"
         )
     if kind == "lora-adapter":
         raise CheckpointError(
@@ -121,7 +123,9 @@ def _check_kind(folder: Path) -> None:
     if kind == "prismatic-native":
         raise CheckpointError(f"{folder} is a {kind} checkpoint; openvla convert-checkpoint converts it")
     if kind != "openvla":
-        raise CheckpointError(f"{folder} is a vision-language model without actions; only policies are exported")
+        raise CheckpointError(
+            f"{folder} is a vision-language model without actions; only policies are exported"
+        )
 
 
 def _manifest_in(folder: Path) -> Manifest | None:

@@ -1,7 +1,8 @@
-"""The graph ``policy``: a whole prediction of fixed shapes, from a resized image and a padded prompt to an action.
+"""The graph ``policy``: a whole prediction of fixed shapes, from a resized image and a padded prompt.
 
-For runtimes that run one graph a tick: the decoding steps are written out, each weight is stored once. What a
-robot must not follow is NaN: a prompt that is not one, an early end of the sequence, logits that are not finite.
+For runtimes that run one graph a tick: the decoding steps are written out, each weight is stored once. An
+action that a robot must not follow is NaN: for a prompt that is not one, an early end of the sequence, or
+logits that are not finite.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _HIGHEST = float(np.finfo(np.float32).max)
 def write_policy(
     graph: GraphWriter, source: PolicySource, weights: NetworkWeights, prompt_tokens: int, capacity: int
 ) -> None:
-    """Add image (1, H, W, 3) uint8, token_ids (1, T), prompt_length (1,) → action (D,), action_token_ids (D,).
+    """Add image (1, H, W, 3) uint8, token_ids (1, T), prompt_length (1,) → action and action_token_ids (D,).
 
     The image is what the image transform resizes to. Raises ``InvalidValueError`` if the towers take
     differently resized images.
