@@ -1,8 +1,8 @@
 """NVIDIA's leapp on what ``openvla export-model --to leapp`` writes.
 
-leapp's own runner drives the simulated robot, which must carry out every scene as ``openvla evaluate`` does, in
-as many steps. leapp takes a missing input as zeros: the action must be NaN then. leapp and what it needs are
-installed in an environment of their own on top of this one; Isaac ROS Deploy itself needs NVIDIA's hardware.
+leapp's own runner drives the simulated robot, which must carry out every scene as ``openvla evaluate`` does,
+in as many steps. leapp takes a missing input as zeros: the action must be NaN then. leapp and what it needs
+are installed in an environment of their own on top of this one; Isaac ROS Deploy needs NVIDIA's hardware.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image as PILImage
 
 from openvla_ros.exporting.bundle_check import cases
 from openvla_ros.exporting.policy_source import ExportChoices, load_policy_source
-from PIL import Image as PILImage
 from peers.environments import on_top_of
 from peers.piped_simulation import CHECKPOINT, driven, evaluated, same
 from peers.rows import Row
@@ -38,7 +38,9 @@ def check(build: Path, source: Path | None) -> list[Row]:
     shutil.rmtree(work, ignore_errors=True)
     bundle, right = work / CHECKPOINT, evaluated()
     report = driven(python, PROGRAM, "export", CHECKPOINT, str(bundle)).report
-    detail = f"{report['same_tokens']} of {report['tokens']} tokens, {sum(report['files'].values()) / 1e6:.1f} MB"
+    detail = (
+        f"{report['same_tokens']} of {report['tokens']} tokens, {sum(report['files'].values()) / 1e6:.1f} MB"
+    )
     rows = [Row(NAME, VERSION, f"{CHECKPOINT}: exported", report["same_tokens"] == report["tokens"], detail)]
     run = driven(python, PROGRAM, "drive", str(bundle), ",".join(map(str, right)))
     passed, said = same(run.outcomes, right)
@@ -66,5 +68,7 @@ def compared(python: Path, work: Path, checkpoint: str, bundle: Path, key: str |
     same_tokens = sum(ids == right.token_ids[0].tolist() for (ids, _), right in pairs)
     error = max(float(np.abs(values - right.actions[0]).max()) for (_, values), right in pairs)
     passed = same_tokens == len(pairs) and error <= ROUNDING
-    detail = f"{same_tokens} of {len(pairs)} images and words with the same tokens, actions differ by {error:.0e}"
+    detail = (
+        f"{same_tokens} of {len(pairs)} images and words with the same tokens, actions differ by {error:.0e}"
+    )
     return Row(NAME, VERSION, f"{Path(bundle).name}: tokens and actions", passed, detail)

@@ -91,8 +91,8 @@ def measured(name: str, report: ExportReport, successes: int, scenes_: int) -> R
     size = sum(report.files.values()) / 1e6
     worst = ", ".join(f"{value:.2g}" for value in found.action_difference)
     detail = (
-        f"not exact: {found.same_tokens} of {found.tokens} tokens, largest difference of an action [{worst}], "
-        f"{successes} of {scenes_} scenes, {size:.1f} MB"
+        f"not exact: {found.same_tokens} of {found.tokens} tokens, largest difference of an action "
+        f"[{worst}], {successes} of {scenes_} scenes, {size:.1f} MB"
     )
     return Row(NAME, VERSION, f"small_base, {name}", found.tokens > 0, detail)
 
@@ -102,7 +102,9 @@ def alone(python: Path, work: Path) -> Row:
     image = scenes()[0]
     PILImage.fromarray(image).save(work / "scene.png")
     bundle = work / "fp32" / "run_policy.py"
-    said = json.loads(called([str(python), str(bundle), str(work / "scene.png"), "lift it", "--json"], "run_policy"))
+    said = json.loads(
+        called([str(python), str(bundle), str(work / "scene.png"), "lift it", "--json"], "run_policy")
+    )
     wanted = load_policy_source(ExportChoices(CHECKPOINT)).predictor.predict([image], "lift it")
     fits = said["token_ids"] == wanted.token_ids[0].tolist() and said["actions"] == wanted.actions[0].tolist()
     return Row(NAME, VERSION, "run_policy.py IMAGE WORDS", fits, f"{said['actions']}"[:90])
@@ -114,6 +116,7 @@ def golden(python: Path, version: str, work: Path) -> list[Row]:
 
 
 def golden_case(python: Path, version: str, work: Path, case: Case) -> Row:
+    """Return whether the program in the bundle gives the tokens and actions of one golden case."""
     name = f"{case.folder.name}-{case.index:02d}"
     folder, numbers = work / name, case.numbers()
     if not folder.exists():
@@ -126,5 +129,7 @@ def golden_case(python: Path, version: str, work: Path, case: Case) -> Row:
     pairs = list(zip(keys, found, strict=True))
     tokens = all(ids == numbers[f"action_token_ids::{key}"].tolist() for key, (ids, _) in pairs)
     error = max(np.abs(numbers[f"actions::{key}"] - values).max() for key, (_, values) in pairs)
-    detail = f"{len(keys)} datasets, tokens {'the same' if tokens else 'DIFFER'}, actions differ by {error:.0e}"
+    detail = (
+        f"{len(keys)} datasets, tokens {'the same' if tokens else 'DIFFER'}, actions differ by {error:.0e}"
+    )
     return Row(NAME, version, f"golden case {name}", tokens and error <= EXACT, detail)

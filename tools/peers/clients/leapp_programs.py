@@ -12,9 +12,11 @@ import leapp
 import numpy as np
 import torch
 from leapp import InferenceManager
-from piped_robot import PipedRobot, seeds
 from PIL import Image
+from piped_robot import PipedRobot, seeds
 from tokenizers import Tokenizer
+
+SOURCE = Path(__file__).resolve().parents[3] / "ros2_ws" / "src" / "openvla_ros"
 
 
 class LeappPolicy:
@@ -29,7 +31,9 @@ class LeappPolicy:
         """Return the graph's inputs for an RGB image uint8 (H, W, 3)."""
         tower, prompt = self.bundle["image_transform"]["towers"][0], self.bundle["prompt"]
         height, width = tower["size"]
-        resized = Image.fromarray(image).resize((width, height), Image.Resampling[tower["resampling"].upper()])
+        resized = Image.fromarray(image).resize(
+            (width, height), Image.Resampling[tower["resampling"].upper()]
+        )
         ids = self.tokenizer.encode(prompt["template"].replace("{instruction}", words.lower())).ids
         ids += [] if ids[-1] == prompt["last_id"] else [prompt["last_id"]]
         padded = ids + [0] * (prompt["max_tokens"] - len(ids))
@@ -46,6 +50,7 @@ class LeappPolicy:
 
 def export(checkpoint: str, out: str, key: str = "") -> None:
     """Export a policy with openvla_ros; report the bytes of its files."""
+    sys.path.append(str(SOURCE))
     from openvla_ros.exporting.bundle_formats import export_bundle
     from openvla_ros.exporting.policy_source import ExportChoices
 

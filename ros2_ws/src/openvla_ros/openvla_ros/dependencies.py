@@ -85,6 +85,11 @@ POLICY_NEEDS: dict[str, tuple[str, ...]] = {
     "openvla": ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "PIL", "tqdm"),
     "remote": ("websockets", "msgpack"),
 }
+# What exporting a policy imports, by format.
+EXPORT_NEEDS: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxruntime", "onnx_ir"),
+    "leapp": ("leapp",),
+}
 
 
 def require(modules: Iterable[str], purpose: str) -> None:

@@ -197,6 +197,16 @@ main()
             "this needs the package pyarrow, which is not installed: pip install pyarrow",
         ),
         ("mujoco", ["demo", "--policy", "expert"], "which is not installed: pip install 'openvla_ros[sim]'"),
+        (
+            "onnx",
+            ["export-model", "small_base", "--to", "onnx", "--out", "out"],
+            "needs the package onnx, which is not installed: pip install 'openvla_ros[export]'",
+        ),
+        (
+            "leapp",
+            ["export-model", "small_base", "--to", "leapp", "--out", "out"],
+            "which is not installed: pip install 'openvla_ros[leapp]'",
+        ),
         ("websockets", ["serve", "--policy", "hold"], "openvla serve needs the package websockets"),
     ],
 )

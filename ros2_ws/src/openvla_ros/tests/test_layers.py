@@ -21,11 +21,12 @@ PACKAGE = Path(openvla_ros.__file__).parent
 ROS = ("rclpy", "sensor_msgs", "geometry_msgs", "std_msgs", "std_srvs", "trajectory_msgs", "diagnostic_msgs")
 WITH_ROS = {"ros", "drivers", "discovery", "nodes", "programs"}
 FEWEST, MOST = 3, 15  # files of a folder
-# Modules that import what only some machines have: PyTorch brings Triton where it has CUDA.
+# Modules that import what only some machines have: PyTorch brings Triton where it has CUDA, and leapp is for
+# whoever deploys with it.
 NEEDS = {
     f"openvla_ros.model.kernels.triton_{part}": "triton"
     for part in ("kernels", "gemv", "attention", "elementwise")
-}
+} | {"openvla_ros.exporting.leapp_bundle": "leapp"}
 PROGRAM = """
 import importlib, sys
 class Block:

@@ -245,25 +245,23 @@ def export_model(
       openvla export-model small_base --to leapp --out bundles/small_base_leapp
     """
     images = [read_image(path) for path in image or ()]
-    from openvla_ros.dependencies import needed_for
+    from openvla_ros.dependencies import EXPORT_NEEDS, require
+
+    require(EXPORT_NEEDS[to], f"openvla export-model --to {to}")
+    from openvla_ros.exporting.bundle_formats import export_bundle
+    from openvla_ros.exporting.policy_source import ExportChoices
     from openvla_ros.profile import load_profile
 
-    with needed_for(f"openvla export-model --to {to}"):
-        from openvla_ros.exporting.bundle_formats import export_bundle
-        from openvla_ros.exporting.policy_source import ExportChoices
-
-        choices = ExportChoices(
-            checkpoint=checkpoint,
-            adapter=adapter,
-            unnorm_key=unnorm_key,
-            center_crop=center_crop,
-            prompt_style=prompt_style,
-            robot=None if robot is None else load_profile(robot),
-            offline=offline,
-        )
-        report = export_bundle(
-            choices, out, to=to, weights=weights, prompt_tokens=prompt_tokens, images=images
-        )
+    choices = ExportChoices(
+        checkpoint=checkpoint,
+        adapter=adapter,
+        unnorm_key=unnorm_key,
+        center_crop=center_crop,
+        prompt_style=prompt_style,
+        robot=None if robot is None else load_profile(robot),
+        offline=offline,
+    )
+    report = export_bundle(choices, out, to=to, weights=weights, prompt_tokens=prompt_tokens, images=images)
     typer.echo(json.dumps(report.to_json()) if as_json else "\n".join(report.lines()))
 
 

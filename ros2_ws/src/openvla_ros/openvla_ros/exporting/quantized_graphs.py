@@ -14,7 +14,6 @@ from typing import Literal, get_args
 
 import onnx
 
-from openvla_ros.dependencies import needed_for
 from openvla_ros.exporting.graph_writer import WeightFile, save_model
 
 Precision = Literal["fp32", "int8", "int4"]
@@ -25,14 +24,11 @@ _QUANTIZER = "onnxruntime.quantization.matmul_nbits_quantizer"
 
 
 def quantize(graphs: Sequence[Path], weights: Path, bits: int) -> None:
-    """Replace the matrices of ``graphs``, which share the file ``weights``, by ones of ``bits`` bits.
-
-    Raises ``MissingDependencyError`` without what the quantizer imports.
-    """
+    """Replace the matrices of ``graphs``, which share the file ``weights``, by ones of ``bits`` bits."""
     root = logging.getLogger()
     handlers = list(root.handlers)
-    with needed_for("a bundle with integer weights"):
-        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
     for handler in set(root.handlers) - set(handlers):  # its import configures the root logger
         root.removeHandler(handler)
     logging.getLogger(_QUANTIZER).setLevel(logging.ERROR)

@@ -236,7 +236,7 @@ def test_the_program_refuses_what_it_cannot_use(bundle, tmp_path):
     policy = program.OnnxPolicy(folder)
     gray = np.zeros((20, 20, 3), np.uint8)
     for image, words, key, said in (
-        (gray, "lift", None, "give an unnorm_key; the choices are bimanual_14d, bridge_orig"),
+        (gray, "lift", None, "give an unnorm_key; the choices are bridge_orig, fractal"),
         (gray, "lift", "bridge", "no statistics for unnorm_key 'bridge'; the choices are"),
         (gray, " ", KEY, "the instruction is empty"),
         (gray, "lift " * 80, KEY, "this bundle takes 64: shorten the instruction"),

@@ -51,7 +51,9 @@ def test_a_known_dataset_states_what_its_actions_are():
     source = source_of(unnorm_key=KEY)
     assert source.space_origin == "dataset bridge_orig"
     assert (source.space.rate_hz, source.space.gripper_open, source.space.frame) == (5.0, 1.0, "base")
-    with pytest.raises(ManifestError, match=r"does not match robot widowx:\n  action_space.rate_hz: dataset 5.0"):
+    with pytest.raises(
+        ManifestError, match=r"does not match robot widowx:\n  action_space.rate_hz: dataset 5.0"
+    ):
         load_policy_source(ExportChoices(BASE, unnorm_key=KEY, robot=SLOWER))
     with pytest.raises(StatisticsError, match="no statistics for unnorm_key 'bridge'"):
         load_policy_source(ExportChoices(BASE, unnorm_key="bridge"))
