@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from openvla_ros.errors import ExportError
+from openvla_ros.errors import ExportError, InvalidValueError
 from openvla_ros.exporting.policy_source import PolicySource
 from openvla_ros.model.decoding.greedy import prefill, step
 from openvla_ros.model.inference.predictor import OpenVLAPredictor
@@ -41,15 +41,14 @@ class Agreement:
     cases: int
     tokens: int
     same_tokens: int
-    logit_difference: (
-        float  # the largest, as a share of the largest logit, over steps with the same tokens before
-    )
+    # The largest as a share of the largest logit, over steps with the same tokens before; None: not compared.
+    logit_difference: float | None
     action_difference: Float  # (D,) the largest of each dimension, in its unit
 
     @property
     def exact(self) -> bool:
         """Whether all tokens are the same, and the logits differ by no more than rounding."""
-        return self.same_tokens == self.tokens and self.logit_difference <= LOGIT_TOLERANCE
+        return self.same_tokens == self.tokens and (self.logit_difference or 0.0) <= LOGIT_TOLERANCE
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
@@ -80,12 +79,26 @@ def made_images() -> list[Image]:
     return [read_only(np.ascontiguousarray(image)) for image in found]
 
 
-def cases(images: Sequence[Image], *, every_pair: bool = False) -> list[tuple[Image, str]]:
+def fitting_instructions(source: PolicySource, prompt_tokens: int) -> tuple[str, ...]:
+    """Return the instructions whose prompt has at most ``prompt_tokens``; raises ``InvalidValueError``."""
+    lengths = {words: source.predictor.model.prompt_ids(words).shape[1] for words in INSTRUCTIONS}
+    fitting = tuple(words for words, length in lengths.items() if length <= prompt_tokens)
+    if not fitting:
+        shortest = min(lengths, key=lambda words: lengths[words])
+        raise InvalidValueError(
+            f"--prompt-tokens {prompt_tokens} is too few: the prompt of {shortest!r} has {lengths[shortest]}"
+        )
+    return fitting
+
+
+def cases(
+    images: Sequence[Image], instructions: Sequence[str] = INSTRUCTIONS, *, every_pair: bool = False
+) -> list[tuple[Image, str]]:
     """Return the made images and ``images``, each with an instruction or, for ``every_pair``, with each."""
     every = [*made_images(), *images]
     if every_pair:
-        return [(image, words) for image in every for words in INSTRUCTIONS]
-    return [(image, INSTRUCTIONS[index % len(INSTRUCTIONS)]) for index, image in enumerate(every)]
+        return [(image, words) for image in every for words in instructions]
+    return [(image, instructions[index % len(instructions)]) for index, image in enumerate(every)]
 
 
 def check_bundle(folder: Path, source: PolicySource, compared: Sequence[tuple[Image, str]]) -> Agreement:
@@ -105,7 +118,7 @@ def check_bundle(folder: Path, source: PolicySource, compared: Sequence[tuple[Im
                 difference = np.abs(wanted.actions[0] - got.values)
                 found.append((*_compared(wanted.token_ids[0], got.token_ids, logits, got.logits), difference))
         except runner.PolicyError as error:
-            raise ExportError(f"{folder}: the bundle cannot be run: {error}") from error
+            raise ExportError(f"the exported bundle cannot be run: {error}") from error
     tokens, same, logit, action = zip(*found, strict=True)
     return Agreement(len(found), sum(tokens), sum(same), max(logit), np.max(action, axis=0))
 

@@ -24,7 +24,7 @@ from leapp.utils.tensor_description import TensorSemantics
 from torch import Tensor
 
 from openvla_ros.errors import ExportError
-from openvla_ros.exporting.bundle_check import Agreement, cases
+from openvla_ros.exporting.bundle_check import Agreement, cases, fitting_instructions
 from openvla_ros.exporting.bundle_manifest import (
     describe_space,
     metadata,
@@ -84,13 +84,14 @@ def export_leapp(
         )
     text = prompt_tokens_of(source, prompt_tokens)
     length = capacity(source, text)
+    compared = cases(images, fitting_instructions(source, text))
     with placed_when_finished(out) as folder:
         facts = policy_facts(source, text)
         path = _write_graph(folder, source, text, length, facts)
-        _describe_to_leapp(folder, source, path, text, cases(())[0])
+        _describe_to_leapp(folder, source, path, text, compared[0])
         add_tokenizer(folder, source)
         stated = {**facts, "weights": "fp32", "opset": OPSET, "graphs": {POLICY: describe_graph(path)}}
-        agreement = check_leapp(folder, source, text, cases(images))
+        agreement = check_leapp(folder, source, text, compared)
         if not agreement.exact:
             raise ExportError(disagreement(source.name, agreement))
         write_bundle_manifest(folder, {**stated, "verified": agreement.to_json()}, FORMAT)
@@ -136,7 +137,7 @@ def check_leapp(
             tokens += found.size
             same += int((found == wanted.token_ids[0]).sum())
             differences.append(np.abs(got[f"{POLICY}/{ACTION}"].double().numpy() - wanted.actions[0]))
-    return Agreement(len(compared), tokens, same, 0.0, np.max(differences, axis=0))
+    return Agreement(len(compared), tokens, same, None, np.max(differences, axis=0))
 
 
 @contextlib.contextmanager

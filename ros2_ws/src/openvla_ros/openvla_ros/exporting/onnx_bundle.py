@@ -18,7 +18,14 @@ import numpy as np
 import onnx
 
 from openvla_ros.errors import ExportError, InvalidValueError
-from openvla_ros.exporting.bundle_check import LOGIT_TOLERANCE, RUNNER, Agreement, cases, check_bundle
+from openvla_ros.exporting.bundle_check import (
+    LOGIT_TOLERANCE,
+    RUNNER,
+    Agreement,
+    cases,
+    check_bundle,
+    fitting_instructions,
+)
 from openvla_ros.exporting.bundle_manifest import TOKENIZER, metadata, policy_facts, write_bundle_manifest
 from openvla_ros.exporting.graph_writer import OPSET, GraphWriter, WeightFile
 from openvla_ros.exporting.language_graphs import (
@@ -72,8 +79,7 @@ class ExportReport:
         yield f"{self.folder}: {len(self.files)} files, {total:.1f} MB, weights in {self.weights}"
         yield (
             f"compared with this package on {found.cases} images and instructions: {found.same_tokens} of "
-            f"{found.tokens} tokens are the same; largest difference of a logit {found.logit_difference:.1e} "
-            "of the largest"
+            f"{found.tokens} tokens are the same{_logits(found)}"
         )
         names = self._dimensions()
         yield "largest difference of an action: " + ", ".join(
@@ -115,6 +121,7 @@ def export_onnx(
     """
     text = prompt_tokens_of(source, prompt_tokens)
     length = capacity(source, text)
+    compared = cases(images, fitting_instructions(source, text), every_pair=weights in BITS)
     with placed_when_finished(out) as folder:
         facts = policy_facts(source, text)
         paths = write_graphs(folder, source, length, facts, weights)
@@ -126,7 +133,7 @@ def export_onnx(
         described = {path.stem: describe_graph(path) for path in paths}
         stated = {**facts, "weights": weights, "opset": OPSET, "cache_length": length, "graphs": described}
         write_bundle_manifest(folder, stated)
-        agreement = check_bundle(folder, source, cases(images, every_pair=weights in BITS))
+        agreement = check_bundle(folder, source, compared)
         if weights == "fp32" and not agreement.exact:
             raise ExportError(disagreement(source.name, agreement))
         write_bundle_manifest(folder, {**stated, "verified": agreement.to_json()})
@@ -212,10 +219,16 @@ def disagreement(name: str, agreement: Agreement) -> str:
     """Return why a bundle is not left."""
     return (
         f"the exported graphs of {name} do not compute what the checkpoint does: "
-        f"{agreement.same_tokens} of {agreement.tokens} tokens are the same, and a logit differs by "
-        f"{agreement.logit_difference:.1e} of the largest (at most {LOGIT_TOLERANCE:.0e}); "
-        "nothing was written"
+        f"{agreement.same_tokens} of {agreement.tokens} tokens are the same{_logits(agreement)}; "
+        f"the logits may differ by {LOGIT_TOLERANCE:.0e}; nothing was written"
     )
+
+
+def _logits(agreement: Agreement) -> str:
+    """Return how much the logits differ, if they were compared."""
+    if agreement.logit_difference is None:
+        return ""
+    return f", a logit differs by at most {agreement.logit_difference:.1e} of the largest"
 
 
 @contextmanager
@@ -228,7 +241,7 @@ def placed_when_finished(out: Path) -> Iterator[Path]:
         raise ExportError(f"{out} already exists; choose a new folder")
     with writing(out, ExportError):
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        folder = Path(tempfile.mkdtemp(prefix=f"{out.name}.part-", dir=out.parent))
         try:
             yield folder
             folder.chmod(0o755)

@@ -27,7 +27,10 @@ def quantize(graphs: Sequence[Path], weights: Path, bits: int) -> None:
     """Replace the matrices of ``graphs``, which share the file ``weights``, by ones of ``bits`` bits."""
     root = logging.getLogger()
     handlers = list(root.handlers)
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    from onnxruntime.quantization.matmul_nbits_quantizer import (
+        DefaultWeightOnlyQuantConfig,
+        MatMulNBitsQuantizer,
+    )
 
     for handler in set(root.handlers) - set(handlers):  # its import configures the root logger
         root.removeHandler(handler)
@@ -37,7 +40,8 @@ def quantize(graphs: Sequence[Path], weights: Path, bits: int) -> None:
         for path in graphs:
             model = onnx.load(str(path))
             metadata = {entry.key: entry.value for entry in model.metadata_props}
-            quantizer = MatMulNBitsQuantizer(model, bits=bits, block_size=BLOCK, is_symmetric=True)
+            config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=bits)
+            quantizer = MatMulNBitsQuantizer(model, algo_config=config)
             quantizer.process()
             small = quantizer.model.model
             tensors = [file.store_tensor(tensor) for tensor in small.graph.initializer]

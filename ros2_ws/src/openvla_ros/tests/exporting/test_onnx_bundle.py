@@ -206,7 +206,7 @@ def test_a_bundle_that_disagrees_is_not_left(monkeypatch, tmp_path):
 def test_rounding_alone_is_no_agreement(monkeypatch, tmp_path):
     """The same tokens are not enough: a wrong epsilon never changes one here, but the logits."""
     monkeypatch.setattr("openvla_ros.exporting.vision_graph.EPS", 1e-5)
-    with pytest.raises(ExportError, match="28 of 28 tokens are the same, and a logit differs by"):
+    with pytest.raises(ExportError, match="28 of 28 tokens are the same, a logit differs by at most"):
         export(tmp_path / "out", SMALL)
     assert list(tmp_path.iterdir()) == []
 
@@ -225,6 +225,9 @@ def test_an_existing_folder_is_not_overwritten(tmp_path):
 def test_more_positions_than_the_model_has(tmp_path):
     with pytest.raises(InvalidValueError, match="need a cache of 4288; the model has 2048 positions"):
         export_onnx(source_of(SMALL), tmp_path / "out", prompt_tokens=4200)
+    with pytest.raises(InvalidValueError, match="--prompt-tokens 9 is too few: the prompt of 'reach' has 15"):
+        export_onnx(source_of(SMALL), tmp_path / "out", prompt_tokens=9)
+    assert export_onnx(source_of(SMALL), tmp_path / "out", prompt_tokens=20).agreement.exact
 
 
 def test_the_program_refuses_what_it_cannot_use(bundle, tmp_path):
