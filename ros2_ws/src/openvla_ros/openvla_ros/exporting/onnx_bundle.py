@@ -76,7 +76,8 @@ class ExportReport:
         """Yield the report as text."""
         found = self.agreement
         total = sum(self.files.values()) / 1e6
-        yield f"{self.folder}: {len(self.files)} files, {total:.1f} MB, weights in {self.weights}"
+        exact = "" if self.weights == "fp32" else ", not exact"
+        yield f"{self.folder}: {len(self.files)} files, {total:.1f} MB, weights in {self.weights}{exact}"
         yield (
             f"compared with this package on {found.cases} images and instructions: {found.same_tokens} of "
             f"{found.tokens} tokens are the same{_logits(found)}"
