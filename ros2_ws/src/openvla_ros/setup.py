@@ -110,6 +110,8 @@ setup(
         "sim": ["mujoco==3.8.1"],
         "realsense": ["pyrealsense2"],
         "quantization": ["bitsandbytes"],
+        "export": ["onnx>=1.16", "onnx-ir", "onnxruntime>=1.20"],
+        "leapp": ["leapp==0.7.2"],
         "ray": ["ray"],
         "meshes": ["pycollada"],
         "array_record": ["array-record"],

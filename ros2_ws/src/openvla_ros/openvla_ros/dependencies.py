@@ -43,12 +43,16 @@ SOURCES = {
     "h11": Source("h11"),
     "h5py": Source("h5py", rosdep="python3-h5py"),
     "huggingface_hub": Source("huggingface_hub"),
+    "leapp": Source("leapp", extra="leapp"),
     "lz4": Source("lz4"),
     "matplotlib": Source("matplotlib", rosdep="python3-matplotlib"),
     "mcap": Source("mcap"),
     "msgpack": Source("msgpack", rosdep="python3-msgpack"),
     "mujoco": Source("mujoco", extra="sim"),
     "numpy": Source("numpy", rosdep="python3-numpy"),
+    "onnx": Source("onnx", extra="export"),
+    "onnx_ir": Source("onnx-ir", extra="export"),
+    "onnxruntime": Source("onnxruntime", extra="export"),
     "pyarrow": Source("pyarrow"),
     "pydantic": Source("pydantic"),
     "pyrealsense2": Source("pyrealsense2", extra="realsense"),
@@ -83,6 +87,11 @@ NODE_NEEDS: dict[str, tuple[str, ...]] = {
 POLICY_NEEDS: dict[str, tuple[str, ...]] = {
     "openvla": ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "PIL", "tqdm"),
     "remote": ("websockets", "msgpack"),
+}
+# What exporting a policy imports, by format.
+EXPORT_NEEDS: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxruntime", "onnx_ir"),
+    "leapp": ("leapp",),
 }
 
 

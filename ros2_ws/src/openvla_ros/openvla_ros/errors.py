@@ -57,6 +57,10 @@ class ChecksumError(DatasetError, CheckpointError):
     """A file of a dataset or a checkpoint was damaged or changed after it was written."""
 
 
+class ExportError(OpenVLARosError):
+    """A policy cannot be exported: the bundle disagrees with the checkpoint, or cannot be written."""
+
+
 class TrainingError(OpenVLARosError):
     """A training run cannot continue: the loss is NaN, memory ran out, or the folder is another run's."""
 

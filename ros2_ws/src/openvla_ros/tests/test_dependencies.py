@@ -30,6 +30,7 @@ ROS = {
 BROUGHT_BY_OTHERS = {"triton"}  # PyTorch for CUDA
 # Asked for though no line imports them, with the reason.
 NOT_IMPORTED = {
+    "onnx_ir": "onnxruntime's quantizer imports it and does not ask for it",
     "tensorboard": "torch.utils.tensorboard needs it",
     "rosbag2_storage_mcap": "ros2 bag opens the recordings with it",
     "robot_state_publisher": "openvla check compares with tf and names it",
@@ -92,8 +93,8 @@ def test_setup_py_asks_for_what_is_imported():
 
 def test_package_xml_and_requirements_txt_ask_for_the_rest_between_them():
     from_apt = {source.rosdep for source in SOURCES.values() if source.rosdep}
-    # Ray is for whoever converts on several machines, the viewers for whoever looks, mostly from another one.
-    elsewhere = ("ray", "view")
+    # For whoever converts on several machines, looks or exports: a robot's computer does none of it.
+    elsewhere = {"ray", "view", "export", "leapp"}
     from_pip = {
         source.pip for source in SOURCES.values() if not source.rosdep and source.extra not in elsewhere
     }
@@ -196,6 +197,16 @@ main()
             "this needs the package pyarrow, which is not installed: pip install pyarrow",
         ),
         ("mujoco", ["demo", "--policy", "expert"], "which is not installed: pip install 'openvla_ros[sim]'"),
+        (
+            "onnx",
+            ["export-model", "small_base", "--to", "onnx", "--out", "out"],
+            "needs the package onnx, which is not installed: pip install 'openvla_ros[export]'",
+        ),
+        (
+            "leapp",
+            ["export-model", "small_base", "--to", "leapp", "--out", "out"],
+            "which is not installed: pip install 'openvla_ros[leapp]'",
+        ),
         ("websockets", ["serve", "--policy", "hold"], "openvla serve needs the package websockets"),
     ],
 )

@@ -21,8 +21,8 @@ PACKAGE = Path(openvla_ros.__file__).parent
 ROS = ("rclpy", "sensor_msgs", "geometry_msgs", "std_msgs", "std_srvs", "trajectory_msgs", "diagnostic_msgs")
 WITH_ROS = {"ros", "drivers", "discovery", "live_view", "nodes", "programs"}
 FEWEST, MOST = 3, 15  # files of a folder
-# Modules that import what only some machines have: PyTorch brings Triton where it has CUDA; viewers are an
-# extra.
+# Modules that import what only some machines have: PyTorch brings Triton where it has CUDA; viewers and
+# leapp are extras.
 NEEDS = {
     **{
         f"openvla_ros.model.kernels.triton_{part}": "triton"
@@ -32,6 +32,7 @@ NEEDS = {
     "openvla_ros.viewing.rerun_process": "rerun_cli",
     "openvla_ros.viewing.foxglove_viewer": "foxglove",
     "openvla_ros.viewing.foxglove_layout": "foxglove",
+    "openvla_ros.exporting.leapp_bundle": "leapp",
 }
 PROGRAM = """
 import importlib, sys

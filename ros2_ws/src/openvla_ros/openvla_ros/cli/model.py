@@ -48,6 +48,7 @@ def register(app: typer.Typer) -> None:
     app.command()(inspect)
     app.command()(merge)
     app.command()(convert_checkpoint)
+    app.command()(export_model)
 
 
 def predict(
@@ -199,6 +200,69 @@ def convert_checkpoint(
 
     kind = convert(source, out, tokenizer=tokenizer, platform=platform, images=images)
     typer.echo(f"converted {kind} checkpoint: {out}")
+
+
+def export_model(
+    checkpoint: CheckpointArgument,
+    to: Annotated[
+        Literal["onnx", "leapp"],
+        typer.Option(help="onnx: graphs for ONNX Runtime and TensorRT; leapp: for Isaac ROS Deploy."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "--output", help="New folder for the bundle.")],
+    adapter: Annotated[Path | None, typer.Option(help="Folder of a LoRA adapter, merged into it.")] = None,
+    unnorm_key: Annotated[
+        str | None, typer.Option(help="Dataset whose statistics to use; default: all that there are.")
+    ] = None,
+    center_crop: Annotated[
+        bool | None,
+        typer.Option("--center-crop/--no-center-crop", help="For models trained with random crops."),
+    ] = None,
+    prompt_style: StyleOption = None,
+    robot: Annotated[
+        str | None, typer.Option(help="Profile that the actions must fit, and that states what they mean.")
+    ] = None,
+    weights: Annotated[
+        Literal["fp32", "int8", "int4"], typer.Option(help="int8 and int4: some tokens differ from fp32.")
+    ] = "fp32",
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=8, max=4096, help="Longest prompt; default 64 (Vicuna's prompt: 128).")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="Image to verify with, besides made ones; repeatable.")
+    ] = None,
+    offline: OfflineOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Export a policy for runtimes without PyTorch, verified against this package's own tokens.
+
+    The folder is there complete and verified, or not at all.
+
+    Examples:
+      openvla export-model small_base --to onnx --out bundles/small_base
+
+      openvla export-model openvla/openvla-7b --adapter runs/cups --to onnx --out bundles/cups --weights int4
+
+      openvla export-model small_base --to leapp --out bundles/small_base_leapp
+    """
+    images = [read_image(path) for path in image or ()]
+    from openvla_ros.dependencies import EXPORT_NEEDS, require
+
+    require(EXPORT_NEEDS[to], f"openvla export-model --to {to}")
+    from openvla_ros.exporting.bundle_formats import export_bundle
+    from openvla_ros.exporting.policy_source import ExportChoices
+    from openvla_ros.profile import load_profile
+
+    choices = ExportChoices(
+        checkpoint=checkpoint,
+        adapter=adapter,
+        unnorm_key=unnorm_key,
+        center_crop=center_crop,
+        prompt_style=prompt_style,
+        robot=None if robot is None else load_profile(robot),
+        offline=offline,
+    )
+    report = export_bundle(choices, out, to=to, weights=weights, prompt_tokens=prompt_tokens, images=images)
+    typer.echo(json.dumps(report.to_json()) if as_json else "\n".join(report.lines()))
 
 
 def _read_numbers(text: str) -> Float:

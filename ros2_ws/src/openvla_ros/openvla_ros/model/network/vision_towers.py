@@ -21,7 +21,7 @@ from openvla_ros.model.network.config import Tower
 # Returns the results of two computations that do not depend on each other.
 Beside = Callable[[Callable[[], Tensor], Callable[[], Tensor]], tuple[Tensor, Tensor]]
 
-_EPS = 1e-6  # timm's LayerNorm for these towers; torch's own default is 1e-5
+EPS = 1e-6  # timm's LayerNorm for these towers; torch's own default is 1e-5
 
 
 class Attention(nn.Module):
@@ -74,10 +74,10 @@ class Block(nn.Module):
 
     def __init__(self, tower: Tower) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(tower.width, eps=_EPS)
+        self.norm1 = nn.LayerNorm(tower.width, eps=EPS)
         self.attn = Attention(tower.width, tower.heads)
         self.ls1 = LayerScale(tower.width) if tower.layer_scale else nn.Identity()
-        self.norm2 = nn.LayerNorm(tower.width, eps=_EPS)
+        self.norm2 = nn.LayerNorm(tower.width, eps=EPS)
         self.mlp = Mlp(tower.width, tower.hidden_width)
         self.ls2 = LayerScale(tower.width) if tower.layer_scale else nn.Identity()
 
@@ -118,7 +118,7 @@ class AttentionPool(nn.Module):
         self.q = nn.Linear(tower.width, tower.width)
         self.kv = nn.Linear(tower.width, 2 * tower.width)
         self.proj = nn.Linear(tower.width, tower.width)
-        self.norm = nn.LayerNorm(tower.width, eps=_EPS)
+        self.norm = nn.LayerNorm(tower.width, eps=EPS)
         self.mlp = Mlp(tower.width, tower.hidden_width)
 
 
@@ -135,7 +135,7 @@ class VisionTower(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, tower.patches, tower.width))
         self.patch_embed = PatchEmbed(tower)
         self.blocks = nn.ModuleList(Block(tower) for _ in range(tower.depth))
-        self.norm = nn.LayerNorm(tower.width, eps=_EPS)
+        self.norm = nn.LayerNorm(tower.width, eps=EPS)
         if tower.attention_pool:
             self.attn_pool = AttentionPool(tower)
 
