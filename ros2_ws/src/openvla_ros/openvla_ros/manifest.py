@@ -126,7 +126,9 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as JSON values."""
-        space = self.action_space
+        space = self.action_space.describe()
+        if self.action_space.kind == "tool_delta":  # as before there were others
+            del space["kind"]
         return {
             "version": MANIFEST_VERSION,
             "base_model": self.base_model,
@@ -137,17 +139,7 @@ class Manifest:
             "robot": self.robot,
             "cameras": list(self.cameras),
             "prompt_style": self.prompt_style,
-            "action_space": {
-                "names": list(space.names),
-                "units": list(space.units),
-                "frame": space.frame,
-                "rotation": space.rotation,
-                "gripper_open": space.gripper_open,
-                "lower": space.lower.tolist(),
-                "upper": space.upper.tolist(),
-                "rate_hz": space.rate_hz,
-                **({} if space.kind == "tool_delta" else {"kind": space.kind}),
-            },
+            "action_space": space,
             "image_transform": {**self.image_transform.describe(), "center_crop": self.center_crop},
             "dataset_key": self.dataset_key,
             "statistics": self.statistics.to_json(),

@@ -9,7 +9,7 @@ an action and a state have, not what they mean. That is stated in ``robot_interf
 ``--profile`` or ``--dataset``, else nothing is served. The robot compares it with its own profile.
 
 Policies that look at one moment (ACT, SmolVLA) answer with the actions that LeRobot executes between two
-inferences; those with a history (Diffusion) or temporal ensembling with one action, asked at every step.
+inferences; those with a history (Diffusion) or temporal ensembling with one action, at every step.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from openvla_ros.integrity.checksums import sha256
 from openvla_ros.model.network.tokenizer import BOS_ID, EOS_ID
 from openvla_ros.preprocessing.action_tokens import ActionCodec
 from openvla_ros.preprocessing.prompt import build_prompt
-from openvla_ros.values.action import ActionSpace
 
 BUNDLE, FORMAT, VERSION = "openvla_bundle.json", "openvla_ros onnx", 1
 TOKENIZER = "tokenizer.json"
@@ -46,7 +45,7 @@ def policy_facts(source: PolicySource, prompt_tokens: int) -> dict[str, Any]:
             "end_id": EOS_ID,
             "outside": "an id below or above counts as the nearest end",
         },
-        "action_space": None if source.space is None else describe_space(source.space),
+        "action_space": None if source.space is None else source.space.describe(),
         "action_space_from": source.space_origin,
         "unnorm_key": source.unnorm_key,
         "statistics": {key: value.to_json() for key, value in source.statistics.items()},
@@ -63,21 +62,6 @@ def policy_facts(source: PolicySource, prompt_tokens: int) -> dict[str, Any]:
             "last_id": source.files.tokenizer.space_id,
             "max_tokens": prompt_tokens,
         },
-    }
-
-
-def describe_space(space: ActionSpace) -> dict[str, Any]:
-    """Return an action space as JSON values."""
-    return {
-        "kind": space.kind,
-        "names": list(space.names),
-        "units": list(space.units),
-        "frame": space.frame,
-        "rotation": space.rotation,
-        "gripper_open": space.gripper_open,
-        "lower": space.lower.tolist(),
-        "upper": space.upper.tolist(),
-        "rate_hz": space.rate_hz,
     }
 
 

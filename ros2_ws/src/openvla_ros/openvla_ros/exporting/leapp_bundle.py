@@ -26,7 +26,6 @@ from torch import Tensor
 from openvla_ros.errors import ExportError
 from openvla_ros.exporting.bundle_check import Agreement, cases, fitting_instructions
 from openvla_ros.exporting.bundle_manifest import (
-    describe_space,
     metadata,
     policy_facts,
     write_bundle_manifest,
@@ -200,4 +199,7 @@ def _described(name: str, value: Tensor) -> TensorSemantics:
 
 def _meaning(source: PolicySource) -> dict[str, Any]:
     assert source.space is not None
-    return {"action_space": describe_space(source.space), "unnorm_key": source.unnorm_key}
+    return {
+        "action_space": source.space.describe(),
+        "unnorm_key": source.unnorm_key,
+    }

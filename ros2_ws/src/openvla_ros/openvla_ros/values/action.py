@@ -92,6 +92,20 @@ class ActionSpace:
         """Number of dimensions D."""
         return len(self.names)
 
+    def describe(self) -> dict[str, object]:
+        """Return the space as JSON values, by its attributes' names."""
+        return {
+            "names": list(self.names),
+            "units": list(self.units),
+            "frame": self.frame,
+            "rotation": self.rotation,
+            "gripper_open": self.gripper_open,
+            "lower": self.lower.tolist(),
+            "upper": self.upper.tolist(),
+            "rate_hz": self.rate_hz,
+            "kind": self.kind,
+        }
+
     @property
     def step_s(self) -> float:
         """Seconds from one action to the next."""
