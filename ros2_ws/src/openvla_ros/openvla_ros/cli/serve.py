@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from openvla_ros.dependencies import needed_for
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.policy.factory import PolicyOptions, load_policy, read_token
-from openvla_ros.policy.protocol import Trained
-from openvla_ros.profile import load_profile
+from openvla_ros.policy.protocol import Policy
+from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.values.scene import Scene
+
+if TYPE_CHECKING:
+    from openvla_ros.serving.shared_policy import SharedPolicy
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +33,12 @@ def serve(
     robot: Annotated[str, typer.Option(help="Robot profile: a name or a YAML file.")] = "widowx",
     policy: Annotated[str, typer.Option(help="openvla, or hold to try the connection.")] = "openvla",
     unnorm_key: Annotated[str, typer.Option(help="Dataset whose statistics to use.")] = "",
-    adapter: Annotated[str, typer.Option(help="LoRA adapter folder.")] = "",
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="LoRA adapter: FOLDER for every robot, or NAME=FOLDER for those that ask for NAME."
+        ),
+    ] = None,
     center_crop: Annotated[
         bool, typer.Option("--center-crop", help="For models trained with crops.")
     ] = False,
@@ -42,21 +53,27 @@ def serve(
         str, typer.Option(help="Address to listen on; a public one needs a token.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any.")] = 8765,
+    robots: Annotated[int, typer.Option(help="How many robots are served at a time.")] = 8,
+    batch: Annotated[int, typer.Option(help="How many of their questions are answered in one pass.")] = 8,
     token_file: Annotated[str, typer.Option(help="File with the token that a robot must present.")] = "",
     observation_map: Annotated[
         str, typer.Option(help="What openpi's keys are: a name or a YAML file; default: the profile's.")
     ] = "",
 ) -> None:
-    """Serve a policy to one robot at a time: to ours, to openpi's clients and to OpenVLA's, on one port.
+    """Serve a policy to several robots: to ours, to openpi's clients and to OpenVLA's, on one port.
 
     Examples:
       openvla serve openvla/openvla-7b --unnorm-key bridge_orig --host 0.0.0.0 --token-file token
 
+      openvla serve openvla/openvla-7b --unnorm-key bridge_orig --adapter carrot=runs/carrot --adapter cup=runs/cup
+
       openvla serve --policy hold --robot sim_widowx
 
     On the robot: the policy node with policy:=remote address:=ws://HOST:8765 token_file:=token. Programs for
-    openpi connect to ws://HOST:8765; scripts for OpenVLA's server post to http://HOST:8765/act.
+    openpi connect to ws://HOST:8765; scripts for OpenVLA's server post to http://HOST:8765/act. The adapter
+    NAME is at ws://HOST:8765/NAME and http://HOST:8765/NAME/act. The policy hold serves one robot at a time.
     """
+    own_adapter, adapters = _adapters(adapter or [])
     with needed_for("openvla serve"):
         from openvla_ros.protocols.translation import Translation
         from openvla_ros.serving.server import PolicyServer
@@ -69,22 +86,54 @@ def serve(
         dtype,
         center_crop,
         offline,
-        adapter=adapter,
+        adapter=own_adapter,
         decoder=decoder,
         quantization=quantization,
     )
     profile = load_profile(robot)
     load_translation = partial(Translation.for_robot, profile, observation_map)
     load_translation((), "")  # a wrong map is told before the weights are loaded
-    served = load_policy(options, profile, _no_scene)
-    cameras, key = (served.cameras, served.dataset_key) if isinstance(served, Trained) else ((), "")
-    server = PolicyServer(served, host, port, read_token(token_file), load_translation(cameras, key))
+    served = _shared(load_policy(options, profile, _no_scene), options, adapters, profile)
+    server = PolicyServer(
+        served, host, port, read_token(token_file), load_translation((), ""), robots=robots, batch=batch
+    )
     for number in (signal.SIGINT, signal.SIGTERM):
         # From a thread: closing waits for the loop that the signal interrupted.
         signal.signal(number, lambda *_: threading.Thread(target=server.close).start())
     typer.echo(f"{served.description}: ws://{host}:{server.port}")
     server.serve_forever()
     served.close()
+
+
+def _adapters(given: Sequence[str]) -> tuple[str, dict[str, Path]]:
+    """Return the folder of every robot's adapter, if any, and those that are asked for by name."""
+    plain = [text for text in given if "=" not in text]
+    named = [text.partition("=")[::2] for text in given if "=" in text]
+    if len(plain) > 1:
+        raise InvalidValueError(f"--adapter {plain[1]}: there is {plain[0]} already; name it, NAME=FOLDER")
+    for name, folder in named:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or not folder:
+            raise InvalidValueError(
+                f"--adapter {name}={folder}: expected NAME=FOLDER, where NAME has letters, digits, _ . and -"
+            )
+        if [other for other, _ in named].count(name) > 1:
+            raise InvalidValueError(f"--adapter: the name {name} is given twice")
+    return "".join(plain), {name: Path(folder).expanduser() for name, folder in named}
+
+
+def _shared(
+    policy: Policy, options: PolicyOptions, adapters: Mapping[str, Path], profile: RobotProfile
+) -> Policy | SharedPolicy:
+    """Return ``policy`` for several robots, if it can be shared."""
+    if options.policy != "openvla":
+        if adapters:
+            raise InvalidValueError(f"policy {options.policy!r} has no adapters; only openvla does")
+        return policy
+    from openvla_ros.policy.openvla_policy import OpenVLAPolicy
+    from openvla_ros.serving.shared_openvla import with_adapters
+
+    assert isinstance(policy, OpenVLAPolicy)
+    return with_adapters(policy, options.checkpoint, adapters, profile, offline=options.offline)
 
 
 def _no_scene() -> Scene:
