@@ -35,9 +35,7 @@ def serve(
     unnorm_key: Annotated[str, typer.Option(help="Dataset whose statistics to use.")] = "",
     adapter: Annotated[
         list[str] | None,
-        typer.Option(
-            help="LoRA adapter: FOLDER for every robot, or NAME=FOLDER for those that ask for NAME."
-        ),
+        typer.Option(help="LoRA adapter: FOLDER for all, or NAME=FOLDER for robots that name it."),
     ] = None,
     center_crop: Annotated[
         bool, typer.Option("--center-crop", help="For models trained with crops.")
@@ -65,7 +63,7 @@ def serve(
     Examples:
       openvla serve openvla/openvla-7b --unnorm-key bridge_orig --host 0.0.0.0 --token-file token
 
-      openvla serve openvla/openvla-7b --unnorm-key bridge_orig --adapter carrot=runs/carrot --adapter cup=runs/cup
+      openvla serve openvla/openvla-7b --unnorm-key bridge_orig --adapter carrot=runs/carrot
 
       openvla serve --policy hold --robot sim_widowx
 
@@ -107,8 +105,9 @@ def serve(
 
 def _adapters(given: Sequence[str]) -> tuple[str, dict[str, Path]]:
     """Return the folder of every robot's adapter, if any, and those that are asked for by name."""
-    plain = [text for text in given if "=" not in text]
-    named = [text.partition("=")[::2] for text in given if "=" in text]
+    # A folder may have a = in its name.
+    plain = [text for text in given if "=" not in text or Path(text).expanduser().is_dir()]
+    named = [text.partition("=")[::2] for text in given if text not in plain]
     if len(plain) > 1:
         raise InvalidValueError(f"--adapter {plain[1]}: there is {plain[0]} already; name it, NAME=FOLDER")
     for name, folder in named:
