@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from openvla_ros.bringup.dds import keep_image_memory
 from openvla_ros.dependencies import needed_for
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.policy.factory import PolicyOptions, load_policy, read_token
@@ -88,6 +89,7 @@ def serve(
         decoder=decoder,
         quantization=quantization,
     )
+    keep_image_memory()
     profile = load_profile(robot)
     load_translation = partial(Translation.for_robot, profile, observation_map)
     load_translation((), "")  # a wrong map is told before the weights are loaded

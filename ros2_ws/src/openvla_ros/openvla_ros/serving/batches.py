@@ -20,6 +20,8 @@ from openvla_ros.values.observation import Observation
 
 # A question that could not be begun within this time is refused: its image is too old to act on.
 WAIT_S = 4.0
+# How long a pass is put off for robots that may ask at the same moment, as a share of the last pass.
+GATHER_SHARE = 0.2
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,10 +50,14 @@ class _Asked:
 
 
 class Batches:
-    """Answers questions to ``policy`` on one thread, up to ``most`` at a time."""
+    """Answers questions to ``policy`` on one thread, up to ``most`` at a time.
 
-    def __init__(self, policy: SharedPolicy, most: int) -> None:
-        self._policy, self._most = policy, most
+    ``robots`` returns how many could be asking; a pass is not put off for more than these.
+    """
+
+    def __init__(self, policy: SharedPolicy, most: int, robots: Callable[[], int]) -> None:
+        self._policy, self._most, self._robots = policy, most, robots
+        self._pass_s = 0.0  # how long the last pass took
         self._waiting: deque[_Asked] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
@@ -94,7 +100,10 @@ class Batches:
 
     def _run(self) -> None:
         while batch := self._next():
-            for asked, answer in zip(batch, self._answers(batch), strict=True):
+            began = time.monotonic()
+            answers = self._answers(batch)
+            self._pass_s = time.monotonic() - began
+            for asked, answer in zip(batch, answers, strict=True):
                 asked.finish(answer)
         with self._changed:
             left, self._waiting = list(self._waiting), deque()
@@ -107,6 +116,7 @@ class Batches:
             with self._changed:
                 while not self._waiting and not self._is_closed:
                     self._changed.wait()
+                self._gather()
                 if self._is_closed:
                     return []
                 batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
@@ -118,6 +128,14 @@ class Batches:
                     asked.finish(PolicyError("the robot has gone"))
             if wanted:
                 return wanted
+
+    def _gather(self) -> None:
+        """Wait for others to ask too, for a small part of the time that a pass of their own would take."""
+        deadline = time.monotonic() + GATHER_SHARE * self._pass_s
+        while len(self._waiting) < min(self._most, self._robots()) and not self._is_closed:
+            left = deadline - time.monotonic()
+            if left <= 0.0 or not self._changed.wait(left):
+                return
 
     def _answers(self, batch: list[_Asked]) -> list[Answered]:
         """Return one answer each; if the policy fails on the whole batch, each is asked alone."""

@@ -45,7 +45,13 @@ class Places:
         self.most = most
         self._free = threading.Semaphore(most)
         self._robots: set[Robot] = set()
+        self._taken = 0
         self._lock = threading.Lock()
+
+    @property
+    def taken(self) -> int:
+        """How many places are taken."""
+        return self._taken
 
     @property
     def refusal(self) -> str:
@@ -61,15 +67,17 @@ class Places:
         """
         if not (self._free.acquire(blocking=False) or self._take_over()):
             return False
-        if robot is not None:
-            with self._lock:
+        with self._lock:
+            self._taken += 1
+            if robot is not None:
                 self._robots.add(robot)
         return True
 
     def leave(self, robot: Robot | None) -> None:
         """Give the place back."""
-        if robot is not None:
-            with self._lock:
+        with self._lock:
+            self._taken -= 1
+            if robot is not None:
                 self._robots.discard(robot)
         self._free.release()
 

@@ -96,7 +96,7 @@ class PolicyServer:
         shared = policy if isinstance(policy, SharedPolicy) else OneAtATime(policy)
         self._policy, self._token, self._translation = shared, token, translation
         self._places = Places(min(robots, shared.most_robots or robots))
-        self._batches = Batches(shared, batch)
+        self._batches = Batches(shared, batch, lambda: self._places.taken)
         self._only_act = self._act_endpoint("") if shared.most_robots == 1 else None
         self._waiting_room = threading.BoundedSemaphore(MOST_CONNECTIONS)
         self._sockets: set[socket.socket] = set()  # of HTTP clients

@@ -1,8 +1,8 @@
 """The fast decoder for several robots at once: one prefill and a few short passes for all of them.
 
 As in ``speculative``, each sequence is its prompt followed by a guess of the action, verified in the prefill
-and, where it was wrong, guessed again from the same logits. The passes go on until the last sequence is
-certain; rows that are certain before do not change. Every sequence gets the tokens that it gets alone, up to
+and, where it was wrong, guessed again from the same logits. Later passes are over the sequences that are not
+certain yet. Every sequence gets the tokens that it gets alone, up to
 ties within rounding.
 """
 
@@ -66,15 +66,20 @@ class BatchedDecoder:
         places = torch.arange(count, device=device)
         logits = self._llama.begin(maps, embedded, lengths[:, None] - 1 + places)
         chosen = self._choose(logits)
-        certain = accepted = _leading(chosen[:, :-1] == guess)
-        while (least := int(certain.min())) < count - 1:
-            tokens = count - 1 - least
-            guess = chosen[:, :-1].clone()
-            fresh = self._llama.go_on(maps, model.text_embeddings(guess[:, least:]), lengths + least)
-            keep = places[-tokens:] <= certain[:, None]
-            logits[:, -tokens:] = torch.where(keep[..., None], logits[:, -tokens:], fresh)
-            chosen = self._choose(logits)
-            certain = _leading((chosen[:, :-1] == guess) | (places[:-1] <= certain[:, None]))
+        accepted = _leading(chosen[:, :-1] == guess)
+        certain = accepted.clone()
+        while open_rows := [row for row, known in enumerate(certain.tolist()) if known < count - 1]:
+            rows = upload(torch.tensor(open_rows), device)
+            known = certain[rows]
+            least = int(known.min())
+            guess = chosen[rows, :-1]
+            maps = self._llama.maps([sequels[row].adapter for row in open_rows])
+            again = model.text_embeddings(guess[:, least:])
+            fresh = self._llama.go_on(maps, again, lengths[rows] + least, rows)
+            keep = places[least + 1 :] <= known[:, None]
+            logits[rows, least + 1 :] = torch.where(keep[..., None], logits[rows, least + 1 :], fresh)
+            chosen[rows] = self._choose(logits[rows])
+            certain[rows] = _leading((chosen[rows, :-1] == guess) | (places[:-1] <= known[:, None]))
         table = action_table(model, logits.flatten(0, 1), chosen.flatten(), self._engine.centers)
         tables = self._engine.stages.read(table).view(len(sequels), count, COLUMNS)
         chosen, right = chosen.cpu(), accepted.tolist()

@@ -8,6 +8,7 @@ results equal those of one sequence is a matter of rounding alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,7 +33,8 @@ class BatchedLlama:
         """Allocate nothing yet."""
         self._model, self._llama = model, llama
         self._kernels = TorchKernels(LlamaShape.of(model.language_model.config))
-        self._keys = self._values = torch.zeros(0)  # (layers, sequences, groups, capacity, head width)
+        # Keys, then values (layers, sequences, 2 groups, capacity, head width).
+        self._cache = torch.zeros(0, 0, 0, 0, 0)
         self._cos = self._sin = torch.zeros(0)  # (capacity, head width)
         self._end = 0  # positions of the batch that may be looked at
 
@@ -53,23 +55,17 @@ class BatchedLlama:
         limit = self._model.language_model.config.max_position_embeddings
         if length > limit:
             raise InvalidValueError(f"the sequence has {length} tokens; the model takes at most {limit}")
-        have = self._keys.shape
-        if self._keys.ndim == 5 and have[1] >= sequences and have[3] >= length:
+        rows, capacity = self._cache.shape[1], self._cache.shape[3]
+        if rows >= sequences and capacity >= length:
             return
         model, shape = self._model, self._kernels.shape
-        rows = max(sequences, have[1] if self._keys.ndim == 5 else 0)
-        capacity = -(-length // CACHE_STEP) * CACHE_STEP
-        if self._keys.ndim == 5:
-            capacity = max(capacity, have[3])
-        self._keys = self._values = torch.zeros(0)  # both at once would need twice the memory
-        layers = len(model.language_model.model.layers)
-        sizes = (layers, rows, shape.groups, capacity, shape.head_width)
-        self._keys, self._values = (
-            torch.zeros(sizes, dtype=model.dtype, device=model.device) for _ in range(2)
-        )
+        rows, capacity = max(rows, sequences), max(capacity, -(-length // CACHE_STEP) * CACHE_STEP)
+        self._cache = torch.zeros(0, 0, 0, 0, 0)  # the old one and the new one need not fit together
+        sizes = (len(model.language_model.model.layers), rows, 2 * shape.groups, capacity, shape.head_width)
+        self._cache = torch.zeros(sizes, dtype=model.dtype, device=model.device)
         positions = torch.arange(capacity, device=model.device)
         rotary = model.language_model.model.rotary_emb
-        self._cos, self._sin = (table[0] for table in rotary(self._keys, positions[None]))
+        self._cos, self._sin = (table[0] for table in rotary(self._cache, positions[None]))
 
     def begin(self, maps: LlamaMaps, embeddings: Tensor, asked: Tensor) -> Tensor:
         """Return the logits (R, A, vocabulary) at the positions ``asked`` (R, A) of R whole sequences.
@@ -79,27 +75,33 @@ class BatchedLlama:
         self._end = embeddings.shape[1]
         return self._logits(maps, embeddings, None, asked)
 
-    def go_on(self, maps: LlamaMaps, embeddings: Tensor, starts: Tensor) -> Tensor:
+    def go_on(self, maps: LlamaMaps, embeddings: Tensor, starts: Tensor, rows: Tensor) -> Tensor:
         """Return the logits (R, N, vocabulary) of N more tokens each (R, N, H), from ``starts`` (R,) on.
 
+        ``rows`` (R,) are the sequences of the batch that go on; ``maps`` are those of these sequences.
         The cache must hold everything before them, and is overwritten from there on. No sequence may become
         longer than the batch that ``begin`` was given.
         """
-        return self._logits(maps, embeddings, starts, None)
+        return self._logits(maps, embeddings, (starts, rows), None)
 
     def _logits(
-        self, maps: LlamaMaps, embeddings: Tensor, starts: Tensor | None, asked: Tensor | None
+        self,
+        maps: LlamaMaps,
+        embeddings: Tensor,
+        later: tuple[Tensor, Tensor] | None,
+        asked: Tensor | None,
     ) -> Tensor:
+        """``later`` are the first position of each sequence and its row in the cache, if it has begun."""
         kernels, (rows, count, width) = self._kernels, embeddings.shape
         steps = torch.arange(count, device=embeddings.device)
-        places = steps.expand(rows, count) if starts is None else starts[:, None] + steps
+        places = steps[None] if later is None else later[0][:, None] + steps
         angles = self._cos[places][:, None], self._sin[places][:, None]
-        mask = None if starts is None else self._mask(places)
+        cached = None if later is None else _Cached(later[1], places, self._mask(places))
         x = embeddings.reshape(rows * count, width).clone()
         last = len(maps.layers) - 1
         for index, layer in enumerate(maps.layers):
             qkv = kernels.norm_project(x, layer.input_norm, layer.qkv).view(rows, count, -1)
-            attended = self._attend(qkv, index, angles, places, mask)
+            attended = self._attend(qkv, index, angles, cached)
             if index == last and asked is not None:
                 attended = _rows_of(attended, asked)
                 x = _rows_of(x.view(rows, count, width), asked).reshape(-1, width)
@@ -113,25 +115,40 @@ class BatchedLlama:
         return (torch.arange(self._end, device=places.device) <= places[..., None])[:, None]
 
     def _attend(
-        self, qkv: Tensor, layer: int, angles: tuple[Tensor, Tensor], places: Tensor, mask: Tensor | None
+        self, qkv: Tensor, layer: int, angles: tuple[Tensor, Tensor], cached: _Cached | None
     ) -> Tensor:
         """Return the attention output (R, N, heads · head width); keys and values go into the cache."""
         shape, (rows, count, _) = self._kernels.shape, qkv.shape
         parts = qkv.view(rows, count, shape.heads + 2 * shape.groups, shape.head_width).transpose(1, 2)
-        query, key, value = torch.split(parts, [shape.heads, shape.groups, shape.groups], dim=1)
-        query, key = _rotate(query, *angles), _rotate(key, *angles)
-        keys, values = self._keys[layer, :rows], self._values[layer, :rows]
-        if mask is None:
-            keys[:, :, :count], values[:, :, :count] = key, value
+        query, key = _rotate(parts[:, : -shape.groups], *angles).split([shape.heads, shape.groups], dim=1)
+        parts[:, shape.heads : -shape.groups] = key
+        new, cache = parts[:, shape.heads :], self._cache[layer]
+        if cached is None:
+            cache[:rows, :, :count] = new
         else:
-            index = places[:, None, :, None].expand(rows, shape.groups, count, shape.head_width)
-            keys.scatter_(2, index, key)
-            values.scatter_(2, index, value)
-            key, value = keys[:, :, : self._end], values[:, :, : self._end]
+            new = cached.put(cache, new, self._end)
+        key, value = new.split(shape.groups, dim=1)
         attended = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=shape.groups != shape.heads
-        )
+            query, key, value,
+            attn_mask=None if cached is None else cached.mask,
+            is_causal=cached is None,
+            enable_gqa=shape.groups != shape.heads,
+        )  # fmt: skip
         return attended.transpose(1, 2).reshape(rows, count, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Cached:
+    """Where a later pass stands in the cache."""
+
+    rows: Tensor  # (R,) of the cache
+    places: Tensor  # (R, N) of the tokens
+    mask: Tensor  # (R, 1, N, positions) what each may look at
+
+    def put(self, cache: Tensor, new: Tensor, end: int) -> Tensor:
+        """Put ``new`` (R, 2 groups, N, head width) into ``cache``; return these rows up to ``end``."""
+        cache[self.rows[:, None], :, self.places] = new.transpose(1, 2)
+        return cache[:, :, :end].index_select(0, self.rows)
 
 
 def _rows_of(x: Tensor, asked: Tensor) -> Tensor:
@@ -141,5 +158,8 @@ def _rows_of(x: Tensor, asked: Tensor) -> Tensor:
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Return ``x`` (R, heads, N, head width) with the rotary embedding of its positions applied."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    half = x.shape[-1] // 2
+    out = x * cos
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return out
