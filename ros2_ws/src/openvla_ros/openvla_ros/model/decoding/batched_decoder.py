@@ -70,21 +70,23 @@ class BatchedDecoder:
         certain = accepted.clone()
         while open_rows := [row for row, known in enumerate(certain.tolist()) if known < count - 1]:
             rows = upload(torch.tensor(open_rows), device)
-            known = certain[rows]
+            known, guess = certain[rows], chosen[rows]
             least = int(known.min())
-            guess = chosen[rows, :-1]
             maps = self._llama.maps([sequels[row].adapter for row in open_rows])
-            again = model.text_embeddings(guess[:, least:])
+            again = model.text_embeddings(guess[:, least:-1])
             fresh = self._llama.go_on(maps, again, lengths[rows] + least, rows)
-            keep = places[least + 1 :] <= known[:, None]
-            logits[rows, least + 1 :] = torch.where(keep[..., None], logits[rows, least + 1 :], fresh)
-            chosen[rows] = self._choose(logits[rows])
-            certain[rows] = _leading((chosen[rows, :-1] == guess) | (places[:-1] <= known[:, None]))
+            later = slice(least + 1, None)  # the tokens that this pass has logits for
+            keep = places[later] <= known[:, None]
+            logits[rows, later] = torch.where(keep[..., None], logits[rows, later], fresh)
+            after = torch.where(keep, guess[:, later], self._choose(fresh))
+            chosen[rows, later] = after
+            right = keep[:, :-1] | (after[:, :-1] == guess[:, least + 1 : -1])
+            certain[rows] = least + 1 + _leading(right)
         table = action_table(model, logits.flatten(0, 1), chosen.flatten(), self._engine.centers)
         tables = self._engine.stages.read(table).view(len(sequels), count, COLUMNS)
-        chosen, right = chosen.cpu(), accepted.tolist()
         return [
-            DecodedAction(_tokens(rows), *found) for rows, *found in zip(tables, chosen, right, strict=True)
+            DecodedAction(_tokens(table), ids, right)
+            for table, ids, right in zip(tables, chosen.cpu(), accepted.tolist(), strict=True)
         ]
 
     def _guess(self, sequel: Sequel, count: int) -> Tensor:

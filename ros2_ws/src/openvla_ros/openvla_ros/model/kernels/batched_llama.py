@@ -120,14 +120,15 @@ class BatchedLlama:
         """Return the attention output (R, N, heads · head width); keys and values go into the cache."""
         shape, (rows, count, _) = self._kernels.shape, qkv.shape
         parts = qkv.view(rows, count, shape.heads + 2 * shape.groups, shape.head_width).transpose(1, 2)
-        query, key = _rotate(parts[:, : -shape.groups], *angles).split([shape.heads, shape.groups], dim=1)
+        turned = _rotate(parts[:, : -shape.groups], *angles)
+        query, key = torch.split(turned, [shape.heads, shape.groups], dim=1)
         parts[:, shape.heads : -shape.groups] = key
         new, cache = parts[:, shape.heads :], self._cache[layer]
         if cached is None:
             cache[:rows, :, :count] = new
         else:
             new = cached.put(cache, new, self._end)
-        key, value = new.split(shape.groups, dim=1)
+        key, value = torch.split(new, shape.groups, dim=1)
         attended = functional.scaled_dot_product_attention(
             query, key, value,
             attn_mask=None if cached is None else cached.mask,
