@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from openvla_ros.bringup.dds import keep_image_memory
 from openvla_ros.dependencies import needed_for
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.policy.factory import PolicyOptions, load_policy, loading_options, read_token
-from openvla_ros.policy.protocol import Policy, Trained
-from openvla_ros.profile import load_profile
+from openvla_ros.policy.protocol import Policy
+from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.values.scene import Scene
+
+if TYPE_CHECKING:
+    from openvla_ros.serving.shared_policy import SharedPolicy
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +37,10 @@ def serve(
     ] = "",
     policy: Annotated[str, typer.Option(help="openvla, or hold to try the connection.")] = "openvla",
     unnorm_key: Annotated[str, typer.Option(help="Dataset whose statistics to use.")] = "",
-    adapter: Annotated[str, typer.Option(help="LoRA adapter folder.")] = "",
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="LoRA adapter: FOLDER for all, or NAME=FOLDER for robots that name it."),
+    ] = None,
     center_crop: Annotated[
         bool, typer.Option("--center-crop", help="For models trained with crops.")
     ] = False,
@@ -45,15 +55,19 @@ def serve(
         str, typer.Option(help="Address to listen on; a public one needs a token.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any.")] = 8765,
+    robots: Annotated[int, typer.Option(help="How many robots are served at a time.")] = 8,
+    batch: Annotated[int, typer.Option(help="How many of their questions are answered in one pass.")] = 8,
     token_file: Annotated[str, typer.Option(help="File with the token that a robot must present.")] = "",
     observation_map: Annotated[
         str, typer.Option(help="What openpi's keys are: a name or a YAML file; default: the profile's.")
     ] = "",
 ) -> None:
-    """Serve a policy to one client at a time: a robot, or a program for openpi, OpenVLA or vla-eval.
+    """Serve a policy to several clients: robots, and programs for openpi, OpenVLA and vla-eval, on one port.
 
     Examples:
       openvla serve openvla/openvla-7b --unnorm-key bridge_orig --host 0.0.0.0 --token-file token
+
+      openvla serve openvla/openvla-7b --unnorm-key bridge_orig --adapter carrot=runs/carrot
 
       openvla serve --policy hold --robot sim_widowx
 
@@ -61,8 +75,10 @@ def serve(
 
     On the robot: the policy node with policy:=remote address:=ws://HOST:8765 token_file:=token. Programs for
     openpi connect to ws://HOST:8765; scripts for OpenVLA's server post to http://HOST:8765/act; the server of
-    vla-eval's configuration is ws://HOST:8765/vla-eval.
+    vla-eval's configuration is ws://HOST:8765/vla-eval. The adapter NAME is at ws://HOST:8765/NAME and
+    http://HOST:8765/NAME/act. The policy hold, and a policy for a benchmark, serve one client at a time.
     """
+    own_adapter, adapters = _adapters(adapter or [])
     with needed_for("openvla serve"):
         from openvla_ros.serving.server import PolicyServer
 
@@ -74,17 +90,21 @@ def serve(
         dtype,
         center_crop,
         offline,
-        adapter=adapter,
+        adapter=own_adapter,
         decoder=decoder,
         quantization=quantization,
     )
-    if benchmark and (robot or observation_map):
-        given = "--robot" if robot else "--observation-map"
+    if benchmark and (robot or observation_map or adapters):
+        given = "--robot" if robot else "--observation-map" if observation_map else "the adapters' names"
         raise InvalidValueError(f"--benchmark {benchmark} takes the place of a robot; leave out {given}")
     token = read_token(token_file)
-    load = _for_benchmark if benchmark else _for_robot
-    served, context = load(options, benchmark or robot or "widowx", observation_map)
-    server = PolicyServer(served, host, port, token, **context)
+    keep_image_memory()
+    served, context = (
+        _for_benchmark(options, benchmark)
+        if benchmark
+        else _for_robot(options, robot or "widowx", observation_map, adapters)
+    )
+    server = PolicyServer(served, host, port, token, robots=robots, batch=batch, **context)
     for number in (signal.SIGINT, signal.SIGTERM):
         # From a thread: closing waits for the loop that the signal interrupted.
         signal.signal(number, lambda *_: threading.Thread(target=server.close).start())
@@ -93,19 +113,20 @@ def serve(
     served.close()
 
 
-def _for_robot(options: PolicyOptions, robot: str, observation_map: str) -> tuple[Policy, dict[str, Any]]:
+def _for_robot(
+    options: PolicyOptions, robot: str, observation_map: str, adapters: Mapping[str, Path]
+) -> tuple[Policy | SharedPolicy, dict[str, Any]]:
     """Return the policy for a robot, and what its server must know of it."""
     from openvla_ros.protocols.translation import Translation
 
     profile = load_profile(robot)
     load_translation = partial(Translation.for_robot, profile, observation_map)
     load_translation((), "")  # a wrong map is told before the weights are loaded
-    served = load_policy(options, profile, _no_scene)
-    cameras, key = (served.cameras, served.dataset_key) if isinstance(served, Trained) else ((), "")
-    return served, {"translation": load_translation(cameras, key)}
+    served = _shared(load_policy(options, profile, _no_scene), options, adapters, profile)
+    return served, {"translation": load_translation((), "")}
 
 
-def _for_benchmark(options: PolicyOptions, name: str, _map: str) -> tuple[Policy, dict[str, Any]]:
+def _for_benchmark(options: PolicyOptions, name: str) -> tuple[Policy, dict[str, Any]]:
     """Return the policy for a benchmark of vla-eval, and what its server must know of it."""
     from openvla_ros.protocols.benchmark_actions import benchmark_called
     from openvla_ros.serving.benchmark_policy import load_benchmark_policy
@@ -118,6 +139,38 @@ def _for_benchmark(options: PolicyOptions, name: str, _map: str) -> tuple[Policy
         options.checkpoint, benchmark, adapter=options.adapter, choices=choices, options=loading
     )
     return served, {"benchmark": benchmark}
+
+
+def _adapters(given: Sequence[str]) -> tuple[str, dict[str, Path]]:
+    """Return the folder of every robot's adapter, if any, and those that are asked for by name."""
+    # A folder may have a = in its name.
+    plain = [text for text in given if "=" not in text or Path(text).expanduser().is_dir()]
+    named = [text.partition("=")[::2] for text in given if text not in plain]
+    if len(plain) > 1:
+        raise InvalidValueError(f"--adapter {plain[1]}: there is {plain[0]} already; name it, NAME=FOLDER")
+    for name, folder in named:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or not folder:
+            raise InvalidValueError(
+                f"--adapter {name}={folder}: expected NAME=FOLDER, where NAME has letters, digits, _ . and -"
+            )
+        if [other for other, _ in named].count(name) > 1:
+            raise InvalidValueError(f"--adapter: the name {name} is given twice")
+    return "".join(plain), {name: Path(folder).expanduser() for name, folder in named}
+
+
+def _shared(
+    policy: Policy, options: PolicyOptions, adapters: Mapping[str, Path], profile: RobotProfile
+) -> Policy | SharedPolicy:
+    """Return ``policy`` for several robots, if it can be shared."""
+    if options.policy != "openvla":
+        if adapters:
+            raise InvalidValueError(f"policy {options.policy!r} has no adapters; only openvla does")
+        return policy
+    from openvla_ros.policy.openvla_policy import OpenVLAPolicy
+    from openvla_ros.serving.shared_openvla import with_adapters
+
+    assert isinstance(policy, OpenVLAPolicy)
+    return with_adapters(policy, options.checkpoint, adapters, profile, offline=options.offline)
 
 
 def _no_scene() -> Scene:

@@ -32,6 +32,7 @@ from openvla_ros.model.inference.out_of_memory import is_out_of_memory, loading_
 from openvla_ros.model.inference.predictor import (
     ActionPredictor,
     OpenVLAPredictor,
+    Prediction,
     read_checkpoint_statistics,
 )
 from openvla_ros.model.network.config_file import read_config
@@ -113,7 +114,11 @@ class OpenVLAPolicy:
         """Return the model's actions; raises ``PolicyError`` and ``ModelOutputError``."""
         predictor = self.predictor
         proprio = None if self._state is None else self._state(observation)
-        prediction = predictor.predict(self._images(observation), observation.instruction, proprio)
+        prediction = predictor.predict(self.images_of(observation), observation.instruction, proprio)
+        return self.chunk_of(prediction, observation)
+
+    def chunk_of(self, prediction: Prediction, observation: Observation) -> ActionChunk:
+        """Return what was predicted for ``observation`` in the robot's action space."""
         return ActionChunk(
             actions=prediction.actions,
             observation_stamp_ns=observation.stamp_ns,
@@ -158,7 +163,8 @@ class OpenVLAPolicy:
         """Free the weights. Safe to call twice."""
         self._predictor = None
 
-    def _images(self, observation: Observation) -> list[Image]:
+    def images_of(self, observation: Observation) -> list[Image]:
+        """Return the model's images, in its order; raises ``PolicyError`` if one is missing."""
         missing = [name for name in self._cameras if name not in observation.images]
         if missing:
             raise PolicyError(

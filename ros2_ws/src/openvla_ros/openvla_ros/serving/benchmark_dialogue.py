@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -55,6 +56,27 @@ class Link(Protocol):
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close."""
         ...
+
+
+class NotedLink:
+    """A websocket that calls ``heard`` for every message that has come."""
+
+    def __init__(self, link: Link, heard: Callable[[], None]) -> None:
+        self._link, self._heard = link, heard
+
+    def recv(self, timeout: float | None = None) -> str | bytes:
+        """As ``Link.recv``."""
+        data = self._link.recv(timeout)
+        self._heard()
+        return data
+
+    def send(self, message: bytes) -> None:
+        """As ``Link.send``."""
+        self._link.send(message)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """As ``Link.close``."""
+        self._link.close(code, reason)
 
 
 class BenchmarkDialogue:

@@ -11,6 +11,7 @@ from openvla_ros.errors import InvalidValueError, OpenVLARosError, PolicyError
 from openvla_ros.policy.protocol import Policy
 from openvla_ros.protocols import act_codec, message_codec, wire
 from openvla_ros.protocols.translation import Translation
+from openvla_ros.serving.batches import BusyError
 from openvla_ros.values.action import ActionChunk
 from openvla_ros.values.observation import Observation
 
@@ -19,7 +20,10 @@ SERVER = f"openvla_ros {__version__}"
 STATUS: dict[type[OpenVLARosError], HTTPStatus] = {
     InvalidValueError: HTTPStatus.BAD_REQUEST,
     PolicyError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+# The answer to a robot that asks again before it was answered.
+SUPERSEDED = PolicyError("superseded by a newer message on this connection; ask one thing at a time")
 
 
 class Dialogue(Protocol):
@@ -31,6 +35,10 @@ class Dialogue(Protocol):
 
     def answer(self, data: str | bytes) -> str | bytes:
         """Return the answer to one message; an error of this package is an answer too."""
+        ...
+
+    def superseded(self, data: str | bytes) -> str | bytes:
+        """Return the answer to a message that a newer one has followed before it was begun."""
         ...
 
     def refusal(self, error: OpenVLARosError) -> str | bytes:
@@ -63,6 +71,14 @@ class OwnDialogue:
             return message_codec.pack(wire.chunk_to_message(chunk))
         except OpenVLARosError as error:
             return self.refusal(error)
+
+    def superseded(self, data: str | bytes) -> bytes:
+        """Return that an observation is superseded; a reset is done all the same."""
+        try:
+            is_reset = bool(message_codec.unpack(data).get("reset"))
+        except OpenVLARosError as error:
+            return self.refusal(error)
+        return self.answer(data) if is_reset else self.refusal(SUPERSEDED)
 
     def refusal(self, error: OpenVLARosError) -> bytes:
         """Return the error as a message."""
@@ -116,6 +132,10 @@ class OpenpiDialogue:
             return message_codec.pack({"actions": chunk.actions, "server_timing": timing})
         except OpenVLARosError as error:
             return self.refusal(error)
+
+    def superseded(self, data: str | bytes) -> str:
+        """Return that the message is superseded."""
+        return self.refusal(SUPERSEDED)
 
     def refusal(self, error: OpenVLARosError) -> str:
         """Return the error as text, which openpi's client raises."""

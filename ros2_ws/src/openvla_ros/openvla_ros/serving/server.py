@@ -1,8 +1,8 @@
-"""Serves one policy to one robot at a time, on one port: the machine with the GPU.
+"""Serves one policy to several robots, on one port: the machine with the GPU.
 
 What the client sends decides the protocol: ours, openpi's or vla-eval's over a websocket, or OpenVLA's
-``POST /act``. Each message is validated like any other input; a client must present the token. Nothing that
-a client sends is executed.
+``POST /act``. The path of the address names the robot's adapter. Each message is validated like any other
+input; a client must present the token. Nothing that a client sends is executed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import hmac
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, NoReturn, cast
+from urllib.parse import unquote
 
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 from websockets.sync.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
 
@@ -25,20 +28,23 @@ from openvla_ros.policy.protocol import Policy
 from openvla_ros.protocols import act_codec, vla_eval_codec, wire
 from openvla_ros.protocols.benchmark_actions import BenchmarkActions
 from openvla_ros.protocols.translation import Translation
-from openvla_ros.serving.benchmark_dialogue import BenchmarkDialogue
+from openvla_ros.serving.batches import Batches, ServedPolicy
+from openvla_ros.serving.benchmark_dialogue import BenchmarkDialogue, NotedLink
 from openvla_ros.serving.dialogues import ActEndpoint, Dialogue, OpenpiDialogue, OwnDialogue
 from openvla_ros.serving.http_exchange import Answer, Head, HttpExchange, RefusedRequestError, converse
+from openvla_ros.serving.places import Places, Robot
+from openvla_ros.serving.shared_policy import OneAtATime, Session, SharedPolicy
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-# A robot that does not answer a ping within this time is gone: its link may have died silently.
-PING_S = 1.0
-# How long the next robot waits for a lost robot's inference, or for a request of another, to finish.
-HANDOVER_S = 5.0
+# For an answer to a robot that does not read, and for the closing handshake.
+SEND_S, CLOSE_S = 2.0, 1.0
+# Messages of one robot that are read ahead of the one that is being answered.
+READ_AHEAD = 2
 # Connections that are not a served websocket; one more is closed at once.
 MOST_CONNECTIONS = 64
+MOST_ROBOTS = 64  # each has a thread
 # How a client presents the token: ours, and openpi's.
 SCHEMES = ("Bearer", "Api-Key")
-BUSY = PolicyError("another robot is connected")
 TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 
 _LOG = logging.getLogger(__name__)
@@ -70,36 +76,45 @@ class PolicyServer:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Policy | SharedPolicy,
         host: str,
         port: int,
         token: str = "",
         translation: Translation | None = None,
         benchmark: BenchmarkActions | None = None,
+        *,
+        robots: int = 8,
+        batch: int = 8,
     ) -> None:
         """Bind; raises ``InvalidValueError`` for a publicly reachable address without a token.
 
-        Without ``translation``, openpi's and OpenVLA's clients are not served. With ``benchmark``, only those
-        of vla-eval's clients are that run it.
+        At most ``robots`` are served at a time, as far as the policy can; what up to ``batch`` of them ask is
+        answered together. Without ``translation``, openpi's and OpenVLA's clients are not served.
+        With ``benchmark``, only those of vla-eval's clients are that run it.
         """
         if not token and host not in LOOPBACK:
             raise InvalidValueError(f"{host} is reachable from other machines: serving there needs a token")
-        self._policy, self._token, self._translation = policy, token, translation
+        for name, value in (("robots", robots), ("batch", batch)):
+            if not 1 <= value <= MOST_ROBOTS:
+                raise InvalidValueError(f"{name} is {value}; it must be 1 .. {MOST_ROBOTS}")
+        shared = policy if isinstance(policy, SharedPolicy) else OneAtATime(policy)
+        self._policy, self._token, self._translation = shared, token, translation
         self._benchmark = benchmark
-        self._act = ActEndpoint(policy, translation)
-        self._busy = threading.Lock()
-        self._robot: ServerConnection | None = None  # the robot being served over a websocket
-        self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._places = Places(min(robots, shared.most_robots or robots))
+        self._batches = Batches(shared, batch, lambda: self._places.taken)
+        self._only_act = self._act_endpoint("") if shared.most_robots == 1 else None
+        self._waiting_room = threading.BoundedSemaphore(MOST_CONNECTIONS)
         self._sockets: set[socket.socket] = set()  # of HTTP clients
         self._lock = threading.Lock()
         self._closing = False
         try:
             self._server: Server = serve(
                 self._serve, host, port, compression=None, max_size=wire.LARGEST_MESSAGE,
-                close_timeout=PING_S, subprotocols=[Subprotocol(wire.SUBPROTOCOL)],
+                close_timeout=CLOSE_S, max_queue=READ_AHEAD, subprotocols=[Subprotocol(wire.SUBPROTOCOL)],
                 select_subprotocol=_own_if_offered, create_connection=cast(Any, self._open),
             )  # fmt: skip
         except OSError as error:
+            self._batches.close()
             raise InvalidValueError(f"cannot listen on {host}:{port}: {error}") from error
 
     @property
@@ -119,26 +134,28 @@ class PolicyServer:
                 with suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
         self._server.shutdown()
+        self._batches.close()
 
     # A new connection, on a thread of its own
 
     def _open(self, sock: socket.socket, *args: Any, **options: Any) -> ServerConnection:
         """Return the websocket on ``sock``; anything else is answered here and raises."""
         exchange = HttpExchange(sock)
-        with self._place(sock):
+        with self._place_to_wait(sock):
             try:
                 head = exchange.head()
                 if head is None or not (head.upgrades and self._is_admitted(head)):
                     self._answer_http(exchange, head)
             except RefusedRequestError as error:
                 _refuse(exchange, error)
-        sock.settimeout(None)
+        # Of what is sent: a robot that does not read loses its connection. Reading waits for data first.
+        sock.settimeout(SEND_S)
         return _ReadAhead(exchange.taken, sock, *args, **options)
 
     @contextmanager
-    def _place(self, sock: socket.socket) -> Iterator[None]:
+    def _place_to_wait(self, sock: socket.socket) -> Iterator[None]:
         """Hold a place for an HTTP client; raises if all are taken or the server is closing."""
-        if not self._places.acquire(blocking=False):
+        if not self._waiting_room.acquire(blocking=False):
             _LOG.warning("a connection was closed: there are %d already", MOST_CONNECTIONS)
             raise _AnsweredError
         try:
@@ -150,39 +167,46 @@ class PolicyServer:
         finally:
             with self._lock:
                 self._sockets.discard(sock)
-            self._places.release()
+            self._waiting_room.release()
 
     def _answer_http(self, exchange: HttpExchange, head: Head | None) -> NoReturn:
+        endpoints: dict[str, ActEndpoint] = {}  # what a client on one connection asks belongs together
         try:
-            converse(exchange, lambda asked: self._answer(exchange, asked), head)
+            converse(exchange, lambda asked: self._answer(exchange, asked, endpoints), head)
         except OSError:
             _LOG.debug("an HTTP client went away")
         raise _AnsweredError
 
-    def _answer(self, exchange: HttpExchange, head: Head) -> Answer:
+    def _answer(self, exchange: HttpExchange, head: Head, endpoints: dict[str, ActEndpoint]) -> Answer:
         if head.path == "/healthz" and head.method in ("GET", "HEAD"):
             exchange.ended()
             return HTTPStatus.OK, b"" if head.method == "HEAD" else b"OK\n", TEXT
         if not self._is_admitted(head):
             return HTTPStatus.UNAUTHORIZED, b"wrong or missing token\n", TEXT
-        if head.path != "/act":
-            return HTTPStatus.NOT_FOUND, b"here are: websockets, POST /act, GET /healthz\n", TEXT
+        path, _, last = head.path.rpartition("/")
+        if last != "act" or (name := _variant(path)) not in self._policy.variants:
+            doors = "here are: websockets, POST /act, GET /healthz"
+            others = ", ".join(f"POST /{name}/act" for name in self._policy.variants if name)
+            return HTTPStatus.NOT_FOUND, f"{doors}{', ' * bool(others)}{others}\n".encode(), TEXT
         if head.method != "POST":
             return HTTPStatus.METHOD_NOT_ALLOWED, b"/act takes POST\n", TEXT
         body = exchange.body(head, wire.LARGEST_MESSAGE)
-        return *self._act_in_turn(body), JSON
+        if name not in endpoints:
+            endpoints[name] = self._only_act or self._act_endpoint(name)
+        return *self._act_in_turn(endpoints[name], body), JSON
 
-    def _act_in_turn(self, body: bytes) -> tuple[int, bytes]:
-        if not self._take_over():
-            return HTTPStatus.SERVICE_UNAVAILABLE, act_codec.error_to_json(BUSY)
+    def _act_endpoint(self, variant: str) -> ActEndpoint:
+        session = self._policy.session(variant)
+        return ActEndpoint(ServedPolicy(session, self._batches), self._translated(session))
+
+    def _act_in_turn(self, endpoint: ActEndpoint, body: bytes) -> tuple[int, bytes]:
+        if not self._places.take(None):
+            busy = PolicyError(self._places.refusal)
+            return HTTPStatus.SERVICE_UNAVAILABLE, act_codec.error_to_json(busy)
         try:
-            return self._act.answer(body)
-        except Exception:  # noqa: BLE001 - a bug in a policy ends one answer, not the server
-            _LOG.exception("answering a request of /act failed")
-            failed = PolicyError("the policy failed; the server's log says why")
-            return HTTPStatus.INTERNAL_SERVER_ERROR, act_codec.error_to_json(failed)
+            return endpoint.answer(body)
         finally:
-            self._busy.release()
+            self._places.leave(None)
 
     def _is_admitted(self, head: Head) -> bool:
         if not self._token:
@@ -191,55 +215,87 @@ class PolicyServer:
         # Every comparison is made, so that the time says nothing.
         return True in [hmac.compare_digest(given, f"{s} {self._token}".encode()) for s in SCHEMES]
 
+    def _translated(self, session: Session) -> Translation | None:
+        """Return the translation for what a session's policy was trained on."""
+        if self._translation is None:
+            return None
+        cameras = session.cameras or self._translation.cameras
+        key = session.dataset_key or self._translation.dataset_key
+        return replace(self._translation, cameras=cameras, dataset_key=key)
+
     # A websocket
 
     def _serve(self, connection: ServerConnection) -> None:
-        request = connection.request
-        if request is not None and request.path == vla_eval_codec.PATH:
-            evaluation = BenchmarkDialogue(self._policy, connection, self._benchmark)
-            self._converse(connection, evaluation.run, lambda: evaluation.refuse(BUSY))
-            return
-        dialogue: Dialogue = (
-            OwnDialogue(self._policy)
-            if connection.subprotocol == wire.SUBPROTOCOL
-            else OpenpiDialogue(self._policy, self._translation)
-        )
+        with suppress(ConnectionClosed):  # the robot has gone; its place is free
+            path = connection.request.path if connection.request else "/"
+            if path.endswith(vla_eval_codec.PATH):
+                return self._evaluate(connection, path.removesuffix(vla_eval_codec.PATH))
+            try:
+                session = self._policy.session(_variant(path))
+            except PolicyError as error:
+                return self._decline(connection, error)
+            dialogue, robot = self._dialogue(connection, session), Robot(connection)
+            if not self._places.take(robot):
+                return connection.send(dialogue.refusal(PolicyError(self._places.refusal)))
+            try:
+                connection.send(dialogue.greeting())
+                for data in connection:
+                    robot.has_asked()
+                    connection.send(dialogue.answer(_newest(connection, dialogue, data)))
+            finally:
+                self._places.leave(robot)
 
-        def answer() -> None:
-            connection.send(dialogue.greeting())
-            for data in connection:
-                connection.send(dialogue.answer(data))
-
-        self._converse(connection, answer, lambda: connection.send(dialogue.refusal(BUSY)))
-
-    def _converse(
-        self, connection: ServerConnection, answer: Callable[[], None], refuse: Callable[[], None]
-    ) -> None:
-        """Run ``answer`` until the client goes; ``refuse`` it if another one is being served."""
-        if not self._take_over():
-            with suppress(ConnectionClosed):
-                refuse()
-            return
-        self._robot = connection
+    def _evaluate(self, connection: ServerConnection, path: str) -> None:
+        """Serve a client of vla-eval, which keeps its place as a robot does."""
+        robot = Robot(connection)
         try:
-            answer()
-        except ConnectionClosed:
-            pass  # the robot has gone; the next one may come
+            session, error = self._policy.session(_variant(path)), None
+        except PolicyError as refused:
+            session, error = self._policy.session(""), refused
+        link = NotedLink(connection, robot.has_asked)
+        dialogue = BenchmarkDialogue(self._served(connection, session), link, self._benchmark)
+        if error is not None:
+            return dialogue.refuse(error)
+        if not self._places.take(robot):
+            return dialogue.refuse(PolicyError(self._places.refusal))
+        try:
+            dialogue.run()
         finally:
-            self._robot = None
-            self._busy.release()
+            self._places.leave(robot)
 
-    def _take_over(self) -> bool:
-        """Return whether the next client may be served: no robot is connected, or the connected one is gone.
+    def _served(self, connection: ServerConnection, session: Session) -> ServedPolicy:
+        return ServedPolicy(session, self._batches, lambda: connection.state is State.OPEN)
 
-        A request over HTTP that is being answered is waited for.
-        """
-        if self._busy.acquire(blocking=False):
-            return True
-        before = self._robot
-        if before is not None and not _is_gone(before):
-            return False
-        return self._busy.acquire(timeout=HANDOVER_S)
+    def _dialogue(self, connection: ServerConnection, session: Session) -> Dialogue:
+        policy = self._served(connection, session)
+        if connection.subprotocol == wire.SUBPROTOCOL:
+            return OwnDialogue(policy)
+        return OpenpiDialogue(policy, self._translated(session))
+
+    def _decline(self, connection: ServerConnection, error: PolicyError) -> None:
+        """Say in the robot's protocol why it is not served."""
+        connection.send(self._dialogue(connection, self._policy.session("")).refusal(error))
+
+
+def _variant(path: str) -> str:
+    """Return the adapter that the path of an address names; empty for none."""
+    return unquote(path.partition("?")[0].strip("/"))
+
+
+def _newest(connection: ServerConnection, dialogue: Dialogue, data: str | bytes) -> str | bytes:
+    """Return the newest of the messages that have arrived; those before it, from ``data`` on, are refused.
+
+    A robot that sends without waiting for answers so gets one that is as new as possible. It cannot keep its
+    thread here: only as much is looked at as is read ahead.
+    """
+    for _ in range(READ_AHEAD):
+        try:
+            newer = connection.recv(timeout=0)
+        except TimeoutError:
+            break
+        connection.send(dialogue.superseded(data))
+        data = newer
+    return data
 
 
 def _own_if_offered(connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
@@ -251,15 +307,3 @@ def _refuse(exchange: HttpExchange, error: RefusedRequestError) -> NoReturn:
     with suppress(OSError):
         exchange.answer(error.status, f"{error}\n".encode())
     raise _AnsweredError
-
-
-def _is_gone(connection: ServerConnection) -> bool:
-    """Return whether the other side of ``connection`` is gone; if so, the connection is closed."""
-    try:
-        if connection.ping().wait(PING_S):
-            return False
-    except (ConnectionClosed, OSError):
-        return True
-    with suppress(OSError):
-        connection.socket.shutdown(socket.SHUT_RDWR)
-    return True

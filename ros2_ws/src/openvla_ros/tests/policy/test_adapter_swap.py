@@ -9,47 +9,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.generated_episodes import make_episode
+from support.made_adapters import make_adapter
 from support.tiny_training_run import PROFILE, make_base
 
 from openvla_ros.errors import CheckpointError, ManifestError, PolicyError
-from openvla_ros.manifest import Manifest, read_manifest, sha256_of_adapter, write_manifest
+from openvla_ros.manifest import read_manifest, sha256_of_adapter, write_manifest
 from openvla_ros.model.checkpoints.adapter_config import ADAPTER_CONFIG, read_adapter_config
 from openvla_ros.model.checkpoints.lora_adapters import AdapterSet, read_adapter
-from openvla_ros.model.checkpoints.safetensors import digest_of_weights, load_model
-from openvla_ros.model.inference.checkpoint_files import read_transform
+from openvla_ros.model.checkpoints.safetensors import digest_of_weights
 from openvla_ros.model.inference.options import LoadOptions
 from openvla_ros.policy.openvla_policy import load_openvla_policy, swap_adapter, unload_adapter
-from openvla_ros.preprocessing.dataset_statistics import read_statistics
 from openvla_ros.profile import load_profile
-from openvla_ros.training.lora_layers import LowRankOptions, attach, factors, select_targets, write_adapter
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     return make_base(tmp_path_factory.mktemp("base") / "small")
-
-
-def make_adapter(folder, base, seed, profile=PROFILE):
-    """An adapter that changes actions, with its manifest."""
-    folder.mkdir(parents=True)
-    network = load_model(base, dtype=torch.float32, progress=False)
-    targets, options = select_targets(network, None), LowRankOptions(rank=2, alpha=4.0)
-    attach(network, targets, options, seed)
-    with torch.no_grad():
-        for name, value in network.named_parameters():
-            if name.endswith("lora_B"):
-                value.normal_(std=0.5, generator=torch.Generator().manual_seed(seed))
-    write_adapter(folder, factors(network), targets, options, str(base))
-    write_manifest(
-        folder,
-        Manifest(
-            base_model=str(base), base_revision=None, adapter_sha256=sha256_of_adapter(folder),
-            dataset_key="base", statistics=read_statistics(base / "dataset_statistics.json")["base"],
-            action_space=profile.space(), prompt_style="openvla", image_transform=read_transform(base),
-            center_crop=False, cameras=("primary",), robot=profile.name,
-        ),
-    )  # fmt: skip
-    return folder
 
 
 def actions(policy):

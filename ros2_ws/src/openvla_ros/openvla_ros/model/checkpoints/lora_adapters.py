@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -68,7 +70,7 @@ class AdapterSet:
     def __init__(self, network: OpenVLA) -> None:
         self._network = network
         self._loaded: dict[str, ActiveAdapter] = {}
-        self._current: Mapping[str, LowRankUpdate] = {}
+        self._current: tuple[tuple[slice, Mapping[str, LowRankUpdate]], ...] = ()  # rows of a batch, updates
         self._hooked: set[str] = set()
         self._added = 0
 
@@ -104,9 +106,31 @@ class AdapterSet:
 
     def activate(self, name: str | None) -> None:
         """Use the adapter ``name`` from the next call on, or the base model for ``None``."""
-        adapter = None if name is None else self._known(name)
-        self._current = {} if adapter is None else adapter.updates
+        adapter = self.of(name)
+        self._current = () if adapter is None else ((slice(None), adapter.updates),)
         self._network.adapter = adapter
+
+    def of(self, name: str | None) -> ActiveAdapter | None:
+        """Return the loaded adapter ``name``, or None for the base model; raises ``CheckpointError``."""
+        return None if name is None else self._known(name)
+
+    @contextmanager
+    def by_row(self, names: Sequence[str | None]) -> Iterator[None]:
+        """Use the adapter ``names[i]`` for row i of every module's input, for a while.
+
+        The language model's modules must not be called meanwhile: ``kernels.row_maps`` are for those.
+        """
+        before, first, current = self._current, 0, []
+        for name, same in groupby(names):
+            end = first + len(list(same))
+            if (adapter := self.of(name)) is not None:
+                current.append((slice(first, end), adapter.updates))
+            first = end
+        self._current = tuple(current)
+        try:
+            yield
+        finally:
+            self._current = before
 
     def _known(self, name: str) -> ActiveAdapter:
         if name not in self._loaded:
@@ -120,8 +144,15 @@ class AdapterSet:
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def add_update(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            update = self._current.get(name)
-            return None if update is None else update.apply(module, inputs[0], output)
+            adapted = None
+            for rows, updates in self._current:
+                if name in updates:
+                    part = updates[name].apply(module, inputs[0][rows], output[rows])
+                    if rows == slice(None):
+                        return part
+                    adapted = output.clone() if adapted is None else adapted
+                    adapted[rows] = part
+            return adapted
 
         return add_update
 

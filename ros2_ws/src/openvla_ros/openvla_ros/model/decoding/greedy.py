@@ -37,6 +37,11 @@ class ActionTokens:
 class Decoder(Protocol):
     """Turns one transformed image and one tokenised prompt into action tokens."""
 
+    @property
+    def only_action_tokens(self) -> bool:
+        """Whether the argmax runs over the action bins only, see ``decode_greedily``."""
+        ...
+
     def decode(self, pixels: Tensor, token_ids: Tensor, count: int) -> ActionTokens:
         """Return ``count`` tokens for pixels (1, 3 a tower, H, W) and prompt ids (1, L).
 

@@ -66,6 +66,15 @@ class DraftingDecoder(StagedDecoder["Draft"]):
         self._previous: Tensor | None = None  # (count,) tokens of the last action
         self.acceptance = Acceptance()
 
+    @property
+    def last(self) -> Tensor | None:
+        """The last action's tokens (count,), which the next ones are guessed from; another's may be set."""
+        return self._previous
+
+    @last.setter
+    def last(self, tokens: Tensor | None) -> None:
+        self._previous = None if tokens is None else tokens.to(self.model.device)
+
     @torch.inference_mode()
     def decode_embedded(self, embeddings: Tensor, count: int, guess: Tensor | None = None) -> ActionTokens:
         """Return ``count`` tokens for one embedded prompt (1, N, H).
@@ -93,7 +102,7 @@ class DraftingDecoder(StagedDecoder["Draft"]):
 
     def lay_out(self, key: PromptKey) -> Draft:
         """Return the tensors and the stages of one length of prompt."""
-        return Draft(self.engine, key, self._only_action_tokens)
+        return Draft(self.engine, key, self.only_action_tokens)
 
     def _guess(self, count: int) -> Tensor:
         """Return the previous action's tokens (count - 1,), or "no motion" before there is one."""

@@ -25,7 +25,7 @@ class StagedDecoder(ABC, Generic[S]):
         self.model = model
         self.engine = engine or Engine(model)
         self.prompts: PromptStages[S] = PromptStages(self.engine, self.lay_out)
-        self._only_action_tokens = only_action_tokens
+        self.only_action_tokens = only_action_tokens
 
     @torch.inference_mode()
     def decode(self, pixels: Tensor, token_ids: Tensor, count: int) -> ActionTokens:

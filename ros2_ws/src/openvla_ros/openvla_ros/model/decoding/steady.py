@@ -31,7 +31,7 @@ class SteadyDecoder(StagedDecoder["_Action"]):
 
     def lay_out(self, key: PromptKey) -> _Action:
         """Return the tensors and the stage of one length of prompt."""
-        return _Action(self.engine, key, self._only_action_tokens)
+        return _Action(self.engine, key, self.only_action_tokens)
 
 
 class _Action:

@@ -16,7 +16,7 @@ from openvla_ros.manifest import manifest_path, read_manifest
 from openvla_ros.model.checkpoints.lora_adapters import Adapter, read_adapter
 from openvla_ros.model.checkpoints.safetensors import resolve
 from openvla_ros.model.decoding.engine import make_engine
-from openvla_ros.model.decoding.greedy import Decoder, GreedyDecoder
+from openvla_ros.model.decoding.greedy import ActionTokens, Decoder, GreedyDecoder
 from openvla_ros.model.decoding.speculative import DraftingDecoder
 from openvla_ros.model.decoding.steady import SteadyDecoder
 from openvla_ros.model.inference.options import DEFAULTS, LoadOptions
@@ -122,10 +122,13 @@ class OpenVLAPredictor:
             self.model.prompt_ids(instruction),
             self.statistics.width,
         )
-        actions = unnormalise(tokens.normalised, self.statistics)
+        return self.meaning_of(tokens, time.perf_counter() - began)
+
+    def meaning_of(self, tokens: ActionTokens, seconds: float) -> Prediction:
+        """Return the action that ``tokens`` (D,) stand for, which took ``seconds``."""
         return Prediction(
-            actions[None],
-            time.perf_counter() - began,
+            unnormalise(tokens.normalised, self.statistics)[None],
+            seconds,
             tokens.token_ids[None],
             tokens.probability[None],
             tokens.entropy[None],

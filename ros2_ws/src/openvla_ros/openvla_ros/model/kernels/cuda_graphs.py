@@ -165,6 +165,10 @@ class Recent(Generic[K, V]):
     def __contains__(self, key: K) -> bool:
         return key in self._values
 
+    def keep(self, count: int) -> None:
+        """Keep at least ``count`` values from now on."""
+        self._kept = max(self._kept, count)
+
     def __getitem__(self, key: K) -> V:
         """Return the value of ``key``, creating it if it is not cached."""
         if key not in self._values:

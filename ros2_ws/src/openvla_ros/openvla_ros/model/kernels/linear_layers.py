@@ -8,7 +8,7 @@ matrix, because it is quantised or being trained, the module itself is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from openvla_ros.model.network.lora_delta import ActiveAdapter, LowRankUpdate
 from openvla_ros.model.network.openvla import OpenVLA
 
 
@@ -163,12 +164,12 @@ def fused_maps(network: OpenVLA) -> LlamaMaps | None:
     return LlamaMaps(tuple(layers), language.model.norm.weight.detach(), head)
 
 
-def adapted_maps(maps: LlamaMaps, network: OpenVLA) -> LlamaMaps:
-    """Return ``maps`` with the updates of the adapter that is active on ``network``."""
+def adapted_maps(maps: LlamaMaps, network: OpenVLA, adapter: ActiveAdapter) -> LlamaMaps:
+    """Return ``maps``, those of ``network``, with the updates of ``adapter``."""
     names = {module: name for name, module in network.named_modules()}
 
     def adapted(projection: Projection, modules: Sequence[nn.Module]) -> Projection:
-        return _adapted(projection, [names[module] for module in modules], modules, network)
+        return _adapted(projection, [names[module] for module in modules], modules, adapter.updates)
 
     layers = tuple(
         of_layer.with_projections(map(adapted, of_layer.projections, _groups(layer)))
@@ -177,9 +178,10 @@ def adapted_maps(maps: LlamaMaps, network: OpenVLA) -> LlamaMaps:
     return LlamaMaps(layers, maps.norm, adapted(maps.head, [network.language_model.lm_head]))
 
 
-def _adapted(base: Projection, names: Sequence[str], modules: Sequence[Any], network: OpenVLA) -> Projection:
+def _adapted(
+    base: Projection, names: Sequence[str], modules: Sequence[Any], updates: Mapping[str, LowRankUpdate]
+) -> Projection:
     """Return ``base`` with its modules' updates stacked: ``down`` by rank, ``up`` block-diagonal."""
-    updates = {} if network.adapter is None else network.adapter.updates
     if not any(name in updates for name in names):
         return base
     downs, ups, gains = [], [], []

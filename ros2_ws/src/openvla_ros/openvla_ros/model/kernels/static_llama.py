@@ -17,6 +17,7 @@ from openvla_ros.errors import InvalidValueError
 from openvla_ros.model.kernels.cuda_graphs import Recent
 from openvla_ros.model.kernels.linear_layers import LlamaMaps, adapted_maps, fused_maps, module_maps
 from openvla_ros.model.kernels.torch_kernels import LayerCache, LlamaShape, Span, TorchKernels
+from openvla_ros.model.network.lora_delta import ActiveAdapter
 from openvla_ros.model.network.openvla import OpenVLA
 
 # The cache grows to the next multiple, so that prompts of different lengths share it.
@@ -51,7 +52,7 @@ class StaticLlama:
             )
         self._fused = fused if fused is None or pack is None else pack(fused)
         self._modules = module_maps(model)
-        self._adapted: Recent[int, LlamaMaps] = Recent(lambda _: self._with_adapter(), kept=ADAPTERS)
+        self._adapted: Recent[ActiveAdapter, LlamaMaps] = Recent(self._with_adapter, kept=ADAPTERS)
         self._caches: tuple[LayerCache, ...] = ()
         self.capacity = 0
 
@@ -60,12 +61,29 @@ class StaticLlama:
         """The linear maps currently in use."""
         if self._fused is None:
             return self._modules
-        serial = self._model.adapter_serial
-        return self._adapted[serial] if serial else self._fused
+        return self.maps_of(self._model.adapter)
 
-    def _with_adapter(self) -> LlamaMaps:
+    @property
+    def is_plain(self) -> bool:
+        """Whether the maps are matrices, which several adapters can share, and not modules."""
+        return self._fused is not None
+
+    def maps_of(self, adapter: ActiveAdapter | None) -> LlamaMaps:
+        """Return the linear maps with ``adapter``, whichever is active.
+
+        Raises ``InvalidValueError`` if they are modules, which apply the active one.
+        """
+        if self._fused is None:
+            raise InvalidValueError("quantised modules apply the active adapter only")
+        return self._fused if adapter is None else self._adapted[adapter]
+
+    def keep_adapters(self, count: int) -> None:
+        """Keep the stacked updates of ``count`` adapters, for a batch that uses them in turn."""
+        self._adapted.keep(count)
+
+    def _with_adapter(self, adapter: ActiveAdapter) -> LlamaMaps:
         assert self._fused is not None
-        return adapted_maps(self._fused, self._model)
+        return adapted_maps(self._fused, self._model, adapter)
 
     def reserve(self, length: int) -> None:
         """Allocate ``length`` tokens; if ``capacity`` changes, the cache has moved and is empty.

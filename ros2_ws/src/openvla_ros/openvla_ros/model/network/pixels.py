@@ -25,12 +25,21 @@ class PixelTable:
 
     def __call__(self, image: Image, *, center_crop: bool = False) -> Tensor:
         """Return the pixels (1, 3 a tower, H, W) of an RGB image (H, W, 3) uint8."""
-        levels = upload(torch.from_numpy(self._transform.levels(image, center_crop)), self._values.device)
-        channels, (height, width) = len(self._values), self._transform.size
+        return self.of_levels(self.levels(image, center_crop=center_crop)[None])
+
+    def levels(self, image: Image, *, center_crop: bool = False) -> Tensor:
+        """Return the 8-bit levels (views, H, W, 3) of an RGB image, on the CPU."""
+        return torch.from_numpy(self._transform.levels(image, center_crop))
+
+    def of_levels(self, levels: Tensor) -> Tensor:
+        """Return the pixels (B, 3 a tower, H, W) of the levels (B, views, H, W, 3) of B images."""
+        levels = upload(levels, self._values.device)
+        channels, (height, width), count = len(self._values), self._transform.size, len(levels)
         # One set of levels serves all towers where they resize alike.
-        index = levels.permute(0, 3, 1, 2).reshape(-1, 3, height * width).long()
+        index = levels.permute(1, 4, 0, 2, 3).reshape(-1, 3, count * height * width).long()
         index = index.expand(channels // 3, 3, -1).reshape(channels, -1)
-        return self._values.gather(1, index).view(1, channels, height, width)
+        pixels = self._values.gather(1, index).view(channels, count, height, width)
+        return pixels.transpose(0, 1).contiguous()
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
