@@ -69,7 +69,9 @@ class MessagePublishers:
             count = self._counts[publisher]
             return number - count.number, now_s - count.heard_s > TURN_S, count.heard_s
 
-        possible = [p for p, count in self._counts.items() if 0 < number - count.number <= _most(count, now_s)]
+        possible = [
+            p for p, count in self._counts.items() if 0 < number - count.number <= _most(count, now_s)
+        ]
         return min(possible, key=unlikely, default=None)
 
 
