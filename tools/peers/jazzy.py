@@ -105,7 +105,7 @@ def action_types(*sides: Side) -> tuple[bool, str]:
 
 
 def operated(robot: Side, asking: Side, work: Path) -> Iterator[Result]:
-    """Yield what ``asking`` gets of a robot that ``robot`` runs, from the first check to the emergency stop."""
+    """Yield what ``asking`` gets of a robot that ``robot`` runs, from the check to the emergency stop."""
     pair = f"{robot.release} up, {asking.release}"
     log = work / f"{robot.release.lower()}_up.log"
     options = ["--robot", ROBOT, "--policy", "expert", "--task", TASK]
@@ -204,7 +204,7 @@ def shared(robot: Side, policy: Side, work: Path) -> Iterator[Result]:
         outcome = answer(done)
         said = f"{outcome['outcome']} after {outcome['steps']} steps, {outcome['duration_s']:.1f} s"
         yield f"{pair}: {CHECKPOINT}", outcome["outcome"] == "succeeded", said
-        said = f"{seen['chunks']} chunks, the tool went {1000 * seen['moved_m']:.0f} mm, refused {seen['refused']}"
+        said = f"{seen['chunks']} chunks, the tool went {seen['moved_m']:.2f} m, refused {seen['refused']}"
         yield f"{pair}: chunks", seen["chunks"] > 5 and seen["moved_m"] > MOVED_M, said
 
 

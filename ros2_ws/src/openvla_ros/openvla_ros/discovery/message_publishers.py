@@ -1,10 +1,10 @@
 """Which publisher of a topic sent a message: by its gid, or, where rclpy reports none, by its number.
 
-rclpy reports the publisher's gid since Kilted. Jazzy's (7.1.6) only reports the number that the publisher gave
-the message. One publisher counts upwards, so a number that is not above the newest one, or too far above it
-to be what was lost, is another publisher's. The first few messages of two publishers may be confused where
-their numbers are close; that there are two is noticed all the same. Humble reports neither, nor do Jazzy's
-Cyclone DDS bindings: there nothing is told apart.
+rclpy reports the publisher's gid since Kilted. Jazzy's (7.1.6) only reports the number that the publisher
+gave the message. One publisher counts upwards, so a number that is not above the newest one, or too far above
+it to be what was lost, is another publisher's. Messages of two publishers may be confused where their numbers
+are close; that there are two is noticed all the same. Where neither is reported (Humble; Cyclone DDS in
+Jazzy), nothing is told apart.
 """
 
 from __future__ import annotations
