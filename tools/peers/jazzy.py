@@ -140,7 +140,7 @@ def told(asking: Side, pair: str, words: str, folder: Path) -> Iterator[Result]:
     arguments = ["-r", "__node:=recorder", "-p", f"robot:={ROBOT}", "-p", f"folder:={folder}"]
     nodes = ["-m", "openvla_ros.nodes", "recorder_node", "--ros-args", *arguments]
     with started(asking, nodes, folder.with_suffix(".log")):
-        program(asking, "order", "recorder/start")
+        begun = program(asking, "record", words)
         done = openvla(asking, "tell", words, "--time-limit", f"{TIME_LIMIT_S:g}", "--json")
         program(asking, "order", "recorder/stop_success")
     outcome = answer(done)
@@ -148,7 +148,7 @@ def told(asking: Side, pair: str, words: str, folder: Path) -> Iterator[Result]:
     yield f"{pair} tell", outcome["outcome"] == "succeeded", said
     episode = folder / "episode_000000"
     if not episode.is_dir():
-        yield f"{pair} records", False, "nothing was recorded"
+        yield f"{pair} records", False, f"nothing was recorded: {begun['said']}"
         return
     with BagReader(episode) as reader:
         stamps = reader.stream("camera/primary/image_raw").stamps_ns

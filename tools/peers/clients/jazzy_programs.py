@@ -1,7 +1,7 @@
 """Runs in the environment of either ROS release, on a robot that is up in this ROS domain.
 
-``lay TASK SEED`` has the simulation make a scene; ``order SERVICE`` asks for something; ``watch SECONDS``
-listens to images, chunks and the tool's path. The last line printed is JSON.
+``lay TASK SEED`` has the simulation make a scene; ``order SERVICE`` asks for something; ``record WORDS`` starts
+an episode; ``watch SECONDS`` listens to images, chunks and the tool's path. The last line printed is JSON.
 """
 
 import json
@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 from sensor_msgs.msg import Image
+from std_msgs.msg import String
 
 from openvla_ros.discovery.client import RobotClient
 from openvla_ros.errors import DeviceError
@@ -37,6 +38,20 @@ def order(client: RobotClient, service: str) -> dict:
         return {"done": False, "said": str(error)}
 
 
+def record(client: RobotClient, words: str) -> dict:
+    """Have the recorder begin an episode of ``words``; return its last answer."""
+    client.latched(String, "recorder/instruction").publish(String(data=words))
+    answers = [{"done": False, "said": "not asked"}]
+
+    def begun() -> bool:
+        answers.append(order(client, "recorder/start"))
+        client.listen(0.5)
+        return answers[-1]["done"]
+
+    client.wait(begun, TIMEOUT_S)
+    return answers[-1]
+
+
 def watch(client: RobotClient, seconds: str) -> dict:
     """Return how many images came and show something, how many chunks, and how far the tool went."""
     profile = load_profile(ROBOT)
@@ -59,5 +74,7 @@ def watch(client: RobotClient, seconds: str) -> dict:
 
 if __name__ == "__main__":
     with RobotClient("peer", timeout_s=TIMEOUT_S) as client:
-        result = {"lay": lay, "order": order, "watch": watch}[sys.argv[1]](client, *sys.argv[2:])
+        result = {"lay": lay, "order": order, "record": record, "watch": watch}[sys.argv[1]](
+            client, *sys.argv[2:]
+        )
     print(json.dumps(result))
