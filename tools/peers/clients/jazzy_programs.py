@@ -1,7 +1,8 @@
 """Runs in the environment of either ROS release, on a robot that is up in this ROS domain.
 
-``lay TASK SEED`` has the simulation make a scene; ``order SERVICE`` asks for something; ``record WORDS`` starts
-an episode; ``watch SECONDS`` listens to images, chunks and the tool's path. The last line printed is JSON.
+``lay TASK SEED`` has the simulation make a scene; ``order SERVICE`` asks for something; ``record WORDS``
+starts an episode; ``watch SECONDS`` listens to images, chunks and the tool's path. The last line printed is
+JSON.
 """
 
 import json
@@ -72,9 +73,9 @@ def watch(client: RobotClient, seconds: str) -> dict:
     }
 
 
+PROGRAMS = {"lay": lay, "order": order, "record": record, "watch": watch}
+
 if __name__ == "__main__":
     with RobotClient("peer", timeout_s=TIMEOUT_S) as client:
-        result = {"lay": lay, "order": order, "record": record, "watch": watch}[sys.argv[1]](
-            client, *sys.argv[2:]
-        )
+        result = PROGRAMS[sys.argv[1]](client, *sys.argv[2:])
     print(json.dumps(result))
