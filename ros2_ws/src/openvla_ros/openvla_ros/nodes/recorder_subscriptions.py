@@ -25,7 +25,7 @@ from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from openvla_ros.data.bags.rosbag2_writer import QualityOfService
-from openvla_ros.data.recording.lost_messages import SequenceWatch
+from openvla_ros.data.recording.lost_messages import AnonymousSequenceWatch, SequenceWatch
 from openvla_ros.profile import RobotProfile
 
 try:
@@ -87,8 +87,9 @@ class StreamSubscriptions:
 
     ``found`` is called when a stream is subscribed, with its type and its publishers' QoS; ``arrived`` with
     every message. Both on the executor's thread. ``lost`` counts by role the messages that were sent but
-    did not arrive: by sequence number, or, if the middleware does not provide them (Humble, Cyclone DDS),
-    by its own reports, which miss queue overflows.
+    did not arrive: by sequence number, or, if the middleware does not provide them (Humble, Cyclone DDS), by
+    its own reports, which miss queue overflows. So too in Jazzy where a topic has several publishers: it
+    does not report whose number it is.
     """
 
     def __init__(
@@ -102,7 +103,9 @@ class StreamSubscriptions:
         self._streams = {stream.role: stream for stream in streams}
         self._subscriptions: dict[str, Subscription] = {}
         self._watches = {stream.role: SequenceWatch() for stream in streams}
-        self._numbered: set[str] = set()  # roles whose messages carry sequence numbers
+        self._anonymous = {stream.role: AnonymousSequenceWatch() for stream in streams}
+        self._publishers: Counter[str] = Counter()  # role → how many were listed when last looked
+        self._numbered: set[str] = set()  # roles whose lost messages are counted by sequence numbers
         self.lost: Counter[str] = Counter()
         self._unknown: set[str] = set()  # types that are not installed here, reported once
 
@@ -116,6 +119,9 @@ class StreamSubscriptions:
         for role, stream in list(self._streams.items()):
             name = self._node.resolve_topic_name(stream.topic)
             publishers = self._node.get_publishers_info_by_topic(name)
+            if len(publishers) != self._publishers[role]:
+                self._publishers[role] = len(publishers)
+                self._anonymous[role].restart()
             if not publishers:
                 continue
             offers = tuple(sorted({_offer(info.qos_profile) for info in publishers}, key=str))
@@ -158,15 +164,31 @@ class StreamSubscriptions:
         )
 
     def _take(self, role: str, data: bytes, info: Mapping[str, Any]) -> None:
-        publisher, number = info.get("publisher_gid"), info.get("publication_sequence_number")
-        if publisher is not None and number is not None:
-            self._numbered.add(role)
-            missing = self._watches[role].missing(bytes(publisher["data"]), int(number))
-            if missing is None:
-                return
-            if missing:
-                self.lost[role] += missing
+        missing = self._missing(role, info)
+        if missing is None:
+            return
+        if missing:
+            self.lost[role] += missing
         self._arrived(self._streams[role], data, int(info.get("source_timestamp", 0)))
+
+    def _missing(self, role: str, info: Mapping[str, Any]) -> int | None:
+        """Return how many messages were lost before this one; None if it was received before."""
+        publisher, number = info.get("publisher_gid"), info.get("publication_sequence_number")
+        if number is None:
+            return 0
+        if publisher is not None:
+            self._numbered.add(role)
+            return self._watches[role].missing(bytes(publisher["data"]), int(number))
+        if self._publishers[role] == 1:
+            self._numbered.add(role)
+        else:
+            self._numbered.discard(role)
+        alone = partial(self._has_one_publisher, role)
+        return self._anonymous[role].missing(int(number), int(info["source_timestamp"]), alone)
+
+    def _has_one_publisher(self, role: str) -> bool:
+        topic = self._streams[role].topic
+        return self._publishers[role] == 1 and self._node.count_publishers(topic) == 1
 
     def _note_loss(self, role: str, event: Any) -> None:
         if role not in self._numbered and event.total_count_change > 0:

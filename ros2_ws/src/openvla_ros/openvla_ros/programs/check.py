@@ -5,7 +5,8 @@ Looks and listens; it publishes nothing, calls nothing that changes anything, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from geometry_msgs.msg import WrenchStamped
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from openvla_ros.discovery.client import RobotClient
+from openvla_ros.discovery.message_publishers import MessagePublishers, Publisher
 from openvla_ros.drivers.factory import make_arm_driver, make_gripper_driver
 from openvla_ros.drivers.probe import looking
 from openvla_ros.drivers.trajectory_settings import SettingsQuery
@@ -41,20 +43,22 @@ SLOW = 0.8
 class _Stream:
     """What arrives on one topic."""
 
-    def __init__(self, client: RobotClient, kind: type, topic: str) -> None:
+    def __init__(self, client: RobotClient, kind: type, topic: str, joints: Iterable[str] = ()) -> None:
         self.client, self.kind = client, kind
         self.topic = client.node.resolve_topic_name(topic)
         self.first: Any = None
         self.newest: Any = None
         self.stamps: list[int] = []
         self.ages_s: list[float] = []
-        self.senders: dict[bytes, set[str]] = {}  # publishers of joint states → the joints that they report
+        self._joints, self._publishers = frozenset(joints), MessagePublishers()
+        self.reporters: set[Publisher] = set()  # publishers of messages on one of ``joints``
         client.node.create_subscription(kind, topic, self._received, qos.EVERY_IN)
 
     def _received(self, message: Any, info: Mapping[str, Any]) -> None:
-        gid = info.get("publisher_gid")  # unknown to releases of rclpy before 2024
-        if gid is not None:
-            self.senders.setdefault(bytes(gid["data"]), set()).update(getattr(message, "name", ()))
+        if not self._joints.isdisjoint(getattr(message, "name", ())):
+            publisher = self._publishers.of(info, time.monotonic())
+            if publisher is not None:
+                self.reporters.add(publisher)
         self.first = self.first or message
         self.newest = message
         self.stamps.append(from_stamp(message.header.stamp))
@@ -75,7 +79,7 @@ def check_profile(profile: RobotProfile, client: RobotClient, listen_s: float) -
     """Return what was found about ``profile`` while listening to the robot for ``listen_s`` seconds."""
     client.wait_for_clock()
     findings = list(_description(profile))
-    state = _Stream(client, JointState, profile.state.joint_states_topic)
+    state = _Stream(client, JointState, profile.state.joint_states_topic, profile.arm.joints)
     cameras = [(c, _Stream(client, _image_type(c), c.topic)) for c in profile.cameras]
     wrench = None
     if profile.state.wrench_topic is not None:
@@ -102,8 +106,7 @@ def check_profile(profile: RobotProfile, client: RobotClient, listen_s: float) -
         findings += _backend(profile, part, adapter, client)
     if not client.node.get_parameter("use_sim_time").value:  # else there is one clock for all
         findings += check_clock(profile, state.topic, state.ages_s)
-    joints, topic = profile.arm.joints, profile.state.joint_states_topic
-    findings += check_reporters(client.node, topic, joints, state.senders)
+    findings += check_reporters(client.node, profile.state.joint_states_topic, state.reporters)
     findings += check_sole(client.node, profile)
     return findings
 

@@ -5,11 +5,12 @@ A part of ``openvla check``. What it finds is alive: a program that starts last 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 
 from rclpy.node import Node
 
 from openvla_ros.discovery.endpoints import full_name, listed, mismatches, publishers, rivals, twins
+from openvla_ros.discovery.message_publishers import Publisher, described
 from openvla_ros.discovery.rival_watch import VERDICT, command_topics
 from openvla_ros.profile import RobotProfile
 from openvla_ros.programs.finding import Finding
@@ -65,16 +66,12 @@ def _quality(node: Node, profile: RobotProfile) -> Iterator[Finding]:
                 yield Finding("error", "quality of service", text, "make the publisher's QoS the stronger")
 
 
-def check_reporters(
-    node: Node, topic: str, joints: Sequence[str], senders: Mapping[bytes, set[str]]
-) -> Iterator[Finding]:
-    """Check that one publisher reports the arm's ``joints``; another may report the gripper's.
+def check_reporters(node: Node, topic: str, reporters: Collection[Publisher]) -> Iterator[Finding]:
+    """Check that one publisher reports the arm's joints; another may report the gripper's.
 
-    ``senders`` are the publishers heard → the joints that each reports.
+    ``reporters`` are the publishers from which the arm's joints were heard.
     """
-    of_arm = [gid for gid, reported in senders.items() if reported & set(joints)]
-    if len(of_arm) < 2:
-        return
-    names = [endpoint.node for endpoint in publishers(node, topic) if endpoint.gid in of_arm]
-    text = f"{listed(names)} report the arm's joints on {node.resolve_topic_name(topic)}"
-    yield Finding("error", "joint states", text, WAY_OUT)
+    if len(reporters) > 1:
+        names = described(node, topic, reporters)
+        text = f"{names} report the arm's joints on {node.resolve_topic_name(topic)}"
+        yield Finding("error", "joint states", text, WAY_OUT)

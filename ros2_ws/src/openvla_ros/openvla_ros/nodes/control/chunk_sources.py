@@ -8,7 +8,7 @@ from typing import Any
 
 from rclpy.node import Node
 
-from openvla_ros.discovery.endpoints import listed, publishers
+from openvla_ros.discovery.message_publishers import MessagePublishers, Publisher, described
 from openvla_ros.values.verdict import Reason, SafetyVerdict
 
 # A publisher that has sent nothing for this long is inactive: it was stopped, killed, or is waiting.
@@ -20,21 +20,22 @@ class ChunkSources:
 
     def __init__(self, node: Node, topic: str) -> None:
         self._node, self._topic = node, topic
-        self._heard_s: dict[bytes, float] = {}  # publisher → when, on the monotonic clock
+        self._publishers = MessagePublishers()
+        self._heard_s: dict[Publisher, float] = {}  # publisher → when, on the monotonic clock
 
     def judge(self, info: Mapping[str, Any]) -> SafetyVerdict | None:
         """Note a chunk received with ``info``; return why it is refused (another publisher), or None.
 
-        Releases of rclpy that do not report a message's publisher (before 2024) cannot distinguish them.
+        Where ROS says nothing about a message's publisher (Humble), they cannot be distinguished.
         """
-        gid = info.get("publisher_gid")
-        if gid is None:
-            return None
         now_s = time.monotonic()
-        self._heard_s = {g: s for g, s in self._heard_s.items() if now_s - s < QUIET_S}
-        self._heard_s[bytes(gid["data"])] = now_s
+        publisher = self._publishers.of(info, now_s)
+        if publisher is None:
+            return None
+        self._heard_s = {p: s for p, s in self._heard_s.items() if now_s - s < QUIET_S}
+        self._heard_s[publisher] = now_s
         if len(self._heard_s) < 2:
             return None
-        names = [e.node for e in publishers(self._node, self._topic) if e.gid in self._heard_s]
-        text = f"{listed(names)} publish on {self._node.resolve_topic_name(self._topic)} at the same time"
+        names = described(self._node, self._topic, self._heard_s)
+        text = f"{names} publish on {self._node.resolve_topic_name(self._topic)} at the same time"
         return SafetyVerdict.hold(Reason.RIVAL, text)

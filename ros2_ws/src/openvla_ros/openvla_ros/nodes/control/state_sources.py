@@ -13,7 +13,8 @@ from typing import Any
 
 from rclpy.node import Node
 
-from openvla_ros.discovery.endpoints import listed, publishers
+from openvla_ros.discovery.endpoints import publishers
+from openvla_ros.discovery.message_publishers import MessagePublishers, Publisher, described
 
 # A publisher that is silent for this long and no longer listed has ended. One that is still listed may go on:
 # a busy machine can keep it quiet for seconds, and then the other one must not be believed in its place.
@@ -48,19 +49,20 @@ class StateSources:
 
     def __init__(self, node: Node, topic: str, rivals: Rivals) -> None:
         self._node, self._topic, self._rivals = node, topic, rivals
+        self._publishers = MessagePublishers()
         # Publisher → when, on the monotonic clock; the first one first.
-        self._heard_s: dict[bytes, float] = {}
+        self._heard_s: dict[Publisher, float] = {}
         self._looked_s = 0.0  # when it was last looked who is listed
 
     def believe(self, info: Mapping[str, Any]) -> bool:
         """Note a report received with ``info``; return whether it is from the publisher to believe.
 
-        Releases of rclpy that do not report a message's publisher (before 2024) cannot distinguish them.
+        Where ROS says nothing about a message's publisher (Humble), they cannot be distinguished.
         """
-        gid = info.get("publisher_gid")
-        if gid is None:
+        now_s, before = time.monotonic(), len(self._heard_s)
+        publisher = self._publishers.of(info, now_s)
+        if publisher is None:
             return True
-        now_s, publisher, before = time.monotonic(), bytes(gid["data"]), len(self._heard_s)
         self._heard_s[publisher] = now_s
         if before > 1 or len(self._heard_s) > 1:
             self._drop_ended(now_s)
@@ -70,17 +72,21 @@ class StateSources:
 
     def _drop_ended(self, now_s: float) -> None:
         """Forget the publishers that have ended."""
-        silent = [gid for gid, heard_s in self._heard_s.items() if now_s - heard_s > QUIET_S]
+        silent = [publisher for publisher, heard_s in self._heard_s.items() if now_s - heard_s > QUIET_S]
         if silent and now_s - self._looked_s > LOOK_S:
             self._looked_s = now_s
             listed_now = {endpoint.gid for endpoint in publishers(self._node, self._topic)}
-            for gid in silent:
-                if gid not in listed_now or now_s - self._heard_s[gid] > GONE_S:
-                    del self._heard_s[gid]
+            for publisher in silent:
+                if isinstance(publisher, bytes):
+                    ended = publisher not in listed_now
+                else:  # told apart by their messages' numbers: fewer are listed than were heard
+                    ended = len(listed_now) < len(self._heard_s)
+                if ended or now_s - self._heard_s[publisher] > GONE_S:
+                    del self._heard_s[publisher]
 
     def _described(self) -> str | None:
         if len(self._heard_s) < 2:
             return None
-        names = [e.node for e in publishers(self._node, self._topic) if e.gid in self._heard_s]
+        names = described(self._node, self._topic, self._heard_s)
         topic = self._node.resolve_topic_name(self._topic)
-        return f"{listed(names)} report the arm's state on {topic}: only one can be right"
+        return f"{names} report the arm's state on {topic}: only one can be right"

@@ -1,12 +1,12 @@
 """Which publisher of the arm's state is believed, and when another one stops the arm."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (the extra [ros])")
 
-from openvla_ros.discovery.endpoints import Endpoint
 from openvla_ros.nodes.control import state_sources
 from openvla_ros.nodes.control.state_sources import GONE_S, Rivals, StateSources
 
@@ -16,29 +16,38 @@ ARM, TWIN = b"arm", b"twin"
 class Bench:
     """Publishers that say something now and then, and what is told of them."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, gids):
+        self.gids, self.numbers = gids, Counter({ARM: 5000})
         self.now_s, self.told, self.alive = 1000.0, [], [ARM, TWIN]
         monkeypatch.setattr(state_sources.time, "monotonic", lambda: self.now_s)
-        monkeypatch.setattr(state_sources, "publishers", self.listed)
         self.rivals = Rivals(self.told.append)
-        node = SimpleNamespace(resolve_topic_name=lambda topic: f"/{topic}")
+        node = SimpleNamespace(
+            resolve_topic_name=lambda topic: f"/{topic}", get_publishers_info_by_topic=self.listed
+        )
         self.sources = StateSources(node, "joint_states", self.rivals)
 
-    def listed(self, _node, _topic):
-        return [Endpoint(f"/{gid.decode()}", gid) for gid in self.alive]
+    def listed(self, _topic):
+        return [
+            SimpleNamespace(node_namespace="/", node_name=gid.decode(), endpoint_gid=list(gid))
+            for gid in self.alive
+        ]
 
     def say(self, gid, count=1):
         believed = []
         for _ in range(count):
             self.now_s += 0.01
-            believed.append(self.sources.believe({"publisher_gid": {"data": list(gid)}}))
+            self.numbers[gid] += 1
+            info = {"publication_sequence_number": self.numbers[gid]}
+            if self.gids:
+                info["publisher_gid"] = {"data": list(gid)}
+            believed.append(self.sources.believe(info))
         assert len(set(believed)) == 1
         return believed[0]
 
 
-@pytest.fixture
-def bench(monkeypatch):
-    return Bench(monkeypatch)
+@pytest.fixture(params=["gids", "numbers"])  # as rclpy since Kilted, and as Jazzy's
+def bench(monkeypatch, request):
+    return Bench(monkeypatch, request.param == "gids")
 
 
 def test_one_publisher_is_believed_and_nobody_is_told(bench):
