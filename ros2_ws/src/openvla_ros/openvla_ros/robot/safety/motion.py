@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from openvla_ros.robot.kinematics.collision import SelfCollision, TableClearance
 from openvla_ros.robot.kinematics.delta_actions import orthonormal
 from openvla_ros.robot.kinematics.described_limits import check_described
 from openvla_ros.robot.kinematics.link_covers import cover_links
+from openvla_ros.robot.safety.checked_room import CheckedRoom
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose, transform_euler_to_matrix, transform_rotvec_to_matrix
 from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
@@ -23,6 +25,8 @@ SAMPLING_RESERVE_M = 0.002
 TABLE_TOLERANCE_M = 0.002
 # The joints may tilt the tool by this much more than its targets while they follow them.
 TILT_TOLERANCE_RAD = 0.1
+# By how much rounding may change a margin, metres or radians: far more than it does.
+ROUNDING = 1e-5
 
 
 class TargetLimits:
@@ -83,6 +87,15 @@ class TargetLimits:
         return orthonormal(transform_rotvec_to_matrix(turn / length * excess) @ rotation)
 
 
+class _Margins(NamedTuple):
+    """What K configurations keep of each check: below 0 it is violated."""
+
+    links: Float  # (K, M) metres between two links
+    table: Float  # (K, N) metres above the table; N is 0 without one
+    workspace: Float  # (K, 1) metres
+    tilt: Float  # (K, 1) radians
+
+
 class MotionChecks:
     """Checks a joint motion for self-collision, the table, the workspace and the tilt.
 
@@ -106,33 +119,63 @@ class MotionChecks:
         if limits.table_height_m is not None:
             self._table = TableClearance(chain, fingers, limits.table_height_m, covers)
         self._workspace_tolerance_m = limits.workspace_tolerance_m
+        self._reserve_m = min(SAMPLING_RESERVE_M, limits.workspace_tolerance_m / 2)
+        self._room = self._around()
 
     def check(self, now: Float, after: Float) -> SafetyVerdict:
         """Return OK, or a hold that names what moving from ``now`` (J,) to ``after`` (K, J) would violate."""
-        frames = self._chain.frames(np.concatenate([now[None], after]))
-        tool = frames[:, -1]
-        return (
-            self._links(frames)
-            or self._workspace(self._targets.outside_m(tool[:, :3, 3]))
-            or self._tilt(self._targets.excess_tilt(tool[:, :3, :3]))
-            or OK
+        points = np.concatenate([now[None], after])
+        if self._room.contains(points):
+            return OK
+        found = self._margins(self._chain.frames(points))
+        verdict = (
+            self._links(found.links, found.table) or self._workspace(found.workspace) or self._tilt(found.tilt)
         )
+        if verdict is not None:
+            return verdict
+        self._room.note(points[-1], np.concatenate([part[-1] for part in found]))
+        return OK
 
     def check_line(self, points: Float) -> SafetyVerdict:
         """Return OK, or a hold that names the links, or the table, that a joint path (K, J) collides with."""
-        return self._links(self._chain.frames(points)) or OK
+        found = self._margins(self._chain.frames(points))
+        return self._links(found.links, found.table) or OK
 
-    def _links(self, frames: Float) -> SafetyVerdict | None:
-        found = _first_worse(self._collision.margins(frames))
+    def _margins(self, frames: Float) -> _Margins:
+        tool = frames[:, -1]
+        if self._table is None:
+            heights = np.zeros((len(frames), 0))
+        else:
+            heights = self._table.margins(frames) - self._clearance_m + TABLE_TOLERANCE_M
+        outside_m = self._targets.outside_m(tool[:, :3, 3])
+        excess_rad = self._targets.excess_tilt(tool[:, :3, :3])
+        return _Margins(
+            self._collision.margins(frames),
+            heights,
+            (self._workspace_tolerance_m - self._reserve_m - outside_m)[:, None],
+            (TILT_TOLERANCE_RAD - excess_rad)[:, None],
+        )
+
+    def _around(self) -> CheckedRoom:
+        """Return the room for the margins in the order of ``_Margins``; nothing has been checked yet."""
+        chain = self._chain
+        links = self._collision.lever_arms(chain)
+        table = np.zeros((0, len(chain.joints))) if self._table is None else self._table.lever_arms(chain)
+        tool, turn = chain.tool_lever_arms()
+        levers = np.concatenate([links, table, tool[None], turn[None]])
+        reserve = np.full(len(levers), ROUNDING)
+        reserve[: len(links)] += self._collision.rounding_m
+        return CheckedRoom(levers, reserve)
+
+    def _links(self, margins: Float, heights: Float) -> SafetyVerdict | None:
+        found = _first_worse(margins)
         if found is not None:
             pair = " and ".join(self._collision.pair(found[1]))
             return SafetyVerdict.hold(
                 Reason.SELF_COLLISION, f"{pair} would be {-found[0]:.4f} m closer than allowed"
             )
-        if self._table is None:
-            return None
-        found = _first_worse(self._table.margins(frames) - self._clearance_m + TABLE_TOLERANCE_M)
-        if found is None:
+        found = _first_worse(heights)
+        if self._table is None or found is None:
             return None
         link, height_m = self._table.link(found[1]), found[0] + self._clearance_m - TABLE_TOLERANCE_M
         return SafetyVerdict.hold(
@@ -140,20 +183,19 @@ class MotionChecks:
             f"{link} would be {height_m:.4f} m above the table; the limit is {self._clearance_m} m",
         )
 
-    def _workspace(self, outside_m: Float) -> SafetyVerdict | None:
-        limit = self._workspace_tolerance_m
-        reserve = min(SAMPLING_RESERVE_M, limit / 2)
-        found = _first_worse((limit - reserve - outside_m)[:, None])
+    def _workspace(self, margins: Float) -> SafetyVerdict | None:
+        found = _first_worse(margins)
         if found is None:
             return None
-        outside = limit - reserve - found[0]
+        limit = self._workspace_tolerance_m
+        outside = limit - self._reserve_m - found[0]
         return SafetyVerdict.hold(
             Reason.WORKSPACE,
             f"the tool would be {outside:.4f} m outside the workspace; the limit is {limit} m",
         )
 
-    def _tilt(self, excess_rad: Float) -> SafetyVerdict | None:
-        found = _first_worse((TILT_TOLERANCE_RAD - excess_rad)[:, None])
+    def _tilt(self, margins: Float) -> SafetyVerdict | None:
+        found = _first_worse(margins)
         if found is None:
             return None
         excess = TILT_TOLERANCE_RAD - found[0]
