@@ -49,5 +49,5 @@ class ControllerOutput:
 
     @cached_property
     def tool(self) -> Pose | None:
-        """The tool pose at the commanded joints, for Cartesian drivers; computed when it is first asked for."""
+        """The tool pose at the commanded joints, for Cartesian drivers; computed when first asked for."""
         return None if self.joint_positions is None else self.chain.forward(self.joint_positions)

@@ -251,8 +251,8 @@ class KinematicChain:
         out[3:] = axes.T
         return out if self._coupling.plain else out @ self._coupling.follow
 
-    def lever_arms(self, anchor: int, frame: int, point: Float) -> Float:
-        """Return how far each joint can move ``point``, seen from the frame ``anchor``, per radian.
+    def lever_arms(self, anchor: int, frame: int, points: Float) -> Float:
+        """Return how far each joint can move each of ``points``, seen from the frame ``anchor``, per radian.
 
         A joint moves what it carries along arcs around its axis, and an arc is no longer than its radius
         times the angle. The radius is at most the sum of the distances from one origin to the next and on to
@@ -260,32 +260,31 @@ class KinematicChain:
         in every configuration, and from any of them to any other: joints may turn one after the other.
 
         Args:
-            anchor: The moving frame that the point is seen from; -1 is the base.
-            frame: The moving frame that the point is fixed to, not below ``anchor``.
-            point: (3,) in ``frame``, metres.
+            anchor: The moving frame that the points are seen from; -1 is the base.
+            frame: The moving frame that they are fixed to, not below ``anchor``.
+            points: (N, 3) in ``frame``, metres.
 
         Returns:
-            (J,) metres per radian; 0 for a joint that is not between the two frames. Infinite, all of them,
+            (N, J) metres per radian; 0 for a joint that is not between the two frames. Infinite, all of them,
             if a joint between them slides: then the distances have no such bound.
         """
         if not self._revolute[anchor + 1 : frame + 1].all():
-            return np.full(len(self.joints), np.inf)
-        levers, beyond, last = np.zeros(len(self._moving)), 0.0, point
+            return np.full((len(points), len(self.joints)), np.inf)
+        levers, beyond, way = np.zeros((len(points), len(self._moving))), np.zeros(len(points)), points
         for i in range(frame, anchor, -1):
-            across = np.cross(self._axes[i], last)
-            levers[i] = float(np.linalg.norm(across)) + beyond
-            beyond += float(np.linalg.norm(last))
-            last = self._constant[i, :3, 3]
+            levers[:, i] = np.linalg.norm(np.cross(self._axes[i], way), axis=-1) + beyond
+            beyond += np.linalg.norm(way, axis=-1)
+            way = self._constant[i, :3, 3]  # from the frame before, whatever the joint's position
         followed: Float = levers @ np.abs(self._coupling.follow)
         return followed
 
     def tool_lever_arms(self) -> tuple[Float, Float]:
-        """Return how far each joint can move the tool point, and how much it turns the tool, seen from the base.
+        """Return how far each joint can move the tool point, and how much it can turn the tool.
 
         Returns:
             (J,) metres per radian, as ``lever_arms``; (J,) radians per radian.
         """
-        moved = self.lever_arms(-1, len(self._moving) - 1, self._tool[:3, 3])
+        moved = self.lever_arms(-1, len(self._moving) - 1, self._tool[None, :3, 3])[0]
         turned: Float = self._revolute[:, 0] @ np.abs(self._coupling.follow)
         return moved, turned
 

@@ -207,7 +207,7 @@ class SelfCollision:
         return margins
 
     def lever_arms(self, chain: KinematicChain) -> Float:
-        """Return how far each joint of ``chain`` can change each of the ``margins`` (M, J), metres per radian.
+        """Return how far each joint of ``chain`` can change each margin (M, J), metres per radian.
 
         A distance changes by no more than the farthest moved of its points, as one link sees the other. The
         points of a capsule's axis lie between its ends, so none of them moves farther than both ends.
@@ -217,11 +217,11 @@ class SelfCollision:
             *((frame[i], j) for i, j in zip(self._first, self._second, strict=True)),
             *((self._box_row[b] - 1, j) for b, j in zip(self._box, self._onto, strict=True)),
         ]
-        levers = [
-            np.maximum(*(chain.lever_arms(anchor, frame[j], p) for p in (self._start[j], self._end[j])))
-            for anchor, j in pairs
-        ]
-        return np.array(levers).reshape(-1, len(chain.joints))
+        levers = np.zeros((len(pairs), len(chain.joints)))
+        for row, (anchor, j) in enumerate(pairs):
+            ends = np.stack([self._start[j], self._end[j]])
+            levers[row] = chain.lever_arms(anchor, frame[j], ends).max(axis=0)
+        return levers
 
     @property
     def rounding_m(self) -> float:
@@ -292,10 +292,12 @@ class TableClearance:
         return heights
 
     def lever_arms(self, chain: KinematicChain) -> Float:
-        """Return how far each joint of ``chain`` can change each of the ``margins`` (N, J), m per radian."""
-        points = zip(self._frame, self._points, strict=True)
-        levers = [chain.lever_arms(-1, frame, point) for frame, point in points]
-        return np.array(levers).reshape(-1, len(chain.joints))
+        """Return how far each joint of ``chain`` can change each margin (N, J), metres per radian."""
+        levers = np.zeros((len(self._points), len(chain.joints)))
+        for frame in np.unique(self._frame):
+            here = self._frame == frame
+            levers[here] = chain.lever_arms(-1, frame, self._points[here])
+        return levers
 
     def link(self, index: int) -> str:
         """Return the name of the link of column ``index`` of ``margins``."""

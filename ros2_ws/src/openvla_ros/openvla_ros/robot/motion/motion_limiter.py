@@ -57,9 +57,9 @@ class JointMotion:
     @property
     def is_at_rest(self) -> bool:
         """Whether no joint moves (slower than 1e-6 rad/s)."""
-        # In plain numbers, as all of a joint's arithmetic here: numpy costs more on arrays this small.
-        return all([-1e-6 < v < 1e-6 for v in self.velocity.tolist()]) and all(
-            [-1e-4 < a < 1e-4 for a in self.acceleration.tolist()]
+        # In plain numbers, as a joint's arithmetic below: numpy costs more on arrays this small.
+        return all(abs(v) < 1e-6 for v in self.velocity.tolist()) and all(
+            abs(a) < 1e-4 for a in self.acceleration.tolist()
         )
 
 
@@ -268,18 +268,18 @@ class _Joint:
         """Return the jerk of the next tick after which both stops end at the same place."""
         goal = target[0] + self._target_stop(target[1], target[2])
         goal += self.soft_v * target[1] + self.soft_a * target[2]
-        low, high = -self.j, self.j
-        miss_low = self._reach(state, low, dt) - goal
+        low, high, reach = -self.j, self.j, self._reach
+        miss_low = reach(state, low, dt) - goal
         if miss_low >= 0.0:
             return low
-        miss_high = self._reach(state, high, dt) - goal
+        miss_high = reach(state, high, dt) - goal
         if miss_high <= 0.0:
             return high
         # The reach grows with the jerk: false position (Illinois), which needs five or six rounds.
         j, side = 0.0, 0
         for _ in range(30):
             j = (low * miss_high - high * miss_low) / (miss_high - miss_low)
-            miss = self._reach(state, j, dt) - goal
+            miss = reach(state, j, dt) - goal
             if abs(miss) < 1e-12 or high - low < 1e-9 * self.j:
                 break
             if miss > 0.0:
@@ -314,7 +314,7 @@ class _Joint:
         v += (0.5 * j * dt + a) * dt
         a += j * dt
         # The phases of the stop, as in ``stop_phases``.
-        jerk, peak, hold = self.j, 0.0, 0.0
+        jerk, most, peak, hold = self.j, self.a, 0.0, 0.0
         if v + a * abs(a) / (2.0 * jerk) >= 0.0:
             first, w, b = -jerk, v, a
         else:
@@ -322,8 +322,8 @@ class _Joint:
         square = jerk * w + 0.5 * b * b
         if square > 0.0:
             peak = math.sqrt(square)
-            if peak > self.a:
-                peak = self.a
+            if peak > most:
+                peak = most
                 hold = (w + (0.5 * b * b - peak * peak) / jerk) / peak
         rise = (b + peak) / jerk
         t1, t2, t3 = rise if rise > 0.0 else 0.0, hold if hold > 0.0 else 0.0, peak / jerk

@@ -1,9 +1,9 @@
 """The room around a checked configuration: how far the joints may move from it before a check could fail.
 
 The checks of a motion cost more than everything else in a control period, and nearly always find that all
-is well by centimetres. What they measure (distances between links, heights above the table, how deep the tool
-is inside the workspace, its tilt) cannot change faster than the joints move times a lever arm. So from margins
-c at joints q, for any other joints p and for each margin, with the lever arms L (M, J) of each joint:
+is well by centimetres. What they measure (distances between links, heights above the table, how deep the
+tool is inside the workspace, its tilt) cannot change faster than the joints move times a lever arm. So from
+margins c at joints q, for any other joints p, with the lever arms L (M, J) of each joint for each margin:
 
     c(p) >= c(q) - L |p - q|
 
@@ -20,21 +20,21 @@ from openvla_ros.values.arrays import Float
 
 
 class CheckedRoom:
-    """Where the joints may be without any margin falling to 0, from the margins at the joints checked last."""
+    """Where the joints may be without any margin falling to 0, by the margins at those checked last."""
 
-    def __init__(self, lever_arms: Float, reserve: Float) -> None:
-        """Take the lever arms and the reserves of M margins; nothing is checked yet.
+    def __init__(self, lever_arms: Float, reserve: float) -> None:
+        """Take the lever arms of M margins; nothing is checked yet.
 
         Args:
             lever_arms: (M, J) by how much each margin can change for each radian of each joint. If one is
                 infinite, nothing is ever contained.
-            reserve: (M,) how much each margin may be off, in its own unit.
+            reserve: How much a margin may be off, in its own unit.
         """
         self._lever_arms = np.ascontiguousarray(lever_arms.T)  # (J, M)
         self._reserve = reserve
         self._bounded = bool(np.isfinite(lever_arms).all())
         self._at: Float | None = None  # (J,) the joints checked last
-        self._room: Float = reserve  # (M,) by how much each margin may fall from there
+        self._room: Float = np.zeros(len(lever_arms))  # (M,) by how much each margin may fall from there
 
     def contains(self, points: Float) -> bool:
         """Return whether no margin can be below its reserve at any of ``points`` (K, J), by what is known.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
@@ -70,7 +69,8 @@ class TargetLimits:
 
     def excess_tilt(self, rotations: Float) -> Float:
         """Return the tool's tilt beyond its limit (B,), radians, negative within, for rotations (B, 3, 3)."""
-        excess: Float = np.arccos(np.clip(-rotations[:, 2] @ self._axis, -1.0, 1.0)) - self._tilt
+        cosine = np.minimum(np.maximum(-rotations[:, 2] @ self._axis, -1.0), 1.0)
+        excess: Float = np.arccos(cosine) - self._tilt
         return excess
 
     def outside_m(self, positions: Float) -> Float:
@@ -85,15 +85,6 @@ class TargetLimits:
         if length < 1e-9:  # pointing straight up: any way down is as good
             turn, length = np.array([1.0, 0.0, 0.0]), 1.0
         return orthonormal(transform_rotvec_to_matrix(turn / length * excess) @ rotation)
-
-
-class _Margins(NamedTuple):
-    """What K configurations keep of each check: below 0 it is violated."""
-
-    links: Float  # (K, M) metres between two links
-    table: Float  # (K, N) metres above the table; N is 0 without one
-    workspace: Float  # (K, 1) metres
-    tilt: Float  # (K, 1) radians
 
 
 class MotionChecks:
@@ -120,60 +111,68 @@ class MotionChecks:
             self._table = TableClearance(chain, fingers, limits.table_height_m, covers)
         self._workspace_tolerance_m = limits.workspace_tolerance_m
         self._reserve_m = min(SAMPLING_RESERVE_M, limits.workspace_tolerance_m / 2)
-        self._room = self._around()
+        self._link_room, self._tool_room = self._rooms()
 
     def check(self, now: Float, after: Float) -> SafetyVerdict:
         """Return OK, or a hold that names what moving from ``now`` (J,) to ``after`` (K, J) would violate."""
         points = np.concatenate([now[None], after])
-        if self._room.contains(points):
+        links_clear, tool_clear = self._link_room.contains(points), self._tool_room.contains(points)
+        if links_clear and tool_clear:
             return OK
-        found = self._margins(self._chain.frames(points))
-        verdict = (
-            self._links(found.links, found.table) or self._workspace(found.workspace) or self._tilt(found.tilt)
+        frames = self._chain.frames(points)
+        return (
+            (None if links_clear else self._check_links(points, frames))
+            or (None if tool_clear else self._check_tool(points, frames))
+            or OK
         )
-        if verdict is not None:
-            return verdict
-        self._room.note(points[-1], np.concatenate([part[-1] for part in found]))
-        return OK
 
     def check_line(self, points: Float) -> SafetyVerdict:
         """Return OK, or a hold that names the links, or the table, that a joint path (K, J) collides with."""
-        found = self._margins(self._chain.frames(points))
-        return self._links(found.links, found.table) or OK
+        return self._check_links(points, self._chain.frames(points)) or OK
 
-    def _margins(self, frames: Float) -> _Margins:
+    def _check_links(self, points: Float, frames: Float) -> SafetyVerdict | None:
+        """Return why links at ``points`` (K, J), with these frames, are too near to something, or None."""
+        margins = self._collision.margins(frames)
+        heights = self._heights(frames)
+        verdict = self._links(margins) or self._above_table(heights)
+        if verdict is None:
+            self._link_room.note(points[-1], np.concatenate([margins[-1], heights[-1]]))
+        return verdict
+
+    def _check_tool(self, points: Float, frames: Float) -> SafetyVerdict | None:
+        """Return why the tool at ``points`` (K, J), with these frames, is where it must not be, or None."""
         tool = frames[:, -1]
+        inside = self._workspace_tolerance_m - self._reserve_m - self._targets.outside_m(tool[:, :3, 3])
+        upright = TILT_TOLERANCE_RAD - self._targets.excess_tilt(tool[:, :3, :3])
+        verdict = self._workspace(inside[:, None]) or self._tilt(upright[:, None])
+        if verdict is None:
+            self._tool_room.note(points[-1], np.array([inside[-1], upright[-1]]))
+        return verdict
+
+    def _heights(self, frames: Float) -> Float:
+        """Return how much the links at ``frames`` (K, J + 1, 4, 4) are above what the table allows (K, N)."""
         if self._table is None:
-            heights = np.zeros((len(frames), 0))
-        else:
-            heights = self._table.margins(frames) - self._clearance_m + TABLE_TOLERANCE_M
-        outside_m = self._targets.outside_m(tool[:, :3, 3])
-        excess_rad = self._targets.excess_tilt(tool[:, :3, :3])
-        return _Margins(
-            self._collision.margins(frames),
-            heights,
-            (self._workspace_tolerance_m - self._reserve_m - outside_m)[:, None],
-            (TILT_TOLERANCE_RAD - excess_rad)[:, None],
+            return np.zeros((len(frames), 0))
+        return self._table.margins(frames) - self._clearance_m + TABLE_TOLERANCE_M
+
+    def _rooms(self) -> tuple[CheckedRoom, CheckedRoom]:
+        """Return the rooms for the margins of the links and of the tool; nothing has been checked yet."""
+        chain = self._chain
+        table = np.zeros((0, len(chain.joints))) if self._table is None else self._table.lever_arms(chain)
+        links = np.concatenate([self._collision.lever_arms(chain), table])
+        reserve_m = self._collision.rounding_m + ROUNDING
+        return CheckedRoom(links, reserve_m), CheckedRoom(np.stack(chain.tool_lever_arms()), ROUNDING)
+
+    def _links(self, margins: Float) -> SafetyVerdict | None:
+        found = _first_worse(margins)
+        if found is None:
+            return None
+        pair = " and ".join(self._collision.pair(found[1]))
+        return SafetyVerdict.hold(
+            Reason.SELF_COLLISION, f"{pair} would be {-found[0]:.4f} m closer than allowed"
         )
 
-    def _around(self) -> CheckedRoom:
-        """Return the room for the margins in the order of ``_Margins``; nothing has been checked yet."""
-        chain = self._chain
-        links = self._collision.lever_arms(chain)
-        table = np.zeros((0, len(chain.joints))) if self._table is None else self._table.lever_arms(chain)
-        tool, turn = chain.tool_lever_arms()
-        levers = np.concatenate([links, table, tool[None], turn[None]])
-        reserve = np.full(len(levers), ROUNDING)
-        reserve[: len(links)] += self._collision.rounding_m
-        return CheckedRoom(levers, reserve)
-
-    def _links(self, margins: Float, heights: Float) -> SafetyVerdict | None:
-        found = _first_worse(margins)
-        if found is not None:
-            pair = " and ".join(self._collision.pair(found[1]))
-            return SafetyVerdict.hold(
-                Reason.SELF_COLLISION, f"{pair} would be {-found[0]:.4f} m closer than allowed"
-            )
+    def _above_table(self, heights: Float) -> SafetyVerdict | None:
         found = _first_worse(heights)
         if self._table is None or found is None:
             return None
@@ -209,6 +208,8 @@ def _first_worse(margins: Float) -> tuple[float, int] | None:
     """Return the worst of ``margins`` (K, M) that is negative and below that of row 0, and its column."""
     if not margins.shape[1]:
         return None  # no link has a shape, which ``MotionChecks.blind_spots`` reports
+    if margins.min() >= 0.0:
+        return None  # as nearly always
     floor = np.minimum(0.0, margins[0]) - 1e-9
     short = margins[1:] - floor
     worst = int(np.argmin(short))
