@@ -272,7 +272,8 @@ class KinematicChain:
             return np.full((len(points), len(self.joints)), np.inf)
         levers, beyond, way = np.zeros((len(points), len(self._moving))), np.zeros(len(points)), points
         for i in range(frame, anchor, -1):
-            levers[:, i] = np.linalg.norm(np.cross(self._axes[i], way), axis=-1) + beyond
+            across = way @ skew(self._axes[i])  # as long as the distance from the axis
+            levers[:, i] = np.linalg.norm(across, axis=-1) + beyond
             beyond += np.linalg.norm(way, axis=-1)
             way = self._constant[i, :3, 3]  # from the frame before, whatever the joint's position
         followed: Float = levers @ np.abs(self._coupling.follow)

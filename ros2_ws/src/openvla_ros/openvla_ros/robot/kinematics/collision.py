@@ -212,15 +212,14 @@ class SelfCollision:
         A distance changes by no more than the farthest moved of its points, as one link sees the other. The
         points of a capsule's axis lie between its ends, so none of them moves farther than both ends.
         """
-        frame = self._row - 1
-        pairs = [
-            *((frame[i], j) for i, j in zip(self._first, self._second, strict=True)),
-            *((self._box_row[b] - 1, j) for b, j in zip(self._box, self._onto, strict=True)),
-        ]
-        levers = np.zeros((len(pairs), len(chain.joints)))
-        for row, (anchor, j) in enumerate(pairs):
-            ends = np.stack([self._start[j], self._end[j]])
-            levers[row] = chain.lever_arms(anchor, frame[j], ends).max(axis=0)
+        moved = np.concatenate([self._second, self._onto])  # the capsule that the joints between move
+        seen_from = np.concatenate([self._row[self._first], self._box_row[self._box]]) - 1
+        frame = self._row[moved] - 1
+        levers = np.zeros((len(moved), len(chain.joints)))
+        for anchor, at in set(zip(seen_from.tolist(), frame.tolist(), strict=True)):
+            here = (seen_from == anchor) & (frame == at)
+            ends = (self._start[moved[here]], self._end[moved[here]])
+            levers[here] = np.maximum(*(chain.lever_arms(anchor, at, points) for points in ends))
         return levers
 
     @property
