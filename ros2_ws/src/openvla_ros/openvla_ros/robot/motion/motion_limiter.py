@@ -159,28 +159,31 @@ def state_along(p: float, v: float, a: float, phases: tuple[float, float, float,
     return p, 0.0, 0.0
 
 
-def positions_along(
+def moments_along(
     p: float, v: float, a: float, phases: tuple[float, float, float, float], times: list[float]
-) -> list[float]:
-    """Return the positions of ``state_along`` at each of ``times``, with the phases' ends computed once."""
+) -> list[tuple[float, float]]:
+    """Return the position and velocity of ``state_along`` at each of ``times``, bit for bit.
+
+    The ends of the phases are computed once for all of them.
+    """
     j, t1, t2, t3 = phases
-    p1 = p + ((j * t1 / 6.0 + 0.5 * a) * t1 + v) * t1
-    v1 = v + (0.5 * j * t1 + a) * t1
-    a1 = a + j * t1
-    p2 = p1 + (0.5 * a1 * t2 + v1) * t2
-    v2 = v1 + a1 * t2
-    p3 = p2 + ((-j * t3 / 6.0 + 0.5 * a1) * t3 + v2) * t3
+    p1, v1, a1 = p + ((j * t1 / 6.0 + 0.5 * a) * t1 + v) * t1, v + (0.5 * j * t1 + a) * t1, a + j * t1
+    p2, v2 = p1 + (0.5 * a1 * t2 + v1) * t2, v1 + a1 * t2
+    end = p2 + ((-j * t3 / 6.0 + 0.5 * a1) * t3 + v2) * t3
     found = []
     for t in times:
         if t <= t1:
-            found.append(p + ((j * t / 6.0 + 0.5 * a) * t + v) * t)
+            found.append((p + ((j * t / 6.0 + 0.5 * a) * t + v) * t, v + (0.5 * j * t + a) * t))
             continue
         t -= t1
         if t <= t2:
-            found.append(p1 + (0.5 * a1 * t + v1) * t)
+            found.append((p1 + (0.5 * a1 * t + v1) * t, v1 + a1 * t))
             continue
         t -= t2
-        found.append(p2 + ((-j * t / 6.0 + 0.5 * a1) * t + v2) * t if t < t3 else p3)
+        if t <= t3:
+            found.append((p2 + ((-j * t / 6.0 + 0.5 * a1) * t + v2) * t, v2 + (0.5 * -j * t + a1) * t))
+        else:
+            found.append((end, 0.0))
     return found
 
 
@@ -413,8 +416,8 @@ class MotionLimiter:
         longest = max(sum(durations) for _, *durations in phases)
         times = [longest * k / count for k in range(1, count + 1)]
         stops = zip(states, phases, strict=True)
-        samples: Float = np.array([positions_along(*state, stop, times) for state, stop in stops]).T.copy()
-        return samples
+        moments = [moments_along(*state, stop, times) for state, stop in stops]  # J times ``count``
+        return np.array([[p for p, _ in row] for row in zip(*moments, strict=True)])
 
 
 def _check_finite(target: JointMotion, states: list[State]) -> None:

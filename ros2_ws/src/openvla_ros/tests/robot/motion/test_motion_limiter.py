@@ -13,6 +13,8 @@ from openvla_ros.robot.motion.motion_limiter import (
     MotionLimiter,
     MotionLimits,
     _states,
+    moments_along,
+    state_along,
     stop_extent,
     stop_phases,
     stop_state,
@@ -162,6 +164,10 @@ def test_what_is_written_out_for_speed_is_the_plain_arithmetic_bit_for_bit(seed)
             == stop_samples(LIMITER, motion, samples).tobytes()
         )
     for joint, state in zip(LIMITER._joints, _states(motion), strict=True):
+        phases = stop_phases(*state[1:], joint.a, joint.j)
+        ends = [0.0, *np.cumsum(phases[1:]).tolist()]
+        times = [*ends, *(0.7 * end for end in ends), *rng.uniform(0.0, 2.0, 5).tolist()]
+        assert moments_along(*state, phases, times) == [state_along(*state, phases, t)[:2] for t in times]
         for share in (-1.0, -0.3, 0.0, 1e-7, 1.0):
             assert joint._reach(state, share * joint.j, PERIOD_S) == reach(
                 joint, state, share * joint.j, PERIOD_S
