@@ -60,7 +60,7 @@ class JointTrajectoryArm:
         sent = self._stream.next(command.stamp_ns, command.period_s, command.motion)
         self._publisher.publish(
             to_joint_trajectory(
-                self._joints, sent.positions, list(sent.times_s), sent.stamp_ns, velocities=sent.velocities
+                self._joints, sent.positions, sent.times_s.tolist(), sent.stamp_ns, velocities=sent.velocities
             )
         )
 

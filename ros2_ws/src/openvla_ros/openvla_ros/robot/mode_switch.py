@@ -248,10 +248,10 @@ class ModeSwitch:
             joint_velocities=None if motion is None else read_only(motion.velocity),
             joint_accelerations=None if motion is None else read_only(motion.acceleration),
             gripper_opening=self._gripper.opening,
-            tool=None if motion is None else self._chain.forward(motion.position),
             target=self._executing.target,
             at_rest=at_rest,
             settled=at_rest and self.state is not ControllerState.HOMING and self._executing.settled,
             observation_ns=self._executing.observation_ns,
             counters=MappingProxyType(dict(self._counters)),
+            chain=self._chain,
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 from openvla_ros.robot.authority import Owner
+from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose
 from openvla_ros.values.verdict import Reason, SafetyVerdict
@@ -38,9 +40,14 @@ class ControllerOutput:
     joint_velocities: Float | None  # (J,) rad/s
     joint_accelerations: Float | None  # (J,) rad/s²
     gripper_opening: float | None  # 0 closed .. 1 open
-    tool: Pose | None  # the tool pose at the commanded joints, for Cartesian drivers
     target: Pose | None  # the composed target that the tool is moving to
     at_rest: bool  # no commanded joint moves
     settled: bool  # at rest, with nothing left to execute: in blocking control, time for the next observation
     observation_ns: int | None  # stamp of the observation whose step is being executed; None if none is
     counters: Mapping[Reason, int]  # events for each reason since the start
+    chain: KinematicChain = field(repr=False)  # of the joints
+
+    @cached_property
+    def tool(self) -> Pose | None:
+        """The tool pose at the commanded joints, for Cartesian drivers; computed when first asked for."""
+        return None if self.joint_positions is None else self.chain.forward(self.joint_positions)

@@ -98,7 +98,9 @@ def to_joint_trajectory(
     )
     # As arrays: a message checks the values of a list one by one.
     for row, seconds in enumerate(times_s):
-        point = JointTrajectoryPoint(time_from_start=to_duration(seconds))
+        point = JointTrajectoryPoint()
+        due = point.time_from_start  # filled where it is: another Duration would be made only to be dropped
+        due.sec, due.nanosec = divmod(nanoseconds(seconds), NS_PER_S)
         point.positions = array.array("d", positions[row].tolist())
         if velocities is not None:
             point.velocities = array.array("d", velocities[row].tolist())

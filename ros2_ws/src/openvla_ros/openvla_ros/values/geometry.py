@@ -80,8 +80,11 @@ def transform_matrix_to_rotvec(rotation: ArrayLike) -> Float:
 def transform_quaternion_to_matrix(xyzw: ArrayLike) -> Float:
     """Return the rotation matrices (..., 3, 3) of quaternions (..., 4) x, y, z, w of non-zero length."""
     q = np.asarray(xyzw, dtype=np.float64)
-    norm = np.linalg.norm(q, axis=-1, keepdims=True)
-    if not np.all(norm > 1e-9):
+    if q.ndim == 1:  # as np.linalg.norm does it, which takes longer to get there
+        norm = np.sqrt(np.add.reduce(q * q, keepdims=True))
+    else:
+        norm = np.linalg.norm(q, axis=-1, keepdims=True)
+    if not (norm > 1e-9).all():
         raise InvalidValueError(f"quaternion {q.tolist()} has length 0")
     unit = q / norm
     # One quaternion's parts as Python's own numbers: the same arithmetic, several times as fast.

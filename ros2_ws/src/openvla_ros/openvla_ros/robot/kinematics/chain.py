@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,9 @@ from openvla_ros.robot.kinematics.joint_coupling import JointCoupling
 from openvla_ros.robot.kinematics.urdf import MANY_POSITIONS, Joint, RobotDescription, find_urdf, read_urdf
 from openvla_ros.values.arrays import Float, read_only
 from openvla_ros.values.geometry import Pose, skew, transform_rotvec_to_matrix
+
+# For each of x, y, z the two others, in the order of the cross product.
+_NEXT, _LAST = np.array([1, 2, 0]), np.array([2, 0, 1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,11 +188,18 @@ class KinematicChain:
         if not count:
             out[..., 0, :, :] = self._tool
             return out
-        out[..., 0, :, :] = local[..., 0, :, :]
+        # Views with the frames first; for one configuration, as in the control loop, they are first already.
+        placed, moved = (out, local) if angles.ndim == 1 else (np.moveaxis(x, -3, 0) for x in (out, local))
+        placed[0] = moved[0]
         for i in range(1, count):
-            np.matmul(out[..., i - 1, :, :], local[..., i, :, :], out=out[..., i, :, :])
-        np.matmul(out[..., -2, :, :], self._tool, out=out[..., -1, :, :])
+            np.matmul(placed[i - 1], moved[i], out=placed[i])
+        np.matmul(placed[count - 1], self._tool, out=placed[count])
         return out
+
+    @cached_property
+    def _slides(self) -> bool:
+        """Whether any joint is prismatic."""
+        return not self._revolute.all()
 
     def forward(self, q: ArrayLike) -> Pose:
         """Return the tool's pose in the base frame.
@@ -231,14 +242,52 @@ class KinematicChain:
         axes = (frames[:-1, :3, :3] @ self._axes[:, :, None])[:, :, 0]
         arms = frames[-1, :3, 3] - frames[:-1, :3, 3]
         out = np.empty((6, len(self._moving)))
-        # The cross product written out: np.cross costs five times as much on arrays this small.
-        out[0] = axes[:, 1] * arms[:, 2] - axes[:, 2] * arms[:, 1]
-        out[1] = axes[:, 2] * arms[:, 0] - axes[:, 0] * arms[:, 2]
-        out[2] = axes[:, 0] * arms[:, 1] - axes[:, 1] * arms[:, 0]
-        if not self._revolute.all():
+        # The cross product written out: np.cross costs several times as much on arrays this small.
+        cross = axes.take(_NEXT, 1) * arms.take(_LAST, 1) - axes.take(_LAST, 1) * arms.take(_NEXT, 1)
+        out[:3] = cross.T
+        if self._slides:
             out[:3] = np.where(self._revolute.T > 0, out[:3], axes.T)
-        out[3:] = (axes * self._revolute).T
+            axes = axes * self._revolute
+        out[3:] = axes.T
         return out if self._coupling.plain else out @ self._coupling.follow
+
+    def lever_arms(self, anchor: int, frame: int, points: Float) -> Float:
+        """Return how far each joint can move each of ``points``, seen from the frame ``anchor``, per radian.
+
+        A joint moves what it carries along arcs around its axis, and an arc is no longer than its radius
+        times the angle. The radius is at most the sum of the distances from one origin to the next and on to
+        the point, of which the first counts only as far as it leads away from the axis. So the bound holds
+        in every configuration, and from any of them to any other: joints may turn one after the other.
+
+        Args:
+            anchor: The moving frame that the points are seen from; -1 is the base.
+            frame: The moving frame that they are fixed to, not below ``anchor``.
+            points: (N, 3) in ``frame``, metres.
+
+        Returns:
+            (N, J) metres per radian; 0 for a joint that is not between the two frames. Infinite, all of them,
+            if a joint between them slides: then the distances have no such bound.
+        """
+        if not self._revolute[anchor + 1 : frame + 1].all():
+            return np.full((len(points), len(self.joints)), np.inf)
+        levers, beyond, way = np.zeros((len(points), len(self._moving))), np.zeros(len(points)), points
+        for i in range(frame, anchor, -1):
+            across = way @ skew(self._axes[i])  # as long as the distance from the axis
+            levers[:, i] = np.linalg.norm(across, axis=-1) + beyond
+            beyond += np.linalg.norm(way, axis=-1)
+            way = self._constant[i, :3, 3]  # from the frame before, whatever the joint's position
+        followed: Float = levers @ np.abs(self._coupling.follow)
+        return followed
+
+    def tool_lever_arms(self) -> tuple[Float, Float]:
+        """Return how far each joint can move the tool point, and how much it can turn the tool.
+
+        Returns:
+            (J,) metres per radian, as ``lever_arms``; (J,) radians per radian.
+        """
+        moved = self.lever_arms(-1, len(self._moving) - 1, self._tool[None, :3, 3])[0]
+        turned: Float = self._revolute[:, 0] @ np.abs(self._coupling.follow)
+        return moved, turned
 
     def link_offsets(self, others: Mapping[str, float] | None = None) -> dict[str, tuple[int, Float]]:
         """Return, for each link, the moving frame that it is attached to and its pose (4, 4) in that frame.

@@ -11,6 +11,7 @@ Distances are computed for many configurations at once; negative means too close
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ from openvla_ros.values.arrays import Float, Int
 JOINTS_APART = 3
 # Points along a capsule's axis that are measured against boxes.
 AXIS_POINTS = 5
+_SHARES = np.linspace(0.0, 1.0, AXIS_POINTS)[:, None, None, None]
+# Axes whose angle has a squared sine below this are measured as parallel ones.
+NEARLY_PARALLEL = 1e-9
 # Additional margin for overlaps in named poses, metres.
 ALLOWANCE = 0.002
 # A larger overlap that a named pose allows is worth saying, metres.
@@ -115,7 +119,7 @@ def segment_distance(p1: Float, q1: Float, p2: Float, q2: Float) -> Float:
     c, f = np.einsum("...i,...i", d1, r), np.einsum("...i,...i", d2, r)
     a, e = np.maximum(a, 1e-12), np.maximum(e, 1e-12)
     determinant = a * e - b * b
-    parallel = determinant < 1e-9 * a * e
+    parallel = determinant < NEARLY_PARALLEL * a * e
     s = np.where(parallel, 0.0, _share((b * f - c * e) / np.where(parallel, 1.0, determinant)))
     t = _share((b * s + f) / e)
     s = _share((b * t - c) / a)
@@ -187,21 +191,46 @@ class SelfCollision:
 
     def margins(self, frames: Float) -> Float:
         """Return the distances (B, M), metres, minus the allowance, for chain frames (B, J + 1, 4, 4)."""
-        base = np.broadcast_to(np.eye(4), (len(frames), 1, 4, 4))
-        rows = np.concatenate([base, frames], axis=1)
+        rows = np.empty((len(frames), frames.shape[1] + 1, 4, 4))
+        rows[:, 0], rows[:, 1:] = np.eye(4), frames
         held = rows[:, self._row]
         start, end = _moved(held, self._start), _moved(held, self._end)
         i, j = self._first, self._second
         between = segment_distance(start[:, i], end[:, i], start[:, j], end[:, j])
         between -= self._radius[i] + self._radius[j]
         onto = self._onto
-        share = np.linspace(0.0, 1.0, AXIS_POINTS)[:, None, None, None]
-        points = start[:, onto] + share * (end - start)[:, onto]
+        points = start[:, onto] + _SHARES * (end - start)[:, onto]
         boxes = (rows[:, self._box_row] @ self._box_pose)[:, self._box]
         local = ((points - boxes[..., :3, 3])[..., None, :] @ boxes[..., :3, :3])[..., 0, :]
         surface = distance_to_box(local, self._box_half[self._box]).min(axis=0) - self._radius[onto]
         margins: Float = np.concatenate([between, surface], axis=1) - self._allowed
         return margins
+
+    def lever_arms(self, chain: KinematicChain) -> Float:
+        """Return how far each joint of ``chain`` can change each margin (M, J), metres per radian.
+
+        A distance changes by no more than the farthest moved of its points, as one link sees the other. The
+        points of a capsule's axis lie between its ends, so none of them moves farther than both ends.
+        """
+        moved = np.concatenate([self._second, self._onto])  # the capsule that the joints between move
+        seen_from = np.concatenate([self._row[self._first], self._box_row[self._box]]) - 1
+        frame = self._row[moved] - 1
+        levers = np.zeros((len(moved), len(chain.joints)))
+        for anchor, at in set(zip(seen_from.tolist(), frame.tolist(), strict=True)):
+            here = (seen_from == anchor) & (frame == at)
+            ends = (self._start[moved[here]], self._end[moved[here]])
+            levers[here] = np.maximum(*(chain.lever_arms(anchor, at, points) for points in ends))
+        return levers
+
+    @property
+    def rounding_m(self) -> float:
+        """How much a margin can differ from the true distance: nearly parallel axes count as parallel.
+
+        Turned to be parallel, one of them moves by its length times the angle: so does the distance, the two
+        points between which it is measured, and what they are measured to.
+        """
+        lengths = np.linalg.norm(self._end - self._start, axis=1)
+        return 4.0 * math.sqrt(NEARLY_PARALLEL) * float(lengths.max(initial=0.0)) + 1e-6
 
     def pair(self, index: int) -> tuple[str, str]:
         """Return the names of the two links of column ``index`` of ``margins``."""
@@ -260,6 +289,14 @@ class TableClearance:
         rows = frames[:, self._frame, 2]
         heights: Float = np.einsum("bni,ni->bn", rows[..., :3], self._points) + rows[..., 3] - self._below
         return heights
+
+    def lever_arms(self, chain: KinematicChain) -> Float:
+        """Return how far each joint of ``chain`` can change each margin (N, J), metres per radian."""
+        levers = np.zeros((len(self._points), len(chain.joints)))
+        for frame in np.unique(self._frame):
+            here = self._frame == frame
+            levers[here] = chain.lever_arms(-1, frame, self._points[here])
+        return levers
 
     def link(self, index: int) -> str:
         """Return the name of the link of column ``index`` of ``margins``."""

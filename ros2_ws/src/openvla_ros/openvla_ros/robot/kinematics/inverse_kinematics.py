@@ -55,9 +55,11 @@ class InverseStep:
 def rotation_error(target: Float, current: Float) -> Float:
     """Return the rotation vector (3,), base frame, radians, from ``current`` to ``target``."""
     r = target @ current.T
-    sine = 0.5 * np.array([r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]])
-    cosine = 0.5 * (r[0, 0] + r[1, 1] + r[2, 2] - 1.0)
-    length = math.sqrt(float(sine @ sine))
+    # In plain numbers: numpy costs more on so few. Sums of products stay with numpy, which may fuse them.
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = r.tolist()
+    sine = np.array([0.5 * (zy - yz), 0.5 * (xz - zx), 0.5 * (yx - xy)])
+    cosine = 0.5 * (xx + yy + zz - 1.0)
+    length = math.sqrt(sine.dot(sine))
     if cosine < -0.99:  # near half a turn the sine does not determine the axis
         return transform_matrix_to_rotvec(r)
     error: Float = sine if length < 1e-9 else sine * (math.atan2(length, cosine) / length)
@@ -84,6 +86,7 @@ class InverseKinematics:
         middle = 0.5 * (self.lower + self.upper) if posture is None else posture
         self.posture = float_array("posture", middle, (count,))
         self._weights = np.array([1.0, 1.0, 1.0, *(orientation_weight,) * 3])
+        self._rows = self._weights[:, None]
 
     def step(self, q: Float, target: Float, dt: float) -> InverseStep:
         """Return the step from ``q`` (J,), radians, toward tool pose ``target`` (4, 4) in ``dt`` seconds."""
@@ -92,26 +95,28 @@ class InverseKinematics:
         error = np.empty(6)
         error[:3] = target[:3, 3] - tool[:3, 3]
         error[3:] = rotation_error(target[:3, :3], tool[:3, :3])
-        jacobian = self.chain.jacobian_of(frames) * self._weights[:, None]
-        position, rotation = math.hypot(*error[:3]), math.hypot(*error[3:])
+        jacobian = self.chain.jacobian_of(frames) * self._rows
+        *offset, x, y, z = error.tolist()
+        position, rotation = math.hypot(*offset), math.hypot(x, y, z)
         error *= self._weights
-        length = math.sqrt(float(error @ error))
+        length = math.sqrt(error.dot(error))
         if length > LONGEST_STEP:
             error *= LONGEST_STEP / length
         change = self._change(jacobian, error, q)
-        saturation = max(1.0, float(np.max(np.abs(change) / self.velocity)) / dt)
+        saturation = max(1.0, float((np.abs(change) / self.velocity).max()) / dt)
         following = np.minimum(np.maximum(q + change / saturation, self.lower), self.upper)
         return InverseStep(following, position, rotation, saturation)
 
     def _change(self, jacobian: Float, error: Float, q: Float) -> Float:
         change = np.zeros(len(q))
         free = np.ones(len(q), dtype=bool)
-        for _ in range(len(q)):
+        for locked in range(len(q)):
+            # All of them, or a selection, which numpy stores column by column too.
+            columns = jacobian[:, free] if locked else np.asfortranarray(jacobian)
             change = np.zeros(len(q))
-            change[free] = self._least_squares(
-                jacobian[:, free], error - jacobian @ change, (self.posture - q)[free]
-            )
-            beyond = free & ((q + change < self.lower) | (q + change > self.upper))
+            change[free] = self._least_squares(columns, error, (self.posture - q)[free])
+            there = q + change
+            beyond = free & ((there < self.lower) | (there > self.upper))
             if not beyond.any():
                 return change
             # A joint on its limit that is pushed outwards does not move; the others make up for it.
@@ -130,11 +135,13 @@ class InverseKinematics:
 
     def _least_squares(self, jacobian: Float, error: Float, to_posture: Float) -> Float:
         squares, basis = np.linalg.eigh(jacobian @ jacobian.T)
-        singular = np.sqrt(np.maximum(squares, 0.0))
-        fading = np.maximum(0.0, 1.0 - singular / SINGULAR_VALUE)
-        damping = (DAMPING * fading) ** 2 + ERROR_DAMPING * float(error @ error) + BASE_DAMPING**2
-        gains = 1.0 / (singular**2 + damping)
-        inverse = (jacobian.T @ basis) * gains @ basis.T
+        by_error = ERROR_DAMPING * float(error.dot(error))
+        gains = []
+        for square in squares.tolist():
+            singular = math.sqrt(square) if square > 0.0 else 0.0
+            fading = DAMPING * max(0.0, 1.0 - singular / SINGULAR_VALUE)
+            gains.append(1.0 / (singular * singular + (fading * fading + by_error + BASE_DAMPING**2)))
+        inverse = (jacobian.T @ basis) * np.array(gains) @ basis.T
         change: Float = inverse @ error
         if jacobian.shape[1] > 6:
             null = POSTURE_GAIN * to_posture

@@ -31,6 +31,7 @@ class JointTargets:
         self._steps = TargetSteps(profile)
         self._limits = JointTargetLimits(profile, chain, tool_limits)
         self._follower = JointFollower(profile, motion_limits)
+        self._tool: tuple[Float, Pose] | None = None  # a target, and the tool there
 
     @property
     def path(self) -> BlendedLine:
@@ -39,8 +40,11 @@ class JointTargets:
 
     @property
     def tool(self) -> Pose:
-        """Where the target puts the tool."""
-        return self._chain.forward(self._follower.path.target)
+        """Where the target puts the tool; computed once for each target, for this is asked at every tick."""
+        target = self._follower.path.target
+        if self._tool is None or self._tool[0] is not target:
+            self._tool = target, self._chain.forward(target)
+        return self._tool[1]
 
     def anchor(self, commanded: Float, measured: Float) -> None:
         """Start with the joints at ``commanded`` (J,) and the target at ``measured`` (J,)."""

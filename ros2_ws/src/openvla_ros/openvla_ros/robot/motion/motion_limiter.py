@@ -20,6 +20,7 @@ linear term softens the approach near the target, where time-optimal motion woul
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -56,7 +57,10 @@ class JointMotion:
     @property
     def is_at_rest(self) -> bool:
         """Whether no joint moves (slower than 1e-6 rad/s)."""
-        return bool(np.abs(self.velocity).max() < 1e-6 and np.abs(self.acceleration).max() < 1e-4)
+        # In plain numbers, as a joint's arithmetic below: numpy costs more on arrays this small.
+        return all(abs(v) < 1e-6 for v in self.velocity.tolist()) and all(
+            abs(a) < 1e-4 for a in self.acceleration.tolist()
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +159,34 @@ def state_along(p: float, v: float, a: float, phases: tuple[float, float, float,
     return p, 0.0, 0.0
 
 
+def moments_along(
+    p: float, v: float, a: float, phases: tuple[float, float, float, float], times: list[float]
+) -> list[tuple[float, float]]:
+    """Return the position and velocity of ``state_along`` at each of ``times``, bit for bit.
+
+    The ends of the phases are computed once for all of them.
+    """
+    j, t1, t2, t3 = phases
+    p1, v1, a1 = p + ((j * t1 / 6.0 + 0.5 * a) * t1 + v) * t1, v + (0.5 * j * t1 + a) * t1, a + j * t1
+    p2, v2 = p1 + (0.5 * a1 * t2 + v1) * t2, v1 + a1 * t2
+    end = p2 + ((-j * t3 / 6.0 + 0.5 * a1) * t3 + v2) * t3
+    found = []
+    for t in times:
+        if t <= t1:
+            found.append((p + ((j * t / 6.0 + 0.5 * a) * t + v) * t, v + (0.5 * j * t + a) * t))
+            continue
+        t -= t1
+        if t <= t2:
+            found.append((p1 + (0.5 * a1 * t + v1) * t, v1 + a1 * t))
+            continue
+        t -= t2
+        if t <= t3:
+            found.append((p2 + ((-j * t / 6.0 + 0.5 * a1) * t + v2) * t, v2 + (0.5 * -j * t + a1) * t))
+        else:
+            found.append((end, 0.0))
+    return found
+
+
 State = tuple[float, float, float]  # position, velocity, acceleration of one joint
 
 
@@ -239,18 +271,18 @@ class _Joint:
         """Return the jerk of the next tick after which both stops end at the same place."""
         goal = target[0] + self._target_stop(target[1], target[2])
         goal += self.soft_v * target[1] + self.soft_a * target[2]
-        low, high = -self.j, self.j
-        miss_low = self._reach(state, low, dt) - goal
+        low, high, reach = -self.j, self.j, self._reach
+        miss_low = reach(state, low, dt) - goal
         if miss_low >= 0.0:
             return low
-        miss_high = self._reach(state, high, dt) - goal
+        miss_high = reach(state, high, dt) - goal
         if miss_high <= 0.0:
             return high
         # The reach grows with the jerk: false position (Illinois), which needs five or six rounds.
         j, side = 0.0, 0
         for _ in range(30):
             j = (low * miss_high - high * miss_low) / (miss_high - miss_low)
-            miss = self._reach(state, j, dt) - goal
+            miss = reach(state, j, dt) - goal
             if abs(miss) < 1e-12 or high - low < 1e-9 * self.j:
                 break
             if miss > 0.0:
@@ -275,9 +307,37 @@ class _Joint:
         return math.copysign(TARGET_STOP_SHARE * shortest, v) if fastest * v >= 0.0 else fastest
 
     def _reach(self, state: State, j: float, dt: float) -> float:
-        """Where the fastest stop after a step ends, plus the linear terms that soften the approach."""
-        p, v, a = self.step(*state, j, dt)
-        return p + stop_way(v, a, self.a, self.j) + self.soft_v * v + self.soft_a * a
+        """Where the fastest stop after a step ends, plus the linear terms that soften the approach.
+
+        ``step`` and ``stop_way`` written out, operation for operation: the controller computes this most
+        often of all, and four calls cost as much as their arithmetic. A test compares the two bit for bit.
+        """
+        p, v, a = state
+        p += ((j * dt / 6.0 + 0.5 * a) * dt + v) * dt
+        v += (0.5 * j * dt + a) * dt
+        a += j * dt
+        # The phases of the stop, as in ``stop_phases``.
+        jerk, most, peak, hold = self.j, self.a, 0.0, 0.0
+        if v + a * abs(a) / (2.0 * jerk) >= 0.0:
+            first, w, b = -jerk, v, a
+        else:
+            first, w, b = jerk, -v, -a
+        square = jerk * w + 0.5 * b * b
+        if square > 0.0:
+            peak = math.sqrt(square)
+            if peak > most:
+                peak = most
+                hold = (w + (0.5 * b * b - peak * peak) / jerk) / peak
+        rise = (b + peak) / jerk
+        t1, t2, t3 = rise if rise > 0.0 else 0.0, hold if hold > 0.0 else 0.0, peak / jerk
+        # The way along them, as in ``stop_way``.
+        x = ((first * t1 / 6.0 + 0.5 * a) * t1 + v) * t1
+        v1 = (0.5 * first * t1 + a) * t1 + v
+        a1 = first * t1 + a
+        x += (0.5 * a1 * t2 + v1) * t2
+        v2 = a1 * t2 + v1
+        x += ((-first * t3 / 6.0 + 0.5 * a1) * t3 + v2) * t3
+        return p + x + self.soft_v * v + self.soft_a * a
 
 
 class MotionLimiter:
@@ -312,8 +372,8 @@ class MotionLimiter:
         period: each step stays within the limits by itself. Raises ``InvalidValueError`` if the target is
         not finite.
         """
-        _check_finite(target)
         goals = _states(target)
+        _check_finite(target, goals)
         dt = self.period_s if step_s is None else step_s
         return _motion(
             joint.follow(state, goal, dt)
@@ -327,9 +387,10 @@ class MotionLimiter:
         try with three phases of constant jerk. So a target that moves within the limits is followed exactly,
         without the lag of ``follow``, which is used only if it is out of reach. Raises as ``follow``.
         """
-        _check_finite(target)
+        goals = _states(target)
+        _check_finite(target, goals)
         dt = self.period_s
-        parts = zip(self._joints, _states(motion), _states(target), along.tolist(), strict=True)
+        parts = zip(self._joints, _states(motion), goals, along.tolist(), strict=True)
         return _motion(
             goal
             if known and joint.can_stop(state, goal)
@@ -353,17 +414,14 @@ class MotionLimiter:
             stop_phases(v, a, joint.a, joint.j) for joint, (_, v, a) in zip(self._joints, states, strict=True)
         ]
         longest = max(sum(durations) for _, *durations in phases)
-        pairs = list(zip(states, phases, strict=True))
-        return np.array(
-            [
-                [state_along(*state, stop, longest * k / count)[0] for state, stop in pairs]
-                for k in range(1, count + 1)
-            ]
-        )
+        times = [longest * k / count for k in range(1, count + 1)]
+        stops = zip(states, phases, strict=True)
+        moments = [moments_along(*state, stop, times) for state, stop in stops]  # J times ``count``
+        return np.array([[p for p, _ in row] for row in zip(*moments, strict=True)])
 
 
-def _check_finite(target: JointMotion) -> None:
-    if not all(np.isfinite(x).all() for x in (target.position, target.velocity, target.acceleration)):
+def _check_finite(target: JointMotion, states: list[State]) -> None:
+    if not all(map(math.isfinite, itertools.chain.from_iterable(states))):
         raise InvalidValueError(f"the joint target {target} must be finite")
 
 
@@ -374,5 +432,4 @@ def _states(motion: JointMotion) -> list[State]:
 
 
 def _motion(states: Iterable[State]) -> JointMotion:
-    position, velocity, acceleration = np.array(list(states)).T
-    return JointMotion(position, velocity, acceleration)
+    return JointMotion(*map(np.array, zip(*states, strict=True)))

@@ -18,7 +18,7 @@ import numpy as np
 from openvla_ros.robot.motion.motion_limiter import (
     JointMotion,
     MotionLimits,
-    state_along,
+    moments_along,
     stop_phases,
     stop_state,
 )
@@ -48,10 +48,11 @@ def trailing_stop(motion: JointMotion, limits: MotionLimits) -> Stop:
     joints = _joints(motion, limits)
     stops = [(*joint[:3], stop_phases(*joint[1:])) for joint in joints]
     times = _changes([phases[1:] for *_, phases in stops])
-    states = np.array([[state_along(*stop, t) for stop in stops] for t in times.tolist()])  # (N, J, 3)
-    velocities = states[:, :, 1].copy()
+    due = times.tolist()
+    moments = np.array([moments_along(*stop, due) for stop in stops])  # (J, N, 2)
+    positions, velocities = moments[:, :, 0].T.copy(), moments[:, :, 1].T.copy()
     velocities[-1] = 0.0  # rounding would leave 1e-17, and some controllers require exactly zero
-    return Stop(times, states[:, :, 0], velocities)
+    return Stop(times, positions, velocities)
 
 
 def stopped_after(motion: JointMotion, limits: MotionLimits, seconds: float) -> JointMotion:

@@ -12,6 +12,8 @@ from openvla_ros.robot.motion.blended_line import BlendedLine
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose, transform_matrix_to_quaternion, transform_quaternion_to_matrix
 
+_IDENTITY = np.eye(4)
+
 
 class ToolPath(BlendedLine):
     """The smoothed path of the tool point, one sample a tick."""
@@ -22,7 +24,8 @@ class ToolPath(BlendedLine):
         self._positions = np.zeros((count, 3))  # the line's last samples, in a ring
         self._quaternions = np.tile([0.0, 0.0, 0.0, 1.0], (count, 1))
         self._from = self._to = Pose.identity()
-        self._from_q = self._to_q = self._quaternions[0]
+        self._from_q = self._to_q = self._quaternions[0].copy()
+        self._measure_arc()
 
     def reset(self, pose: Pose) -> None:
         """Reset the path to rest at ``pose``."""
@@ -35,6 +38,7 @@ class ToolPath(BlendedLine):
         """Jump the line to ``target``; the window turns the jump into a smooth motion."""
         self._from = self._to = target
         self._from_q = self._to_q = transform_matrix_to_quaternion(target.rotation)
+        self._measure_arc()
         self._rest(settled=False)
 
     def begin(self, target: Pose, duration_s: float) -> None:
@@ -43,6 +47,7 @@ class ToolPath(BlendedLine):
         self._to, self._to_q = target, transform_matrix_to_quaternion(target.rotation)
         if self._to_q @ self._from_q < 0.0:
             self._to_q = -self._to_q
+        self._measure_arc()
         self._begin(duration_s)
 
     @property
@@ -62,16 +67,20 @@ class ToolPath(BlendedLine):
             quaternion = -quaternion
         self._quaternions[self._newest] = quaternion
         weights = self._window()
-        pose = np.eye(4)
+        pose = _IDENTITY.copy()
         pose[:3, 3] = weights @ self._positions
         pose[:3, :3] = transform_quaternion_to_matrix(weights @ self._quaternions)
         return pose
 
+    def _measure_arc(self) -> None:
+        """Measure the turn of the line: half of it is the angle between the two quaternions."""
+        self._angle = np.arccos(min(1.0, float(self._from_q @ self._to_q)))
+        self._sine = np.sin(self._angle)
+
     def _line_quaternion(self, share: float) -> Float:
-        cosine = min(1.0, float(self._from_q @ self._to_q))
-        angle = np.arccos(cosine)
+        angle = self._angle
         if angle < 1e-6:
-            return np.array(self._to_q)
+            return self._to_q
         start, end = np.sin((1.0 - share) * angle), np.sin(share * angle)
-        between: Float = (start * self._from_q + end * self._to_q) / np.sin(angle)
+        between: Float = (start * self._from_q + end * self._to_q) / self._sine
         return between

@@ -13,6 +13,7 @@ from openvla_ros.robot.kinematics.collision import SelfCollision, TableClearance
 from openvla_ros.robot.kinematics.delta_actions import orthonormal
 from openvla_ros.robot.kinematics.described_limits import check_described
 from openvla_ros.robot.kinematics.link_covers import cover_links
+from openvla_ros.robot.safety.checked_room import CheckedRoom
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose, transform_euler_to_matrix, transform_rotvec_to_matrix
 from openvla_ros.values.verdict import OK, Reason, SafetyVerdict
@@ -23,6 +24,8 @@ SAMPLING_RESERVE_M = 0.002
 TABLE_TOLERANCE_M = 0.002
 # The joints may tilt the tool by this much more than its targets while they follow them.
 TILT_TOLERANCE_RAD = 0.1
+# By how much rounding may change a margin, metres or radians: far more than it does.
+ROUNDING = 1e-5
 
 
 class TargetLimits:
@@ -66,7 +69,8 @@ class TargetLimits:
 
     def excess_tilt(self, rotations: Float) -> Float:
         """Return the tool's tilt beyond its limit (B,), radians, negative within, for rotations (B, 3, 3)."""
-        excess: Float = np.arccos(np.clip(-rotations[:, 2] @ self._axis, -1.0, 1.0)) - self._tilt
+        cosine = np.minimum(np.maximum(-rotations[:, 2] @ self._axis, -1.0), 1.0)
+        excess: Float = np.arccos(cosine) - self._tilt
         return excess
 
     def outside_m(self, positions: Float) -> Float:
@@ -106,33 +110,71 @@ class MotionChecks:
         if limits.table_height_m is not None:
             self._table = TableClearance(chain, fingers, limits.table_height_m, covers)
         self._workspace_tolerance_m = limits.workspace_tolerance_m
+        self._reserve_m = min(SAMPLING_RESERVE_M, limits.workspace_tolerance_m / 2)
+        self._link_room, self._tool_room = self._rooms()
 
     def check(self, now: Float, after: Float) -> SafetyVerdict:
         """Return OK, or a hold that names what moving from ``now`` (J,) to ``after`` (K, J) would violate."""
-        frames = self._chain.frames(np.concatenate([now[None], after]))
-        tool = frames[:, -1]
+        points = np.concatenate([now[None], after])
+        links_clear, tool_clear = self._link_room.contains(points), self._tool_room.contains(points)
+        if links_clear and tool_clear:
+            return OK
+        frames = self._chain.frames(points)
         return (
-            self._links(frames)
-            or self._workspace(self._targets.outside_m(tool[:, :3, 3]))
-            or self._tilt(self._targets.excess_tilt(tool[:, :3, :3]))
+            (None if links_clear else self._check_links(points, frames))
+            or (None if tool_clear else self._check_tool(points, frames))
             or OK
         )
 
     def check_line(self, points: Float) -> SafetyVerdict:
         """Return OK, or a hold that names the links, or the table, that a joint path (K, J) collides with."""
-        return self._links(self._chain.frames(points)) or OK
+        return self._check_links(points, self._chain.frames(points)) or OK
 
-    def _links(self, frames: Float) -> SafetyVerdict | None:
-        found = _first_worse(self._collision.margins(frames))
-        if found is not None:
-            pair = " and ".join(self._collision.pair(found[1]))
-            return SafetyVerdict.hold(
-                Reason.SELF_COLLISION, f"{pair} would be {-found[0]:.4f} m closer than allowed"
-            )
+    def _check_links(self, points: Float, frames: Float) -> SafetyVerdict | None:
+        """Return why links at ``points`` (K, J), with these frames, are too near to something, or None."""
+        margins = self._collision.margins(frames)
+        heights = self._heights(frames)
+        verdict = self._links(margins) or self._above_table(heights)
+        if verdict is None:
+            self._link_room.note(points[-1], np.concatenate([margins[-1], heights[-1]]))
+        return verdict
+
+    def _check_tool(self, points: Float, frames: Float) -> SafetyVerdict | None:
+        """Return why the tool at ``points`` (K, J), with these frames, is where it must not be, or None."""
+        tool = frames[:, -1]
+        inside = self._workspace_tolerance_m - self._reserve_m - self._targets.outside_m(tool[:, :3, 3])
+        upright = TILT_TOLERANCE_RAD - self._targets.excess_tilt(tool[:, :3, :3])
+        verdict = self._workspace(inside[:, None]) or self._tilt(upright[:, None])
+        if verdict is None:
+            self._tool_room.note(points[-1], np.array([inside[-1], upright[-1]]))
+        return verdict
+
+    def _heights(self, frames: Float) -> Float:
+        """Return how much the links at ``frames`` (K, J + 1, 4, 4) are above what the table allows (K, N)."""
         if self._table is None:
-            return None
-        found = _first_worse(self._table.margins(frames) - self._clearance_m + TABLE_TOLERANCE_M)
+            return np.zeros((len(frames), 0))
+        return self._table.margins(frames) - self._clearance_m + TABLE_TOLERANCE_M
+
+    def _rooms(self) -> tuple[CheckedRoom, CheckedRoom]:
+        """Return the rooms for the margins of the links and of the tool; nothing has been checked yet."""
+        chain = self._chain
+        table = np.zeros((0, len(chain.joints))) if self._table is None else self._table.lever_arms(chain)
+        links = np.concatenate([self._collision.lever_arms(chain), table])
+        reserve_m = self._collision.rounding_m + ROUNDING
+        return CheckedRoom(links, reserve_m), CheckedRoom(np.stack(chain.tool_lever_arms()), ROUNDING)
+
+    def _links(self, margins: Float) -> SafetyVerdict | None:
+        found = _first_worse(margins)
         if found is None:
+            return None
+        pair = " and ".join(self._collision.pair(found[1]))
+        return SafetyVerdict.hold(
+            Reason.SELF_COLLISION, f"{pair} would be {-found[0]:.4f} m closer than allowed"
+        )
+
+    def _above_table(self, heights: Float) -> SafetyVerdict | None:
+        found = _first_worse(heights)
+        if self._table is None or found is None:
             return None
         link, height_m = self._table.link(found[1]), found[0] + self._clearance_m - TABLE_TOLERANCE_M
         return SafetyVerdict.hold(
@@ -140,20 +182,19 @@ class MotionChecks:
             f"{link} would be {height_m:.4f} m above the table; the limit is {self._clearance_m} m",
         )
 
-    def _workspace(self, outside_m: Float) -> SafetyVerdict | None:
-        limit = self._workspace_tolerance_m
-        reserve = min(SAMPLING_RESERVE_M, limit / 2)
-        found = _first_worse((limit - reserve - outside_m)[:, None])
+    def _workspace(self, margins: Float) -> SafetyVerdict | None:
+        found = _first_worse(margins)
         if found is None:
             return None
-        outside = limit - reserve - found[0]
+        limit = self._workspace_tolerance_m
+        outside = limit - self._reserve_m - found[0]
         return SafetyVerdict.hold(
             Reason.WORKSPACE,
             f"the tool would be {outside:.4f} m outside the workspace; the limit is {limit} m",
         )
 
-    def _tilt(self, excess_rad: Float) -> SafetyVerdict | None:
-        found = _first_worse((TILT_TOLERANCE_RAD - excess_rad)[:, None])
+    def _tilt(self, margins: Float) -> SafetyVerdict | None:
+        found = _first_worse(margins)
         if found is None:
             return None
         excess = TILT_TOLERANCE_RAD - found[0]
@@ -167,6 +208,8 @@ def _first_worse(margins: Float) -> tuple[float, int] | None:
     """Return the worst of ``margins`` (K, M) that is negative and below that of row 0, and its column."""
     if not margins.shape[1]:
         return None  # no link has a shape, which ``MotionChecks.blind_spots`` reports
+    if margins.min() >= 0.0:
+        return None  # as nearly always
     floor = np.minimum(0.0, margins[0]) - 1e-9
     short = margins[1:] - floor
     worst = int(np.argmin(short))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.plain_formulae import reach, stop_samples
 
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.profile import load_profile
@@ -11,6 +12,9 @@ from openvla_ros.robot.motion.motion_limiter import (
     JointMotion,
     MotionLimiter,
     MotionLimits,
+    _states,
+    moments_along,
+    state_along,
     stop_extent,
     stop_phases,
     stop_state,
@@ -142,3 +146,29 @@ def test_a_target_that_is_not_finite_is_refused():
         LIMITER.follow(JointMotion.at_rest(np.zeros(6)), JointMotion.at_rest(np.full(6, np.nan)))
     with pytest.raises(InvalidValueError, match=r"0\.0 s; it must be above 0"):
         MotionLimiter(LIMITS, 0.0, 0.2)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=100, deadline=None)
+def test_what_is_written_out_for_speed_is_the_plain_arithmetic_bit_for_bit(seed):
+    rng, count = np.random.default_rng(seed), len(LIMITS.lower)
+    scale = 10.0 ** rng.uniform(-9, 0, (2, count))
+    motion = JointMotion(
+        rng.uniform(LIMITS.lower, LIMITS.upper),
+        rng.uniform(-LIMITS.velocity, LIMITS.velocity) * scale[0] * (rng.random(count) < 0.9),
+        rng.uniform(-LIMITS.acceleration, LIMITS.acceleration) * scale[1] * (rng.random(count) < 0.9),
+    )
+    for samples in (1, 4, 7):
+        assert (
+            LIMITER.stop_samples(motion, samples).tobytes()
+            == stop_samples(LIMITER, motion, samples).tobytes()
+        )
+    for joint, state in zip(LIMITER._joints, _states(motion), strict=True):
+        phases = stop_phases(*state[1:], joint.a, joint.j)
+        ends = [0.0, *np.cumsum(phases[1:]).tolist()]
+        times = [*ends, *(0.7 * end for end in ends), *rng.uniform(0.0, 2.0, 5).tolist()]
+        assert moments_along(*state, phases, times) == [state_along(*state, phases, t)[:2] for t in times]
+        for share in (-1.0, -0.3, 0.0, 1e-7, 1.0):
+            assert joint._reach(state, share * joint.j, PERIOD_S) == reach(
+                joint, state, share * joint.j, PERIOD_S
+            )
