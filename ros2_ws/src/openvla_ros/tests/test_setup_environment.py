@@ -1,4 +1,4 @@
-"""``make setup`` leaves one ROS 2 release in the environment, and no unfinished one that counts as complete."""
+"""``make setup`` leaves one ROS 2 release in .venv, and never counts an unfinished one as complete."""
 
 import importlib.util
 import subprocess
