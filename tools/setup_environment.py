@@ -68,7 +68,9 @@ def main() -> int:
         if not arguments.force and STAMP.is_file() and STAMP.read_text() == wanted:
             return 0
         check_machine(name, version)
+        STAMP.unlink(missing_ok=True)  # what is interrupted from here on is not complete
         create_environment(version)
+        change_release(name)
         install_package(name)
         install_interfaces()
     except SetupError as error:
@@ -171,6 +173,23 @@ def create_environment(version: Version) -> None:
     pip("--upgrade", "pip", "setuptools", "wheel")
 
 
+def change_release(name: str) -> None:
+    """Note the release that is to be installed, and uninstall the ROS 2 packages of another one first.
+
+    pip replaces only what both have: Jazzy's ros-fastrtps would stay beside Kilted's ros-fastdds.
+    """
+    before = RELEASE.read_text().strip() if RELEASE.is_file() else "kilted"
+    if before != name:
+        listed = subprocess.run(
+            [str(PYTHON), "-m", "pip", "list", "--format=freeze"], check=True, capture_output=True, text=True
+        )
+        found = [line.partition("==")[0] for line in listed.stdout.splitlines()]
+        if old := [entry for entry in found if entry.startswith("ros-") or entry == "openvla-interfaces"]:
+            say(f"uninstalling ROS 2 {before.capitalize()}")
+            run([str(PYTHON), "-m", "pip", "uninstall", "--quiet", "--yes", *old])
+    RELEASE.write_text(f"{name}\n")
+
+
 def install_package(name: str) -> None:
     """Install the pinned versions and, editable, the package itself."""
     say("installing PyTorch, ROS 2, MuJoCo and the rest (a few minutes the first time)")
@@ -180,7 +199,6 @@ def install_package(name: str) -> None:
     merged = VENV / "constraints.txt"
     merged.write_text("\n".join([*pins, ""]))
     pip("--use-pep517", "--no-build-isolation", "-c", str(merged), "-e", f"{PACKAGE}[{EXTRAS}]")
-    RELEASE.write_text(f"{name}\n")
 
 
 def constraints(name: str) -> list[str]:

@@ -228,8 +228,8 @@ def view(
     """Show a running robot or a recording in rerun or Foxglove.
 
     Cameras, tool path, joints, gripper, chunks with the model's confidence, verdicts with their reasons, the
-    instruction in force, and the arm. Of a running robot it only listens. Needs pip install
-    'openvla_ros[view]'. Ctrl-C ends it.
+    instruction in force, and the arm. Of a running robot it only listens. Needs rerun-sdk or foxglove-sdk
+    (the extra "view"). Ctrl-C ends it.
 
     Examples:
       openvla view --robot sim_widowx

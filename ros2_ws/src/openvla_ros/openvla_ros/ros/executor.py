@@ -34,14 +34,18 @@ class StaticSingleThreadedExecutor(SingleThreadedExecutor):
     """Runs callbacks on the thread that spins, in the order of rclpy's own executor.
 
     A timer's callback gets no ``TimerInfo``. While a coroutine callback of a topic, a service or a timer is
-    suspended, rclpy's own executor does the work.
+    suspended, rclpy's own executor does the work. A callback that spins is not called again meanwhile; others
+    are, also those of its callback group.
     """
 
     def __init__(self, **options: Any) -> None:
         self._stale = True
         self._refresh_s = 0.0  # when to collect again
         self._collected: _Collected | None = None
-        self._in_use = threading.Lock()  # of ``_collected``: held while it is waited for
+        # Of ``_collected``: held while it is waited for. A signal handler may interrupt that and shut down.
+        self._in_use = threading.RLock()
+        self._waiting = False  # with ``_in_use`` held
+        self._running: list[Any] = []  # handles of the entities whose callbacks run: several if they spin
         self._ready: deque[Work] = deque()
         self._unpolled = False  # whether anything has happened that a suspended task may wait for
         super().__init__(**options)
@@ -63,7 +67,7 @@ class StaticSingleThreadedExecutor(SingleThreadedExecutor):
         # What has been destroyed goes at once if nobody waits for it; otherwise the waiting thread lets go.
         if self._in_use.acquire(blocking=False):
             try:
-                self._release()
+                self._release_unless_waiting()
             finally:
                 self._in_use.release()
         super().wake()
@@ -72,7 +76,7 @@ class StaticSingleThreadedExecutor(SingleThreadedExecutor):
         """As rclpy's."""
         done = bool(super().shutdown(timeout_sec))
         with self._in_use:
-            self._release()
+            self._release_unless_waiting()
         return done
 
     def spin_once(self, timeout_sec: float | None = None) -> None:
@@ -96,7 +100,7 @@ class StaticSingleThreadedExecutor(SingleThreadedExecutor):
             return
         forever = timeout_s is None or timeout_s < 0.0
         end_s = time.monotonic() + (timeout_s or 0.0)
-        while not self._ready:
+        while not self._ready or self._is_shutdown:
             if finished() or self._is_shutdown:
                 return
             if self._queue_tasks():
@@ -139,23 +143,37 @@ class StaticSingleThreadedExecutor(SingleThreadedExecutor):
         """Wait until an entity is ready, at most ``timeout_s`` (negative: for ever), and queue its work."""
         self._unpolled = True
         with self._in_use:
-            if self._is_shutdown:
-                return
-            if self._stale or self._collected is None or time.monotonic() > self._refresh_s:
-                self._stale = False
-                self._refresh_s = time.monotonic() + REFRESH_S
-                self._release()
-                self._collected = _Collected(self)
+            self._waiting = True
             try:
-                work = self._collected.wait(timeout_s)
+                work = self._wait_for_collected(timeout_s)
             except InvalidHandle:  # destroyed since it was collected
                 self._stale = True
                 return
+            finally:
+                self._waiting = False
+                if self._is_shutdown:
+                    self._release()
         if self._is_shutdown:
             return
         if not self._context.ok():
             raise ExternalShutdownException
         self._ready.extend(work)
+
+    def _wait_for_collected(self, timeout_s: float) -> list[Work]:
+        if not self._context.ok():
+            return []
+        if self._stale or self._collected is None or time.monotonic() > self._refresh_s:
+            self._stale = False
+            self._refresh_s = time.monotonic() + REFRESH_S
+            self._release()
+            self._collected = _Collected(self)
+        # After collecting: what ``shutdown`` destroyed before is not in it, and would not end the wait.
+        return [] if self._is_shutdown else self._collected.wait(timeout_s)
+
+    def _release_unless_waiting(self) -> None:
+        # Waiting: called by a signal handler on the waiting thread, which lets go when it has waited.
+        if not self._waiting:
+            self._release()
 
     def _release(self) -> None:
         """Let go of all handles, so that those destroyed meanwhile are; with ``_in_use`` held."""
@@ -183,7 +201,7 @@ class StaticSingleThreadedExecutor(SingleThreadedExecutor):
         except InvalidHandle:
             return
         if timer.callback is not None:
-            timer.callback()
+            self._call(timer, timer.callback)
 
     def run_subscription(self, subscription: Any, message_only: bool) -> None:
         """Take a message and call its callback."""
@@ -194,7 +212,7 @@ class StaticSingleThreadedExecutor(SingleThreadedExecutor):
         except InvalidHandle:
             return
         if taken is not None:
-            subscription.callback(*(taken[:1] if message_only else taken))
+            self._call(subscription, subscription.callback, *(taken[:1] if message_only else taken))
 
     def run_service(self, service: Any) -> None:
         """Take a request, call its callback and send the response."""
@@ -205,7 +223,15 @@ class StaticSingleThreadedExecutor(SingleThreadedExecutor):
         except InvalidHandle:
             return
         if header is not None:
-            service.send_response(service.callback(request, service.srv_type.Response()), header)
+            response = self._call(service, service.callback, request, service.srv_type.Response())
+            service.send_response(response, header)
+
+    def _call(self, entity: Any, callback: Callable[..., Any], *arguments: Any) -> Any:
+        self._running.append(entity.handle)
+        try:
+            return callback(*arguments)
+        finally:
+            self._running.pop()
 
 
 class _Collected:
@@ -243,8 +269,10 @@ class _Collected:
         """
         wait_set = self._wait_set
         wait_set.clear_entities()
+        running = self._executor._running
         for add, handle in self._bound_adds:
-            add(handle)
+            if not running or handle not in running:
+                add(handle)
         for waitable, _ in self._waitables:
             waitable.add_to_wait_set(wait_set)
         wait_set.wait(-1 if timeout_s < 0.0 else round(timeout_s * 1e9))

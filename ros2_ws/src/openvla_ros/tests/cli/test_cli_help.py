@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 import typer
+from rich.text import Text
 from support.shared_data import REPOSITORY
 from typer.testing import CliRunner
 
@@ -86,6 +87,14 @@ def test_help_shows_the_common_options(verb, option):
     assert result.exit_code == 0
     for name in ("-v", "-q", "-h"):
         assert re.search(rf"{name}\b", result.output), result.output
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_is_shown_as_written(verb):
+    """Nothing in brackets is taken for a style: a name such as openvla_ros[view] would lose its end."""
+    command = PROGRAM.commands[verb]
+    texts = [command.help or "", *(getattr(option, "help", "") or "" for option in command.params)]
+    assert [Text.from_markup(text).plain for text in texts] == texts
 
 
 def test_the_program_s_help_says_where_the_logs_are_and_the_version_is_the_package_s():

@@ -1,5 +1,6 @@
 """The static executor does what rclpy's own does, with entities that come and go."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from support.waiting import DISCOVERY_S, holds_within
 
-from openvla_ros.ros.executor import StaticSingleThreadedExecutor
+from openvla_ros.ros.executor import StaticSingleThreadedExecutor, _Collected
 
 pytestmark = pytest.mark.ros
 
@@ -237,3 +238,105 @@ def test_a_shut_down_executor_lets_go_of_its_entities(spun):
     assert not spinning.is_alive()
     spun.node.destroy_subscription(subscription)
     assert publisher.get_subscription_count() == 0
+
+
+def test_a_shutdown_while_entities_are_collected_ends_the_wait(spun, monkeypatch):
+    """Another thread shuts down after the wait has begun and before its guard condition is collected."""
+    collect, shutdowns = _Collected._collect, []
+
+    def collect_slowly(collected, node) -> None:
+        collect(collected, node)
+        shutdowns.append(threading.Thread(target=spun.executor.shutdown, daemon=True))
+        shutdowns[0].start()
+        time.sleep(0.2)
+
+    monkeypatch.setattr(_Collected, "_collect", collect_slowly)
+    started_s = time.monotonic()
+    spun.executor.spin_once(timeout_sec=4.0)
+    assert time.monotonic() - started_s < 3.0
+    shutdowns[0].join(5.0)
+    assert not shutdowns[0].is_alive()
+
+
+def test_a_signal_handler_may_shut_down_the_executor_it_interrupts(spun):
+    subscription = spun.node.create_subscription(String, "words", lambda message: None, 10)
+    publisher = spun.node.create_publisher(String, "words", 10)
+    spun.node.create_timer(0.01, lambda: None)
+    assert spun.until(lambda: publisher.get_subscription_count() == 1)
+    came: list[bool] = []  # whether the handler interrupted the wait
+
+    def handle(*_signal) -> None:
+        came.append(spun.executor._waiting)
+        if not came[-1]:
+            signal.setitimer(signal.ITIMER_REAL, 0.003)
+            return
+        free = spun.executor._in_use.acquire(timeout=2.0)  # if not, ``shutdown`` would never return
+        assert free
+        spun.executor._in_use.release()
+        spun.executor.shutdown()
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        spun.executor.spin()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert came[-1]
+    spun.node.destroy_subscription(subscription)
+    assert publisher.get_subscription_count() == 0
+
+
+def test_nothing_runs_after_a_shutdown(spun):
+    """What was ready together with the callback that shuts down is not run, and nothing is raised."""
+    done = []
+
+    def end() -> None:
+        done.append("end")
+        spun.executor.shutdown()
+
+    spun.node.create_timer(0.01, end)
+    spun.node.create_timer(0.01, lambda: done.append("timer"))
+    spun.node.create_guard_condition(lambda: done.append("guard")).trigger()
+    spun.executor.spin_once(0.0)  # the guard
+    del done[:]
+    spun.node.create_guard_condition(lambda: done.append("guard")).trigger()
+    time.sleep(0.05)
+    for _ in range(4):
+        spun.executor.spin_once(0.01)
+    assert done == ["end"]
+
+
+@pytest.mark.parametrize("entity", ["timer", "subscription"])
+def test_a_callback_that_spins_is_not_called_again_meanwhile(spun, entity):
+    node, depth, deepest, others = spun.node, [0], [0], []
+    publisher = node.create_publisher(String, "words", 10)
+
+    def spin_inside(*_message) -> None:
+        depth[0] += 1
+        deepest[0] = max(deepest[0], depth[0])
+        if depth[0] < 5:
+            spun.executor.spin_once(0.05)
+        depth[0] -= 1
+
+    def speak() -> None:
+        others.append("word")
+        for _ in range(3):
+            publisher.publish(String(data="word"))
+
+    node.create_timer(0.005, speak)
+    if entity == "timer":
+        node.create_timer(0.005, spin_inside)
+    else:
+        node.create_subscription(String, "words", spin_inside, 10)
+    assert spun.until(lambda: deepest[0] > 0)
+    spun.until(lambda: False, 0.5)
+    assert deepest[0] == 1
+    assert len(others) > 20
+
+
+def test_a_context_that_was_shut_down_before_is_said(spun):
+    spun.executor.wake()  # so that everything is collected anew
+    spun.context.shutdown()
+    with pytest.raises(ExternalShutdownException):
+        spun.executor.spin_once(0.1)
