@@ -74,8 +74,8 @@ class ToolPath(BlendedLine):
 
     def _measure_arc(self) -> None:
         """Measure the turn of the line: half of it is the angle between the two quaternions."""
-        self._angle = np.arccos(min(1.0, float(self._from_q @ self._to_q)))
-        self._sine = np.sin(self._angle)
+        self._angle = float(np.arccos(min(1.0, float(self._from_q @ self._to_q))))
+        self._sine = float(np.sin(self._angle))
 
     def _line_quaternion(self, share: float) -> Float:
         angle = self._angle
