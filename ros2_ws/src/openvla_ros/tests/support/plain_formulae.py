@@ -16,7 +16,7 @@ import numpy as np
 from openvla_ros.robot.kinematics import inverse_kinematics as ik
 from openvla_ros.robot.kinematics.chain import KinematicChain
 from openvla_ros.robot.motion import motion_limiter, tool_path
-from openvla_ros.robot.motion.motion_limiter import state_along, stop_phases, stop_way
+from openvla_ros.robot.motion.fastest_stop import state_along, stop_phases, stop_way
 from openvla_ros.robot.motion.tool_path import ToolPath
 from openvla_ros.robot.safety.checked_room import CheckedRoom
 from openvla_ros.values import geometry

@@ -15,13 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openvla_ros.robot.motion.motion_limiter import (
-    JointMotion,
-    MotionLimits,
-    moments_along,
-    stop_phases,
-    stop_state,
-)
+from openvla_ros.robot.motion.fastest_stop import moments_along, stop_phases, stop_state
+from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimits
 from openvla_ros.values.arrays import Float
 
 # Changes of jerk closer together than this are one point, seconds: messages carry whole nanoseconds, and

@@ -12,7 +12,7 @@ from openvla_ros.robot.motion.blended_line import BlendedLine
 from openvla_ros.values.arrays import Float
 from openvla_ros.values.geometry import Pose, transform_matrix_to_quaternion, transform_quaternion_to_matrix
 
-_IDENTITY = np.eye(4)
+_IDENTITY: Float = np.eye(4)
 
 
 class ToolPath(BlendedLine):
@@ -24,7 +24,8 @@ class ToolPath(BlendedLine):
         self._positions = np.zeros((count, 3))  # the line's last samples, in a ring
         self._quaternions = np.tile([0.0, 0.0, 0.0, 1.0], (count, 1))
         self._from = self._to = Pose.identity()
-        self._from_q = self._to_q = self._quaternions[0].copy()
+        ahead: Float = self._quaternions[0].copy()
+        self._from_q = self._to_q = ahead
         self._measure_arc()
 
     def reset(self, pose: Pose) -> None:
@@ -74,8 +75,8 @@ class ToolPath(BlendedLine):
 
     def _measure_arc(self) -> None:
         """Measure the turn of the line: half of it is the angle between the two quaternions."""
-        self._angle = np.arccos(min(1.0, float(self._from_q @ self._to_q)))
-        self._sine = np.sin(self._angle)
+        self._angle = float(np.arccos(min(1.0, float(self._from_q @ self._to_q))))
+        self._sine = float(np.sin(self._angle))
 
     def _line_quaternion(self, share: float) -> Float:
         angle = self._angle

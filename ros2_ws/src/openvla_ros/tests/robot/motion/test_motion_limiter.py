@@ -8,11 +8,7 @@ from support.plain_formulae import reach, stop_samples
 
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.profile import load_profile
-from openvla_ros.robot.motion.motion_limiter import (
-    JointMotion,
-    MotionLimiter,
-    MotionLimits,
-    _states,
+from openvla_ros.robot.motion.fastest_stop import (
     moments_along,
     state_along,
     stop_extent,
@@ -20,6 +16,7 @@ from openvla_ros.robot.motion.motion_limiter import (
     stop_state,
     stop_way,
 )
+from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimiter, MotionLimits, _states
 
 PERIOD_S = 0.01
 LIMITS = MotionLimits.from_profile(load_profile("sim_widowx").limits)
