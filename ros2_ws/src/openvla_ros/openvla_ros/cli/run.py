@@ -257,6 +257,8 @@ def view(
         raise InvalidValueError(f"--seconds {seconds:g} is for a running robot; {source} has its own length")
     space = None if profile is None else profile.space()
     found = view_recording(SourceRequest(source, split, convention, space), episode, profile)
+    if found.missing:
+        typer.secho(found.missing, err=True, fg="yellow")
 
     def show(viewer: Viewer, stop: threading.Event) -> str:
         count = play(found.things, viewer, stop)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.exporting.onnx_bundle import ExportReport, export_onnx
+from openvla_ros.exporting.onnx_bundle import ExportReport, check_new, export_onnx
 from openvla_ros.exporting.policy_source import ExportChoices, load_policy_source
 from openvla_ros.exporting.quantized_graphs import Precision
 from openvla_ros.values.arrays import Image
@@ -29,6 +29,7 @@ def export_bundle(
     Raises ``ExportError``, and what loading raises: ``CheckpointError``, ``ManifestError``,
     ``StatisticsError``; ``ModuleNotFoundError`` if the format's packages are not installed.
     """
+    check_new(out)  # before loading, which takes minutes for a large model
     match to:
         case "onnx":
             return export_onnx(load_policy_source(choices), out, weights, prompt_tokens, images)

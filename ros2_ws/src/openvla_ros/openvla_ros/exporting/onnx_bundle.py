@@ -232,14 +232,20 @@ def _logits(agreement: Agreement) -> str:
     return f", a logit differs by at most {agreement.logit_difference:.1e} of the largest"
 
 
+def check_new(out: Path) -> None:
+    """Raise ``ExportError`` if there is something at ``out``, other than an empty folder."""
+    with writing(out, ExportError):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ExportError(f"{out} already exists; choose a new folder")
+
+
 @contextmanager
 def placed_when_finished(out: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``out`` at the end of the block, and is removed if it fails.
 
     Raises ``ExportError`` if ``out`` exists or cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"{out} already exists; choose a new folder")
+    check_new(out)
     with writing(out, ExportError):
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{out.name}.part-", dir=out.parent))

@@ -36,6 +36,7 @@ class RecordingView:
     stage: Stage
     things: Callable[[], Iterator[Shown]]  # from the beginning at each call
     not_shown: str = ""  # why the arm is not drawn; empty if it is
+    missing: str = ""  # that the recording has no end; empty if it is complete
 
 
 def view_recording(request: SourceRequest, number: int, profile: RobotProfile | None) -> RecordingView:
@@ -54,15 +55,25 @@ def view_recording(request: SourceRequest, number: int, profile: RobotProfile | 
 
 
 def view_bag(path: Path) -> RecordingView:
-    """Return every message of one recorded episode, that of an unfinished one as far as it goes."""
+    """Return every message of one recorded episode, that of an unfinished one as far as it goes.
+
+    Raises ``DatasetError`` if an unfinished one has no message.
+    """
+    missing = ""
     with open_verified(path, unfinished=True) as file:
         metadata = parse_metadata(file.metadata, str(path))
+        if not file.finished:
+            missing = f"{path} is truncated: it is shown as far as it goes"
+            if next(iter(file), None) is None:
+                raise DatasetError(f"{path} is truncated, and has no message before its end")
     figure, why = figure_of(metadata.profile)
-    things = partial(_messages, mcap_in(path), metadata, figure)
-    return RecordingView(stage_of(metadata.profile, figure, path.stem), things, why)
+    things = partial(_messages, mcap_in(path), metadata, figure, missing)
+    return RecordingView(stage_of(metadata.profile, figure, path.stem), things, why, missing)
 
 
-def _messages(path: Path, metadata: EpisodeMetadata, figure: RobotFigure | None) -> Iterator[Shown]:
+def _messages(
+    path: Path, metadata: EpisodeMetadata, figure: RobotFigure | None, missing: str
+) -> Iterator[Shown]:
     profile = metadata.profile
     roles = {topic: command_role(profile, role) for role, topic in metadata.topics.items()}
     with McapFile(path) as file:
@@ -71,7 +82,10 @@ def _messages(path: Path, metadata: EpisodeMetadata, figure: RobotFigure | None)
             if not number:
                 yield from _told(metadata, Moment(message.log_ns, message.log_ns))
             role = roles.get(message.channel.topic, "")
+            last = Moment(message.log_ns, message.log_ns)
             yield from view.show(role, message.channel.type, message.data, message.log_ns)
+        if missing:
+            yield shown.LogText(shown.PROBLEMS, last, missing, "warning")
 
 
 def view_episode(episode: Episode, profile: RobotProfile | None) -> RecordingView:

@@ -12,9 +12,11 @@ from support.exported_policies import BASE, KEY, export, made_checkpoint, runner
 from support.golden_checkpoints import RANK, case_id, cases, write_adapter
 
 from openvla_ros.errors import ExportError, InvalidValueError, OpenVLARosError
-from openvla_ros.exporting import onnx_bundle
+from openvla_ros.exporting import bundle_formats, onnx_bundle
+from openvla_ros.exporting.bundle_formats import export_bundle
 from openvla_ros.exporting.network_weights import NetworkWeights
 from openvla_ros.exporting.onnx_bundle import export_onnx
+from openvla_ros.exporting.policy_source import ExportChoices
 from openvla_ros.integrity.checksums import read_sums, sha256
 from openvla_ros.resources import shipped_checkpoints
 
@@ -277,3 +279,12 @@ def test_the_verb(tmp_path):
     result = CliRunner().invoke(app, [*arguments[:-1], "--weights", "int4", "--to", "leapp"])
     assert isinstance(result.exception, OpenVLARosError)
     assert onnx_bundle.LANGUAGE_DATA in said["files"]
+
+
+def test_an_existing_folder_is_refused_before_the_checkpoint_is_loaded(tmp_path, monkeypatch):
+    """Loading openvla-7b takes minutes."""
+    (tmp_path / "mine").write_text("keep")
+    monkeypatch.setattr(bundle_formats, "load_policy_source", lambda choices: pytest.fail("was loaded"))
+    for to in ("onnx", "leapp"):
+        with pytest.raises(ExportError, match="already exists; choose a new folder"):
+            export_bundle(ExportChoices("small_base"), tmp_path, to=to)

@@ -112,6 +112,30 @@ def test_a_damaged_recording_is_refused_before_anything_is_shown(bag, tmp_path):
         view_recording(SourceRequest(broken), 0, None)
 
 
+def cut(bag, folder, share):
+    """A copy of a bag whose writer got no further than ``share`` of the file."""
+    folder.mkdir()
+    for file in bag.iterdir():
+        data = file.read_bytes()
+        (folder / file.name).write_bytes(data[: int(len(data) * share)] if file.suffix == ".mcap" else data)
+    return SourceRequest(folder)
+
+
+def test_a_truncated_recording_is_shown_as_far_as_it_goes_and_says_so(bag, tmp_path):
+    whole = view_recording(SourceRequest(bag), 0, None)
+    assert whole.missing == ""
+    found = view_recording(cut(bag, tmp_path / "episode_000000", 0.5), 0, None)
+    assert "episode_000000 is truncated" in found.missing
+    things = list(found.things())
+    assert 10 < len(things) < len(list(whole.things()))
+    assert (things[-1].path, things[-1].text) == (shown.PROBLEMS, found.missing)
+
+
+def test_a_recording_that_ends_before_its_first_message_is_refused(bag, tmp_path):
+    with pytest.raises(DatasetError, match="no message"):
+        view_recording(cut(bag, tmp_path / "episode_000000", 0.1), 0, None)
+
+
 def test_a_file_gets_a_recording_once_and_a_server_again_and_again(bag):
     things = view_recording(SourceRequest(bag), 0, None).things
     once, again = Listed(), Listed(paced=True)
