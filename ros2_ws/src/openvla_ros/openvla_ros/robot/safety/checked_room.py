@@ -49,4 +49,4 @@ class CheckedRoom:
     def note(self, point: Float, margins: Float) -> None:
         """Note that at the joints ``point`` (J,) the M margins are ``margins``."""
         if self._bounded:
-            self._at, self._room = point, margins - self._reserve
+            self._at, self._room = point.copy(), margins - self._reserve
