@@ -113,6 +113,7 @@ setup(
         "ray": ["ray"],
         "meshes": ["pycollada"],
         "array_record": ["array-record"],
+        "tls": ["cryptography"],
         "test": [
             "pytest",
             "pytest-timeout",
