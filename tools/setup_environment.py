@@ -27,7 +27,7 @@ RELEASE = VENV / ".ros_release"  # the name of the ROS 2 release that is install
 PACKAGE = ROOT / "ros2_ws" / "src" / "openvla_ros"
 INTERFACES = ROOT / "ros2_ws" / "src" / "openvla_interfaces"
 CONSTRAINTS = ROOT / "constraints.txt"
-EXTRAS = "ros,sim,quantization,export,test"
+EXTRAS = "ros,sim,quantization,export,tls,test"
 Version = tuple[int, int]
 
 

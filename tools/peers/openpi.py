@@ -15,6 +15,7 @@ import numpy as np
 from openvla_ros.api import load_policy
 from openvla_ros.errors import ModelOutputError, OpenVLARosError, PolicyError
 from openvla_ros.policy.protocol import Policy, Reporting
+from openvla_ros.serving.tokens import TokenHash
 from openvla_ros.values.geometry import Pose
 from openvla_ros.values.observation import Observation
 from peers.environments import with_packages
@@ -38,7 +39,7 @@ def check(build: Path, source: Path | None) -> list[Row]:
         found = driven(python, PROGRAM, "drive", str(port), ",".join(map(str, SEEDS))).outcomes
         rows.append(Row(NAME, CLIENT, "its client, our server: scenes", *same(found, right)))
     with tempfile.NamedTemporaryFile("w", suffix=".token") as file:
-        file.write(TOKEN)
+        file.write(TokenHash.of(TOKEN).to_text())
         file.flush()
         with served("--token-file", file.name) as port:
             said = driven(python, PROGRAM, "manners", str(port), TOKEN).report

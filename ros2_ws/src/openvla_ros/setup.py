@@ -117,6 +117,7 @@ setup(
         "array_record": ["array-record"],
         # rerun-sdk changes its functions from release to release, and needs Python 3.11.
         "view": ["rerun-sdk>=0.41,<0.42; python_version >= '3.11'", "foxglove-sdk>=0.30,<0.31"],
+        "tls": ["cryptography"],
         "test": [
             "pytest",
             "pytest-timeout",

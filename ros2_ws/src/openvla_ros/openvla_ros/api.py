@@ -25,7 +25,7 @@ ARGUMENTS = {
     "openvla": (
         "adapter", "unnorm_key", "center_crop", "decoder", "quantization", "device", "dtype", "offline",
     ),
-    "remote": ("token_file", "timeout_s", "observation_map", "unnorm_key"),
+    "remote": ("token_file", "fingerprint", "timeout_s", "observation_map", "unnorm_key"),
     "replay": ("dataset", "episode"),
     "expert": ("scene",),
     "hold": (),
@@ -47,6 +47,7 @@ def load_policy(
     dtype: str = _DEFAULTS.dtype,
     offline: bool = _DEFAULTS.offline,
     token_file: str | Path = "",
+    fingerprint: str = "",
     timeout_s: float = _DEFAULTS.timeout_s,
     observation_map: str | Path = "",
     dataset: str | Path = "",
@@ -72,6 +73,7 @@ def load_policy(
         dtype: ``auto``, ``bf16``, ``fp16`` or ``fp32``.
         offline: Never contact the hub.
         token_file: File with the token of a remote policy.
+        fingerprint: SHA-256 of the certificate of a remote policy's server, if it uses TLS.
         timeout_s: How long to wait for each reply from a remote policy, seconds.
         observation_map: Which keys an openpi server is sent: a name or a YAML file. Default: those that the
             server of a LeRobot policy states, else the profile's.
@@ -99,7 +101,7 @@ def load_policy(
     given: dict[str, Any] = {
         "adapter": str(adapter), "unnorm_key": unnorm_key, "center_crop": center_crop, "decoder": decoder,
         "quantization": quantization, "device": device, "dtype": dtype, "offline": offline,
-        "token_file": str(token_file), "timeout_s": timeout_s,
+        "token_file": str(token_file), "fingerprint": fingerprint, "timeout_s": timeout_s,
         "observation_map": str(observation_map), "dataset": str(dataset), "episode": episode,
     }  # fmt: skip
     changed = [key for key, value in given.items() if value != getattr(_DEFAULTS, key)]

@@ -37,6 +37,7 @@ SOURCES = {
     "av": Source("av"),
     "bitsandbytes": Source("bitsandbytes", extra="quantization"),
     "collada": Source("pycollada", extra="meshes"),
+    "cryptography": Source("cryptography", extra="tls"),
     "cv2": Source("opencv-python-headless", rosdep="python3-opencv"),
     "foxglove": Source("foxglove-sdk", extra="view"),
     "google_crc32c": Source("google-crc32c"),

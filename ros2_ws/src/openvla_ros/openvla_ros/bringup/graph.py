@@ -102,6 +102,7 @@ LAUNCH_ARGUMENTS = {
     "quantization": ("", f"quantised weights for policy openvla: {', '.join(QUANTIZATIONS)}"),
     "address": ("", "address of a policy server, for policy remote: " + ", ".join(REMOTE_ADDRESSES)),
     "token_file": ("", "file with the server's token, for policy remote"),
+    "fingerprint": ("", "SHA-256 of the server's certificate, for policy remote over TLS"),
     "cameras": (
         "true",
         "start a camera node for every camera whose source in the profile is a device; false: none",
@@ -120,6 +121,7 @@ def options_from_arguments(values: Mapping[str, str]) -> GraphOptions:
     """
     of_policy = (
         "checkpoint", "unnorm_key", "adapter", "decoder", "quantization", "address", "token_file",
+        "fingerprint",
     )  # fmt: skip
     chosen = {key: values[key] for key in of_policy if values[key]}
     return GraphOptions(

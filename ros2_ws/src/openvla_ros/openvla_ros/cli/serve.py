@@ -15,7 +15,7 @@ import typer
 from openvla_ros.bringup.dds import keep_image_memory
 from openvla_ros.dependencies import needed_for
 from openvla_ros.errors import InvalidValueError
-from openvla_ros.policy.factory import PolicyOptions, load_policy, loading_options, read_token
+from openvla_ros.policy.factory import PolicyOptions, load_policy, loading_options
 from openvla_ros.policy.protocol import Policy
 from openvla_ros.profile import RobotProfile, load_profile
 from openvla_ros.values.scene import Scene
@@ -52,12 +52,25 @@ def serve(
     ] = "none",
     offline: Annotated[bool, typer.Option("--offline", help="Never contact the hub.")] = False,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; a public one needs a token.")
+        str, typer.Option(help="Address to listen on; others than this machine need a token and TLS.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any.")] = 8765,
     robots: Annotated[int, typer.Option(help="How many robots are served at a time.")] = 8,
     batch: Annotated[int, typer.Option(help="How many of their questions are answered in one pass.")] = 8,
-    token_file: Annotated[str, typer.Option(help="File with the token that a robot must present.")] = "",
+    token_file: Annotated[
+        str, typer.Option(help="File with the hash of the token that a robot must present.")
+    ] = "",
+    certificate: Annotated[str, typer.Option(help="Folder with the certificate and key for TLS.")] = "",
+    without_tls: Annotated[
+        bool, typer.Option("--without-tls", help="Serve other machines unencrypted, as in a tunnel.")
+    ] = False,
+    new_token: Annotated[
+        str, typer.Option("--make-token", metavar="FILE", help="Make a token, write its hash to FILE, exit.")
+    ] = "",
+    new_certificate: Annotated[
+        str,
+        typer.Option("--make-certificate", metavar="FOLDER", help="Make a certificate in FOLDER, exit."),
+    ] = "",
     observation_map: Annotated[
         str, typer.Option(help="What openpi's keys are: a name or a YAML file; default: the profile's.")
     ] = "",
@@ -65,7 +78,11 @@ def serve(
     """Serve a policy to several clients: robots, and programs for openpi, OpenVLA and vla-eval, on one port.
 
     Examples:
-      openvla serve openvla/openvla-7b --unnorm-key bridge_orig --host 0.0.0.0 --token-file token
+      openvla serve --make-certificate ~/serve --host 192.168.1.5
+
+      openvla serve --make-token ~/serve/token
+
+      openvla serve openvla/openvla-7b --host 192.168.1.5 --certificate ~/serve --token-file ~/serve/token
 
       openvla serve openvla/openvla-7b --unnorm-key bridge_orig --adapter carrot=runs/carrot
 
@@ -73,14 +90,20 @@ def serve(
 
       openvla serve openvla/openvla-7b-finetuned-libero-spatial --benchmark libero
 
-    On the robot: the policy node with policy:=remote address:=ws://HOST:8765 token_file:=token. Programs for
-    openpi connect to ws://HOST:8765; scripts for OpenVLA's server post to http://HOST:8765/act; the server of
-    vla-eval's configuration is ws://HOST:8765/vla-eval. The adapter NAME is at ws://HOST:8765/NAME and
+    On the robot: the policy node with policy:=remote address:=wss://HOST:8765 token_file:=FILE
+    fingerprint:=FINGERPRINT, or address:=ws://HOST:8765 without TLS. Programs for openpi connect to
+    ws://HOST:8765; scripts for OpenVLA's server post to http://HOST:8765/act; the server of vla-eval's
+    configuration is ws://HOST:8765/vla-eval. The adapter NAME is at ws://HOST:8765/NAME and
     http://HOST:8765/NAME/act. The policy hold, and a policy for a benchmark, serve one client at a time.
     """
+    if new_token or new_certificate:
+        _make(new_token, new_certificate, host)
+        return
     own_adapter, adapters = _adapters(adapter or [])
     with needed_for("openvla serve"):
-        from openvla_ros.serving.server import PolicyServer
+        from openvla_ros.protocols.tls import server_context
+        from openvla_ros.serving.server import PolicyServer, check_protected
+        from openvla_ros.serving.tokens import read_token_hash
 
     options = PolicyOptions(
         policy,
@@ -97,18 +120,24 @@ def serve(
     if benchmark and (robot or observation_map or adapters):
         given = "--robot" if robot else "--observation-map" if observation_map else "the adapters' names"
         raise InvalidValueError(f"--benchmark {benchmark} takes the place of a robot; leave out {given}")
-    token = read_token(token_file)
     keep_image_memory()
+    token = read_token_hash(Path(token_file).expanduser()) if token_file else ""
+    tls, fingerprint = server_context(Path(certificate).expanduser()) if certificate else (None, "")
+    check_protected(host, bool(token), tls is not None or without_tls)  # before the weights are loaded, too
     served, context = (
         _for_benchmark(options, benchmark)
         if benchmark
         else _for_robot(options, robot or "widowx", observation_map, adapters)
     )
-    server = PolicyServer(served, host, port, token, robots=robots, batch=batch, **context)
+    server = PolicyServer(
+        served, host, port, token, tls=tls, without_tls=without_tls, robots=robots, batch=batch, **context
+    )
     for number in (signal.SIGINT, signal.SIGTERM):
         # From a thread: closing waits for the loop that the signal interrupted.
         signal.signal(number, lambda *_: threading.Thread(target=server.close).start())
-    typer.echo(f"{served.description}: ws://{host}:{server.port}")
+    if tls is not None:
+        typer.echo(f"fingerprint of the certificate: {fingerprint}")
+    typer.echo(f"{served.description}: {'ws' if tls is None else 'wss'}://{host}:{server.port}")
     server.serve_forever()
     served.close()
 
@@ -139,6 +168,20 @@ def _for_benchmark(options: PolicyOptions, name: str) -> tuple[Policy, dict[str,
         options.checkpoint, benchmark, adapter=options.adapter, choices=choices, options=loading
     )
     return served, {"benchmark": benchmark}
+
+
+def _make(token_file: str, folder: str, host: str) -> None:
+    """Make a token or a certificate, and say what the robot needs of it."""
+    from openvla_ros.serving.tokens import make_token
+
+    if token_file:
+        token = make_token(Path(token_file).expanduser())
+        typer.echo("the token; put it into a file on each robot (mode 600), it is not shown again:")
+        typer.echo(token)
+    if folder:
+        with needed_for("openvla serve --make-certificate"):
+            from openvla_ros.serving.certificates import make_certificate
+        typer.echo(f"fingerprint of the certificate: {make_certificate(Path(folder).expanduser(), host)}")
 
 
 def _adapters(given: Sequence[str]) -> tuple[str, dict[str, Path]]:

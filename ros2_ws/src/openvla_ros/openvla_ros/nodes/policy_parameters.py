@@ -62,6 +62,12 @@ class PolicyParameters:
         read_only=True,
     )
     token_file: str = parameter("", "remote: file with the server's token", read_only=True)
+    fingerprint: str = parameter(
+        "",
+        "remote, with wss://, openpis:// or act+https://: SHA-256 of the server's certificate; "
+        "empty: an authority must have signed it",
+        read_only=True,
+    )
     answer_timeout_s: float = parameter(
         5.0, "remote: timeout of one answer, seconds", read_only=True, low=0.01, high=600.0
     )
@@ -101,6 +107,7 @@ class PolicyParameters:
             address=self.address,
             observation_map=self.observation_map,
             token_file=self.token_file,
+            fingerprint=self.fingerprint,
             timeout_s=self.answer_timeout_s,
             decoder=self.decoder,
             quantization=self.quantization,

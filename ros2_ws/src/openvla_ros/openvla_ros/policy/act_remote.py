@@ -7,6 +7,7 @@ beside the checkpoint.
 from __future__ import annotations
 
 import http.client
+import ssl
 import time
 from urllib.parse import SplitResult, urlsplit
 
@@ -16,6 +17,7 @@ from openvla_ros.errors import InvalidValueError, PolicyError
 from openvla_ros.policy.openpi_remote import chunk_of
 from openvla_ros.policy.remote import server_report
 from openvla_ros.protocols import act_codec
+from openvla_ros.protocols.tls import client_context, tls_failure
 from openvla_ros.protocols.wire import LARGEST_MESSAGE
 from openvla_ros.values.action import ActionChunk, ActionSpace
 from openvla_ros.values.observation import Observation
@@ -35,21 +37,26 @@ class ActPolicy:
         unnorm_key: str = "",
         token: str = "",
         timeout_s: float = 5.0,
+        fingerprint: str = "",
     ) -> None:
         """Reach ``address`` (act+http://host:port/act, or act+https://) once; raises ``PolicyError``.
 
-        ``space`` is what the server's actions mean; ``camera`` is the one whose images it is sent.
+        ``space`` is what the server's actions mean; ``camera`` is the one whose images it is sent;
+        ``fingerprint`` is the SHA-256 of its certificate.
         """
         url = urlsplit(address)
         if url.scheme not in SCHEMES or not url.hostname:
             raise InvalidValueError(f"address {address!r}; expected something like act+http://host:8000/act")
         self._address, self._url, self._space, self._camera = address, url, space, camera
         self._unnorm_key, self._token, self._timeout_s = unnorm_key or None, token, timeout_s
+        self._tls = client_context(address, fingerprint, is_tls=url.scheme == "act+https")
         self._server = "not stated"
         self._closed = False
         connection = self._connection(url)
         try:
             connection.connect()
+        except ssl.SSLError as error:
+            raise PolicyError(tls_failure(address, error)) from error
         except OSError as error:
             raise PolicyError(f"{address} cannot be reached: {error}") from error
         finally:
@@ -127,8 +134,11 @@ class ActPolicy:
         return bytes(answer)
 
     def _connection(self, url: SplitResult) -> http.client.HTTPConnection:
-        kind = http.client.HTTPSConnection if url.scheme == "act+https" else http.client.HTTPConnection
         try:
-            return kind(url.hostname or "", url.port, timeout=self._timeout_s)
+            if self._tls is None:
+                return http.client.HTTPConnection(url.hostname or "", url.port, timeout=self._timeout_s)
+            return http.client.HTTPSConnection(
+                url.hostname or "", url.port, timeout=self._timeout_s, context=self._tls
+            )
         except (ValueError, http.client.InvalidURL) as error:
             raise InvalidValueError(f"address {self._address!r}: {error}") from error

@@ -51,6 +51,7 @@ class PolicyOptions:
     adapter: str = ""  # openvla: folder of a LoRA adapter on top of the checkpoint
     address: str = ""  # remote: one of REMOTE_ADDRESSES
     token_file: str = ""  # remote: file with the server's token
+    fingerprint: str = ""  # remote, with wss://, openpis:// or act+https://: of the server's certificate
     timeout_s: float = 5.0  # remote: timeout of one answer, seconds
     decoder: str = "fast"  # openvla: fast, steady or plain; the same tokens
     quantization: str = "none"  # openvla: one of QUANTIZATIONS; with any other than none some tokens differ
@@ -129,19 +130,20 @@ def _remote(options: PolicyOptions, profile: RobotProfile) -> Policy:
     choices = ", ".join(f"{address} ({whose})" for address, whose in REMOTE_ADDRESSES.items())
     if not options.address:
         raise InvalidValueError(f"policy 'remote' needs an address: {choices}")
-    token, timeout_s = read_token(options.token_file), options.timeout_s
+    token, timeout_s, fingerprint = read_token(options.token_file), options.timeout_s, options.fingerprint
     match options.address.partition("://")[0]:
         case "ws" | "wss":
             from openvla_ros.policy.remote import RemotePolicy
 
-            return RemotePolicy(options.address, token, timeout_s)
+            return RemotePolicy(options.address, token, timeout_s, fingerprint)
         case "openpi" | "openpis":
             return _openpi(options, profile, token)
         case "act+http" | "act+https":
             from openvla_ros.policy.act_remote import ActPolicy
 
             space, camera = _stated_meaning(options, profile)
-            return ActPolicy(options.address, space, camera, options.unnorm_key, token, timeout_s)
+            key = options.unnorm_key
+            return ActPolicy(options.address, space, camera, key, token, timeout_s, fingerprint)
         case _:
             raise InvalidValueError(f"address {options.address!r}; expected something like {choices}")
 
@@ -152,7 +154,8 @@ def _openpi(options: PolicyOptions, profile: RobotProfile, token: str) -> Policy
 
     space, _ = _stated_meaning(options, profile)
     keys = load_observation_map(options.observation_map, profile) if options.observation_map else None
-    return OpenpiPolicy(options.address, profile, space, keys, token, options.timeout_s)
+    timeout_s, fingerprint = options.timeout_s, options.fingerprint
+    return OpenpiPolicy(options.address, profile, space, keys, token, timeout_s, fingerprint)
 
 
 def _stated_meaning(options: PolicyOptions, profile: RobotProfile) -> tuple[ActionSpace, str]:

@@ -36,8 +36,9 @@ class OpenpiPolicy:
         observation_map: ObservationMap | None = None,
         token: str = "",
         timeout_s: float = 5.0,
+        fingerprint: str = "",
     ) -> None:
-        """Connect to ``address`` (openpi://host:port, or openpis:// over TLS).
+        """Connect to ``address`` (openpi://host:port, or openpis:// over TLS, with ``fingerprint``).
 
         ``space`` is what the server's actions mean. Without ``observation_map``, the keys are those that the
         server states, else those of the profile's map. Raises ``PolicyError`` if connecting fails or the
@@ -51,7 +52,7 @@ class OpenpiPolicy:
         if scheme is None:
             raise InvalidValueError(f"address {address!r}; expected something like openpi://host:8000")
         uri = SCHEMES[scheme] + address.removeprefix(scheme)
-        self._link = WebsocketLink(address, uri, headers, timeout_s, self._greet)
+        self._link = WebsocketLink(address, uri, headers, timeout_s, self._greet, fingerprint=fingerprint)
 
     @property
     def space(self) -> ActionSpace:

@@ -14,13 +14,18 @@ from openvla_ros.values.observation import Observation
 class RemotePolicy:
     """A client of a policy server; a lost connection fails one step, and is reestablished for the next."""
 
-    def __init__(self, address: str, token: str = "", timeout_s: float = 5.0) -> None:
-        """Connect to ``address`` (ws://host:port or wss://); raises ``PolicyError`` if that fails."""
+    def __init__(self, address: str, token: str = "", timeout_s: float = 5.0, fingerprint: str = "") -> None:
+        """Connect to ``address`` (ws://host:port or wss://); raises ``PolicyError`` if that fails.
+
+        ``fingerprint`` is the SHA-256 of the server's certificate; without it, an authority must have signed.
+        """
         self._address = address
         self._known_space: ActionSpace | None = None
         self._remote_description = self._server = ""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._link = WebsocketLink(address, address, headers, timeout_s, self._greet, wire.SUBPROTOCOL)
+        self._link = WebsocketLink(
+            address, address, headers, timeout_s, self._greet, wire.SUBPROTOCOL, fingerprint
+        )
 
     @property
     def space(self) -> ActionSpace:

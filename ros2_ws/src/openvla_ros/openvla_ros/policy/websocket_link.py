@@ -5,6 +5,7 @@ Knows nothing of what is said: that is given as bytes and text.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
@@ -13,6 +14,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from openvla_ros.errors import InvalidValueError, PolicyError
+from openvla_ros.protocols.tls import client_context, tls_failure
 from openvla_ros.protocols.wire import LARGEST_MESSAGE
 
 CONNECT_S = 10.0
@@ -30,8 +32,9 @@ class WebsocketLink:
         timeout_s: float,
         greeted: Callable[[str | bytes], None],
         subprotocol: str = "",
+        fingerprint: str = "",
     ) -> None:
-        """Connect to ``uri``; ``address`` names it in errors.
+        """Connect to ``uri``; ``address`` names it in errors, ``fingerprint`` is its certificate's.
 
         ``greeted`` is called with the server's first message on every connection, and raises to refuse it.
         Raises ``InvalidValueError`` for an address that is none, and ``PolicyError`` if connecting fails.
@@ -39,6 +42,7 @@ class WebsocketLink:
         self._address, self._uri, self._headers = address, uri, dict(headers)
         self._timeout_s, self._greeted = timeout_s, greeted
         self._subprotocols = [Subprotocol(subprotocol)] if subprotocol else None
+        self._tls = client_context(address, fingerprint, is_tls=uri.startswith("wss://"))
         self._closed = False
         self._connect_s = CONNECT_S
         self._connection: ClientConnection | None = None
@@ -93,9 +97,11 @@ class WebsocketLink:
             dial = connect(
                 self._uri, additional_headers=self._headers or None, compression=None,
                 open_timeout=self._connect_s, close_timeout=CLOSE_S, max_size=LARGEST_MESSAGE,
-                subprotocols=self._subprotocols,
+                subprotocols=self._subprotocols, ssl=self._tls,
             )  # fmt: skip
             return self._open.enter_context(dial)
+        except ssl.SSLError as error:
+            raise PolicyError(tls_failure(self._address, error)) from error
         except (InvalidURI, ValueError) as error:
             raise InvalidValueError(
                 f"address {self._address!r}: {error}; expected something like ws://host:8765"

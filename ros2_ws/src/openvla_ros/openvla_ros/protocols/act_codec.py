@@ -19,6 +19,7 @@ from openvla_ros.protocols.array_bytes import array_from_bytes, image_from_array
 from openvla_ros.values.arrays import Float, Image
 
 FIELDS = ("image", "instruction", "unnorm_key")
+MOST_VALUES = 4096  # of JSON
 ERROR = "error"  # what OpenVLA's server answers, with status 200, to a request that failed
 
 
@@ -111,6 +112,9 @@ def _map_to_array(value: dict[str, Any]) -> Any:
 
 
 def _loads(text: str | bytes) -> Any:
+    values = text.count(b",") if isinstance(text, bytes) else text.count(",")
+    if values > MOST_VALUES:  # arrays are base64: what is longer is refused before it is built
+        raise InvalidValueError(f"JSON with {values + 1} values; at most {MOST_VALUES} are read")
     try:
         return json.loads(text, object_hook=_map_to_array, parse_constant=_refuse)
     except InvalidValueError:

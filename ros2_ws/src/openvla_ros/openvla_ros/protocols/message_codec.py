@@ -18,6 +18,8 @@ from openvla_ros.protocols.array_bytes import DTYPES, array_from_bytes
 Message = dict[str, Any]
 # What decoding untrusted bytes may raise.
 UNFIT = (TypeError, ValueError, OverflowError, KeyError, msgpack.exceptions.UnpackException)
+# Arrays are bytes, so that lists and maps are short: what is longer is refused before it is built.
+_MOST = {"max_array_len": 4096, "max_map_len": 256, "max_ext_len": 0}
 _ARRAY, _SCALAR = b"__ndarray__", b"__npgeneric__"
 
 
@@ -31,7 +33,7 @@ def unpack(data: bytes | str) -> Message:
     if isinstance(data, str):
         raise InvalidValueError(f"expected a binary message, got text: {data[:80]!r}")
     try:
-        message = msgpack.unpackb(data, object_hook=_map_to_array)
+        message = msgpack.unpackb(data, object_hook=_map_to_array, **_MOST)
     except InvalidValueError:
         raise
     except UNFIT as error:

@@ -20,8 +20,8 @@ from openvla_ros.values.time import NS_PER_S
 PROTOCOL = 2
 # What our clients ask for in the handshake; any other websocket client is openpi's.
 SUBPROTOCOL = f"openvla_ros.{PROTOCOL}"
-# Several raw 1280x720 images; larger messages, of any protocol, are refused before they are read.
-LARGEST_MESSAGE = 64 << 20
+# Five raw 1280x720 images; larger messages, of any protocol, are refused before they are read.
+LARGEST_MESSAGE = 16 << 20
 # What decoding untrusted data may raise: wrong keys, types, shapes, and out-of-range numbers.
 UNFIT = (KeyError, TypeError, ValueError, OverflowError, AttributeError)
 # Stamps of ROS: seconds are an int32.

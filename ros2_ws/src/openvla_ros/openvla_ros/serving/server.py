@@ -7,9 +7,9 @@ input; a client must present the token. Nothing that a client sends is executed.
 
 from __future__ import annotations
 
-import hmac
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,9 +31,17 @@ from openvla_ros.protocols.translation import Translation
 from openvla_ros.serving.batches import Batches, ServedPolicy
 from openvla_ros.serving.benchmark_dialogue import BenchmarkDialogue, NotedLink
 from openvla_ros.serving.dialogues import ActEndpoint, Dialogue, OpenpiDialogue, OwnDialogue
-from openvla_ros.serving.http_exchange import Answer, Head, HttpExchange, RefusedRequestError, converse
+from openvla_ros.serving.http_exchange import (
+    HEAD_S,
+    Answer,
+    Head,
+    HttpExchange,
+    RefusedRequestError,
+    converse,
+)
 from openvla_ros.serving.places import Places, Robot
 from openvla_ros.serving.shared_policy import OneAtATime, Session, SharedPolicy
+from openvla_ros.serving.tokens import DoorKeeper, TokenHash
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # For an answer to a robot that does not read, and for the closing handshake.
@@ -43,8 +51,6 @@ READ_AHEAD = 2
 # Connections that are not a served websocket; one more is closed at once.
 MOST_CONNECTIONS = 64
 MOST_ROBOTS = 64  # each has a thread
-# How a client presents the token: ours, and openpi's.
-SCHEMES = ("Bearer", "Api-Key")
 TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 
 _LOG = logging.getLogger(__name__)
@@ -79,27 +85,31 @@ class PolicyServer:
         policy: Policy | SharedPolicy,
         host: str,
         port: int,
-        token: str = "",
+        token: str | TokenHash = "",
         translation: Translation | None = None,
         benchmark: BenchmarkActions | None = None,
         *,
+        tls: ssl.SSLContext | None = None,
+        without_tls: bool = False,
         robots: int = 8,
         batch: int = 8,
     ) -> None:
-        """Bind; raises ``InvalidValueError`` for a publicly reachable address without a token.
+        """Bind; raises ``InvalidValueError`` for an address that others reach without a token and TLS.
 
+        Of a ``token`` only its hash is kept. ``without_tls`` serves in the clear all the same.
         At most ``robots`` are served at a time, as far as the policy can; what up to ``batch`` of them ask is
         answered together. Without ``translation``, openpi's and OpenVLA's clients are not served.
         With ``benchmark``, only those of vla-eval's clients are that run it.
         """
-        if not token and host not in LOOPBACK:
-            raise InvalidValueError(f"{host} is reachable from other machines: serving there needs a token")
+        check_protected(host, bool(token), tls is not None or without_tls)
         for name, value in (("robots", robots), ("batch", batch)):
             if not 1 <= value <= MOST_ROBOTS:
                 raise InvalidValueError(f"{name} is {value}; it must be 1 .. {MOST_ROBOTS}")
         shared = policy if isinstance(policy, SharedPolicy) else OneAtATime(policy)
-        self._policy, self._token, self._translation = shared, token, translation
+        self._policy, self._translation, self._tls = shared, translation, tls
         self._benchmark = benchmark
+        hashed = TokenHash.of(token) if isinstance(token, str) and token else token
+        self._door = DoorKeeper(hashed) if isinstance(hashed, TokenHash) else None
         self._places = Places(min(robots, shared.most_robots or robots))
         self._batches = Batches(shared, batch, lambda: self._places.taken)
         self._only_act = self._act_endpoint("") if shared.most_robots == 1 else None
@@ -140,14 +150,21 @@ class PolicyServer:
 
     def _open(self, sock: socket.socket, *args: Any, **options: Any) -> ServerConnection:
         """Return the websocket on ``sock``; anything else is answered here and raises."""
-        exchange = HttpExchange(sock)
+        address = str(sock.getpeername()[0])
+        if self._tls is not None:
+            sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         with self._place_to_wait(sock):
+            _shake_hands(sock)
+            exchange = HttpExchange(sock)
             try:
                 head = exchange.head()
-                if head is None or not (head.upgrades and self._is_admitted(head)):
-                    self._answer_http(exchange, head)
+                if head is None or not (head.upgrades and self._is_admitted(head, address)):
+                    self._answer_http(exchange, head, address)
             except RefusedRequestError as error:
                 _refuse(exchange, error)
+            except _AnsweredError:
+                sock.close()
+                raise
         # Of what is sent: a robot that does not read loses its connection. Reading waits for data first.
         sock.settimeout(SEND_S)
         return _ReadAhead(exchange.taken, sock, *args, **options)
@@ -169,19 +186,21 @@ class PolicyServer:
                 self._sockets.discard(sock)
             self._waiting_room.release()
 
-    def _answer_http(self, exchange: HttpExchange, head: Head | None) -> NoReturn:
+    def _answer_http(self, exchange: HttpExchange, head: Head | None, address: str) -> NoReturn:
         endpoints: dict[str, ActEndpoint] = {}  # what a client on one connection asks belongs together
         try:
-            converse(exchange, lambda asked: self._answer(exchange, asked, endpoints), head)
+            converse(exchange, lambda asked: self._answer(exchange, asked, address, endpoints), head)
         except OSError:
             _LOG.debug("an HTTP client went away")
         raise _AnsweredError
 
-    def _answer(self, exchange: HttpExchange, head: Head, endpoints: dict[str, ActEndpoint]) -> Answer:
+    def _answer(
+        self, exchange: HttpExchange, head: Head, address: str, endpoints: dict[str, ActEndpoint]
+    ) -> Answer:
         if head.path == "/healthz" and head.method in ("GET", "HEAD"):
             exchange.ended()
             return HTTPStatus.OK, b"" if head.method == "HEAD" else b"OK\n", TEXT
-        if not self._is_admitted(head):
+        if not self._is_admitted(head, address):
             return HTTPStatus.UNAUTHORIZED, b"wrong or missing token\n", TEXT
         path, _, last = head.path.rpartition("/")
         if last != "act" or (name := _variant(path)) not in self._policy.variants:
@@ -208,12 +227,8 @@ class PolicyServer:
         finally:
             self._places.leave(None)
 
-    def _is_admitted(self, head: Head) -> bool:
-        if not self._token:
-            return True
-        given = head.headers.get("authorization", "").encode("latin-1")
-        # Every comparison is made, so that the time says nothing.
-        return True in [hmac.compare_digest(given, f"{s} {self._token}".encode()) for s in SCHEMES]
+    def _is_admitted(self, head: Head, address: str) -> bool:
+        return self._door is None or self._door.admits(head.headers.get("authorization", ""), address)
 
     def _translated(self, session: Session) -> Translation | None:
         """Return the translation for what a session's policy was trained on."""
@@ -275,6 +290,32 @@ class PolicyServer:
     def _decline(self, connection: ServerConnection, error: PolicyError) -> None:
         """Say in the robot's protocol why it is not served."""
         connection.send(self._dialogue(connection, self._policy.session("")).refusal(error))
+
+
+def _shake_hands(sock: socket.socket) -> None:
+    """Begin with TLS, if there is TLS; raises if the client does not."""
+    if not isinstance(sock, ssl.SSLSocket):
+        return
+    sock.settimeout(HEAD_S)
+    try:
+        sock.do_handshake()
+    except OSError as error:  # ssl.SSLError is one
+        _LOG.info("a connection without proper TLS was closed: %s", error)
+        sock.close()
+        raise _AnsweredError from error
+
+
+def check_protected(host: str, has_token: bool, has_tls: bool) -> None:
+    """Raise ``InvalidValueError`` unless what other machines reach has a token and TLS."""
+    if host in LOOPBACK:
+        return
+    made = {"--make-token FILE": has_token, "--make-certificate FOLDER": has_tls}
+    if missing := [option for option, there in made.items() if not there]:
+        raise InvalidValueError(
+            f"{host} is reachable from other machines: serving there needs a token and TLS; openvla serve "
+            f"{' and openvla serve '.join(missing)} makes what is missing"
+            + ("" if has_tls else ", and --without-tls serves unencrypted")
+        )
 
 
 def _variant(path: str) -> str:

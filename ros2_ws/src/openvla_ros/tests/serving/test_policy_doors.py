@@ -231,7 +231,8 @@ def test_half_open_connections_beyond_the_limit_are_closed_and_leave_their_place
     with mirror_server() as (_, server), ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-        while is_healthy(server):  # until all three have their threads
+        while is_healthy(server):  # until three have their threads; what asks here may have taken a place
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
             time.sleep(0.05)
         stack.close()
         while not is_healthy(server):
