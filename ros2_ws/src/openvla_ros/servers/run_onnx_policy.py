@@ -28,6 +28,7 @@ from PIL import Image, UnidentifiedImageError
 from tokenizers import Tokenizer
 
 BUNDLE, FORMAT, VERSION = "openvla_bundle.json", "openvla_ros onnx", 1
+SUMS = "SHA256SUMS"
 GRAPHS = ("vision", "prefill", "decode")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # of PIL: 8 bits a sample
 RESAMPLING = {method.name.lower(): method for method in Image.Resampling}
@@ -170,8 +171,8 @@ def read_bundle(folder: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path, bundle: dict[str, Any]) -> None:
-    """Raise ``PolicyError`` unless every file of the bundle has the SHA-256 that is stated."""
-    for name, expected in bundle["files"].items():
+    """Raise ``PolicyError`` unless every file has the SHA-256 that the bundle or, for itself, SUMS states."""
+    for name, expected in {**bundle["files"], BUNDLE: stated_sum(folder, BUNDLE)}.items():
         try:
             with (folder / name).open("rb") as file:
                 digest = hashlib.sha256()
@@ -180,7 +181,20 @@ def check_files(folder: Path, bundle: dict[str, Any]) -> None:
         except OSError as error:
             raise PolicyError(f"{folder / name} cannot be read: {error.strerror}") from error
         if digest.hexdigest() != expected:
-            raise PolicyError(f"{folder / name} was damaged or changed: its SHA-256 is not that in {BUNDLE}")
+            origin = SUMS if name == BUNDLE else BUNDLE
+            raise PolicyError(f"{folder / name} was damaged or changed: its SHA-256 is not that in {origin}")
+
+
+def stated_sum(folder: Path, name: str) -> str:
+    """Return the SHA-256 of file ``name`` in ``folder``/SHA256SUMS; raises ``PolicyError``."""
+    path = folder / SUMS
+    try:
+        sums = dict(line.split("  ", 1)[::-1] for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"{path} cannot be read: {error}") from error
+    if name not in sums:
+        raise PolicyError(f"{path} does not list {name}")
+    return sums[name]
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -39,7 +39,7 @@ from openvla_ros.exporting.network_weights import NetworkWeights
 from openvla_ros.exporting.policy_source import PolicySource
 from openvla_ros.exporting.quantized_graphs import BITS, Precision, quantize
 from openvla_ros.exporting.vision_graph import VISION, write_vision
-from openvla_ros.integrity.checksums import verify, write_sums
+from openvla_ros.integrity.checksums import SUMS, verify, write_sums
 from openvla_ros.integrity.disk import writing
 from openvla_ros.resources import share_path
 from openvla_ros.values.action import ActionSpace
@@ -134,7 +134,9 @@ def export_onnx(
         described = {path.stem: describe_graph(path) for path in paths}
         stated = {**facts, "weights": weights, "opset": OPSET, "cache_length": length, "graphs": described}
         write_bundle_manifest(folder, stated)
+        write_sums(folder, [path for path in folder.iterdir() if path.is_file()])
         agreement = check_bundle(folder, source, compared)
+        (folder / SUMS).unlink()
         if weights == "fp32" and not agreement.exact:
             raise ExportError(disagreement(source.name, agreement))
         write_bundle_manifest(folder, {**stated, "verified": agreement.to_json()})

@@ -281,6 +281,29 @@ def test_the_verb(tmp_path):
     assert onnx_bundle.LANGUAGE_DATA in said["files"]
 
 
+def test_a_bundle_whose_description_was_changed_is_refused(bundle, tmp_path):
+    """Statistics and crop decide what an action is as much as the weights do."""
+    import shutil
+
+    program, folder = runner(), tmp_path / "copy"
+    shutil.copytree(bundle(), folder)
+    program.OnnxPolicy(folder)
+    path = folder / "openvla_bundle.json"
+    text = path.read_text()
+    changed = text.replace('"center_crop": false', '"center_crop": true')
+    assert changed != text
+    path.write_text(changed)
+    with pytest.raises(program.PolicyError, match=r"openvla_bundle.json was damaged or changed"):
+        program.OnnxPolicy(folder)
+    path.write_text(text)
+    (folder / "SHA256SUMS").write_text("no sums\n")
+    with pytest.raises(program.PolicyError, match="SHA256SUMS cannot be read"):
+        program.OnnxPolicy(folder)
+    (folder / "SHA256SUMS").unlink()
+    with pytest.raises(program.PolicyError, match="SHA256SUMS cannot be read"):
+        program.OnnxPolicy(folder)
+
+
 def test_an_existing_folder_is_refused_before_the_checkpoint_is_loaded(tmp_path, monkeypatch):
     """Loading openvla-7b takes minutes."""
     (tmp_path / "mine").write_text("keep")
