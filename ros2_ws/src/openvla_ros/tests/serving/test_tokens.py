@@ -34,7 +34,9 @@ def test_two_files_of_one_token_differ():
 
 
 @pytest.mark.parametrize(
-    "text", ["right", "", "scrypt$1$1$1$$", "scrypt$16384$8$1$!$!", HASH.to_text() + "$"]
+    "text",
+    ["right", "", "scrypt$1$1$1$$", "scrypt$16384$8$1$!$!", HASH.to_text() + "$"],
+    ids=["a token", "nothing", "another cost", "no base64", "one part more"],  # the salt differs each time
 )
 def test_a_file_that_has_no_hash_is_named_with_the_way_out(tmp_path, text):
     path = tmp_path / "token"
