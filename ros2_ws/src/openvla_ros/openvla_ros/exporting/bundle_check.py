@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +146,19 @@ def engine_logits(predictor: OpenVLAPredictor, image: Image, instruction: str, t
     return found
 
 
+class _UncachedLoader(SourceFileLoader):
+    """Imports a program without leaving its compiled form beside it: a bundle's files are listed."""
+
+    def set_data(self, path: str, data: bytes, *, _mode: int = 0o666) -> None:
+        """Write nothing."""
+
+
 @contextmanager
 def runner_of(folder: Path) -> Iterator[Any]:
     """Yield the program in a bundle as a module, imported from there."""
     name = f"openvla_bundle_{abs(hash(folder))}"
-    spec = importlib.util.spec_from_file_location(name, folder / RUNNER)
+    loader = _UncachedLoader(name, str(folder / RUNNER))
+    spec = importlib.util.spec_from_file_location(name, folder / RUNNER, loader=loader)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
