@@ -149,7 +149,7 @@ def engine_logits(predictor: OpenVLAPredictor, image: Image, instruction: str, t
 class _UncachedLoader(SourceFileLoader):
     """Imports a program without leaving its compiled form beside it: a bundle's files are listed."""
 
-    def set_data(self, path: str, data: bytes, *, _mode: int = 0o666) -> None:
+    def set_data(self, *_what: Any, **_options: Any) -> None:
         """Write nothing."""
 
 
