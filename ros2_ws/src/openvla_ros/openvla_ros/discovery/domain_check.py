@@ -14,8 +14,8 @@ from openvla_ros.errors import DeviceError
 LISTEN_S = 3.0
 # Names follow topics: once a topic of the robot is there, its publisher's name comes within this.
 NAMES_S = 5.0
-# From the first discovered name to the others.
-SETTLE_S = 0.7
+# From the first discovered name to the last of all, if they all run.
+OTHERS_S = 3.0
 
 
 def names_of(graph: Graph) -> set[str]:
@@ -42,8 +42,7 @@ def refuse_if_there(graph: Graph, listen_s: float = LISTEN_S) -> None:
             return named() or node.count_publishers(f"{namespace}/{VERDICT}") > 0
 
         if client.wait(heard, listen_s) and client.wait(named, NAMES_S):
-            client.listen(SETTLE_S)
-            named()
+            client.wait(lambda: named() and set(there) >= wanted, OTHERS_S)
     if there:
         domain = os.environ.get("ROS_DOMAIN_ID", "0")
         raise DeviceError(

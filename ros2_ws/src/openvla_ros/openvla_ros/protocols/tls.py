@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from openvla_ros.errors import InvalidValueError, PolicyError
+from openvla_ros.protocols.tls_socket import DuplexTlsSocket
 
 CERTIFICATE, KEY = "certificate.pem", "key.pem"  # in a server's folder
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -53,6 +54,7 @@ class PinnedContext(ssl.SSLContext):
         # The fingerprint says more than an authority's signature and a name would.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+        context.sslsocket_class = DuplexTlsSocket
         context.address, context.fingerprint = address, parse_fingerprint(fingerprint)
         return context
 
@@ -79,8 +81,12 @@ def client_context(address: str, fingerprint: str, *, is_tls: bool) -> ssl.SSLCo
 
     None is for an address without TLS; a fingerprint there raises ``InvalidValueError``.
     """
+    if is_tls and fingerprint:
+        return PinnedContext(address, fingerprint)
     if is_tls:
-        return PinnedContext(address, fingerprint) if fingerprint else ssl.create_default_context()
+        context = ssl.create_default_context()
+        context.sslsocket_class = DuplexTlsSocket
+        return context
     if fingerprint:
         raise InvalidValueError(
             f"{address} is not encrypted, so it has no certificate with a fingerprint; use wss://, "
@@ -112,6 +118,9 @@ def server_context(folder: Path) -> tuple[ssl.SSLContext, str]:
         raise InvalidValueError(f"{key} can be read by other users; chmod 600 {key}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = DuplexTlsSocket
+    # No session is resumed, and a client that writes while it reads a ticket can lose what it writes.
+    context.num_tickets = 0
     try:
         context.load_cert_chain(certificate, key)
         der = ssl.PEM_cert_to_DER_cert(certificate.read_text(encoding="ascii"))
