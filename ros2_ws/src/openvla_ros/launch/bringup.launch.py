@@ -18,6 +18,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
+from openvla_ros.bringup.enclaves import enclave_arguments
 from openvla_ros.bringup.graph import LAUNCH_ARGUMENTS, Graph, NodeSpec, build_graph, options_from_arguments
 from openvla_ros.bringup.supervisor import MAX_RESTARTS, restart_delay_s
 
@@ -40,6 +41,7 @@ def node_action(spec: NodeSpec, graph: Graph, restarts: int = 0) -> Node:
         namespace=graph.namespace,
         parameters=[dict(spec.parameters)],
         remappings=list(spec.remappings.items()),
+        ros_arguments=enclave_arguments(os.environ, graph.namespace, spec.name),
         output="screen",
         on_exit=ended,
     )

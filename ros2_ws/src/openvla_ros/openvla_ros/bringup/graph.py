@@ -7,11 +7,13 @@ driver uses come from its profile. Knows nothing of ROS.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from openvla_ros.bringup.dds import dds_environment
+from openvla_ros.bringup.enclaves import enclave_arguments
 from openvla_ros.dependencies import NODE_NEEDS, POLICY_NEEDS, require
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.policy.factory import DECODERS, POLICIES, QUANTIZATIONS, REMOTE_ADDRESSES
@@ -185,7 +187,7 @@ def arguments_of_one_node(
     """
     options = GraphOptions(robot=robot, namespace=namespace, use_sim_time=use_sim_time)
     node = _node(load_profile(robot), options, name, {}, "shutdown", stop_order=0)
-    return ["--ros-args", *node.ros_arguments(namespace)]
+    return ["--ros-args", *node.ros_arguments(namespace), *enclave_arguments(os.environ, namespace, name)]
 
 
 def _robot_nodes(profile: RobotProfile, options: GraphOptions) -> list[NodeSpec]:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
 
+from openvla_ros.bringup.enclaves import enclave_arguments
 from openvla_ros.bringup.graph import Graph, NodeSpec
 from openvla_ros.bringup.stop_signals import hold_back
 
@@ -174,6 +175,7 @@ class Supervisor:
             *spec.program,
             "--ros-args",
             *spec.ros_arguments(self.graph.namespace),
+            *enclave_arguments(self.environment, self.graph.namespace, spec.name),
         ]
         process = subprocess.Popen(
             command,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -24,6 +25,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")
 Robot = Annotated[str, typer.Option(help="robot profile: a name from config/robots or a YAML file")]
 COLOURS = {"ok": "green", "not checked": "blue", "warn": "yellow", "error": "red"}
 KEY_POLL_S = 0.005
+# Nodes of a robot that often run only at times.
+AT_TIMES = ("recorder", "teleop")
 STARTS = ("here", "neutral", "episode")
 # Verb → (service of the controller, what it does).
 VERBS = {
@@ -47,6 +50,7 @@ def register(app: typer.Typer) -> None:
     app.command("new-robot")(new_robot)
     app.command()(replay)
     app.command()(estop)
+    app.command("security-policy")(security_policy)
     for verb, (service, text) in VERBS.items():
         app.command(verb)(_asking(verb, service, text))
 
@@ -234,3 +238,43 @@ def _latched(keys: Callable[[], str]) -> Callable[[], bool]:
         return stopped
 
     return pressed
+
+
+def security_policy(
+    out: Annotated[Path, typer.Argument(help="XML file to write; what it allows already is kept")],
+    namespace: Namespace = "",
+    seconds: Annotated[float, typer.Option(help="how long to watch the nodes")] = 10.0,
+) -> None:
+    """Write the access policy for SROS 2 that a running robot needs: who may publish, hear and call what.
+
+    The robot runs without SROS 2 meanwhile, and does everything that it will do later. Run this again for
+    what else it does: the file grows. docs/security.md has the whole way to a secured robot.
+
+    Examples: openvla security-policy policy.xml; openvla security-policy policy.xml --namespace left
+    """
+    from openvla_ros.discovery.access import watch_access
+    from openvla_ros.discovery.access_policy import merged, read_policy, robot_access, to_xml
+    from openvla_ros.discovery.client import RobotClient
+
+    if not 0.0 < seconds <= 3600.0:
+        raise InvalidValueError(f"--seconds is {seconds:g}; it must be above 0 and at most 3600")
+    before = read_policy(out) if out.exists() else {}
+    with RobotClient(f"security_policy_{os.getpid()}", namespace) as client:
+        nodes = merged(before, robot_access(watch_access(client, seconds), namespace))
+    try:
+        out.write_text(to_xml(nodes), encoding="utf-8")
+    except OSError as error:
+        raise InvalidValueError(f"{out} cannot be written: {error}") from error
+    table = Table("node", "publishes", "subscribes", "serves", "asks")
+    for (space, name), access in nodes.items():
+        serves, asks = access.reply | access.execute, access.request | access.call
+        counts = (access.publish, access.subscribe, serves, asks)
+        table.add_row(f"{space.rstrip('/')}/{name}", *(str(len(names)) for names in counts))
+    console = Console()
+    console.print(table)
+    absent = [name for name in AT_TIMES if name not in {name for _, name in nodes}]
+    if absent:
+        console.print(
+            f"Not seen: {', '.join(absent)}. Start them and run this again if they are to run secured."
+        )
+    console.print(f"Written: {out}", soft_wrap=True)

@@ -6,6 +6,7 @@ services, sets parameters, listens. What it asks for is its own: ``programs/`` b
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,10 +22,11 @@ from rclpy.parameter_client import AsyncParameterClient
 from rclpy.publisher import Publisher
 from std_srvs.srv import Trigger
 
+from openvla_ros.bringup.enclaves import OPERATOR, enclave_arguments
 from openvla_ros.errors import DeviceError, InvalidValueError
 from openvla_ros.ros import qos
 from openvla_ros.ros.executor import StaticSingleThreadedExecutor
-from openvla_ros.ros.start import start_ros
+from openvla_ros.ros.start import making_nodes, start_ros
 from openvla_ros.ros.verdict_messages import NAME as VERDICT
 from openvla_ros.ros.verdict_messages import VerdictReport, from_verdict_message
 
@@ -58,11 +60,17 @@ class RobotClient:
         self.timeout_s = timeout_s
         self._hint, self._look, self._looked_s = f"; {hint}" if hint else "", look, 0.0
         self._context = Context()
-        start_ros(context=self._context)
-        clock = [Parameter("use_sim_time", value=use_sim_time)]
-        self.node: Node = rclpy.create_node(
-            name, namespace=namespace, context=self._context, parameter_overrides=clock
-        )
+        identity = enclave_arguments(os.environ, namespace, OPERATOR)
+        start_ros(["--ros-args", *identity] if identity else None, context=self._context)
+        own = {"use_sim_time": use_sim_time, "start_type_description_service": False}
+        with making_nodes():
+            self.node: Node = rclpy.create_node(
+                name,
+                namespace=namespace,
+                context=self._context,
+                parameter_overrides=[Parameter(key, value=value) for key, value in own.items()],
+                start_parameter_services=False,  # nobody asks it, and it serves nothing that needs a right
+            )
         self._executor = StaticSingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._services: dict[str, Client] = {}

@@ -64,7 +64,9 @@ class RobotView:
                 f"{name}_topics",
                 namespace=self._namespace,
                 context=client.node.context,
-                parameter_overrides=[Parameter("use_sim_time", value=False)],
+                parameter_overrides=[
+                    Parameter(key, value=False) for key in ("use_sim_time", "start_type_description_service")
+                ],
                 start_parameter_services=False,
             )
             try:

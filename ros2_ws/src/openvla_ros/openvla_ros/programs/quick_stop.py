@@ -20,13 +20,14 @@ from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
+from openvla_ros.bringup.enclaves import OPERATOR, enclave_arguments
 from openvla_ros.errors import DeviceError
 from openvla_ros.ros import qos
+from openvla_ros.ros.start import making_nodes, start_ros
 
 CONFIRM_S = 10.0
 # The button's topic is the second way: used while the service is not there, or has not answered for so
@@ -43,15 +44,17 @@ class QuickStop:
 
     def __init__(self, service: str, namespace: str = "") -> None:
         self._context = Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self._node: Node = rclpy.create_node(
-            f"stop_now_{os.getpid()}",
-            namespace=namespace,
-            context=self._context,
-            enable_rosout=False,
-            start_parameter_services=False,
-            parameter_overrides=[Parameter("start_type_description_service", value=False)],
-        )
+        identity = enclave_arguments(os.environ, namespace, OPERATOR)
+        start_ros(["--ros-args", *identity] if identity else None, context=self._context)
+        with making_nodes():
+            self._node: Node = rclpy.create_node(
+                f"stop_now_{os.getpid()}",
+                namespace=namespace,
+                context=self._context,
+                enable_rosout=False,
+                start_parameter_services=False,
+                parameter_overrides=[Parameter("start_type_description_service", value=False)],
+            )
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._client = self._node.create_client(Trigger, f"controller/{service}")

@@ -23,7 +23,7 @@ from openvla_ros.dependencies import needed_for
 from openvla_ros.errors import OpenVLARosError
 from openvla_ros.ros.dds_check import warn_about_transport
 from openvla_ros.ros.guard import GuardedExecutor
-from openvla_ros.ros.start import start_ros
+from openvla_ros.ros.start import making_nodes, start_ros
 
 # Maximum delay of a signal while no message and no timer wakes the executor.
 WAKE_S = 0.1
@@ -58,7 +58,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
     try:
         start_ros(args=args)
         executor = GuardedExecutor()
-        with needed_for("this node"):
+        with needed_for("this node"), making_nodes():
             node = make_node()
         executor.add_node(node)
         warn_about_transport(node)

@@ -68,7 +68,9 @@ class ForkedProcess:
     def __enter__(self) -> ForkedProcess:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type | None, *exc: object) -> None:
+        if kind is not None:  # the test has failed before it could stop the process
+            self.kill()
         for stream in (self.stdin, self.stdout):
             if stream is not None:
                 stream.close()
