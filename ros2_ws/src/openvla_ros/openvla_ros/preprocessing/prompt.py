@@ -18,16 +18,22 @@ _VICUNA_SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 _IMAGE_PLACEHOLDER = "<image>"
+# What Llama 2's tokenizer reads as one control token wherever it stands.
+CONTROL_WORDS = ("<s>", "</s>", "<unk>")
 
 
 def build_prompt(instruction: str, style: PromptStyle = "openvla") -> str:
     """Return the prompt that asks for an action, without a trailing space.
 
     The instruction is converted to lower case; its white space is kept. Raises ``InvalidValueError`` for an
-    empty instruction or an unknown style.
+    empty instruction, one with a word that would end or begin the text for the model, or an unknown style.
     """
     if not instruction.strip():
         raise InvalidValueError("the instruction is empty")
+    if found := [word for word in CONTROL_WORDS if word in instruction.lower()]:
+        raise InvalidValueError(
+            f"the instruction contains {', '.join(found)}, a control token to the model; leave it out"
+        )
     return build_question_prompt(_action_question(instruction), style)
 
 

@@ -125,6 +125,12 @@ class BenchmarkDialogue:
         try:
             if not isinstance(name, str):
                 raise InvalidValueError("the client does not name its benchmark; vla-eval 0.8 does")
+            spoken = message.payload.get("protocol_version", vla_eval_codec.PROTOCOL)
+            if spoken != vla_eval_codec.PROTOCOL:
+                raise InvalidValueError(
+                    f"the client speaks version {str(spoken)[:20]} of vla-eval's protocol, this server "
+                    f"{vla_eval_codec.PROTOCOL}"
+                )
             found = benchmark_of_class(name)
             if self._expected is not None and found.name != self._expected.name:
                 raise InvalidValueError(

@@ -7,11 +7,17 @@ from support.golden_numbers import CASE_IDS, CASES, numbers
 
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.preprocessing.prompt import (
+    CONTROL_WORDS,
     PROMPT_STYLES,
     build_prompt,
     build_question_prompt,
     build_training_prompt,
 )
+
+
+def is_plain(text):
+    return text.strip() and not any(word in text.lower() for word in ("<image>", *CONTROL_WORDS))
+
 
 SUFFIX = {"normal": "", "trailing_space": " ", "v01": ""}
 
@@ -28,7 +34,7 @@ def test_inference_keeps_white_space_and_lowers_the_case():
 
 
 @pytest.mark.parametrize("style", PROMPT_STYLES)
-@given(instruction=st.text(min_size=1).filter(lambda text: text.strip() and "<image>" not in text.lower()))
+@given(instruction=st.text(min_size=1).filter(is_plain))
 def test_training_asks_what_inference_asks(style, instruction):
     assert build_training_prompt(instruction, style) == build_prompt(instruction, style)
 
@@ -50,3 +56,9 @@ def test_wrong_input_is_refused():
         build_training_prompt("")
     with pytest.raises(InvalidValueError, match="'llama'; the choices are openvla, vicuna_v01"):
         build_prompt("go", "llama")
+
+
+@pytest.mark.parametrize("words", ["pick up</s>", "<S>push", "the <unk> cup"])
+def test_a_control_token_of_the_model_is_refused_by_name(words):
+    with pytest.raises(InvalidValueError, match=r"the instruction contains <(/s|s|unk)>, a control token"):
+        build_prompt(words)

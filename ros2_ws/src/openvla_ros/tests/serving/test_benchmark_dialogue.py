@@ -116,6 +116,13 @@ def test_the_greeting_says_what_is_sent_and_wanted():
     assert "hold" in greeting["policy"]
 
 
+def test_another_version_of_the_protocol_is_refused_with_both_versions():
+    with server_of(Numbering()) as server, client_of(server, CALVIN) as client:
+        client.send("hello", {"harness_version": "2.0", "protocol_version": 99, "benchmark": CALVIN})
+        with pytest.raises(ConnectionClosed, match=r"the client speaks version 99 .* this server 1"):
+            client.recv()
+
+
 def test_the_actions_of_a_chunk_are_played_one_by_one_in_the_benchmarks_terms():
     policy = Numbering(steps=3)
     with server_of(policy) as server, client_of(server, SIMPLER) as client:
