@@ -129,7 +129,7 @@ def ros_client(case: Case, profile_path: str, count: int) -> None:
     import numpy as np
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
-    from sensor_msgs.msg import Image, JointState
+    from sensor_msgs.msg import JointState
     from std_msgs.msg import String
     from trajectory_msgs.msg import JointTrajectory
 
@@ -153,10 +153,7 @@ def ros_client(case: Case, profile_path: str, count: int) -> None:
 
     node.create_subscription(JointTrajectory, "policy/action_chunk", receive, qos.COMMAND)
     states = node.create_publisher(JointState, "joint_states", qos.STREAM_OUT)
-    images = [
-        ImagePublisher(node.create_publisher(Image, f"camera/{camera.name}/image_raw", qos.IMAGE_OUT), "lens")
-        for camera in profile.cameras
-    ]
+    images = [ImagePublisher(node, f"camera/{camera.name}/image_raw", "lens") for camera in profile.cameras]
     words = node.create_publisher(String, "instruction", qos.LATCHED)
     executor = SingleThreadedExecutor()
     executor.add_node(node)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.shared_data import shared_folder
 
 from openvla_ros.bringup.dds import dds_environment
@@ -20,6 +21,9 @@ os.environ.setdefault("LP_NUM_THREADS", "0")
 # A wrong field type goes out silently unless the messages check their fields.
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+# A busy machine is no fault of a generator.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

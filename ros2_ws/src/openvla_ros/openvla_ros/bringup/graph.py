@@ -266,6 +266,7 @@ def _remappings(profile: RobotProfile) -> dict[str, str]:
     for camera in profile.cameras:
         canonical = f"camera/{camera.name}/image_raw"
         pairs[canonical] = camera.topic
+        pairs[f"{canonical}/compressed"] = f"{camera.topic}/compressed"
         folder, _, _ = camera.topic.rpartition("/")
         pairs[f"camera/{camera.name}/camera_info"] = f"{folder}/camera_info"
     return {source: target for source, target in pairs.items() if source != target}

@@ -1,8 +1,8 @@
 """One camera as a ROS 2 node: a device, or a recording played at its rate.
 
 Publishes ``camera/<name>/image_raw`` and ``camera/<name>/camera_info`` of the profile's camera,
-and aligned depth if the device has it. A thread waits for the device; the
-executor only serves parameters, transitions and diagnostics.
+``image_raw/compressed`` to whoever subscribes to it, and aligned depth if the device has it. A thread waits
+for the device; the executor only serves parameters, transitions and diagnostics.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, Image
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.cameras.calibration import read_calibration
@@ -21,13 +21,12 @@ from openvla_ros.cameras.playback import Playback
 from openvla_ros.cameras.protocol import Camera, Frame, Intrinsics
 from openvla_ros.cameras.reconnecting import ReconnectingCamera
 from openvla_ros.errors import DeviceError, OpenVLARosError
-from openvla_ros.preprocessing.image_encoding import encode_jpeg
 from openvla_ros.profile import load_profile
 from openvla_ros.ros import process, qos
 from openvla_ros.ros.diagnostics import DiagnosticsPublisher
 from openvla_ros.ros.guard import GuardedLifecycleNode
-from openvla_ros.ros.image_messages import to_camera_info, to_compressed_image, to_depth_image
-from openvla_ros.ros.image_publisher import ImagePublisher
+from openvla_ros.ros.image_messages import to_camera_info, to_depth_image
+from openvla_ros.ros.image_publisher import JPEG_QUALITY, ImagePublisher, JpegPublisher
 from openvla_ros.ros.messages import from_stamp
 from openvla_ros.ros.parameters import declare, parameter, watch
 from openvla_ros.values.health import Health, Level, StreamHealth
@@ -72,7 +71,9 @@ class CameraParameters:
     lock_step: bool = parameter(
         False, "recordings: wait for the policy's answer before publishing the next image", read_only=True
     )
-    jpeg_quality: int = parameter(95, "JPEG quality, if the profile's camera is compressed", low=50, high=100)
+    jpeg_quality: int = parameter(
+        JPEG_QUALITY, "JPEG quality of image_raw/compressed, or of a compressed camera", low=50, high=100
+    )
     autostart: bool = parameter(True, "configure and activate at start", read_only=True)
 
 
@@ -111,10 +112,9 @@ class CameraNode(GuardedLifecycleNode):
             self._calibration = read_calibration(Path(p.calibration)) if p.calibration else None
         except OpenVLARosError as error:
             return self.fail(str(error))
-        kind = CompressedImage if self._profile.compressed else Image
-        prefix = f"camera/{self._profile.name}"
-        self._images = self.create_publisher(kind, f"{prefix}/image_raw", qos.IMAGE_OUT)
-        self._raw_images = ImagePublisher(self._images, self._profile.frame_id)
+        prefix, frame_id = f"camera/{self._profile.name}", self._profile.frame_id
+        publisher = JpegPublisher if self._profile.compressed else ImagePublisher
+        self._images = publisher(self, f"{prefix}/image_raw", frame_id, lambda: self._settings.jpeg_quality)
         self._infos = self.create_publisher(CameraInfo, f"{prefix}/camera_info", qos.STREAM_OUT)
         self._depths = self.create_publisher(
             Image, f"{prefix}/aligned_depth_to_color/image_raw", qos.IMAGE_OUT
@@ -149,7 +149,8 @@ class CameraNode(GuardedLifecycleNode):
         self._camera = None
         if self._settings.lock_step:
             self.destroy_subscription(self._answers)
-        for publisher in (self._images, self._infos, self._depths):
+        self._images.destroy()
+        for publisher in (self._infos, self._depths):
             self.destroy_publisher(publisher)
         return TransitionCallbackReturn.SUCCESS
 
@@ -218,7 +219,7 @@ class CameraNode(GuardedLifecycleNode):
     def _wait_for_subscribers(self) -> bool:
         """Wait for the subscribers that the parameter asks for; return whether to continue."""
         wanted = self._settings.wait_for_subscribers
-        while self._images.get_subscription_count() < wanted:
+        while self._images.subscribers < wanted:
             self._report("warn", f"waiting for {wanted} subscribers")
             if self._stopping.wait(POLL_S):
                 return False
@@ -239,11 +240,7 @@ class CameraNode(GuardedLifecycleNode):
 
     def _publish(self, frame: Frame, stamp_ns: int) -> None:
         frame_id = self._profile.frame_id
-        if self._profile.compressed:
-            data = encode_jpeg(frame.rgb, self._settings.jpeg_quality)
-            self._images.publish(to_compressed_image(data, "jpeg", stamp_ns, frame_id))
-        else:
-            self._raw_images.publish(frame.rgb, stamp_ns)
+        self._images.publish(frame.rgb, stamp_ns)
         height, width = frame.rgb.shape[:2]
         assert self._camera is not None
         intrinsics = self._calibration or self._camera.intrinsics

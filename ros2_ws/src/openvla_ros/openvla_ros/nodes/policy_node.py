@@ -58,7 +58,7 @@ class PolicyNode(GuardedLifecycleNode):
         self._settings = declare(self, PolicyParameters)
         watch(self, PolicyParameters, self._settings_changed)
         self._profile = load_profile(self._settings.robot)
-        self._buffer = ObservationBuffer(self._profile)
+        self._buffer = ObservationBuffer(self._profile, self._settings.frozen_image_s)
         self._forward = KinematicChain.from_profile(self._profile.arm).forward
         self._policy: RunningPolicy | None = None
         self._worker: Worker[Question] | None = None
@@ -240,7 +240,8 @@ class PolicyNode(GuardedLifecycleNode):
     def _image(self, camera: str, leads: bool, type_name: str, message: bytes) -> None:
         stamp_ns, now_ns = cdr.header_stamp_ns(message), self._now_ns()
         self._health.cameras[camera].received(stamp_ns, now_ns)
-        self._buffer.put_image(camera, stamp_ns, partial(from_serialised, type_name, message))
+        decode = partial(from_serialised, type_name, message)
+        self._buffer.put_image(camera, stamp_ns, decode, message, cdr.STAMP_END)
         assignment = self._run.acting_on(stamp_ns)
         if not leads or assignment is None:
             return
@@ -306,6 +307,7 @@ class PolicyNode(GuardedLifecycleNode):
 
     def _settings_changed(self, settings: PolicyParameters) -> None:
         before, self._settings = self._settings, settings
+        self._buffer.frozen_s = settings.frozen_image_s
         self._run.set_limits(settings.run_limits(self._profile))
         if settings.steps_between_inferences != before.steps_between_inferences:
             self._pacer = settings.pacer(self._profile)

@@ -74,6 +74,12 @@ class PolicyParameters:
     rate_hz: float = parameter(
         0.0, "inference rate, Hz; 0: the profile's action rate", read_only=True, low=0.0, high=1000.0
     )
+    frozen_image_s: float = parameter(
+        1.0,
+        "how long a camera may repeat one image to the bit while the arm moves, seconds; 0: for ever",
+        low=0.0,
+        high=60.0,
+    )
     steps_between_inferences: int = parameter(
         1, "steps of a chunk to execute before the next inference", low=1, high=100
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, JointState
 
 from openvla_ros.errors import InvalidValueError, ProfileError, describe
 from openvla_ros.nodes.simulation.simulation_topics import COORDINATES_PERIOD_S
@@ -19,7 +19,8 @@ from openvla_ros.ros import process, qos
 from openvla_ros.ros.diagnostics import DiagnosticsPublisher
 from openvla_ros.ros.guard import CALLBACK_FAILED, GuardedNode, Refused
 from openvla_ros.ros.image_messages import to_camera_info
-from openvla_ros.ros.messages import from_stamp, to_image
+from openvla_ros.ros.image_publisher import ImagePublisher
+from openvla_ros.ros.messages import from_stamp
 from openvla_ros.ros.parameters import declare, parameter
 from openvla_ros.ros.worker import Worker
 from openvla_ros.sim.tasks import Task, find_task
@@ -50,7 +51,7 @@ class SimulatedCameraNode(GuardedNode):
         self._moments = StreamHealth("coordinates", camera.rate_hz, camera.max_age_s)
         self._drawing = LatencyHealth("drawing", 1.0 / camera.rate_hz)
         self._refusals = ReasonCounter("refusals")
-        self._images = self.create_publisher(Image, f"camera/{camera.name}/image_raw", qos.IMAGE_OUT)
+        self._images = ImagePublisher(self, f"camera/{camera.name}/image_raw", camera.frame_id)
         self._infos = self.create_publisher(CameraInfo, f"camera/{camera.name}/camera_info", qos.STREAM_OUT)
         # A renderer belongs to the thread that draws with it.
         self._worker = Worker(f"draw {camera.name}", self._draw, self._broke, finish=self._close)
@@ -83,7 +84,7 @@ class SimulatedCameraNode(GuardedNode):
             return
         camera, stamp_ns = self._camera, from_stamp(message.header.stamp)
         lens = robot.intrinsics(camera.name)
-        self._images.publish(to_image(robot.render(camera.name), stamp_ns, camera.frame_id))
+        self._images.publish(robot.render(camera.name), stamp_ns)
         self._infos.publish(to_camera_info(lens, camera.width, camera.height, stamp_ns, camera.frame_id))
         self._drawing.add(seconds(self.get_clock().now().nanoseconds - stamp_ns))
 

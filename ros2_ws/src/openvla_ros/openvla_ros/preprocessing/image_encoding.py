@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.integrity.damage import reading
 from openvla_ros.integrity.image_size import check_image_size
+from openvla_ros.integrity.jpeg_length import jpeg_length
 from openvla_ros.values.arrays import Image, read_only
 
 Bytes = bytes | bytearray | memoryview | NDArray[np.uint8]
@@ -41,9 +42,7 @@ _TO_RGB: dict[str, tuple[int, Callable[[NDArray[Any]], NDArray[Any]]]] = {
 _SYNONYMS = {"uyvy": "yuv422", "yuyv": "yuv422_yuy2", "8UC1": "mono8", "mono16": "16UC1"}
 _DEPTH_BYTES = {"16UC1": 2, "32FC1": 4}
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_JPEG_END = b"\xff\xd9"
 _AS_RGB: int | None = getattr(cv2, "IMREAD_COLOR_RGB", None)  # OpenCV decodes to RGB by itself from 4.11 on
-_JPEG_TAIL, _JPEG_PADDING = 64, 1 << 16  # bytes that cameras append to an image: of any kind, with zeros
 
 COLOUR_ENCODINGS = (*_TO_RGB, "uyvy", "yuyv", "8UC1")
 DEPTH_ENCODINGS = (*_DEPTH_BYTES, "mono16")
@@ -123,9 +122,8 @@ def decode_compressed(format_name: str, data: Bytes) -> Image:
 
 
 def is_truncated_jpeg(data: bytes | memoryview) -> bool:
-    """Return whether a JPEG lacks its end marker; zeros and a few other bytes may follow it."""
-    tail = bytes(data[-_JPEG_PADDING:]).rstrip(b"\0")
-    return bytes(data[:3]) == _JPEG and _JPEG_END not in tail[-_JPEG_TAIL:]
+    """Return whether a JPEG lacks its end; what follows its end does not matter."""
+    return bytes(data[:3]) == _JPEG and jpeg_length(data) is None
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from openvla_ros.profile import RobotProfile
+from openvla_ros.streams.frozen_image import FrozenImage
 from openvla_ros.streams.sampling import Forward, JointSample, StreamBuffer, arm_sample, observe
-from openvla_ros.values.arrays import Image
+from openvla_ros.values.arrays import Float, Image
 from openvla_ros.values.observation import Observation
 
 NS = 1e-9
@@ -67,19 +68,31 @@ class Moment:
 class ObservationBuffer:
     """Keeps the newest samples of one robot's streams."""
 
-    def __init__(self, profile: RobotProfile) -> None:
-        self._profile = profile
+    def __init__(self, profile: RobotProfile, frozen_s: float = 0.0) -> None:
+        """``frozen_s`` is how long a camera's image may stay the same while the arm moves; 0: for ever."""
+        self._profile, self.frozen_s = profile, frozen_s
+        self._frozen = {camera.name: FrozenImage() for camera in profile.cameras}
         self._images: dict[str, StreamBuffer[Decode]] = {
             camera.name: StreamBuffer(IMAGES) for camera in profile.cameras
         }
         self._states: StreamBuffer[JointSample] = StreamBuffer(STATES)
 
-    def put_image(self, camera: str, stamp_ns: int, decode: Decode) -> None:
+    def put_image(
+        self, camera: str, stamp_ns: int, decode: Decode, message: bytes = b"", begins: int = 0
+    ) -> None:
         """Note an image; ``decode`` returns it as uint8 (H, W, 3) RGB when it is needed.
 
+        From ``begins`` on ``message`` is what a repetition of it would have in common with it.
         Raises ``ProfileError`` for a camera that the robot does not have.
         """
         self._images[self._profile.camera(camera).name].put(stamp_ns, decode)
+        if message and self.frozen_s > 0.0:
+            newest = self._states.newest()
+            joints = None if newest is None else self._joints(newest[1])
+            self._frozen[camera].put(stamp_ns, message, begins, joints)
+
+    def _joints(self, sample: JointSample) -> Float:
+        return sample.select(self._profile.arm.joints)
 
     def put_joint_state(self, stamp_ns: int, names: Sequence[str], positions: Sequence[float]) -> bool:
         """Note the arm's joints of a message; return whether it holds any. Raises as ``arm_sample``."""
@@ -113,7 +126,16 @@ class ObservationBuffer:
         if state is None:
             return Refusal("no_state", "joint state: nothing received yet that is as old as the image")
         refusal = _age("state", "joint state", state[0], stamp_ns, self._profile.state.max_age_s)
+        refusal = refusal or self._frozen_camera(images, self._joints(state[1]))
         return refusal or Moment(self._profile, stamp_ns, images, state, instruction)
+
+    def _frozen_camera(self, images: Mapping[str, tuple[int, Decode]], joints: Float) -> Refusal | None:
+        if self.frozen_s <= 0.0:
+            return None
+        for name, (stamp_ns, _) in images.items():
+            if why := self._frozen[name].why_not(stamp_ns, joints, self.frozen_s):
+                return Refusal("frozen_image", f"camera {name!r}: {why}")
+        return None
 
 
 def _age(kind: str, name: str, stamp_ns: int, now_ns: int, limit_s: float) -> Refusal | None:

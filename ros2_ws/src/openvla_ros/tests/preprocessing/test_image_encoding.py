@@ -183,7 +183,7 @@ def test_an_opencv_that_cannot_decode_to_rgb_gives_the_same_pixels(monkeypatch):
         (lambda: decode_compressed("webp", b"RIFF0000WEBP"), "'webp' begins with 52 49 46 46"),
         (lambda: decode_compressed("jpeg", b""), "begins with nothing"),
         (lambda: decode_compressed("jpeg", b"\xff\xd8\xff\xe0rubbish"), "truncated JPEG of 11 bytes"),
-        (lambda: decode_compressed("jpeg", b"\xff\xd8\xff\xe0rubbish\xff\xd9"), "damaged"),
+        (lambda: decode_compressed("jpeg", b"\xff\xd8\xff\xe0\0\x04ru\xff\xd9"), "damaged"),
         (lambda: decode_compressed("png", png(np.full((4, 4), 900, np.uint16))), "16 bits per sample"),
     ],
 )

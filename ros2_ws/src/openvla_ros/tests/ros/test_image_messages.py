@@ -1,5 +1,7 @@
 """Camera messages become the same arrays as the core's decoder gives, both kinds of message."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -20,22 +22,45 @@ def test_what_we_publish_comes_back():
     np.testing.assert_array_equal(image_messages.from_image(message), IMAGE)
 
 
+class FakeNode:
+    """Makes publishers that keep what they are given; topics in ``watched`` have a subscriber."""
+
+    def __init__(self, watched=()):
+        self.sent, self._watched = {}, watched
+
+    def create_publisher(self, _kind, topic, _qos):
+        kept = self.sent[topic] = []
+
+        class Publisher:
+            def publish(_, message):  # noqa: N805
+                kept.append(copy.deepcopy(message))
+
+            def get_subscription_count(_):  # noqa: N805
+                return int(topic in self._watched)
+
+        return Publisher()
+
+
 def test_the_reused_message_carries_each_image_and_stamp_and_follows_a_new_size():
-    sent = []
-
-    class Publisher:
-        def publish(self, message):
-            sent.append(
-                (messages.from_stamp(message.header.stamp), image_messages.from_image(message).copy())
-            )
-
-    publisher = ImagePublisher(Publisher(), "lens")
+    node = FakeNode()
+    publisher = ImagePublisher(node, "image", "lens")
     images = [IMAGE, 255 - IMAGE, IMAGE[:4], IMAGE[::-1]]
     for stamp, image in enumerate(images):
         publisher.publish(image, stamp)
     for stamp, image in enumerate(images):
-        assert sent[stamp][0] == stamp
-        np.testing.assert_array_equal(sent[stamp][1], image)
+        message = node.sent["image"][stamp]
+        assert messages.from_stamp(message.header.stamp) == stamp
+        np.testing.assert_array_equal(image_messages.from_image(message), image)
+    assert node.sent["image/compressed"] == []  # nobody wants it
+
+
+def test_whoever_subscribes_to_it_is_sent_the_same_image_compressed():
+    node = FakeNode(watched=("image/compressed",))
+    flat = np.full((16, 16, 3), (30, 90, 160), np.uint8)
+    ImagePublisher(node, "image", "lens", lambda: 90).publish(flat, 5)
+    (raw,), (jpeg,) = node.sent["image"], node.sent["image/compressed"]
+    assert raw.header == jpeg.header
+    assert np.abs(image_messages.from_compressed_image(jpeg).astype(int) - flat).max() <= 3
 
 
 def test_a_padded_big_endian_depth_message():

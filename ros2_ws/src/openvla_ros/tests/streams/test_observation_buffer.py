@@ -177,3 +177,43 @@ def test_the_period_counts_from_a_image_that_passed_in_the_place_of_another():
     pacer.passed(370_000_000)
     assert not pacer.due(400_000_000)
     assert pacer.due(570_000_000)
+
+
+def serialised(stamp_ns, pixel):
+    return stamp_ns.to_bytes(12, "little") + bytes([1, 2, 3]) * 5000 + bytes([pixel])
+
+
+def watched(images, joints, frozen_s=1.0):
+    """A buffer that sees one image and one joint state each 0.1 s; the moment after the last one."""
+    buffer = ObservationBuffer(PROFILE, frozen_s)
+    for number, (pixel, angle) in enumerate(zip(images, joints, strict=True)):
+        stamp_ns = NOW + number * SECOND // 10
+        buffer.put_joint_state(stamp_ns, ALL, [angle, 0, 0, 0, 0, 0, 0.02])
+        buffer.put_image("primary", stamp_ns, lambda: IMAGE, serialised(stamp_ns, pixel), 12)
+    return buffer.moment("go", stamp_ns)
+
+
+MOVING = np.linspace(0.0, 0.2, 15)
+
+
+def test_a_camera_that_repeats_one_image_while_the_arm_moves_is_refused():
+    refusal = watched([7] * 15, MOVING)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == "frozen_image"
+    assert (
+        "camera 'primary': the same image 15 times in 1.4 s while the arm moved by 0.20 rad" in refusal.detail
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "joints", "frozen_s"),
+    [
+        ([7] * 15, np.full(15, 0.3), 1.0),  # nothing moves: a simulator draws the same again
+        ([7] * 9 + [8] * 6, MOVING, 1.0),  # it has gone on since
+        ([7] * 9, MOVING[:9], 1.0),  # not for long enough
+        (list(range(15)), MOVING, 1.0),
+        ([7] * 15, MOVING, 0.0),  # not asked to look
+    ],
+)
+def test_a_camera_that_lives_or_a_scene_that_rests_is_believed(images, joints, frozen_s):
+    assert not isinstance(watched(images, joints, frozen_s), Refusal)

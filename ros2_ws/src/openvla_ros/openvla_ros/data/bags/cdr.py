@@ -77,6 +77,10 @@ class _Cursor:
             raise InvalidValueError(f"a text of {len(view)} bytes is not UTF-8: {error}") from error
 
 
+# Of a serialised message that begins with a header: 4 bytes of encapsulation, 8 of the stamp.
+STAMP_END = 12
+
+
 def header_stamp_ns(data: Bytes) -> int:
     """Return the stamp of a message that begins with a header, nanoseconds."""
     cursor = _Cursor(data)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, JointState
 from std_msgs.msg import Bool, Header
 from visualization_msgs.msg import MarkerArray
 
@@ -15,7 +15,8 @@ from openvla_ros.nodes.simulation.simulated_frames import FramePublisher
 from openvla_ros.profile import CameraProfile, RobotProfile
 from openvla_ros.ros import qos
 from openvla_ros.ros.image_messages import to_camera_info
-from openvla_ros.ros.messages import to_image, to_stamp
+from openvla_ros.ros.image_publisher import ImagePublisher
+from openvla_ros.ros.messages import to_stamp
 from openvla_ros.ros.scene_messages import to_markers
 from openvla_ros.sim.world import SimulatedRobot
 
@@ -49,16 +50,16 @@ class SimulationTopics:
         self._scenes = node.create_publisher(MarkerArray, "simulation/scene", qos.STREAM_OUT)
         self._moments = node.create_publisher(JointState, "simulation/coordinates", qos.STREAM_OUT)
         self._successes = node.create_publisher(Bool, "task/success", qos.STREAM_OUT)
-        self._images, self._infos = (
-            {
-                camera.name: node.create_publisher(kind, f"camera/{camera.name}/{topic}", offer)
-                for camera in cameras
-            }
-            for kind, topic, offer in (
-                (Image, "image_raw", qos.IMAGE_OUT),
-                (CameraInfo, "camera_info", qos.STREAM_OUT),
+        self._images = {
+            camera.name: ImagePublisher(node, f"camera/{camera.name}/image_raw", camera.frame_id)
+            for camera in cameras
+        }
+        self._infos = {
+            camera.name: node.create_publisher(
+                CameraInfo, f"camera/{camera.name}/camera_info", qos.STREAM_OUT
             )
-        )
+            for camera in cameras
+        }
 
     def publish(self, robot: SimulatedRobot, elapsed_s: float, now_ns: int) -> None:
         """Publish the joint states, and what else is due at ``elapsed_s``."""
@@ -97,8 +98,7 @@ class SimulationTopics:
         self._moments.publish(message)
 
     def _publish_image(self, camera: CameraProfile, robot: SimulatedRobot, now_ns: int) -> None:
-        image = robot.render(camera.name)
-        self._images[camera.name].publish(to_image(image, now_ns, camera.frame_id))
+        self._images[camera.name].publish(robot.render(camera.name), now_ns)
         lens = robot.intrinsics(camera.name)
         info = to_camera_info(lens, camera.width, camera.height, now_ns, camera.frame_id)
         self._infos[camera.name].publish(info)
