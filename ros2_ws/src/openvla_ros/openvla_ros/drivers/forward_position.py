@@ -11,7 +11,7 @@ from std_msgs.msg import Float64MultiArray
 
 from openvla_ros.driver_profile import ArmBackend
 from openvla_ros.drivers.protocol import ArmCommand
-from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
+from openvla_ros.drivers.subscribers import ControllerState, acknowledged, missing_subscriber
 from openvla_ros.ros.qos import COMMAND
 
 
@@ -20,13 +20,16 @@ class ForwardPositionArm:
 
     def __init__(self, node: Node, backend: ArmBackend) -> None:
         self._node = node
+        self._state = ControllerState(node, backend.topic)
         self._publisher = node.create_publisher(Float64MultiArray, backend.topic, COMMAND)
 
     def missing(self) -> str | None:
         """Return ``None`` once a controller subscribes."""
         return missing_subscriber(self._node, self._publisher, "forward position controller")
 
-    connect = missing
+    def connect(self) -> str | None:
+        """As ``missing``; also asks whether the controller is active."""
+        return self.missing() or self._state.problem()
 
     def send(self, command: ArmCommand) -> None:
         """Publish the positions."""

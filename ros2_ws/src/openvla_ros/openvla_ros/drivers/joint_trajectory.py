@@ -12,7 +12,7 @@ from rclpy.node import Node
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.drivers.protocol import ArmCommand, GripperCommand
-from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
+from openvla_ros.drivers.subscribers import ControllerState, acknowledged, missing_subscriber
 from openvla_ros.drivers.trajectory_settings import Settings, SettingsQuery
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.motion.motion_limiter import MotionLimits
@@ -35,6 +35,7 @@ class JointTrajectoryArm:
         """``taker`` says in messages who should subscribe; a controller is asked for its settings."""
         self._node, self._joints, self._taker = node, profile.arm.joints, taker
         self._query = SettingsQuery(node, topic) if taker == CONTROLLER else None
+        self._state = ControllerState(node, topic) if taker == CONTROLLER else None
         self._settings: Settings | None = None
         limits = MotionLimits.from_profile(profile.limits)
         self._stream = TrajectoryStream(limits, profile.arm_backend.lookahead_s)
@@ -45,10 +46,13 @@ class JointTrajectoryArm:
         return missing_subscriber(self._node, self._publisher, self._taker)
 
     def connect(self) -> str | None:
-        """As ``missing``; also asks the controller how it is set up, logs that, and refuses what steps."""
+        """As ``missing``; also asks whether the controller is active and how it is set up, and logs that."""
         missing = self.missing()
-        if missing is not None or self._query is None:
+        if missing is not None or self._query is None or self._state is None:
             return missing
+        inactive = self._state.problem()
+        if inactive is not None:
+            return inactive
         settings = self._query.progress()
         if settings is not None and settings is not self._settings:
             self._node.get_logger().info(str(settings))

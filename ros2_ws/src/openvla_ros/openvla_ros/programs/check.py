@@ -17,6 +17,7 @@ from openvla_ros.discovery.client import RobotClient
 from openvla_ros.discovery.message_publishers import MessagePublishers, Publisher
 from openvla_ros.drivers.factory import make_arm_driver, make_gripper_driver
 from openvla_ros.drivers.probe import looking
+from openvla_ros.drivers.subscribers import ControllerState
 from openvla_ros.drivers.trajectory_settings import SettingsQuery
 from openvla_ros.errors import InvalidValueError, OpenVLARosError
 from openvla_ros.profile import CameraProfile, RobotProfile
@@ -38,6 +39,8 @@ from openvla_ros.values.time import seconds
 
 # A stream slower than this share of its stated rate is reported, as in the nodes' diagnostics.
 SLOW = 0.8
+# Back ends whose topic belongs to a controller of ros2_control.
+OF_ROS2_CONTROL = ("joint_trajectory", "forward_position")
 
 
 class _Stream:
@@ -112,17 +115,28 @@ def check_profile(profile: RobotProfile, client: RobotClient, listen_s: float) -
 
 
 def _listen(profile: RobotProfile, client: RobotClient, listen_s: float) -> Iterator[Finding]:
-    """Receive for ``listen_s`` seconds; ask a joint trajectory controller meanwhile how it is set up."""
-    if profile.arm_backend.kind != "joint_trajectory":
-        client.listen(listen_s)
-        return
-    query = SettingsQuery(client.node, profile.arm_backend.topic)
+    """Receive for ``listen_s`` seconds; ask ros2_control meanwhile for its controller's state and set-up."""
+    topic = profile.arm_backend.topic
+    state = ControllerState(client.node, topic) if profile.arm_backend.kind in OF_ROS2_CONTROL else None
+    query = SettingsQuery(client.node, topic) if profile.arm_backend.kind == "joint_trajectory" else None
+    inactive = None
 
     def ask() -> bool:
-        query.progress()
+        nonlocal inactive
+        if state is not None:
+            inactive = state.problem()
+        if query is not None:
+            query.progress()
         return False
 
     client.wait(ask, listen_s)
+    if state is not None:
+        state.close()
+    if inactive is not None:
+        said, _, command = inactive.rpartition(": ")
+        yield Finding("error", "arm back end", said, command)
+    if query is None:
+        return
     settings = query.settings
     query.close()
     if settings is None:
