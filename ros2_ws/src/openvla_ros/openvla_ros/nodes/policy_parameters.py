@@ -76,7 +76,7 @@ class PolicyParameters:
     )
     frozen_image_s: float = parameter(
         1.0,
-        "how long a camera may repeat one image to the bit while the arm moves, seconds; 0: for ever",
+        "how long a camera may repeat one image to the bit after the arm has moved, seconds; 0: for ever",
         low=0.0,
         high=60.0,
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -26,6 +26,8 @@ from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.errors import FatalNodeError, InvalidValueError
 from openvla_ros.nodes.simulated_camera_node import simulated_profile
+from openvla_ros.nodes.simulation.controller_manager import serve_controller_manager
+from openvla_ros.nodes.simulation.crisp_topics import CrispTopics
 from openvla_ros.nodes.simulation.simulation_time import SimulationTime
 from openvla_ros.nodes.simulation.simulation_topics import DueTimes, SimulationTopics
 from openvla_ros.robot.motion.joint_path import Waypoint
@@ -41,10 +43,12 @@ from openvla_ros.ros.messages import (
 )
 from openvla_ros.ros.parameters import declare, parameter, watch
 from openvla_ros.sim.real_time_clock import LockStep, RealTimePacer
+from openvla_ros.sim.simulated_controllers import CARTESIAN, TRAJECTORY, SimulatedControllers
 from openvla_ros.sim.simulated_driver import SimulatedDriver
 from openvla_ros.sim.tasks import find_task
 from openvla_ros.sim.video import Caption, VideoWriter
 from openvla_ros.sim.world import OVERVIEW_SIZE, SimulatedRobot
+from openvla_ros.values.arrays import Float
 from openvla_ros.values.goal import parse_goal
 from openvla_ros.values.health import Health, LatencyHealth, ReasonCounter
 
@@ -101,10 +105,9 @@ class SimulationNode(GuardedNode):
         self._robot = SimulatedRobot(self._profile, find_task(self._task_name()), self._take_seed())
         watch(self, SimulationParameters, self._settings_changed)
         self._retired: list[SimulatedRobot] = []  # to be closed by the thread that drew with them
-        self._arm = SimulatedDriver(
-            self._trajectory_controller(self._profile.arm.joints, self._robot.joint_positions),
-            MotionLimits.from_profile(self._profile.limits),
-            1.0 / self._profile.state.rate_hz,
+        crisp = self._profile.arm_backend.kind == "cartesian_target"
+        self._arm = SimulatedControllers(
+            self._profile, self._driver_at, self._robot.joint_positions, CARTESIAN if crisp else TRAJECTORY
         )
         gripper = self._profile.gripper
         self._gripper = self._trajectory_controller([gripper.joint], [gripper.open_m])
@@ -118,6 +121,8 @@ class SimulationNode(GuardedNode):
         self._guard = threading.Lock()  # over all of the above
         cameras = self._profile.cameras if self._settings.draw_cameras else ()
         self._topics = SimulationTopics(self, self._profile, cameras)
+        self._crisp = self._crisp_topics() if crisp else None
+        serve_controller_manager(self, lambda: self._arm.active, self._switch, crisp)
         self._create_subscriptions()
         self._diagnostics = DiagnosticsPublisher(self, self._collect_health)
         self._stopping = threading.Event()
@@ -133,7 +138,10 @@ class SimulationNode(GuardedNode):
     # -- set-up
 
     def _create_subscriptions(self) -> None:
-        for topic, part in (("arm_controller", self._arm), ("gripper_controller", self._gripper)):
+        for topic, part in (
+            ("arm_controller", self._arm.receive_trajectory),
+            ("gripper_controller", self._gripper.receive),
+        ):
             self.create_subscription(
                 JointTrajectory,
                 f"{topic}/joint_trajectory",
@@ -147,6 +155,36 @@ class SimulationNode(GuardedNode):
                 String, topic, self._instruct, qos.LATCHED, largest_bytes=LARGEST_INSTRUCTION_BYTES
             )
         self.create_service(Trigger, "simulation/reset", self._reset)
+
+    def _driver_at(self, q: Float) -> SimulatedDriver:
+        return SimulatedDriver(
+            self._trajectory_controller(self._profile.arm.joints, q),
+            MotionLimits.from_profile(self._profile.limits),
+            1.0 / self._profile.state.rate_hz,
+        )
+
+    def _crisp_topics(self) -> CrispTopics:
+        def refuse(why: str) -> None:
+            with self._guard:
+                self._refusals.add("refused", why)
+
+        def guarded(act: Callable[..., None], moves_arm: bool = True) -> Callable[..., None]:
+            def take(*values: object) -> None:
+                with self._guard:
+                    if self._lock_step is not None and moves_arm:
+                        self._lock_step.commanded(self._time.elapsed_s)
+                    act(*values)
+
+            return take
+
+        return CrispTopics(
+            self,
+            self._profile,
+            guarded(self._arm.receive_pose),
+            guarded(self._arm.receive_joints),
+            guarded(self._open_to, moves_arm=False),
+            refuse,
+        )
 
     def _make_lock_step(self) -> LockStep | None:
         if not self._settings.lock_step:
@@ -188,13 +226,21 @@ class SimulationNode(GuardedNode):
 
     # -- what comes in, on the executor's thread
 
-    def _command(self, part: SimulatedDriver | JointTrajectoryController, message: JointTrajectory) -> None:
+    def _switch(self, activate: Sequence[str], deactivate: Sequence[str], strict: bool) -> str:
+        with self._guard:
+            return self._arm.switch(activate, deactivate, strict)
+
+    def _open_to(self, position_m: float) -> None:
+        joint = self._profile.gripper.joint
+        self._gripper.receive([joint], [0.0], [[position_m]], [[]], [[]], None, self._time.elapsed_s)
+
+    def _command(self, receive: Callable[..., None], message: JointTrajectory) -> None:
         stamp_ns, points = from_stamp(message.header.stamp), message.points
         with self._guard:
-            if self._lock_step is not None and part is self._arm:
+            if self._lock_step is not None and receive == self._arm.receive_trajectory:
                 self._lock_step.commanded(self._time.elapsed_s)
             try:
-                part.receive(
+                receive(
                     list(message.joint_names),
                     [from_duration(point.time_from_start) for point in points],
                     [list(point.positions) for point in points],
@@ -278,6 +324,8 @@ class SimulationNode(GuardedNode):
         now_ns = self._time.now_ns()
         self._time.publish(now_ns)
         self._topics.publish(self._robot, elapsed_s, now_ns)
+        if self._crisp is not None:
+            self._crisp.publish(self._robot.joint_positions, self._robot.joint_velocities, now_ns)
         if video is not None:
             due.when_due("video", VIDEO_RATE_HZ, elapsed_s, partial(self._write_frame, video))
 

@@ -42,6 +42,14 @@ class SimulatedDriver:
 
     def sample(self, now_s: float, measured: Waypoint) -> Float:
         """Return the setpoints (J,) of the period at ``now_s``, within the limits from the previous ones."""
+        return self.sample_motion(now_s, measured).position
+
+    def take_up(self, motion: JointMotion) -> None:
+        """Go on from a motion that another driver has commanded."""
+        self._sent = motion
+
+    def sample_motion(self, now_s: float, measured: Waypoint) -> JointMotion:
+        """As ``sample``; return the whole motion."""
         controller, sent = self._controller, self._sent
         command = controller.update(now_s, measured)
         path = controller.path()
@@ -51,4 +59,4 @@ class SimulatedDriver:
             at_s = now_s + controller.ahead_s
             motion = self._limiter.follow(sent, path, at_s - self._limiter.period_s, at_s)
         self._sent = motion
-        return motion.position
+        return motion

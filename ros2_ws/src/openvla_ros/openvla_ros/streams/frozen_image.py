@@ -2,8 +2,8 @@
 
 A driver whose device hangs may publish its last image again and again, each with the time of publishing: its
 age says nothing, and a policy acts on a scene that is gone. No two images of a real sensor are equal to the
-bit. Equal ones of a simulator are no fault while nothing moves, so an image counts as frozen only if the arm
-has moved since it was first seen.
+bit. Equal ones of a simulator are no fault while nothing moves, so an image counts as frozen only if it stays
+the same after the arm has moved.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class FrozenImage:
         self._first_ns = 0
         self._count = 0
         self._joints: Float | None = None
+        self._moved_ns: int | None = None  # when the arm had moved, the image being the same
 
     def put(self, stamp_ns: int, message: bytes, begins: int, joints: Float | None) -> None:
         """Note an image; from ``begins`` on ``message`` is what a repetition has in common with it.
@@ -37,24 +38,28 @@ class FrozenImage:
             self._count += 1
             if self._joints is None:
                 self._joints = joints
+            if self._moved_ns is None and _distance(joints, self._joints) >= MOVED_RAD:
+                self._moved_ns = stamp_ns
             return
         self._message, self._first_ns, self._count, self._joints = message, stamp_ns, 1, joints
+        self._moved_ns = None
 
     def why_not(self, stamp_ns: int, joints: Float, limit_s: float) -> str:
         """Return why the image stamped ``stamp_ns`` cannot be believed, or an empty string.
 
-        It cannot if it has been the same for ``limit_s`` while a joint moved by ``MOVED_RAD``.
+        It cannot if it has been the same for ``limit_s`` since a joint had moved by ``MOVED_RAD``.
         """
-        same_s = (stamp_ns - self._first_ns) * NS
-        if self._count < 2 or same_s < limit_s or self._joints is None:
+        if self._moved_ns is None or (stamp_ns - self._moved_ns) * NS < limit_s:
             return ""
-        moved = float(np.max(np.abs(joints - self._joints)))
-        if moved < MOVED_RAD:
-            return ""
+        moved, same_s = _distance(joints, self._joints), (stamp_ns - self._first_ns) * NS
         return (
             f"the same image {self._count} times in {same_s:.1f} s while the arm moved by {moved:.2f} rad: "
             "the camera or its driver hangs; restart it"
         )
+
+
+def _distance(one: Float | None, other: Float | None) -> float:
+    return 0.0 if one is None or other is None else float(np.max(np.abs(one - other)))
 
 
 def _equal(one: bytes, other: bytes, begins: int) -> bool:

@@ -1,5 +1,7 @@
 """Simulation, controller and policy as three processes over real DDS: told in words, it is done."""
 
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from support.node_processes import Listener, NodeProcess
 from support.sim_cell import CLOCK
 from visualization_msgs.msg import MarkerArray
 
+from openvla_ros.profile import load_profile
 from openvla_ros.ros import qos
 from openvla_ros.ros.scene_messages import from_markers
 from openvla_ros.ros.verdict_messages import from_verdict_message
@@ -25,7 +28,7 @@ def is_held(verdicts):
     return bool(verdicts) and from_verdict_message(verdicts[-1]).verdict.reason is Reason.HELD
 
 
-@pytest.mark.parametrize("name", ["sim_widowx", "sim_franka"])
+@pytest.mark.parametrize("name", ["sim_widowx", "sim_franka", "sim_franka_crisp"])
 def test_the_expert_does_what_it_is_told_through_the_real_nodes(ros_domain, name):
     # Nobody waits for the policy: at twice real time a busy machine would make it late.
     clock = CLOCK["simulation"] | {"real_time_factor": 1.0}
@@ -33,10 +36,13 @@ def test_the_expert_does_what_it_is_told_through_the_real_nodes(ros_domain, name
     robot = {"robot": name, **CLOCK["controller"]}
     with (
         Listener() as ear,
+        ExitStack() as setpoints,
         NodeProcess("openvla_ros.nodes.simulation_node", scene) as simulation,
         NodeProcess("openvla_ros.nodes.controller_node", robot) as controller,
         NodeProcess("openvla_ros.nodes.policy_node", robot | {"policy": "expert"}) as policy,
     ):
+        if load_profile(name).takes_setpoints:
+            setpoints.enter_context(NodeProcess("openvla_ros.nodes.setpoint_node", robot))
         done = ear.collect(Bool, "task/success", qos.EVERY_IN)
         scenes = ear.collect(MarkerArray, "simulation/scene", qos.EVERY_IN)
         verdicts = ear.collect(DiagnosticStatus, "controller/verdict", qos.VERDICT)

@@ -193,26 +193,27 @@ def watched(images, joints, frozen_s=1.0):
     return buffer.moment("go", stamp_ns)
 
 
-MOVING = np.linspace(0.0, 0.2, 15)
+MOVING = np.linspace(0.0, 0.3, 16)
 
 
 def test_a_camera_that_repeats_one_image_while_the_arm_moves_is_refused():
-    refusal = watched([7] * 15, MOVING)
+    refusal = watched([7] * 16, MOVING)  # 0.3 s until it has moved, and 1.2 s more
     assert isinstance(refusal, Refusal)
     assert refusal.reason == "frozen_image"
     assert (
-        "camera 'primary': the same image 15 times in 1.4 s while the arm moved by 0.20 rad" in refusal.detail
+        "camera 'primary': the same image 16 times in 1.5 s while the arm moved by 0.30 rad" in refusal.detail
     )
 
 
 @pytest.mark.parametrize(
     ("images", "joints", "frozen_s"),
     [
-        ([7] * 15, np.full(15, 0.3), 1.0),  # nothing moves: a simulator draws the same again
-        ([7] * 9 + [8] * 6, MOVING, 1.0),  # it has gone on since
+        ([7] * 16, np.full(16, 0.3), 1.0),  # nothing moves: a simulator draws the same again
+        ([7] * 9 + [8] * 7, MOVING, 1.0),  # it has gone on since
         ([7] * 9, MOVING[:9], 1.0),  # not for long enough
-        (list(range(15)), MOVING, 1.0),
-        ([7] * 15, MOVING, 0.0),  # not asked to look
+        ([7] * 35, np.r_[np.zeros(30), np.linspace(0.0, 0.3, 5)], 1.0),  # it has just begun to move
+        (list(range(16)), MOVING, 1.0),
+        ([7] * 16, MOVING, 0.0),  # not asked to look
     ],
 )
 def test_a_camera_that_lives_or_a_scene_that_rests_is_believed(images, joints, frozen_s):
