@@ -12,10 +12,12 @@ from rclpy.node import Node
 
 from openvla_ros.driver_profile import ArmBackend
 from openvla_ros.drivers.protocol import ArmCommand
-from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
+from openvla_ros.drivers.subscribers import ControllerState, acknowledged, missing_subscriber
 from openvla_ros.profile import RobotProfile
 from openvla_ros.ros.messages import to_pose
 from openvla_ros.ros.qos import COMMAND
+
+CONTROLLER = "/CartesianController"  # how the type of crisp_controllers' ends
 
 
 class CartesianTargetArm:
@@ -23,13 +25,16 @@ class CartesianTargetArm:
 
     def __init__(self, node: Node, profile: RobotProfile, backend: ArmBackend) -> None:
         self._node, self._frame_id = node, profile.arm.frame_prefix + profile.arm.base_link
+        self._state = ControllerState(node, backend.topic, CONTROLLER)
         self._publisher = node.create_publisher(PoseStamped, backend.topic, COMMAND)
 
     def missing(self) -> str | None:
         """Return ``None`` once a controller subscribes."""
         return missing_subscriber(self._node, self._publisher, "Cartesian controller")
 
-    connect = missing
+    def connect(self) -> str | None:
+        """As ``missing``; also asks ros2_control whether a Cartesian controller is active."""
+        return self.missing() or self._state.problem()
 
     def send(self, command: ArmCommand) -> None:
         """Publish the pose."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from rclpy.client import Client
 from rclpy.duration import Duration
@@ -47,10 +48,13 @@ class ControllerState:
     does not say that the arm will move. Without controller_manager_msgs or a manager nothing is known.
     """
 
-    def __init__(self, node: Node, topic: str) -> None:
-        self._node = node
-        self._controller = node.resolve_topic_name(topic).rsplit("/", 1)[0]
-        space, _, self._name = self._controller.rpartition("/")
+    def __init__(self, node: Node, topic: str, kind: str = "") -> None:
+        """``topic`` is the controller's own, ``~/...``; one of a shared name is known by its ``kind``."""
+        self._node, self._kind = node, kind
+        space, _, name = node.resolve_topic_name(topic).rpartition("/")
+        if not kind:
+            space, _, name = space.rpartition("/")
+        self._space, self._name = space, name
         self._service = f"{space}/controller_manager/list_controllers"
         self._client: Client | None = None
         self._future: Future | None = None
@@ -73,8 +77,8 @@ class ControllerState:
         if self._client is None:
             self._client = self._node.create_client(self._type, self._service)
         if self._future is not None and self._future.done():
-            states = {found.name: str(found.state) for found in self._future.result().controller}
-            self._state, self._future = states.get(self._name), None
+            self._read(self._future.result().controller)
+            self._future = None
         now_s = time.monotonic()
         if not self._client.service_is_ready():
             self._forget()
@@ -85,9 +89,20 @@ class ControllerState:
         if self._state in (None, "active"):
             return None
         return (
-            f"{self._controller} is {self._state}, and drops what it is sent: "
+            f"{self._space}/{self._name} is {self._state}, and drops what it is sent: "
             f"ros2 control switch_controllers --activate {self._name}"
         )
+
+    def _read(self, controllers: Iterable[Any]) -> None:
+        found = {
+            c.name: str(c.state)
+            for c in controllers
+            if (c.type.endswith(self._kind) if self._kind else c.name == self._name)
+        }
+        active = [name for name, state in found.items() if state == "active"]
+        if found:
+            self._name = next(iter(active or found))
+        self._state = found.get(self._name)
 
     def close(self) -> None:
         """Ask no more."""

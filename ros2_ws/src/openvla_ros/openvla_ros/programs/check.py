@@ -15,6 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from openvla_ros.discovery.client import RobotClient
 from openvla_ros.discovery.message_publishers import MessagePublishers, Publisher
+from openvla_ros.drivers.cartesian_target import CONTROLLER
 from openvla_ros.drivers.factory import make_arm_driver, make_gripper_driver
 from openvla_ros.drivers.probe import looking
 from openvla_ros.drivers.subscribers import ControllerState
@@ -39,8 +40,8 @@ from openvla_ros.values.time import seconds
 
 # A stream slower than this share of its stated rate is reported, as in the nodes' diagnostics.
 SLOW = 0.8
-# Back ends whose topic belongs to a controller of ros2_control.
-OF_ROS2_CONTROL = ("joint_trajectory", "forward_position")
+# Back ends that a controller of ros2_control serves, and its type where the topic does not name it.
+OF_ROS2_CONTROL = {"joint_trajectory": "", "forward_position": "", "cartesian_target": CONTROLLER}
 
 
 class _Stream:
@@ -117,7 +118,8 @@ def check_profile(profile: RobotProfile, client: RobotClient, listen_s: float) -
 def _listen(profile: RobotProfile, client: RobotClient, listen_s: float) -> Iterator[Finding]:
     """Receive for ``listen_s`` seconds; ask ros2_control meanwhile for its controller's state and set-up."""
     topic = profile.arm_backend.topic
-    state = ControllerState(client.node, topic) if profile.arm_backend.kind in OF_ROS2_CONTROL else None
+    kind = OF_ROS2_CONTROL.get(profile.arm_backend.kind)
+    state = None if kind is None else ControllerState(client.node, topic, kind)
     query = SettingsQuery(client.node, topic) if profile.arm_backend.kind == "joint_trajectory" else None
     inactive = None
 

@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(600)]  # the first run builds
 KINDS = {
     "joint_trajectory": "arm_controller/joint_trajectory",
     "forward_position": "arm_controller/commands",
+    "cartesian_target": "target_pose",
 }
 INACTIVE = "/arm_controller is inactive, and drops what it is sent"
 

@@ -11,6 +11,7 @@ import threading
 import rclpy
 from controller_manager_msgs.msg import ControllerState
 from controller_manager_msgs.srv import ListControllers
+from geometry_msgs.msg import PoseStamped
 from rclpy.executors import SingleThreadedExecutor
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
@@ -26,7 +27,9 @@ def main() -> None:
         if listed[0] is not None:
             response.controller = [
                 ControllerState(name="joint_state_broadcaster", state="active"),
-                ControllerState(name="arm_controller", state=listed[0]),
+                ControllerState(
+                    name="arm_controller", type="crisp_controllers/CartesianController", state=listed[0]
+                ),
             ]
         return response
 
@@ -34,6 +37,7 @@ def main() -> None:
     # A controller subscribes from its configuration on, whatever its state.
     controller.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", lambda m: None, 10)
     controller.create_subscription(Float64MultiArray, "arm_controller/commands", lambda m: None, 10)
+    controller.create_subscription(PoseStamped, "target_pose", lambda m: None, 10)
     executor = SingleThreadedExecutor()
     for node in (manager, controller):
         executor.add_node(node)
