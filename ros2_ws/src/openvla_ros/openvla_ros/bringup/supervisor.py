@@ -31,9 +31,9 @@ FIRST_RESTART_DELAY_S = 0.1
 MAX_RESTARTS = 20
 SETTLED_S = 10.0  # after running for this long, a process's restart count is reset
 PR_SET_PDEATHSIG = 1
-# The ROS wheels on PyPI re-execute Python once to set the library path and mark that they did;
-# a child must find both variables unset to do the same.
-BOOTSTRAP_VARIABLES = ("_ROS_WHEELS_BOOTSTRAP_COMPLETE", "LD_LIBRARY_PATH")
+# The ROS wheels on PyPI re-execute Python once to set the library path, and mark that they did. A child must
+# find neither the mark nor their folders; whatever else is on the path is the user's.
+BOOTSTRAP_MARK, LIBRARY_PATH = "_ROS_WHEELS_BOOTSTRAP_COMPLETE", "LD_LIBRARY_PATH"
 
 Report = Callable[[str, str], None]  # (process name, line)
 
@@ -43,9 +43,10 @@ def child_environment(base: Mapping[str, str], extra: Mapping[str, str]) -> dict
     environment = {**base, **extra, "PYTHONUNBUFFERED": "1", "RCUTILS_LOGGING_USE_STDOUT": "1"}
     # Several processes share the cores: two torch threads each on busy cores are slower than one.
     environment.setdefault("OMP_NUM_THREADS", "1")
-    if "_ROS_WHEELS_BOOTSTRAP_COMPLETE" in environment:
-        for name in BOOTSTRAP_VARIABLES:
-            environment.pop(name, None)
+    if environment.pop(BOOTSTRAP_MARK, None) is not None:
+        folders = environment.pop(LIBRARY_PATH, "").split(os.pathsep)
+        if kept := [folder for folder in folders if folder and not folder.startswith(sys.prefix)]:
+            environment[LIBRARY_PATH] = os.pathsep.join(kept)
     return environment
 
 

@@ -70,6 +70,9 @@ class ControllerState:
         """Whether the manager has told the controller's state."""
         return self._state is not None
 
+    def __str__(self) -> str:
+        return f"{self._space}/{self._name} is {self._state or 'not known'}"
+
     def problem(self) -> str | None:
         """Continue without blocking; return why the controller does not move the arm, as far as is known."""
         if self._type is None:
@@ -88,10 +91,7 @@ class ControllerState:
             self._forget()
         if self._state in (None, "active"):
             return None
-        return (
-            f"{self._space}/{self._name} is {self._state}, and drops what it is sent: "
-            f"ros2 control switch_controllers --activate {self._name}"
-        )
+        return f"{self}, and drops what it is sent: ros2 control switch_controllers --activate {self._name}"
 
     def _read(self, controllers: Iterable[Any]) -> None:
         found = {

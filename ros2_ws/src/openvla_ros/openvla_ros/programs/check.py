@@ -132,6 +132,8 @@ def _listen(profile: RobotProfile, client: RobotClient, listen_s: float) -> Iter
         return False
 
     client.wait(ask, listen_s)
+    if state is not None and state.is_known and inactive is None:
+        yield Finding("ok", "arm back end", str(state))
     if state is not None:
         state.close()
     if inactive is not None:

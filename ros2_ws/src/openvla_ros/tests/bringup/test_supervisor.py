@@ -12,7 +12,7 @@ import pytest
 from support.waiting import wait_until
 
 from openvla_ros.bringup.graph import Graph, NodeSpec
-from openvla_ros.bringup.supervisor import restart_delay_s
+from openvla_ros.bringup.supervisor import child_environment, restart_delay_s
 
 CHILD = """
 import signal, sys, time
@@ -62,6 +62,17 @@ def run_until(supervisor, condition, timeout_s=15.0):
         supervisor.check()
 
     wait_until(condition, timeout_s, step)
+
+
+def test_a_child_finds_the_users_libraries_and_not_those_that_the_wheels_set_for_this_process():
+    ours, users = f"{sys.prefix}/lib", "/opt/messages/lib"
+    base = {"_ROS_WHEELS_BOOTSTRAP_COMPLETE": "1", "LD_LIBRARY_PATH": f"{ours}:{users}:"}
+    child = child_environment(base, {})
+    assert "_ROS_WHEELS_BOOTSTRAP_COMPLETE" not in child
+    assert child["LD_LIBRARY_PATH"] == users
+    assert "LD_LIBRARY_PATH" not in child_environment(base | {"LD_LIBRARY_PATH": ours}, {})
+    # Without wheels the path is ROS's own.
+    assert child_environment({"LD_LIBRARY_PATH": ours}, {})["LD_LIBRARY_PATH"] == ours
 
 
 def test_children_stop_in_the_order_of_their_rank(supervise):
