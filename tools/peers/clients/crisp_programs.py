@@ -4,6 +4,7 @@ Runs beside this package's own Python; crisp_py and its message packages are on 
 """
 
 import json
+import os
 import sys
 import time
 
@@ -81,8 +82,9 @@ def main() -> None:
         gripper.set_target(wanted)
         left = within(lambda wanted=wanted: abs(float(gripper.value) - wanted), 0.03)
         say(f"gripper to {wanted}", left < 0.03, f"{float(gripper.raw_value) * 1e3:.1f} mm of the finger")
-    sys.stdout.flush()
     robot.shutdown()
+    sys.stdout.flush()
+    os._exit(0)  # its threads still spin, which now and then ends the interpreter with a signal
 
 
 if __name__ == "__main__":
