@@ -41,6 +41,7 @@ def node_action(spec: NodeSpec, graph: Graph, restarts: int = 0) -> Node:
         parameters=[dict(spec.parameters)],
         remappings=list(spec.remappings.items()),
         output="screen",
+        prefix=spec.python or None,
         on_exit=ended,
     )
 
