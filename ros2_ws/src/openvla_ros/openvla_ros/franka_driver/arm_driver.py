@@ -1,11 +1,11 @@
 """What the driver does with one arm in each period: connects, follows setpoints, brakes, ends, recovers.
 
-    lost ──connected──▶ idle ──setpoints at rest near the arm──▶ tracking ──no setpoints──▶ ending ──▶ idle
+    lost ──connected──▶ idle ──setpoints from rest near the arm─▶ tracking ──no setpoints──▶ ending ──▶ idle
      ▲                   ▲                                          │
      └──connection gone──┴───────────── recovery ◀── aborted ◀──────┘ reflex, error, user stop
 
-- Control begins only where the arm stands, with setpoints at rest near it: whatever was lost, nothing that
-  is already moving is joined.
+- Control begins only where the arm stands, with setpoints near it that do not move yet: whatever was lost,
+  no motion is joined halfway.
 - Without the next setpoint in time the reference brakes within the limits; once it has been at rest for a
   while, control ends and the arm's own controller holds it.
 - After a reflex or an error the arm stays where its own controller stopped it, until a person asks for
@@ -183,9 +183,9 @@ class ArmDriver:
             self._tell(f"the arm is in mode {state.mode}", "warn")
             return
         with self._lock:
-            place = self._buffer.resting(now_s)
+            place = self._buffer.starting(now_s)
         if place is None:
-            self._tell("", "info")  # nobody asks for anything, or the setpoints do not rest yet
+            self._tell("", "info")  # nobody asks for anything, or the setpoints move already
             return
         away_rad = float(np.abs(place - state.position).max())
         if away_rad > self._near_rad:
@@ -211,6 +211,7 @@ class ArmDriver:
             target = None
         if target is not None:
             self._rests_since_s, self._braking = None, False
+            self._tell("", "info")
             motion = self._reference.follow(target, state.position)
         else:
             self._counts["missed"] += 1

@@ -17,10 +17,10 @@ from openvla_ros.values.arrays import Float
 # Setpoints are within the limits; a cubic between two of them exceeds their accelerations by less than this.
 ACCELERATION_ROOM = 1.1
 ROOM = 1e-3
-# After control has begun, the way to the setpoints is taken with this share of the limits,
-JOINING_SHARE = 0.1
-# ... until the reference is this close to them.
-JOINED_RAD = 1e-3
+# An arm that stands farther than this from its setpoints when control begins goes to them with this share
+# of the limits.
+JOINING_RAD, JOINING_SHARE = 0.02, 0.1
+JOINED_RAD = 1e-3  # it has arrived
 
 
 class Reference:
@@ -30,7 +30,7 @@ class Reference:
         self._limits, self._period_s, self._leash_rad = limits, period_s, leash_rad
         self._limiter = SetpointLimiter(limits, period_s)
         self._slowly = SetpointLimiter(limits.scaled(JOINING_SHARE), period_s)
-        self._joined = False
+        self._joined = self._joining = False
         self._rate = np.zeros_like(limits.lower)
         self.motion = JointMotion.at_rest(limits.lower)
         self.held_back = 0  # how often the leash or the velocity limits kept a joint back
@@ -38,12 +38,15 @@ class Reference:
     def start(self, measured: Float) -> None:
         """Begin at rest at the measured joints (J,), rad."""
         place = np.clip(measured, self._limits.lower, self._limits.upper)
-        self.motion, self._joined, self._rate = JointMotion.at_rest(place), False, np.zeros_like(place)
+        self.motion, self._rate = JointMotion.at_rest(place), np.zeros_like(place)
+        self._joined = self._joining = False
 
     def follow(self, target: JointMotion, measured: Float) -> JointMotion:
         """Return the next reference on the way to ``target``."""
-        self._joined = self._joined or np.abs(target.position - self.motion.position).max() < JOINED_RAD
+        away_rad = np.abs(target.position - self.motion.position).max()
+        self._joined = self._joined or away_rad < (JOINED_RAD if self._joining else JOINING_RAD)
         if not self._joined:
+            self._joining = True
             return self._keep(self._slowly.approach(self.motion, target), measured)
         return self._keep(self._within(target) or self._limiter.approach(self.motion, target), measured)
 

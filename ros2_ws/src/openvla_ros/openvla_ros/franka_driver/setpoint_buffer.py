@@ -18,11 +18,11 @@ from openvla_ros.robot.motion.motion_limiter import JointMotion
 from openvla_ros.values.arrays import Float, float_array
 
 # The delay, in periods of the setpoints.
-DELAY_PERIODS = 2.0
+DELAY_PERIODS = 2.5
 # An older setpoint, or one from the future, is refused: its clock or its process is not to be trusted.
 LATE_S, AHEAD_S = 0.1, 0.05
-# Setpoints that are this close, for this long, are at rest.
-REST_RAD, REST_S = 1e-6, 0.2
+# The fastest joint of setpoints that an arm at rest may take up: about what the first periods from rest give.
+START_RAD_S = 0.1
 KEPT_S = 1.0
 
 
@@ -82,16 +82,12 @@ class SetpointBuffer:
         segment = Segment(_waypoint(one), _waypoint(other))
         return segment.state(time_s)
 
-    def resting(self, now_s: float) -> Float | None:
-        """Return where the setpoints have been at rest for a while up to now (J,), rad, or None."""
-        kept = [s for s in self._kept if s.stamp_s >= now_s - self.delay_s - REST_S]
-        if len(kept) < 2 or now_s - kept[-1].stamp_s > self.delay_s:
+    def starting(self, now_s: float) -> Float | None:
+        """Return where setpoints are that an arm at rest may take up now (J,), rad, or None without any."""
+        newest = self._kept[-1] if self._kept else None
+        if newest is None or now_s - newest.stamp_s > self.delay_s:
             return None
-        if kept[0].stamp_s > now_s - REST_S:
-            return None
-        place = kept[-1].position
-        moves = any(np.abs(s.position - place).max() > REST_RAD for s in kept)
-        return None if moves else place
+        return newest.position if np.abs(newest.velocity).max() <= START_RAD_S else None
 
 
 def _waypoint(setpoint: Setpoint) -> Waypoint:
