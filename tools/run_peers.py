@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from peers import (
     act,
     checkers,
+    franky,
     inspect_robots,
     jazzy,
     joint_trajectory_controller,
@@ -39,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PEERS = {
     act.NAME: act.check,
     checkers.NAME: checkers.check,
+    franky.NAME: franky.check,
     inspect_robots.NAME: inspect_robots.check,
     jazzy.NAME: jazzy.check,
     joint_trajectory_controller.NAME: joint_trajectory_controller.check,

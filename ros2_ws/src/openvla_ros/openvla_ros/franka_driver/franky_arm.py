@@ -5,6 +5,7 @@ What franky does that matters here (2.0.0 with libfranka 0.21.2):
 - Its tracker keeps the last reference for ever, and ignores one that comes after its end without a word.
 - An error that ends a motion is raised by ``join_motion``, or else by the next motion, of another cause.
 - ``Robot.stop`` returns while the arm still moves; a ``TorqueStopMotion`` ends control at rest.
+- What ``recover_from_errors`` returns may be of the state before the recovery.
 - Connecting to an arm that another program controls waits without end.
 - Lists of integers are refused where it takes lists of numbers.
 - Every call that waits lets other threads run.
@@ -12,6 +13,7 @@ What franky does that matters here (2.0.0 with libfranka 0.21.2):
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +24,12 @@ import numpy as np
 from openvla_ros.dependencies import needed_for
 from openvla_ros.driver_profile import FrankySettings
 from openvla_ros.errors import DeviceError
-from openvla_ros.franka_driver.arm import ArmLostError, ArmState
+from openvla_ros.franka_driver.arm import IDLE_MODE, ArmLostError, ArmState
 from openvla_ros.franka_driver.host import bundled_libfranka, has_realtime_kernel, mismatch
 from openvla_ros.values.arrays import Float
 
 JOIN_S = 1.0
+RECOVERED_S = 2.0  # how long the state may take to say that the arm has recovered
 
 
 def import_franky() -> Any:
@@ -135,11 +138,12 @@ class FrankyArm:
         """Recover from a reflex or an error."""
         with _translated(self._franky, self._where):
             self._clear()
-            recovered = self._robot.recover_from_errors()
-            if recovered:
-                self._set_behaviour()
-        if not recovered:
-            raise DeviceError(f"{self._where} did not recover: see Franka Desk")
+            self._robot.recover_from_errors()  # its result is of the state before
+            deadline_s = time.monotonic() + RECOVERED_S
+            while self._robot.has_errors or self._robot.state.robot_mode.name != IDLE_MODE:
+                if time.monotonic() > deadline_s:
+                    raise DeviceError(f"{self._where} did not recover: see Franka Desk")
+            self._set_behaviour()
 
     def _clear(self) -> None:
         """Take the error of the motion before, which the next motion would raise as its own."""

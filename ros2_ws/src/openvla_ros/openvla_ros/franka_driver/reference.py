@@ -16,6 +16,9 @@ from openvla_ros.values.arrays import Float
 
 # Setpoints are within the limits; a cubic between two of them exceeds their accelerations by less than this.
 ACCELERATION_ROOM = 1.1
+# ... and its mean velocity over a period differs from that of its ends by less than this share of a change of
+# velocity in one period. What differs by more is no motion, but a jump.
+JUMP_SHARE = 0.05
 ROOM = 1e-3
 # An arm that stands farther than this from its setpoints when control begins goes to them with this share
 # of the limits.
@@ -66,6 +69,9 @@ class Reference:
         if np.any(np.abs(rate) > self._limits.velocity * (1.0 + ROOM)):
             return None
         if np.any(np.abs(change) > self._limits.acceleration * ACCELERATION_ROOM):
+            return None
+        jump = np.abs(rate - 0.5 * (self.motion.velocity + target.velocity))
+        if np.any(jump > JUMP_SHARE * self._limits.acceleration * self._period_s):
             return None
         most = self._limits.acceleration
         return JointMotion(target.position, target.velocity, np.clip(change, -most, most))
