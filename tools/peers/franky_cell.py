@@ -32,6 +32,7 @@ from openvla_ros.profile import RobotProfile, dump_profile, load_profile
 from openvla_ros.resources import share_path
 from openvla_ros.ros import qos
 from openvla_ros.ros.messages import from_stamp, joint_values, to_chunk_message
+from openvla_ros.ros.verdict_messages import VerdictReport
 from openvla_ros.values.action import ActionChunk
 from peers.rows import PeerError
 
@@ -129,6 +130,8 @@ class Cell:
         os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", profiles)
         self.client = RobotClient("franky_peer", timeout_s=CALL_S)
         self.motion = Motion(self.client, profile)
+        self.verdict = ""
+        self.client.hear_verdicts(self._judged, earlier=True)
         self._chunks = self.client.node.create_publisher(JointTrajectory, "teleop/action_chunk", qos.COMMAND)
 
     def __enter__(self) -> Cell:
@@ -189,6 +192,9 @@ class Cell:
         """Return whether a node's log has ``words``."""
         return any(who == name and words in line for who, line in list(self.lines))
 
+    def _judged(self, report: VerdictReport) -> None:
+        self.verdict = str(report.verdict)
+
     def _note(self, name: str, line: str) -> None:
         self.lines.append((name, line))
         with (self.work / "up.log").open("a", encoding="utf-8") as log:
@@ -235,7 +241,8 @@ class Cell:
             self.order(f"controller/{name}")
             if self.client.wait(self.paced(lambda: self.at(pose)), 10.0):
                 return
-        raise PeerError(f"the arm is not at {name} after {seconds:g} s: {np.round(self.arm.ask()['q'], 3)}")
+        away_rad = np.abs(np.array(self.arm.ask()["q"]) - pose).max()
+        raise PeerError(f"the arm is {away_rad:.3f} rad from {name} after {seconds:g} s: {self.verdict}")
 
     def still(self, seconds: float, limit_s: float = 10.0) -> bool:
         """Return whether the arm comes to stand for ``seconds``, within ``limit_s``."""

@@ -1,17 +1,19 @@
-"""An arm for the franky node: franky-sim, what it lacks of a real arm, and a checker at the arm's end.
+"""An arm for the franky node: franky-sim, what it lacks of a real arm, and a checker at its end.
 
-Runs in an environment with franky-sim, without this project. franky-sim speaks libfranka's protocol, and never
-stops by itself. Added here, as a real arm does it: a reflex on request, and one when commands stop coming in
+Runs in an environment with franky-sim, without this project. franky-sim speaks libfranka's protocol, and
+never stops by itself. Added here, as a real arm does it: a reflex on request, and one when commands stop coming in
 the middle of torque control; both end the motion, are reported in the state, and last until error recovery.
 
     franky_arm_programs.py ADDRESS LIMITS
 
-LIMITS is JSON: ``lower`` and ``upper`` joint limits. Each line of the standard input is a request, ``reflex``,
-``mark`` or ``report``, answered by one line of JSON.
+LIMITS is JSON: ``lower`` and ``upper`` joint limits. Each line of the standard input is a request,
+``reflex``, ``mark`` or ``report``, answered by one line of JSON.
 """
 
+import contextlib
 import json
 import math
+import os
 import sys
 import threading
 import time
@@ -30,9 +32,9 @@ from franky_sim.franka_server import BaseCommand
 from franky_sim.mujoco_simulator import MujocoSimulator
 
 # The real arm gives up after 20 ms; here the kernel is no real-time one, and others use the cores.
-SILENCE_S = 0.25
+SILENCE_S = 1.0
 # Indices in libfranka's list of errors.
-CARTESIAN_REFLEX, COMMUNICATION_CONSTRAINTS = 7, 20
+CARTESIAN_REFLEX, COMMUNICATION_CONSTRAINTS = 7, 31
 MOST_NM = np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0])
 MOST_NM_PER_CYCLE = 1.0
 ROOM = 1e-6
@@ -208,6 +210,8 @@ class Arm:
 def main():
     """Simulate, and answer."""
     arm = Arm(sys.argv[1], json.loads(sys.argv[2]))
+    with contextlib.suppress(PermissionError):
+        os.nice(-15)  # a real arm has a computer to itself
     threading.Thread(target=arm.run, daemon=True).start()
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:

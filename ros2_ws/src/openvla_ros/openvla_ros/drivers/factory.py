@@ -10,8 +10,7 @@ from rclpy.node import Node
 
 from openvla_ros.drivers.cartesian_target import CartesianTargetArm
 from openvla_ros.drivers.forward_position import ForwardPositionArm
-from openvla_ros.drivers.franka import FrankaGripper, FrankaRecovery
-from openvla_ros.drivers.franky import FrankyArm, FrankyRecovery
+from openvla_ros.drivers.franka import FrankaGripper, FrankaRecovery, FrankyArm, FrankyRecovery
 from openvla_ros.drivers.gripper_action import GripperAction
 from openvla_ros.drivers.interbotix import InterbotixArm, InterbotixGripper
 from openvla_ros.drivers.joint_trajectory import JointTrajectoryArm, JointTrajectoryGripper

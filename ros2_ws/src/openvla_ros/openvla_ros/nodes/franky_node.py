@@ -15,7 +15,7 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from openvla_ros.drivers.franky import RECOVER
+from openvla_ros.drivers.franka import RECOVER
 from openvla_ros.errors import FatalNodeError, InvalidValueError, ProfileError, describe
 from openvla_ros.franka_driver.arm import ArmState
 from openvla_ros.franka_driver.arm_driver import ArmDriver
@@ -70,7 +70,6 @@ class FrankyNode(GuardedNode):
                 f"robot {profile.name!r} has no arm_backend.franky.address: name the arm's, or give "
                 "--robot-address (robot_address:= with ros2 launch)"
             )
-        import_franky()  # before anything else waits for it
         self._address = address
         self._say_kernel()
         self._epoch_ns = self._now_ns()  # seconds are counted from here: a float holds them exactly
@@ -231,9 +230,15 @@ class FrankyNode(GuardedNode):
         return int(self.get_clock().now().nanoseconds)
 
 
+def start() -> FrankyNode:
+    """Return the node; raises ``MissingDependencyError`` before anything else if franky is not installed."""
+    import_franky()
+    return FrankyNode()
+
+
 def main() -> None:
     """Run the node."""
-    process.main(FrankyNode)
+    process.main(start)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The driver of a Franka arm: whatever is lost ends in a stop within the limits, and nothing is joined halfway."""
+"""The driver of a Franka arm: whatever is lost ends in a stop within the limits; nothing is joined halfway."""
 
 import numpy as np
 import pytest
@@ -47,9 +47,7 @@ class Cell:
         for _ in range(round(seconds / PERIOD_S)):
             if self.sends and self.cycle % 2 == 0:
                 self.motion = self.limiter.follow(self.motion, JointMotion.at_rest(self.goal))
-                self.driver.take(
-                    Setpoint(self.now_s, self.motion.position, self.motion.velocity), self.now_s
-                )
+                self.driver.take(Setpoint(self.now_s, self.motion.position, self.motion.velocity), self.now_s)
             self.driver.step(self.now_s)
             self.now_s += PERIOD_S
             self.cycle += 1

@@ -1,4 +1,4 @@
-"""The hand: blocking commands on a thread of its own, each opening to its width, grasp below the threshold."""
+"""The hand: blocking commands on a thread of its own, openings as widths, grasp below the threshold."""
 
 from collections.abc import Iterator
 

@@ -22,6 +22,8 @@ def test_the_version_of_libfranka_is_read_from_the_wheel(tmp_path):
 
 
 def test_a_mismatch_says_what_fits():
-    text = mismatch("libfranka: Incompatible library version (server version: 9, library version: 10).", "0.21.2")
+    text = mismatch(
+        "libfranka: Incompatible library version (server version: 9, library version: 10).", "0.21.2"
+    )
     assert "0.21.2" in text
     assert all(f"server {row.server}: libfranka {row.libfranka}" in text for row in COMPATIBILITY)
