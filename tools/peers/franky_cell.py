@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -81,8 +82,10 @@ class Motion:
         self._joints = profile.arm.joints
         self.references: list[tuple[float, np.ndarray]] = []
         self.states: list[tuple[float, np.ndarray]] = []
+        self.health: dict[str, dict[str, str]] = {}  # of the franky node, by its name
         self.finger_m, self._finger = float("nan"), profile.gripper.joint
         node = client.node
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnose, qos.DIAGNOSTICS)
         node.create_subscription(JointState, "franky/reference", self._refer, qos.EVERY_IN)
         node.create_subscription(JointState, profile.state.joint_states_topic, self._state, qos.EVERY_IN)
 
@@ -90,6 +93,12 @@ class Motion:
         """Forget what was published so far."""
         self.references.clear()
         self.states.clear()
+
+    def _diagnose(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            node, _, name = status.name.partition(": ")
+            if node == "franky":
+                self.health[name] = {pair.key: pair.value for pair in status.values}
 
     def _refer(self, message: JointState) -> None:
         stamp_s = from_stamp(message.header.stamp) * 1e-9
@@ -247,6 +256,14 @@ class Cell:
     def still(self, seconds: float, limit_s: float = 10.0) -> bool:
         """Return whether the arm comes to stand for ``seconds``, within ``limit_s``."""
         return self.client.wait(self.paced(lambda: self.arm.ask()["still_s"] > seconds), limit_s)
+
+    def set_off(self, name: str) -> None:
+        """Have the arm go to a named pose, and return while it is moving fast."""
+        for _ in range(4):
+            self.order(f"controller/{name}")
+            if self.client.wait(self.moving(), 8.0):
+                return
+        raise PeerError(f"the arm does not set off to {name}: {self.verdict}")
 
     def moving(self) -> Callable[[], bool]:
         """Return what says whether the arm is moving fast."""

@@ -1,8 +1,9 @@
 """An arm for the franky node: franky-sim, what it lacks of a real arm, and a checker at its end.
 
 Runs in an environment with franky-sim, without this project. franky-sim speaks libfranka's protocol, and
-never stops by itself. Added here, as a real arm does it: a reflex on request, and one when commands stop coming in
-the middle of torque control; both end the motion, are reported in the state, and last until error recovery.
+never stops by itself. Added here, as a real arm does it: a reflex on request, and one when commands stop
+coming in the middle of torque control; both end the motion, are reported in the state, and last until error
+recovery.
 
     franky_arm_programs.py ADDRESS LIMITS
 

@@ -8,6 +8,8 @@
   no motion is joined halfway.
 - Without the next setpoint in time the reference brakes within the limits; once it has been at rest for a
   while, control ends and the arm's own controller holds it.
+- After a loss, setpoints that do not move are taken up only where the arm already is: nobody has asked for the
+  way to them. From an order on, which moves them, or after a recovery, it goes there slowly.
 - After a reflex or an error the arm stays where its own controller stopped it, until a person asks for
   recovery.
 """
@@ -23,15 +25,18 @@ import numpy as np
 
 from openvla_ros.errors import DeviceError, InvalidValueError, MissingDependencyError
 from openvla_ros.franka_driver.arm import IDLE_MODE, ArmLostError, ArmState, FrankaArm
-from openvla_ros.franka_driver.reference import Reference
+from openvla_ros.franka_driver.reference import JOINING_RAD, Reference
 from openvla_ros.franka_driver.setpoint_buffer import Setpoint, SetpointBuffer
 from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimits
+from openvla_ros.values.arrays import Float
 from openvla_ros.values.health import Health, Level
 
 # Between two attempts to connect.
 RETRY_S = 1.0
 # Control ends this long after the reference came to rest without setpoints.
 IDLE_S = 0.5
+# Setpoints that are this near to each other have not moved.
+SAME_RAD = 1e-3
 # A joint that is slower than this stands, rad/s.
 STANDS_RAD_S = 0.05
 
@@ -79,6 +84,8 @@ class ArmDriver:
         self._lock = threading.Lock()  # over the buffer
         self._retry_s = 0.0
         self._rests_since_s: float | None = None
+        self._connected_anew = True
+        self._idle_place: Float | None = None  # where the setpoints rested when the arm was connected
         self._recovery_asked = False
         self._problem = "not connected yet"
         self._said = ""
@@ -158,6 +165,7 @@ class ArmDriver:
             self._tell(str(error), "error")
             return
         self.phase = Phase.IDLE
+        self._connected_anew, self._idle_place = True, None
         self._tell("", "info")
         self._report("info", "connected to the arm")
 
@@ -192,14 +200,26 @@ class ArmDriver:
             where = f"the setpoints are {away_rad:.3f} rad from the arm"
             self._tell(f"{where}; it takes them up from {self._near_rad} rad", "error")
             return
+        if away_rad > JOINING_RAD and not self._is_asked_for(place):
+            where = f"the setpoints rest {away_rad:.3f} rad from the arm"
+            self._tell(f"{where}, which was lost meanwhile; it moves when a pose is asked for", "warn")
+            return
         if np.abs(state.velocity).max() > STANDS_RAD_S:
             self._tell("the arm moves by itself or is moved", "warn")
             return
         self._reference.start(state.position)
         self._rests_since_s, self._braking = None, False
         arm.start()
-        self.phase = Phase.TRACKING
+        self.phase, self._connected_anew = Phase.TRACKING, False
         self._tell("", "info")
+
+    def _is_asked_for(self, place: Float) -> bool:
+        """Return whether the setpoints have moved to ``place`` since the arm was connected."""
+        if not self._connected_anew:
+            return True
+        if self._idle_place is None:
+            self._idle_place = place
+        return bool(np.abs(place - self._idle_place).max() > SAME_RAD)
 
     def _track(self, arm: FrankaArm, state: ArmState, now_s: float) -> None:
         if not arm.in_control:
@@ -259,9 +279,9 @@ class ArmDriver:
         except DeviceError as error:
             self._tell(f"recovery failed: {error}", "error")
             return
-        self.phase = Phase.IDLE
+        self.phase, self._connected_anew = Phase.IDLE, False
         self._tell("", "info")
-        self._report("info", "recovered; the arm takes up setpoints at rest near it")
+        self._report("info", "recovered; the arm goes slowly to setpoints near it")
 
     def _lose(self, why: str, now_s: float) -> None:
         self._arm, self._retry_s = None, now_s

@@ -82,7 +82,8 @@ class FrankyNode(GuardedNode):
             period_s,
             1.0 / profile.control.rate_hz,
             franky.leash_rad,
-            profile.limits.tracking_error_rad,
+            # Where the controller may come to rest when the arm does not follow any more.
+            profile.limits.tracking_error_rad + franky.leash_rad,
             self._report,
         )
         self._hand: HandDriver | None = None

@@ -1,4 +1,4 @@
-"""The driver of a Franka arm: whatever is lost ends in a stop within the limits; nothing is joined halfway."""
+"""The driver of a Franka arm: what is lost ends in a stop within the limits; nothing is joined halfway."""
 
 import numpy as np
 import pytest
@@ -149,9 +149,23 @@ def test_setpoints_far_from_the_arm_are_not_taken_up():
     assert "0.300 rad from the arm" in cell.reports[-1][1]
 
 
-def test_an_arm_that_stands_a_little_away_is_brought_there_slowly():
+def test_an_arm_that_was_lost_goes_to_setpoints_away_from_it_only_once_they_move():
     cell = Cell()
     cell.arm.position = HOME + np.array([0.0, 0.1, 0, 0, 0, 0, 0])
+    cell.run(4.0)
+    assert cell.arm.calls == []
+    assert "when a pose is asked for" in cell.reports[-1][1]
+    cell.goal = HOME + np.array([0.0, 0.01, 0, 0, 0, 0, 0])
+    cell.run(4.0)
+    np.testing.assert_allclose(cell.arm.position, cell.goal, atol=1e-4)
+
+
+def test_a_recovered_arm_that_stands_a_little_away_is_brought_there_slowly():
+    cell = Cell()
+    cell.arm.position = HOME + np.array([0.0, 0.1, 0, 0, 0, 0, 0])
+    cell.arm.errors = REFLEX
+    cell.run(0.1)
+    assert cell.driver.ask_for_recovery() is None
     cell.run(4.0)
     np.testing.assert_allclose(cell.arm.position, HOME, atol=1e-4)
     places = np.array([position for position, _ in cell.arm.told])
