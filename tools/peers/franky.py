@@ -264,9 +264,9 @@ def long_motion(cell: Cell) -> Iterator[Result]:
     counted = {name: int(after[name]) - int(before[name]) for name in ("setpoints", "missed", "braked")}
     said = (
         f"{motions} motions in {MINUTES:g} min; behind the reference {1e3 * np.mean(errors):.0f} mrad mean, "
-        f"{1e3 * np.max(errors):.0f} at most; {counted['setpoints']} setpoints, {counted['missed']} cycles of "
-        f"{1e3 * PERIOD_S:g} ms without one, {counted['braked']} braked; cycles late by {loop['p95_ms']} ms "
-        f"(p95), {loop['max_ms']} ms at most, {loop['missed']} left out"
+        f"{1e3 * np.max(errors):.0f} at most; {counted['setpoints']} setpoints, {counted['missed']} cycles "
+        f"of {1e3 * PERIOD_S:g} ms without one, {counted['braked']} braked; cycles late by "
+        f"{loop['p95_ms']} ms (p95), {loop['max_ms']} ms at most, {loop['missed']} left out"
     )
     yield "a long motion", bool(np.max(errors) < TRACKED_RAD), said
     yield "limits at the arm, long motion", *clean(cell)

@@ -78,7 +78,7 @@ SOURCES = {
 NODE_NEEDS: dict[str, tuple[str, ...]] = {
     "camera_node": ("cv2", "rosbags"),
     "controller_node": (),
-    "franky_node": ("franky",),
+    "franky_node": (),
     "policy_node": ("PIL", "cv2", "rosbags"),
     "recorder_node": ("PIL", "cv2", "mcap", "rosbags"),
     "setpoint_node": (),

@@ -161,8 +161,7 @@ def build_graph(options: GraphOptions, environment: Mapping[str, str]) -> Graph:
     if options.teleop:
         nodes.append(_teleop(profile, options))
     for node in nodes:
-        if not node.python:  # another Python has other packages
-            require(NODE_NEEDS[node.executable], f"the node {node.name}")
+        require(NODE_NEEDS[node.executable], f"the node {node.name}")
     require(POLICY_NEEDS.get(options.policy, ()), f"policy {options.policy!r}")
     added = dict(dds_environment(environment))
     if profile.simulation is not None:
@@ -244,6 +243,8 @@ def _franky(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
             f"arm_backend.franky.python of robot {profile.name!r} is {settings.python!r}, which is no "
             "program; name the Python of the environment that has franky-control"
         )
+    if not settings.python:  # another Python has other packages
+        require(("franky",), "the node franky")
     parameters: dict[str, ParameterValue] = {"robot": options.robot}
     if options.robot_address:
         parameters["address"] = options.robot_address

@@ -8,8 +8,8 @@
   no motion is joined halfway.
 - Without the next setpoint in time the reference brakes within the limits; once it has been at rest for a
   while, control ends and the arm's own controller holds it.
-- After a loss, setpoints that do not move are taken up only where the arm already is: nobody has asked for the
-  way to them. From an order on, which moves them, or after a recovery, it goes there slowly.
+- After a loss, setpoints that do not move are taken up only where the arm already is: nobody has asked for
+  the way to them. From an order on, which moves them, or after a recovery, it goes there slowly.
 - After a reflex or an error the arm stays where its own controller stopped it, until a person asks for
   recovery.
 """
