@@ -60,8 +60,11 @@ def check(build: Path, source: Path | None) -> list[Row]:
                     print(*row, file=sys.stderr, flush=True)  # a run takes minutes
             except (PeerError, OpenVLARosError) as error:
                 rows.append((part.__name__.replace("_", " "), False, str(error)[:300]))
+                print(*rows[-1], file=sys.stderr, flush=True)
+                if not cell.is_up:
+                    cell.down()
+                    cell.up()
                 recover(cell)
-        rows += ended(cell)
     return [Row(NAME, FRANKY, *row) for row in rows]
 
 
@@ -298,4 +301,4 @@ def ended(cell: Cell) -> Iterator[Result]:
     yield "the address", True, f"{ADDRESS}, given as robot_address"
 
 
-PARTS = (named_poses, gripper, taught, reflex, killed, long_motion)
+PARTS = (named_poses, gripper, taught, reflex, killed, long_motion, ended)

@@ -134,6 +134,7 @@ class Cell:
         self._supervisor: Supervisor | None = None
         self._pump: threading.Thread | None = None
         self._ending = threading.Event()
+        self._fallen = False  # a node's end has stopped the rest
         os.environ["ROS_DOMAIN_ID"], os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = DOMAIN, "LOCALHOST"
         profiles = str(share_path() / "config" / "dds" / "fastdds.xml")
         os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", profiles)
@@ -165,6 +166,7 @@ class Cell:
         self.lines.clear()
         self._supervisor = Supervisor(build_graph(options, os.environ), self._note)
         self._ending.clear()
+        self._fallen = False
         self._supervisor.start()
         self._pump = threading.Thread(target=self._forward, daemon=True)
         self._pump.start()
@@ -173,19 +175,19 @@ class Cell:
 
     def down(self) -> dict[str, int]:
         """Stop the nodes in order; return their exit codes."""
-        if self._supervisor is None:
-            return {}
         self._ending.set()
-        assert self._pump is not None
-        self._pump.join()
-        codes, self._supervisor = self._supervisor.stop(), None
+        if self._pump is not None:
+            self._pump.join()
+        codes = {} if self._supervisor is None else self._supervisor.stop()
+        self._supervisor, self._pump = None, None
+        self.client.listen(1.0)  # what is still on its way
         self.motion.clear()
         return codes
 
     @property
     def is_up(self) -> bool:
         """Whether no node's end has stopped the rest."""
-        return self._pump is not None and self._pump.is_alive()
+        return self._pump is not None and not self._fallen
 
     def pid(self, name: str) -> int:
         """Return a node's process id."""
@@ -214,6 +216,7 @@ class Cell:
         while not self._ending.is_set():
             self._supervisor.forward(timeout_s=0.1)
             if self._supervisor.check() is not None:
+                self._fallen = True
                 self._supervisor.stop()
                 self._supervisor = None
                 return
