@@ -22,7 +22,8 @@ import numpy as np
 from openvla_ros.api import open_dataset
 from openvla_ros.errors import OpenVLARosError
 from openvla_ros.programs.operator import tell_robot
-from openvla_ros.programs.replay_on_robot import Replay
+from openvla_ros.programs.replay_on_robot import Replay, ReplayResult
+from openvla_ros.values.episode import Episode
 from peers.environments import called, with_packages
 from peers.franky_cell import ADDRESS, Cell
 from peers.rows import PeerError, Row
@@ -34,10 +35,12 @@ KILLS, MINUTES = int(os.environ.get("FRANKY_KILLS", "3")), float(os.environ.get(
 KILLED = ("franky", "setpoints", "controller", "policy", "arm")
 # An arm whose commands end stands after its own stop: from 0.4 rad/s within its acceleration.
 STOP_S, STILL_S = 3.0, 1.0
+ASKED_S = 6.0  # with a person's order before it
 STILL_RAD = 0.01  # what an arm that is left alone may sag
 GRIPPER_M = 0.001
 TRACKED_RAD = 0.2
 REACHED_M = 0.03
+ATTEMPTS = 4
 PERIOD_S, GAP_S = 0.005, 0.05
 Result = tuple[str, bool, str]
 
@@ -159,7 +162,7 @@ def taught(cell: Cell) -> Iterator[Result]:
     yield "recording", len(episode) > 10, f"{len(episode)} steps, {episode.instruction!r}"
     cell.go("neutral")
     cell.order("controller/give_to_policy")
-    result = Replay(cell.profile, episode, cell.client).run("neutral", lambda: False)
+    result = played(cell, episode)
     tracking = result.tracking
     said = (
         f"{tracking.steps} steps, {1e3 * tracking.mean_m:.1f} mm mean, "
@@ -178,6 +181,16 @@ def taught(cell: Cell) -> Iterator[Result]:
     cell.down()
     cell.up()
     yield "limits at the arm, taught", *clean(cell)
+
+
+def played(cell: Cell, episode: Episode) -> ReplayResult:
+    """Return what came of the episode; again where other work kept the joint states from the controller."""
+    for _ in range(ATTEMPTS - 1):
+        with suppress(OpenVLARosError):
+            return Replay(cell.profile, episode, cell.client).run("neutral", lambda: False)
+        cell.go("neutral")
+        cell.order("controller/give_to_policy")
+    return Replay(cell.profile, episode, cell.client).run("neutral", lambda: False)
 
 
 def reflex(cell: Cell) -> Iterator[Result]:
@@ -244,7 +257,8 @@ def killed(cell: Cell) -> Iterator[Result]:
                 recover(cell)
         cell.go("home")
         said = f"{KILLS} times; stood after {slowest_s:.1f} s at most, then moved {moved:.4f} rad"
-        yield f"killed: {name}", slowest_s < STOP_S and moved < TRACKED_RAD, said
+        right = slowest_s < (ASKED_S if name == "policy" else STOP_S) and moved < STILL_RAD
+        yield f"killed: {name}", right, said
     yield "limits at the arm, after kills", *clean(cell)
 
 
@@ -301,4 +315,4 @@ def ended(cell: Cell) -> Iterator[Result]:
     yield "the address", True, f"{ADDRESS}, given as robot_address"
 
 
-PARTS = (named_poses, gripper, taught, reflex, killed, long_motion, ended)
+PARTS = (named_poses, gripper, taught, reflex, long_motion, killed, ended)

@@ -104,6 +104,8 @@ class Arm:
         self.simulation = MujocoSimulator()
         self.simulation.init()
         self.robot = self.simulation.add_robot()
+        self.checker.q = np.array(self.robot.initial_q)
+        self.checker.mark()
         self.server = SimulationServer(self.simulation, hostname_candidates=[address])
         self.server.init()
         self.error = None

@@ -193,7 +193,7 @@ class ArmDriver:
         with self._lock:
             place = self._buffer.starting(now_s)
         if place is None:
-            self._tell("", "info")  # nobody asks for anything, or the setpoints move already
+            self._problem = ""  # nobody asks for anything, or the setpoints move already
             return
         away_rad = float(np.abs(place - state.position).max())
         if away_rad > self._near_rad:
@@ -230,8 +230,7 @@ class ArmDriver:
         if target is not None and self._is_far(target):
             target = None
         if target is not None:
-            self._rests_since_s, self._braking = None, False
-            self._tell("", "info")
+            self._rests_since_s, self._braking, self._problem = None, False, ""
             motion = self._reference.follow(target, state.position)
         else:
             self._counts["missed"] += 1
