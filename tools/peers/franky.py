@@ -37,6 +37,7 @@ KILLED = ("franky", "setpoints", "controller", "policy", "arm")
 STOP_S, STILL_S = 3.0, 1.0
 ASKED_S = 6.0  # with a person's order before it
 STILL_RAD = 0.01  # what an arm that is left alone may sag
+NEAR_RAD = 0.025  # and how far it goes to setpoints that it counts as being where it is
 GRIPPER_M = 0.001
 TRACKED_RAD = 0.2
 REACHED_M = 0.03
@@ -257,7 +258,7 @@ def killed(cell: Cell) -> Iterator[Result]:
                 recover(cell)
         cell.go("home")
         said = f"{KILLS} times; stood after {slowest_s:.1f} s at most, then moved {moved:.4f} rad"
-        right = slowest_s < (ASKED_S if name == "policy" else STOP_S) and moved < STILL_RAD
+        right = slowest_s < (ASKED_S if name == "policy" else STOP_S) and moved < NEAR_RAD
         yield f"killed: {name}", right, said
     yield "limits at the arm, after kills", *clean(cell)
 
