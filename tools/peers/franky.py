@@ -1,8 +1,8 @@
 """franky-control and franky-sim: our nodes drive an FR3 over libfranka's own protocol, without ros2_control.
 
 Every figure of a motion is looked at where the arm is: in the simulator, at each of its milliseconds and at
-each command that reaches it. ``FRANKY_KILLS`` is how often each process is killed in the middle of a motion,
-``FRANKY_MINUTES`` how long the long motion takes; ``FRANKY_PARTS`` names the functions below to run, if not
+each command that reaches it. ``FRANKY_KILLS`` is how often each process of
+``FRANKY_KILLED`` (all) is killed in the middle of a motion, ``FRANKY_MINUTES`` how long the long motion takes; ``FRANKY_PARTS`` names the functions below to run, if not
 all.
 """
 
@@ -32,7 +32,7 @@ from setup_environment import constraints
 NAME = "franky"
 FRANKY, SIMULATOR = "2.0.0", "1.0.4"
 KILLS, MINUTES = int(os.environ.get("FRANKY_KILLS", "3")), float(os.environ.get("FRANKY_MINUTES", "1"))
-KILLED = ("franky", "setpoints", "controller", "policy", "arm")
+KILLED = os.environ.get("FRANKY_KILLED", "franky setpoints controller policy arm").split()
 # An arm whose commands end stands after its own stop: from 0.4 rad/s within its acceleration.
 STOP_S, STILL_S = 3.0, 1.0
 ASKED_S = 6.0  # with a person's order before it
@@ -256,6 +256,9 @@ def killed(cell: Cell) -> Iterator[Result]:
                 cell.up()
             if report["error"] is not None:
                 recover(cell)
+            if name == "arm":  # it stands elsewhere: the commands go there once the arm is nobody's
+                cell.order("controller/give_to_teleop")
+                cell.client.listen(3.0)
         cell.go("home")
         said = f"{KILLS} times; stood after {slowest_s:.1f} s at most, then moved {moved:.4f} rad"
         right = slowest_s < (ASKED_S if name == "policy" else STOP_S) and moved < NEAR_RAD

@@ -1,9 +1,10 @@
 """Franka: the actions of franka_ros2 for hand and recovery, and this package's franky node for everything.
 
+Of franka_ros2: ``move`` only positions the fingers; holding something with a force needs ``grasp``. So an
+opening above the profile's threshold becomes a ``move`` to that width, one below it a ``grasp``.
+
 The franky node gets one setpoint a period, with its velocity and the time when it is due: it interpolates
-them, and brakes by itself when they stop. Of franka_ros2 the actions are used:
-``move`` only positions the fingers; holding something with a force needs ``grasp``. So an opening above
-the profile's threshold becomes a ``move`` to that width, one below it a ``grasp``.
+them, and brakes by itself when they stop.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from enum import Enum
@@ -198,7 +199,7 @@ class ArmDriver:
         away_rad = float(np.abs(place - state.position).max())
         if away_rad > self._near_rad:
             where = f"the setpoints are {away_rad:.3f} rad from the arm"
-            self._tell(f"{where}; it takes them up from {self._near_rad} rad", "error")
+            self._tell(f"{where}; it takes them up from {self._near_rad:g} rad", "error")
             return
         if away_rad > JOINING_RAD and not self._is_asked_for(place):
             where = f"the setpoints rest {away_rad:.3f} rad from the arm"
@@ -292,6 +293,7 @@ class ArmDriver:
     def _tell(self, problem: str, severity: Literal["info", "warn", "error"]) -> None:
         """Note what keeps the arm from moving; report it once."""
         self._problem = problem
-        if problem and problem != self._said:
+        said = re.sub(r"\d[\d.]*", "", problem)  # the same problem with another number is no news
+        if problem and said != self._said:
             self._report(severity, problem)
-        self._said = problem
+        self._said = said
