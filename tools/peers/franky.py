@@ -1,9 +1,9 @@
 """franky-control and franky-sim: our nodes drive an FR3 over libfranka's own protocol, without ros2_control.
 
 Every figure of a motion is looked at where the arm is: in the simulator, at each of its milliseconds and at
-each command that reaches it. ``FRANKY_KILLS`` is how often each process of
-``FRANKY_KILLED`` (all) is killed in the middle of a motion, ``FRANKY_MINUTES`` how long the long motion takes; ``FRANKY_PARTS`` names the functions below to run, if not
-all.
+each command that reaches it. In the environment, ``FRANKY_KILLS`` is how often each process of
+``FRANKY_KILLED`` (default: all) is killed in the middle of a motion, ``FRANKY_MINUTES`` how long the long
+motion takes, and ``FRANKY_PARTS`` names the functions below to run, if not all.
 """
 
 from __future__ import annotations
