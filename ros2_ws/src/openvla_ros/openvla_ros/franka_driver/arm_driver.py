@@ -8,8 +8,8 @@
   no motion is joined halfway.
 - Without the next setpoint in time the reference brakes within the limits; once it has been at rest for a
   while, control ends and the arm's own controller holds it.
-- After a loss, setpoints that do not move are taken up only where the arm already is: nobody has asked for
-  the way to them. From an order on, which moves them, or after a recovery, it goes there slowly.
+- After a loss, setpoints that rest, or come to the arm, are taken up only where it already is: nobody has
+  asked for the way to them. Once they leave it, or after a recovery, it goes there slowly.
 - After a reflex or an error the arm stays where its own controller stopped it, until a person asks for
   recovery.
 """
@@ -29,15 +29,14 @@ from openvla_ros.franka_driver.arm import IDLE_MODE, ArmLostError, ArmState, Fra
 from openvla_ros.franka_driver.reference import JOINING_RAD, Reference
 from openvla_ros.franka_driver.setpoint_buffer import Setpoint, SetpointBuffer
 from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimits
-from openvla_ros.values.arrays import Float
 from openvla_ros.values.health import Health, Level
 
 # Between two attempts to connect.
 RETRY_S = 1.0
 # Control ends this long after the reference came to rest without setpoints.
 IDLE_S = 0.5
-# Setpoints that are this near to each other have not moved.
-SAME_RAD = 1e-3
+# Setpoints that leave an arm by more than this go somewhere.
+LEFT_RAD = 1e-3
 # A joint that is slower than this stands, rad/s.
 STANDS_RAD_S = 0.05
 
@@ -86,7 +85,7 @@ class ArmDriver:
         self._retry_s = 0.0
         self._rests_since_s: float | None = None
         self._connected_anew = True
-        self._idle_place: Float | None = None  # where the setpoints rested when the arm was connected
+        self._nearest_rad = np.inf  # how near the setpoints have been since the arm was connected
         self._recovery_asked = False
         self._problem = "not connected yet"
         self._said = ""
@@ -166,7 +165,7 @@ class ArmDriver:
             self._tell(str(error), "error")
             return
         self.phase = Phase.IDLE
-        self._connected_anew, self._idle_place = True, None
+        self._connected_anew, self._nearest_rad = True, np.inf
         self._tell("", "info")
         self._report("info", "connected to the arm")
 
@@ -201,7 +200,7 @@ class ArmDriver:
             where = f"the setpoints are {away_rad:.3f} rad from the arm"
             self._tell(f"{where}; it takes them up from {self._near_rad:g} rad", "error")
             return
-        if away_rad > JOINING_RAD and not self._is_asked_for(place):
+        if away_rad > JOINING_RAD and not self._is_asked_for(away_rad):
             where = f"the setpoints rest {away_rad:.3f} rad from the arm"
             self._tell(f"{where}, which was lost meanwhile; it moves when a pose is asked for", "warn")
             return
@@ -214,13 +213,13 @@ class ArmDriver:
         self.phase, self._connected_anew = Phase.TRACKING, False
         self._tell("", "info")
 
-    def _is_asked_for(self, place: Float) -> bool:
-        """Return whether the setpoints have moved to ``place`` since the arm was connected."""
-        if not self._connected_anew:
-            return True
-        if self._idle_place is None:
-            self._idle_place = place
-        return bool(np.abs(place - self._idle_place).max() > SAME_RAD)
+    def _is_asked_for(self, away_rad: float) -> bool:
+        """Return whether the setpoints have begun to leave the arm since it was connected.
+
+        Where nobody has asked for anything they rest, or come to the arm.
+        """
+        self._nearest_rad = min(self._nearest_rad, away_rad)
+        return not self._connected_anew or away_rad > self._nearest_rad + LEFT_RAD
 
     def _track(self, arm: FrankaArm, state: ArmState, now_s: float) -> None:
         if not arm.in_control:

@@ -155,7 +155,10 @@ def test_an_arm_that_was_lost_goes_to_setpoints_away_from_it_only_once_they_move
     cell.run(4.0)
     assert cell.arm.calls == []
     assert "when a pose is asked for" in cell.reports[-1][1]
-    cell.goal = HOME + np.array([0.0, 0.01, 0, 0, 0, 0, 0])
+    cell.goal = HOME + np.array([0.0, 0.05, 0, 0, 0, 0, 0])  # they come to the arm
+    cell.run(2.0)
+    assert cell.arm.calls == []
+    cell.goal = HOME
     cell.run(4.0)
     np.testing.assert_allclose(cell.arm.position, cell.goal, atol=1e-4)
 
