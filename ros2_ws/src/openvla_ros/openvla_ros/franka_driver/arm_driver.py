@@ -29,6 +29,7 @@ from openvla_ros.franka_driver.arm import IDLE_MODE, ArmLostError, ArmState, Fra
 from openvla_ros.franka_driver.reference import JOINING_RAD, Reference
 from openvla_ros.franka_driver.setpoint_buffer import Setpoint, SetpointBuffer
 from openvla_ros.robot.motion.motion_limiter import JointMotion, MotionLimits
+from openvla_ros.robot.motion.setpoint_player import Stance
 from openvla_ros.values.health import Health, Level
 
 # Between two attempts to connect.
@@ -37,8 +38,6 @@ RETRY_S = 1.0
 IDLE_S = 0.5
 # Setpoints that leave an arm by more than this go somewhere.
 LEFT_RAD = 1e-3
-# A joint that is slower than this stands, rad/s.
-STANDS_RAD_S = 0.05
 
 Report = Callable[[Literal["info", "warn", "error"], str], None]
 
@@ -86,6 +85,7 @@ class ArmDriver:
         self._rests_since_s: float | None = None
         self._connected_anew = True
         self._nearest_rad = np.inf  # how near the setpoints have been since the arm was connected
+        self._stance = Stance()
         self._recovery_asked = False
         self._problem = "not connected yet"
         self._said = ""
@@ -139,6 +139,7 @@ class ArmDriver:
                 return None
             state = self._arm.state()
             self._success_rate = state.success_rate
+            self._stance.observe(state.position, now_s)
             self._act(self._arm, state, now_s)
             return state
         except ArmLostError as error:
@@ -204,7 +205,7 @@ class ArmDriver:
             where = f"the setpoints rest {away_rad:.3f} rad from the arm"
             self._tell(f"{where}, which was lost meanwhile; it moves when a pose is asked for", "warn")
             return
-        if np.abs(state.velocity).max() > STANDS_RAD_S:
+        if self._stance.place(now_s) is None:
             self._tell("the arm moves by itself or is moved", "warn")
             return
         self._reference.start(state.position)

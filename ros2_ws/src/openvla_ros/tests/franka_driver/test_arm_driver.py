@@ -64,7 +64,7 @@ class Cell:
 
     def in_motion(self) -> None:
         """Bring the arm into a fast motion."""
-        self.run(0.3)
+        self.run(0.8)
         self.goal = PARK
         self.run(0.4)
         assert self.driver.phase is Phase.TRACKING
@@ -177,7 +177,7 @@ def test_a_recovered_arm_that_stands_a_little_away_is_brought_there_slowly():
 
 def test_the_reference_never_leaves_the_leash_of_an_arm_that_is_held_fast():
     cell = Cell()
-    cell.run(0.3)
+    cell.run(0.8)
     cell.arm.follows, cell.goal = False, PARK
     cell.run(1.0)
     places = np.array([position for position, _ in cell.arm.told])
@@ -234,8 +234,20 @@ def test_an_arm_in_another_mode_is_waited_for():
     assert cell.arm.calls == []
     assert "mode Guiding" in cell.driver.health().message
     cell.arm.mode = "Idle"
-    cell.run(0.5)
+    cell.run(0.8)
     assert cell.driver.phase is Phase.TRACKING
+
+
+def test_an_arm_that_is_moved_by_hand_is_not_controlled_before_it_stands():
+    cell = Cell()
+    for number in range(100):
+        cell.arm.position = HOME + (0.008 if number % 2 else -0.008)
+        cell.run(0.02)
+    assert cell.arm.calls == []
+    assert "is moved" in cell.driver.health().message
+    cell.arm.position = HOME
+    cell.run(1.0)
+    assert cell.arm.calls == ["start"]
 
 
 def test_a_lost_arm_is_connected_to_again_and_not_moved_on():
