@@ -59,6 +59,7 @@ def nodes(folder: Path) -> dict[str, dict[str, str]]:
         "controller_node": {"robot": ROBOT},
         "policy_node": {"robot": ROBOT, "policy": "hold"},
         "recorder_node": {"robot": ROBOT, "folder": str(folder / "recordings")},
+        "franky_node": {"robot": "franka_franky", "address": "127.0.0.1"},
         "setpoint_node": {"robot": setpoints},
         "simulated_camera_node": {"robot": ROBOT},
         "simulation_node": {"robot": ROBOT},

@@ -16,6 +16,7 @@ NODES = (
     "policy_node",
     "controller_node",
     "setpoint_node",
+    "franky_node",
     "recorder_node",
     "teleop_node",
 )
@@ -112,6 +113,8 @@ setup(
         "quantization": ["bitsandbytes"],
         "export": ["onnx>=1.16", "onnx-ir", "onnxruntime>=1.20"],
         "leapp": ["leapp==0.7.2"],
+        # The wheel on PyPI is for arms of robot server 10; others: docs/franky.md.
+        "franky": ["franky-control>=2,<3"],
         "ray": ["ray"],
         "meshes": ["pycollada"],
         "array_record": ["array-record"],

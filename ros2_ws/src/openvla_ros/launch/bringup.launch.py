@@ -43,6 +43,7 @@ def node_action(spec: NodeSpec, graph: Graph, restarts: int = 0) -> Node:
         remappings=list(spec.remappings.items()),
         ros_arguments=enclave_arguments(os.environ, graph.namespace, spec.name),
         output="screen",
+        prefix=spec.python or None,
         on_exit=ended,
     )
 

@@ -40,6 +40,7 @@ SOURCES = {
     "cryptography": Source("cryptography", extra="tls"),
     "cv2": Source("opencv-python-headless", rosdep="python3-opencv"),
     "foxglove": Source("foxglove-sdk", extra="view"),
+    "franky": Source("franky-control", extra="franky"),
     "google_crc32c": Source("google-crc32c"),
     "h11": Source("h11"),
     "h5py": Source("h5py", rosdep="python3-h5py"),
@@ -77,6 +78,7 @@ SOURCES = {
 NODE_NEEDS: dict[str, tuple[str, ...]] = {
     "camera_node": ("cv2", "rosbags"),
     "controller_node": (),
+    "franky_node": (),
     "policy_node": ("PIL", "cv2", "rosbags"),
     "recorder_node": ("PIL", "cv2", "mcap", "rosbags"),
     "setpoint_node": (),

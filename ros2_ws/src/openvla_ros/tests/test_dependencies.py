@@ -94,8 +94,8 @@ def test_setup_py_asks_for_what_is_imported():
 def test_package_xml_and_requirements_txt_ask_for_the_rest_between_them():
     from_apt = {source.rosdep for source in SOURCES.values() if source.rosdep}
     # For whoever converts on several machines, looks, exports or makes a server's certificate: a robot's
-    # computer does none of it.
-    elsewhere = {"ray", "view", "export", "leapp", "tls"}
+    # computer does none of it. The wheel of franky depends on the arm's version.
+    elsewhere = {"ray", "view", "export", "leapp", "tls", "franky"}
     from_pip = {
         source.pip for source in SOURCES.values() if not source.rosdep and source.extra not in elsewhere
     }

@@ -8,6 +8,7 @@ import yaml
 from support.action_spaces import SPACES, in_space
 from support.shared_data import REPOSITORY
 
+from openvla_ros.driver_profile import ArmBackend, FrankySettings
 from openvla_ros.errors import ProfileError
 from openvla_ros.profile import available_profiles, dump_profile, load_profile, parse_profile
 from openvla_ros.values.action_dimensions import dimension_names
@@ -286,3 +287,15 @@ def test_an_action_space_of_any_kind_that_is_not_carried_out_is_refused(kind, ro
 def test_only_a_command_that_says_when_it_is_due_may_be_sent_early(kind, lookahead_s, expected):
     backend = replace(load_profile("widowx").arm_backend, kind=kind, lookahead_s=lookahead_s)
     assert backend.takes_times is expected
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("franky", None), ("forward_position", {})])
+def test_settings_of_franky_belong_to_its_kind(kind, settings):
+    with pytest.raises(ValueError, match=r"arm_backend.franky is (missing|given)"):
+        ArmBackend(kind=kind, topic="setpoints", franky=settings)
+
+
+@pytest.mark.parametrize("key", ["leash_rad", "rate_hz"])
+def test_a_leash_or_a_rate_that_lets_a_franka_run_away_is_refused(key):
+    with pytest.raises(ValueError, match=key):
+        FrankySettings(**{key: 0.2 if key == "leash_rad" else 50.0})

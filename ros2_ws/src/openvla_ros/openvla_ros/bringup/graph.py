@@ -8,6 +8,7 @@ driver uses come from its profile. Knows nothing of ROS.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -36,6 +37,7 @@ class NodeSpec:
     remappings: Mapping[str, str] = field(default_factory=dict)
     on_exit: OnExit = "shutdown"  # what happens when this process exits by itself
     stop_order: int = 0  # lower numbers are stopped first; the robot itself is stopped last
+    python: str = ""  # the interpreter that runs it; empty: the one that starts the others
 
     def restarts_after(self, exit_code: int) -> bool:
         """Return whether to restart the process after ``exit_code``; negative: killed by a signal."""
@@ -90,6 +92,7 @@ class GraphOptions:
     recorder_parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     teleop: str = ""  # a teleoperation device, or none
     use_sim_time: bool = False
+    robot_address: str = ""  # of an arm that a node of this package drives over the network
 
 
 # What ``ros2 launch`` and ``openvla up`` take: name → (default, what it means).
@@ -112,6 +115,7 @@ LAUNCH_ARGUMENTS = {
     "record": ("false", "start the recorder"),
     "teleop": ("", "teleoperation device: keyboard, gamepad, spacemouse, leader"),
     "task": ("", "task of the simulation"),
+    "robot_address": ("", "name or IP address of the arm's controller, for arm_backend franky"),
     "use_sim_time": ("false", "use the time from /clock"),
 }
 
@@ -136,6 +140,7 @@ def options_from_arguments(values: Mapping[str, str]) -> GraphOptions:
         record=_switch("record", values),
         teleop=values["teleop"],
         use_sim_time=_switch("use_sim_time", values),
+        robot_address=values["robot_address"],
     )
 
 
@@ -194,7 +199,8 @@ def _robot_nodes(profile: RobotProfile, options: GraphOptions) -> list[NodeSpec]
     """The simulated robot and the cameras; a real arm's own driver is started by its maker's launch."""
     if profile.simulation is None:
         cameras = tuple(c for c in profile.cameras if options.cameras and _is_ours(c, options))
-        return [_camera(profile, options, camera.name, "camera_node") for camera in cameras]
+        nodes = [_camera(profile, options, camera.name, "camera_node") for camera in cameras]
+        return [_franky(profile, options), *nodes] if profile.arm_backend.kind == "franky" else nodes
     parameters = {
         "robot": options.robot,
         "publish_clock": options.use_sim_time,
@@ -220,6 +226,38 @@ def _camera(profile: RobotProfile, options: GraphOptions, name: str, executable:
     }
     return NodeSpec(
         f"camera_{name}", executable, parameters, _remappings(profile), on_exit="restart", stop_order=1
+    )
+
+
+def _franky(profile: RobotProfile, options: GraphOptions) -> NodeSpec:
+    """The driver of a Franka arm, the last to stop: it brakes the arm if nobody else has."""
+    settings = profile.arm_backend.franky
+    assert settings is not None  # the profile has checked it
+    if options.use_sim_time:
+        raise InvalidValueError("use_sim_time is true; the franky node drives a real arm, in real time")
+    if not (options.robot_address or settings.address):
+        raise InvalidValueError(
+            f"robot {profile.name!r} needs the address of the arm's controller: robot_address "
+            "(--robot-address), or arm_backend.franky.address in the profile"
+        )
+    if settings.python and not shutil.which(settings.python):
+        raise InvalidValueError(
+            f"arm_backend.franky.python of robot {profile.name!r} is {settings.python!r}, which is no "
+            "program; name the Python of the environment that has franky-control"
+        )
+    if not settings.python:  # another Python has other packages
+        require(("franky",), "the node franky")
+    parameters: dict[str, ParameterValue] = {"robot": options.robot}
+    if options.robot_address:
+        parameters["address"] = options.robot_address
+    return NodeSpec(
+        "franky",
+        "franky_node",
+        parameters,
+        _remappings(profile),
+        on_exit="restart_if_killed",
+        stop_order=4,
+        python=settings.python,
     )
 
 

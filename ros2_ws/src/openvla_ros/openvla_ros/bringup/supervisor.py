@@ -171,7 +171,7 @@ class Supervisor:
 
     def _spawn(self, spec: NodeSpec) -> subprocess.Popen[bytes]:
         command = [
-            sys.executable,
+            spec.python or sys.executable,
             "-m",
             *spec.program,
             "--ros-args",

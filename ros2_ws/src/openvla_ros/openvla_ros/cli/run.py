@@ -62,6 +62,7 @@ def up(
     teleop: Annotated[str, typer.Option(help=LAUNCH_ARGUMENTS["teleop"][1])] = "",
     task: Annotated[str, typer.Option(help=LAUNCH_ARGUMENTS["task"][1])] = "",
     use_sim_time: Annotated[bool, typer.Option(help=LAUNCH_ARGUMENTS["use_sim_time"][1])] = False,
+    robot_address: Annotated[str, typer.Option(help=LAUNCH_ARGUMENTS["robot_address"][1])] = "",
 ) -> None:
     """Start a robot's nodes and supervise them; does what ros2 launch does, without it.
 
@@ -72,6 +73,8 @@ def up(
       openvla up --robot sim_widowx --policy expert --task lift
 
       openvla up --robot widowx --policy openvla --checkpoint openvla/openvla-7b --unnorm-key bridge_orig
+
+      openvla up --robot franka_franky --robot-address 172.16.0.2
     """
     values = {
         "robot": robot,
@@ -90,6 +93,7 @@ def up(
         "teleop": teleop,
         "task": task,
         "use_sim_time": str(use_sim_time).lower(),
+        "robot_address": robot_address,
     }
     from openvla_ros.discovery.domain_check import refuse_if_there
 

@@ -10,7 +10,7 @@ from rclpy.node import Node
 
 from openvla_ros.drivers.cartesian_target import CartesianTargetArm
 from openvla_ros.drivers.forward_position import ForwardPositionArm
-from openvla_ros.drivers.franka import FrankaGripper, FrankaRecovery
+from openvla_ros.drivers.franka import FrankaGripper, FrankaRecovery, FrankyArm, FrankyRecovery
 from openvla_ros.drivers.gripper_action import GripperAction
 from openvla_ros.drivers.interbotix import InterbotixArm, InterbotixGripper
 from openvla_ros.drivers.joint_trajectory import JointTrajectoryArm, JointTrajectoryGripper
@@ -53,6 +53,8 @@ def make_arm_driver(node: Node, profile: RobotProfile) -> ArmDriver:
             return CartesianTargetArm(node, profile, backend)
         case "servo_twist":
             return ServoTwistArm(node, profile, backend)
+        case "franky":
+            return FrankyArm(node, profile, backend)
 
 
 def make_gripper_driver(node: Node, profile: RobotProfile) -> GripperDriver:
@@ -67,9 +69,13 @@ def make_gripper_driver(node: Node, profile: RobotProfile) -> GripperDriver:
             return InterbotixGripper(node, profile, backend)
         case "franka":
             return FrankaGripper(node, profile, backend)
+        case "franky":
+            return JointTrajectoryGripper(node, profile, backend.topic, "franky node")
 
 
-def make_recovery(node: Node, profile: RobotProfile) -> FrankaRecovery | None:
+def make_recovery(node: Node, profile: RobotProfile) -> FrankaRecovery | FrankyRecovery | None:
     """Return the error recovery of arms that have one, else ``None``."""
+    if profile.arm_backend.kind == "franky":
+        return FrankyRecovery(node)
     action = profile.arm_backend.recovery_action
     return FrankaRecovery(node, action) if action is not None else None

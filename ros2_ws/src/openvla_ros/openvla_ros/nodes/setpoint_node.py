@@ -35,7 +35,7 @@ from openvla_ros.ros.guard import GuardedNode
 from openvla_ros.ros.messages import from_duration, from_stamp, joint_position, joint_values
 from openvla_ros.ros.parameters import declare, parameter
 from openvla_ros.values.health import Health, ReasonCounter, StreamHealth
-from openvla_ros.values.time import NS_PER_S
+from openvla_ros.values.time import NS_PER_S, nanoseconds
 
 GRIPPER_PERIOD_S = 0.02  # bridge_data_robot drives its gripper 50 times a second
 CONNECT_PERIOD_S = 0.5
@@ -134,8 +134,9 @@ class SetpointNode(GuardedNode):
             # The controller lets the arm come to rest; a setpoint that is repeated then would pull at it.
             if self._rivals.found and not self._player.remaining_s(seconds):
                 self._player.forget()
-            setpoint = self._player.sample(seconds)
-        if setpoint is None:
+            setpoint, motion = self._player.sample(seconds), self._player.motion
+            due_ns = self._epoch_ns + nanoseconds(self._player.due_s)
+        if setpoint is None or motion is None:
             return
         pose = self._chain.forward(setpoint)
         if (
@@ -143,8 +144,9 @@ class SetpointNode(GuardedNode):
         ):  # this thread stalled right here, but the driver did not
             with self._guard:
                 setpoint = self._player.withdraw()
+            motion = JointMotion.at_rest(setpoint)
             pose = self._chain.forward(setpoint)
-        self._arm.send(ArmCommand(now_ns, self._period_s, JointMotion.at_rest(setpoint), pose, setpoint))
+        self._arm.send(ArmCommand(due_ns, self._period_s, motion, pose, setpoint))
 
     def _open(self, message: JointTrajectory) -> None:
         joint = self._profile.gripper.joint

@@ -1,6 +1,9 @@
 """The node graph: what runs for which robot, and that its names and parameters survive the command line."""
 
+import sys
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 import yaml
@@ -46,6 +49,38 @@ def test_only_cameras_whose_device_the_profile_names_are_started(tmp_path):
     assert names(GraphOptions(robot=str(path), cameras=False)) == ["controller", "policy"]
     chosen = GraphOptions(robot="franka", camera_parameters={"source": "usb", "device": "2"})
     assert build_graph(chosen, {}).node("camera_primary").parameters["device"] == "2"
+
+
+def test_a_franka_without_ros2_control_brings_its_driver(monkeypatch):
+    monkeypatch.setitem(sys.modules, "franky", ModuleType("franky"))
+    sys.modules["franky"].__spec__ = ModuleSpec("franky", None)
+    with pytest.raises(InvalidValueError, match="needs the address of the arm's controller"):
+        build_graph(GraphOptions(robot="franka_franky"), {})
+    options = GraphOptions(robot="franka_franky", robot_address="172.16.0.2")
+    assert names(options) == ["franky", "setpoints", "controller", "policy"]
+    graph = build_graph(options, {})
+    driver = graph.node("franky")
+    assert driver.parameters["address"] == "172.16.0.2"
+    assert driver.stop_order > graph.node("setpoints").stop_order
+    assert driver.restarts_after(-9)
+    assert not driver.restarts_after(1)
+    with pytest.raises(InvalidValueError, match="in real time"):
+        build_graph(replace(options, use_sim_time=True), {})
+
+
+def test_a_franka_driver_may_have_a_python_of_its_own(tmp_path):
+    profile = load_profile("franka_franky")
+
+    def graph(python):
+        settings = replace(profile.arm_backend.franky, python=python, address="arm")
+        path = tmp_path / "mine.yaml"
+        mine = replace(profile, arm_backend=replace(profile.arm_backend, franky=settings))
+        path.write_text(dump_profile(mine), encoding="utf-8")
+        return build_graph(GraphOptions(robot=str(path)), {})
+
+    assert graph(sys.executable).node("franky").python == sys.executable
+    with pytest.raises(InvalidValueError, match="which is no program"):
+        graph("/nowhere/python")
 
 
 def test_the_policy_stops_first_and_the_robot_last():

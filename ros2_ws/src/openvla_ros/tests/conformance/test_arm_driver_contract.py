@@ -18,6 +18,7 @@ KINDS = {
     "interbotix": ("widowx", "/wx250s/commands/joint_group"),
     "cartesian_target": ("franka", "target_pose"),
     "servo_twist": ("franka", "/jazzy_servo/delta_twist_cmds"),
+    "franky": ("franka_franky", "franky/setpoints"),
 }
 
 
@@ -35,7 +36,8 @@ def test_every_arm_driver_keeps_the_contract(ros_domain):
     ):
         robot.expect(lambda e: "ready" in e, 120)
         for kind, (profile, topic) in KINDS.items():
-            drivers.say(robot=profile, kind=kind, topic=topic)
+            settings = {"franky": {}} if kind == "franky" else {}
+            drivers.say(robot=profile, kind=kind, topic=topic, **settings)
             told = drivers.expect(lambda e: "checked" in e, 120)
             assert told == {"checked": kind, "error": None}
         # Nobody is there: the one that connects says so.

@@ -182,6 +182,18 @@ def test_forward_position(pair):
     assert pair.topic("forward")["data"] == pytest.approx(Q)
 
 
+def test_franky_sends_a_setpoint_with_its_velocity_and_the_time_when_it_is_due(pair):
+    pair.make("franka_franky", "arm", kind="franky", topic="franky/setpoints", franky={})
+    assert pair.connect() is None
+    home, velocity = list(FRANKA.arm.home), [0.1, -0.2, 0.3, 0.0, 0.0, 0.0, 0.5]
+    pair.driver.say(do="arm", q=home, v=velocity)
+    got = pair.topic("franky")
+    assert got["names"] == list(FRANKA.arm.joints)
+    assert got["times"] == [0.0]
+    np.testing.assert_allclose(got["positions"], [home])
+    np.testing.assert_allclose(got["velocities"], [velocity])
+
+
 def test_a_topic_of_another_type_and_one_without_subscriber_are_named(pair):
     pair.make("sim_widowx", "arm", kind="forward_position", topic="other/commands")
     pair.check_problem("trajectory_msgs/msg/JointTrajectory, which does not match")

@@ -63,6 +63,7 @@ def subscriptions(node) -> None:
         (JointTrajectory, "/arm_controller/joint_trajectory", on_trajectory("arm")),
         (JointTrajectory, "/gripper_controller/joint_trajectory", on_trajectory("gripper")),
         (JointTrajectory, "/other/commands", on_trajectory("other")),
+        (JointTrajectory, "/franky/setpoints", on_trajectory("franky")),
         (Float64MultiArray, "/forward/commands", lambda m: say(topic="forward", data=list(m.data))),
         (
             JointGroupCommand,

@@ -171,6 +171,16 @@ class SetpointPlayer:
         """Stop playing until a trajectory that starts at rest: somebody else may have moved the arm."""
         self._path = None
 
+    @property
+    def motion(self) -> JointMotion | None:
+        """The motion at the newest setpoint, or None before the first one."""
+        return self._sent
+
+    @property
+    def due_s(self) -> float:
+        """When the newest setpoint is due: evenly spaced, whatever the jitter of the calls of ``sample``."""
+        return seconds(self._clock.stamp_ns)
+
     def remaining_s(self, now_s: float) -> float:
         """Return how long the setpoints will still move at most, seconds."""
         return 0.0 if self._path is None else max(0.0, self._path.end_s - now_s)
