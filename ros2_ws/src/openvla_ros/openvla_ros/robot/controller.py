@@ -264,6 +264,9 @@ class ArmController:
             return self.refuse(verdict)
         if self._modes.overrun.lasts:
             return self.refuse(UNSEEN)
+        if (fault := self._watch.fault) is not None:  # held, the commands do not go to where the arm is
+            remedy = "give the arm to an owner, and ask again once the commands have gone to where it is"
+            return self.refuse(SafetyVerdict.hold(fault.reason, f"{fault.detail}; {remedy}"))
         self._authority.sent_to = name
         return self._modes.go_to(name, robot.positions)
 

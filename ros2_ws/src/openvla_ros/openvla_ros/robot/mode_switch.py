@@ -193,7 +193,7 @@ class ModeSwitch:
         if fault is None:
             if before is not None:
                 self.rest(SafetyVerdict.hold(Reason.WAITING, f"over: {before.detail}"))
-        elif before is None or before.reason is not fault.reason:
+        elif before is None or before.reason is not fault.reason or self.state in UNDER_WAY:
             self.interrupt(fault)
 
     # Time that is missing

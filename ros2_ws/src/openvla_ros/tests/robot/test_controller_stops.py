@@ -191,6 +191,47 @@ def test_tracking_error_stops_the_arm_and_lets_it_give_way():
     assert output.state is ControllerState.HOLDING
 
 
+def test_a_held_arm_that_was_pushed_away_goes_to_no_pose_before_the_commands_are_where_it_is():
+    bench = Bench(WIDOWX)
+    bench.run_policy(action(x=0.01), 0.6)
+    bench.controller.hold()
+    bench.tick(100)
+    pushed = bench.q + 0.4
+
+    def report(ticks):
+        for _ in range(ticks):
+            bench.now_ns += TICK_NS
+            bench.controller.observe(pushed, None, None, bench.now_ns, bench.now_ns)
+            bench.outputs.append(bench.controller.tick(bench.now_ns))
+        return bench.outputs[-1]
+
+    held = report(20)
+    assert held.verdict.reason is Reason.HELD
+    refused = bench.controller.go_to("home")
+    assert (refused.commands, refused.reason) == (False, Reason.TRACKING)
+    assert "give the arm to an owner" in refused.detail
+    np.testing.assert_array_equal(report(50).joint_positions, held.joint_positions)  # and nothing moves
+    bench.controller.give_to("teleoperation")
+    np.testing.assert_allclose(report(600).joint_positions, pushed, atol=WIDOWX.limits.tracking_error_rad)
+    assert bench.controller.go_to("home").commands
+
+
+def test_a_motion_that_begins_while_a_fault_stands_is_stopped_too():
+    bench = Bench(WIDOWX)
+    bench.run_policy(action(x=0.01), 0.6)
+    bench.controller.go_to("home")
+    bench.tick(5)
+    assert bench.outputs[-1].state is ControllerState.HOMING
+    off = bench.q + 0.8
+    states = []
+    for _ in range(30):
+        bench.now_ns += TICK_NS
+        bench.controller.observe(off, None, None, bench.now_ns, bench.now_ns)
+        states.append(bench.controller.tick(bench.now_ns).state)
+        bench.controller._modes.state = ControllerState.HOMING  # however it came about
+    assert set(states) == {ControllerState.STOPPED}
+
+
 def test_effort_and_wrench_beyond_their_limits_stop_the_arm():
     bench = Bench(replace(WIDOWX, limits=replace(WIDOWX.limits, effort=(5.0,) * 6)))
     bench.effort = np.zeros(6)
