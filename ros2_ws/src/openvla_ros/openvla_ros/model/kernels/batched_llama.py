@@ -146,7 +146,8 @@ class BatchedLlama:
 
     def _parts(self, x: Tensor) -> Tensor:
         """Return (R, N, C) as heads (R, C / head width, N, head width)."""
-        return x.unflatten(-1, (-1, self._kernels.shape.head_width)).transpose(1, 2)
+        rows, count, _ = x.shape
+        return x.view(rows, count, -1, self._kernels.shape.head_width).transpose(1, 2)
 
     def _keep(
         self, key: Tensor, value: Tensor, cache: Tensor, how: _Pass | _Later
