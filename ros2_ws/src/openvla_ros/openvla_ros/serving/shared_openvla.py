@@ -111,6 +111,8 @@ class SharedOpenVLA:
 
     def close(self) -> None:
         """Free the weights. Safe to call twice."""
+        if self._together is not None:
+            self._together.close()
         self._together = None
         for policy in self._policies.values():
             policy.close()

@@ -37,19 +37,24 @@ def images():
         return seen
 
 
-@pytest.fixture(scope="module", params=["fast", "plain"])
+@pytest.fixture(scope="module", params=[("fast", 1), ("plain", 1), ("fast", 3)], ids=str)
 def shared(request, tmp_path_factory):
-    """The small base for robots with and without adapters, and each adapter's own policy."""
-    torch.set_num_threads(1)
+    """The small base for robots with and without adapters, on one and on several cores."""
+    decoder, cores = request.param
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores)
     folder = tmp_path_factory.mktemp("adapters")
     adapters = {
         name: make_adapter(folder / name, resolve(SMALL_BASE), seed, PROFILE, std=0.02)
         for seed, name in enumerate(("carrot", "cup"))
     }
-    options = LoadOptions(dtype=torch.float32, decoder=request.param)
-    return with_adapters(
-        load_openvla_policy(SMALL_BASE, PROFILE, options=options), SMALL_BASE, adapters, PROFILE, offline=True
-    )
+    options = LoadOptions(dtype=torch.float32, decoder=decoder)
+    policy = load_openvla_policy(SMALL_BASE, PROFILE, options=options)
+    served = with_adapters(policy, SMALL_BASE, adapters, PROFILE, offline=True)
+    torch.set_num_threads(1)
+    yield served
+    served.close()
+    torch.set_num_threads(before)
 
 
 def observation(image, words, stamp_ns=0):
@@ -102,7 +107,7 @@ def test_one_robots_missing_camera_is_told_before_anybody_waits(shared, images):
 def test_an_output_that_is_no_action_is_one_robots_error(shared, images, monkeypatch):
     sessions = [shared.session("") for _ in range(3)]
     questions = [session.question(observation(images[0], WORDS[0])) for session in sessions]
-    decoder = shared._together._together
+    decoder = shared._together._together[0]
     decode = decoder.decode
 
     def spoiled(*arguments):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -64,13 +65,18 @@ class Adapter:
         return sum(update.down.numel() + update.up.numel() for update in self.updates.values())
 
 
+# Rows of a batch, and the updates that are added to them.
+Rows = tuple[tuple[slice, Mapping[str, LowRankUpdate]], ...]
+
+
 class AdapterSet:
     """The adapters loaded for one network; at most one is active."""
 
     def __init__(self, network: OpenVLA) -> None:
         self._network = network
         self._loaded: dict[str, ActiveAdapter] = {}
-        self._current: tuple[tuple[slice, Mapping[str, LowRankUpdate]], ...] = ()  # rows of a batch, updates
+        self._current: Rows = ()
+        self._by_row = threading.local()  # its ``rows`` take the place of what is active, on one thread
         self._hooked: set[str] = set()
         self._added = 0
 
@@ -116,21 +122,21 @@ class AdapterSet:
 
     @contextmanager
     def by_row(self, names: Sequence[str | None]) -> Iterator[None]:
-        """Use the adapter ``names[i]`` for row i of every module's input, for a while.
+        """Use the adapter ``names[i]`` for row i of every module's input, for a while and on this thread.
 
         The language model's modules must not be called meanwhile: ``kernels.row_maps`` are for those.
         """
-        before, first, current = self._current, 0, []
+        first, current = 0, []
         for name, same in groupby(names):
             end = first + len(list(same))
             if (adapter := self.of(name)) is not None:
                 current.append((slice(first, end), adapter.updates))
             first = end
-        self._current = tuple(current)
+        self._by_row.rows = tuple(current)
         try:
             yield
         finally:
-            self._current = before
+            del self._by_row.rows
 
     def _known(self, name: str) -> ActiveAdapter:
         if name not in self._loaded:
@@ -145,7 +151,8 @@ class AdapterSet:
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def add_update(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             adapted = None
-            for rows, updates in self._current:
+            current: Rows = getattr(self._by_row, "rows", self._current)
+            for rows, updates in current:
                 if name in updates:
                     part = updates[name].apply(module, inputs[0][rows], output[rows])
                     if rows == slice(None):

@@ -62,26 +62,24 @@ class BatchedDecoder:
         ids = [torch.cat([sequel.token_ids, row]) for sequel, row in zip(sequels, guesses, strict=True)]
         lengths = upload(torch.tensor([len(s.token_ids) for s in sequels]), device) + image.shape[1]
         embedded = model.join(image, model.text_embeddings(upload(pad_sequence(ids, True), device)))
-        self._llama.reserve(*embedded.shape[:2])
-        places = torch.arange(count, device=device)
-        logits = self._llama.begin(maps, embedded, lengths[:, None] - 1 + places)
-        chosen = self._choose(logits)
-        accepted = _leading(chosen[:, :-1] == guess)
-        certain = accepted.clone()
+        logits = self._llama.begin(maps, embedded, lengths, count - 1)
+        chosen, places = self._choose(logits), torch.arange(count, device=device)
+        certain = _leading(chosen[:, :-1] == guess)
+        accepted = certain.clone()
         while open_rows := [row for row, known in enumerate(certain.tolist()) if known < count - 1]:
-            rows = upload(torch.tensor(open_rows), device)
-            known, guess = certain[rows], chosen[rows]
+            rows = None if len(open_rows) == len(sequels) else upload(torch.tensor(open_rows), device)
+            picked = slice(None) if rows is None else rows
+            known, guess = certain[picked], chosen[picked]
             least = int(known.min())
             maps = self._llama.maps([sequels[row].adapter for row in open_rows])
             again = model.text_embeddings(guess[:, least:-1])
-            fresh = self._llama.go_on(maps, again, lengths[rows] + least, rows)
+            fresh = self._llama.go_on(maps, again, least, rows)
             later = slice(least + 1, None)  # the tokens that this pass has logits for
             keep = places[later] <= known[:, None]
-            logits[rows, later] = torch.where(keep[..., None], logits[rows, later], fresh)
             after = torch.where(keep, guess[:, later], self._choose(fresh))
-            chosen[rows, later] = after
             right = keep[:, :-1] | (after[:, :-1] == guess[:, least + 1 : -1])
-            certain[rows] = least + 1 + _leading(right)
+            logits[picked, later] = torch.where(keep[..., None], logits[picked, later], fresh)
+            chosen[picked, later], certain[picked] = after, least + 1 + _leading(right)
         table = action_table(model, logits.flatten(0, 1), chosen.flatten(), self._engine.centers)
         tables = self._engine.stages.read(table).view(len(sequels), count, COLUMNS)
         return [

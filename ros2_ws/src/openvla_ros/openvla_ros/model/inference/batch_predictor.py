@@ -19,6 +19,7 @@ from openvla_ros.model.decoding.engine import Engine
 from openvla_ros.model.decoding.speculative import DraftingDecoder
 from openvla_ros.model.decoding.staged_decoder import StagedDecoder
 from openvla_ros.model.inference.predictor import OpenVLAPredictor, Prediction
+from openvla_ros.model.inference.row_groups import RowGroups
 from openvla_ros.values.arrays import Image
 
 
@@ -58,12 +59,14 @@ class BatchPredictor:
             first.decoder.engine if isinstance(first.decoder, StagedDecoder) else Engine(first.model.network)
         )
         only = first.decoder.only_action_tokens
-        self._together = BatchedDecoder(engine, only) if engine.llama.is_plain else None
+        self._groups = RowGroups(first.model.network.device, first.weight_bytes)
+        count = self._groups.most if engine.llama.is_plain else 0
+        self._together = [BatchedDecoder(engine, only) for _ in range(count)]  # one for each group of rows
 
     @property
     def batches(self) -> bool:
         """Whether questions share a pass; those to quantised modules are answered one after the other."""
-        return self._together is not None
+        return bool(self._together)
 
     def predict(self, questions: Sequence[Question]) -> list[Answer]:
         """Return the answer to each question, in their order.
@@ -74,9 +77,20 @@ class BatchPredictor:
         for question in questions:
             if question.predictor.model is not self._model:
                 raise InvalidValueError("questions to other weights cannot be answered together")
-        if self._together is None or len(questions) == 1:
+        if not self._together or len(questions) == 1:
             return [self._answer_alone(question) for question in questions]
-        return self._answer_together(self._together, questions)
+        widths = {question.predictor.statistics.width for question in questions}
+        if len(widths) != 1:
+            raise InvalidValueError(f"actions of the widths {sorted(widths)} cannot be decoded together")
+        # Neighbours with the same adapter share its updates.
+        order = sorted(range(len(questions)), key=lambda index: questions[index].predictor.adapter or "")
+        answers = self._groups.run(self._answer_together, [questions[index] for index in order])
+        found = dict(zip(order, answers, strict=True))
+        return [found[index] for index in range(len(questions))]
+
+    def close(self) -> None:
+        """End the threads. Safe to call twice."""
+        self._groups.close()
 
     def _answer_alone(self, question: Question) -> Answer:
         began, decoder, predictor = time.perf_counter(), self._alone, question.predictor
@@ -92,28 +106,19 @@ class BatchPredictor:
         return Answer(predictor.meaning_of(tokens, time.perf_counter() - began), last)
 
     @torch.inference_mode()
-    def _answer_together(self, decoder: BatchedDecoder, questions: Sequence[Question]) -> list[Answer]:
+    def _answer_together(self, group: int, questions: Sequence[Question]) -> list[Answer]:
+        """Return the answers to neighbours in one pass; several groups may be at it at once."""
         began, adapters = time.perf_counter(), self._model.adapters
-        # Neighbours with the same adapter share its updates.
-        order = sorted(range(len(questions)), key=lambda index: questions[index].predictor.adapter or "")
-        ordered = [questions[index] for index in order]
-        names = [question.predictor.adapter for question in ordered]
-        widths = {question.predictor.statistics.width for question in ordered}
-        if len(widths) != 1:
-            raise InvalidValueError(f"actions of the widths {sorted(widths)} cannot be decoded together")
+        names = [question.predictor.adapter for question in questions]
         with adapters.by_row(names):
-            image = self._model.network.image_embeddings(torch.cat([q.pixels for q in ordered]))
+            image = self._model.network.image_embeddings(torch.cat([q.pixels for q in questions]))
         sequels = [
             Sequel(question.token_ids, adapters.of(name), question.last)
-            for question, name in zip(ordered, names, strict=True)
+            for question, name in zip(questions, names, strict=True)
         ]
-        decoded = decoder.decode(image, sequels, widths.pop())
+        decoded = self._together[group].decode(image, sequels, questions[0].predictor.statistics.width)
         seconds = time.perf_counter() - began
-        answers = {
-            index: _answer(question, found, seconds)
-            for index, question, found in zip(order, ordered, decoded, strict=True)
-        }
-        return [answers[index] for index in range(len(questions))]
+        return [_answer(*pair, seconds) for pair in zip(questions, decoded, strict=True)]
 
 
 def _answer(question: Question, found: DecodedAction, seconds: float) -> Answer:

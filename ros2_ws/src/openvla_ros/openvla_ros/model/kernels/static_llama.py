@@ -8,6 +8,7 @@ with the device or depends on values, so a pass can be captured.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -52,6 +53,7 @@ class StaticLlama:
             )
         self._fused = fused if fused is None or pack is None else pack(fused)
         self._modules = module_maps(model)
+        self._of_adapters = threading.Lock()  # groups of a batch ask for them on threads of their own
         self._adapted: Recent[ActiveAdapter, LlamaMaps] = Recent(self._with_adapter, kept=ADAPTERS)
         self._caches: tuple[LayerCache, ...] = ()
         self.capacity = 0
@@ -75,11 +77,15 @@ class StaticLlama:
         """
         if self._fused is None:
             raise InvalidValueError("quantised modules apply the active adapter only")
-        return self._fused if adapter is None else self._adapted[adapter]
+        if adapter is None:
+            return self._fused
+        with self._of_adapters:
+            return self._adapted[adapter]
 
     def keep_adapters(self, count: int) -> None:
         """Keep the stacked updates of ``count`` adapters, for a batch that uses them in turn."""
-        self._adapted.keep(count)
+        with self._of_adapters:
+            self._adapted.keep(count)
 
     def _with_adapter(self, adapter: ActiveAdapter) -> LlamaMaps:
         assert self._fused is not None
