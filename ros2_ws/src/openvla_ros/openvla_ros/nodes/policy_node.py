@@ -58,7 +58,7 @@ class PolicyNode(GuardedLifecycleNode):
         self._settings = declare(self, PolicyParameters)
         watch(self, PolicyParameters, self._settings_changed)
         self._profile = load_profile(self._settings.robot)
-        self._buffer = ObservationBuffer(self._profile, self._settings.frozen_image_s)
+        self._buffer = ObservationBuffer(self._profile, self._frozen_s(self._settings))
         self._forward = KinematicChain.from_profile(self._profile.arm).forward
         self._policy: RunningPolicy | None = None
         self._worker: Worker[Question] | None = None
@@ -307,10 +307,14 @@ class PolicyNode(GuardedLifecycleNode):
 
     def _settings_changed(self, settings: PolicyParameters) -> None:
         before, self._settings = self._settings, settings
-        self._buffer.frozen_s = settings.frozen_image_s
+        self._buffer.frozen_s = self._frozen_s(settings)
         self._run.set_limits(settings.run_limits(self._profile))
         if settings.steps_between_inferences != before.steps_between_inferences:
             self._pacer = settings.pacer(self._profile)
+
+    def _frozen_s(self, settings: PolicyParameters) -> float:
+        """Return how long an image may stay the same; for ever where images are drawn without noise."""
+        return settings.frozen_image_s if self._profile.simulation is None else 0.0
 
     def _goal_limits(self) -> tuple[float, float]:
         return self._settings.time_limit_s, self._settings.give_up_s

@@ -76,7 +76,8 @@ class PolicyParameters:
     )
     frozen_image_s: float = parameter(
         1.0,
-        "how long a camera may repeat one image to the bit after the arm has moved, seconds; 0: for ever",
+        "how long a camera may repeat one image to the bit after the arm has moved, seconds; 0 (also for a "
+        "simulator whose images have no noise): for ever; of no effect with a profile that has 'simulation'",
         low=0.0,
         high=60.0,
     )

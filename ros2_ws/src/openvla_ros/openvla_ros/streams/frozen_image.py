@@ -3,7 +3,7 @@
 A driver whose device hangs may publish its last image again and again, each with the time of publishing: its
 age says nothing, and a policy acts on a scene that is gone. No two images of a real sensor are equal to the
 bit. Equal ones of a simulator are no fault while nothing moves, so an image counts as frozen only if it stays
-the same after the arm has moved.
+the same after the arm has moved. An arm that a simulator's camera does not see would still be refused.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class FrozenImage:
         moved, same_s = _distance(joints, self._joints), (stamp_ns - self._first_ns) * NS
         return (
             f"the same image {self._count} times in {same_s:.1f} s while the arm moved by {moved:.2f} rad: "
-            "the camera or its driver hangs; restart it"
+            "the camera or its driver hangs; restart it (parameter frozen_image_s)"
         )
 
 
