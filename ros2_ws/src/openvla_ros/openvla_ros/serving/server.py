@@ -153,18 +153,19 @@ class PolicyServer:
         address = str(sock.getpeername()[0])
         if self._tls is not None:
             sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        with self._place_to_wait(sock):
-            _shake_hands(sock)
-            exchange = HttpExchange(sock)
-            try:
-                head = exchange.head()
-                if head is None or not (head.upgrades and self._is_admitted(head, address)):
-                    self._answer_http(exchange, head, address)
-            except RefusedRequestError as error:
-                _refuse(exchange, error)
-            except _AnsweredError:
-                sock.close()
-                raise
+        try:
+            with self._place_to_wait(sock):
+                _shake_hands(sock)
+                exchange = HttpExchange(sock)
+                try:
+                    head = exchange.head()
+                    if head is None or not (head.upgrades and self._is_admitted(head, address)):
+                        self._answer_http(exchange, head, address)
+                except RefusedRequestError as error:
+                    _refuse(exchange, error)
+        except BaseException:
+            sock.close()  # with TLS it is not the one that whoever called would close
+            raise
         # Of what is sent: a robot that does not read loses its connection. Reading waits for data first.
         sock.settimeout(SEND_S)
         return _ReadAhead(exchange.taken, sock, *args, **options)
@@ -301,7 +302,6 @@ def _shake_hands(sock: socket.socket) -> None:
         sock.do_handshake()
     except OSError as error:  # ssl.SSLError is one
         _LOG.info("a connection without proper TLS was closed: %s", error)
-        sock.close()
         raise _AnsweredError from error
 
 

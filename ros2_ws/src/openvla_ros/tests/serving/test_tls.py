@@ -21,6 +21,7 @@ from openvla_ros.policy.act_remote import ActPolicy
 from openvla_ros.policy.openpi_remote import OpenpiPolicy
 from openvla_ros.policy.remote import RemotePolicy
 from openvla_ros.protocols.tls import CERTIFICATE, KEY, parse_fingerprint, server_context
+from openvla_ros.protocols.tls_socket import DuplexTlsSocket
 from openvla_ros.protocols.translation import Translation
 from openvla_ros.serving.certificates import make_certificate
 from openvla_ros.serving.server import PolicyServer
@@ -158,6 +159,29 @@ def test_an_idle_handshake_does_not_keep_the_server_from_closing(folders):
         began = time.monotonic()
     assert time.monotonic() - began < 5.0
     silent.close()
+
+
+def test_a_connection_that_is_refused_is_closed(folders):
+    context, _ = server_context(folders[0])
+    made = []
+
+    class Noted(DuplexTlsSocket):
+        def do_handshake(self, block=False):
+            made.append(self)
+            super().do_handshake(block)
+
+    context.sslsocket_class = Noted
+    plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    plain.check_hostname, plain.verify_mode = False, ssl.CERT_NONE
+    with running(PolicyServer(Mirror(), "127.0.0.1", 0, tls=context)) as server:
+        with (
+            socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock,
+            plain.wrap_socket(sock) as client,
+        ):
+            client.sendall(b"no request at all\r\n\r\n")
+            while client.recv(4096):
+                pass
+        wait_until(lambda: made and all(served.fileno() < 0 for served in made))
 
 
 def test_images_larger_than_a_record_of_tls_arrive(served):
