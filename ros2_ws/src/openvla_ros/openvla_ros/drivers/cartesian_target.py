@@ -12,7 +12,8 @@ from rclpy.node import Node
 
 from openvla_ros.driver_profile import ArmBackend
 from openvla_ros.drivers.protocol import ArmCommand
-from openvla_ros.drivers.subscribers import ControllerState, acknowledged, missing_subscriber
+from openvla_ros.drivers.ros2_control import ControllerState
+from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
 from openvla_ros.profile import RobotProfile
 from openvla_ros.ros.messages import to_pose
 from openvla_ros.ros.qos import COMMAND

@@ -11,7 +11,8 @@ from std_msgs.msg import Float64MultiArray
 
 from openvla_ros.driver_profile import ArmBackend
 from openvla_ros.drivers.protocol import ArmCommand
-from openvla_ros.drivers.subscribers import ControllerState, acknowledged, missing_subscriber
+from openvla_ros.drivers.ros2_control import ControllerState
+from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
 from openvla_ros.ros.qos import COMMAND
 
 

@@ -12,8 +12,8 @@ from rclpy.node import Node
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.drivers.protocol import ArmCommand, GripperCommand
-from openvla_ros.drivers.subscribers import ControllerState, acknowledged, missing_subscriber
-from openvla_ros.drivers.trajectory_settings import Settings, SettingsQuery
+from openvla_ros.drivers.ros2_control import ControllerState, Settings, SettingsQuery
+from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.motion.motion_limiter import MotionLimits
 from openvla_ros.robot.motion.streamed_trajectory import TrajectoryStream

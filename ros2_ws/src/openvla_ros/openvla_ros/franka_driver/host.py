@@ -17,15 +17,15 @@ class Compatibility:
     system: str  # the arm's system version
 
 
-# Newest first. Source: libfranka's documentation, "Compatibility with images", and the lines "Requires" of
-# its CHANGELOG.
+# Newest first. Sources: franky's doc/compatibility.json at 209e3a93 (server and libfranka), and the lines
+# "Requires" of libfranka's CHANGELOG at 155ddac (system version; it ends with 0.15.0).
 COMPATIBILITY = (
-    Compatibility(10, "0.18.0 and later", "FR3, 5.9.0 and later"),
+    Compatibility(10, "0.18.0 and later", "FR3, newer"),
     Compatibility(9, "0.15.0 to 0.17.0", "FR3, 5.7.2 and later"),
-    Compatibility(8, "0.14.x", "FR3, 5.7.0 and later"),
-    Compatibility(7, "0.13.3 to 0.13.x", "FR3, 5.5.0 and later"),
+    Compatibility(8, "0.14.1, 0.14.2", "FR3, 5.7.0 and later"),
+    Compatibility(7, "0.13.3 to 0.13.5", "FR3, 5.5.0 and later"),
     Compatibility(6, "0.10.0 to 0.13.2", "FR3, 5.2.0 and later"),
-    Compatibility(5, "0.9.x", "Panda, 4.2.1 and later"),
+    Compatibility(5, "0.9.1, 0.9.2", "Panda, 4.2.1 and later"),
 )
 
 

@@ -138,14 +138,14 @@ class SimulationNode(GuardedNode):
     # -- set-up
 
     def _create_subscriptions(self) -> None:
-        for topic, part in (
-            ("arm_controller", self._arm.receive_trajectory),
-            ("gripper_controller", self._gripper.receive),
+        for topic, receive, moves_arm in (
+            ("arm_controller", self._arm.receive_trajectory, True),
+            ("gripper_controller", self._gripper.receive, False),
         ):
             self.create_subscription(
                 JointTrajectory,
                 f"{topic}/joint_trajectory",
-                partial(self._command, part),
+                partial(self._command, receive, moves_arm),
                 qos.COMMAND,
                 largest_bytes=LARGEST_TRAJECTORY_BYTES,
             )
@@ -234,10 +234,10 @@ class SimulationNode(GuardedNode):
         joint = self._profile.gripper.joint
         self._gripper.receive([joint], [0.0], [[position_m]], [[]], [[]], None, self._time.elapsed_s)
 
-    def _command(self, receive: Callable[..., None], message: JointTrajectory) -> None:
+    def _command(self, receive: Callable[..., None], moves_arm: bool, message: JointTrajectory) -> None:
         stamp_ns, points = from_stamp(message.header.stamp), message.points
         with self._guard:
-            if self._lock_step is not None and receive == self._arm.receive_trajectory:
+            if self._lock_step is not None and moves_arm:
                 self._lock_step.commanded(self._time.elapsed_s)
             try:
                 receive(

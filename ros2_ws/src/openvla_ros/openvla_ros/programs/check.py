@@ -18,8 +18,7 @@ from openvla_ros.discovery.message_publishers import MessagePublishers, Publishe
 from openvla_ros.drivers.cartesian_target import CONTROLLER
 from openvla_ros.drivers.factory import make_arm_driver, make_gripper_driver
 from openvla_ros.drivers.probe import looking
-from openvla_ros.drivers.subscribers import ControllerState
-from openvla_ros.drivers.trajectory_settings import SettingsQuery
+from openvla_ros.drivers.ros2_control import ControllerState, SettingsQuery
 from openvla_ros.errors import InvalidValueError, OpenVLARosError
 from openvla_ros.profile import CameraProfile, RobotProfile
 from openvla_ros.programs.clock_check import check_clock

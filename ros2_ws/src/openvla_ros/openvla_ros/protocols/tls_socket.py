@@ -1,9 +1,10 @@
 """A TLS connection that one thread reads while another writes.
 
-An ``SSL`` object of OpenSSL is not for two threads at a time, and ``ssl.SSLSocket`` of CPython before 3.13
-does nothing about it. A websocket does just that: one thread waits for data, others send. A session ticket of
-TLS 1.3 that arrives while the request goes out can so cost the request, and both sides wait for each other.
-Here the object belongs to one thread at a time, and nobody waits for the network while it has it.
+An ``SSL`` object of OpenSSL is not for two threads at a time, and ``ssl.SSLSocket`` does nothing about it in
+the oldest Python that this package supports. A websocket does just that: one thread waits for data, others
+send. A session ticket of TLS 1.3 that arrives while the request goes out can so cost the request, and both
+sides wait for each other. Here the object belongs to one thread at a time, and nobody waits for the network
+while it has it.
 """
 
 from __future__ import annotations

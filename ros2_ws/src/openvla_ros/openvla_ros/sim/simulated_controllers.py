@@ -9,6 +9,7 @@ positions, so the pull is an inverse kinematics step; the arm's limiter comes la
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -76,10 +77,10 @@ class SimulatedControllers:
             self.active = None
         return ""
 
-    def receive_trajectory(self, *message: object) -> None:
+    def receive_trajectory(self, *message: Any) -> None:
         """As ``SimulatedDriver.receive``; dropped while another controller is active."""
         if self.active == TRAJECTORY:
-            self._driver.receive(*message)  # type: ignore[arg-type]
+            self._driver.receive(*message)
 
     def receive_pose(self, pose: Pose) -> None:
         """Take the tool's next target in the base frame; dropped while another controller is active."""

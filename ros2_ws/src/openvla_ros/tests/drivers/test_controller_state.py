@@ -8,7 +8,7 @@ from support import foreign_messages
 from support.child_process import python_child
 from support.node_processes import Listener
 
-from openvla_ros.drivers.subscribers import ControllerState
+from openvla_ros.drivers.ros2_control import ControllerState
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(600)]  # the first run builds message packages
 

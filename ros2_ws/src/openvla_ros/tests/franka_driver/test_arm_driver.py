@@ -277,12 +277,14 @@ def test_shut_down_brakes_and_ends_control():
     cell.check()
 
 
-def test_the_profile_stops_within_the_velocities_that_shrink_towards_the_joint_limits():
+@pytest.mark.parametrize("name", ["franka", "franka_droid", "franka_franky"])
+def test_a_profile_of_the_fr3_stops_within_the_velocities_that_shrink_towards_the_joint_limits(name):
     """The fastest approach to each limit, from everywhere, as the motion limiter allows it."""
-    for direction, ends in ((1.0, LIMITS.upper), (-1.0, LIMITS.lower)):
+    limits = MotionLimits.from_profile(load_profile(name).limits)
+    for direction, ends in ((1.0, limits.upper), (-1.0, limits.lower)):
         distance = np.linspace(0.0, 3.0, 3001)[:, None]
         at = ends - direction * distance
         allowed = np.array([fastest_up(q) if direction > 0 else -fastest_down(q) for q in at])
-        approach = np.minimum(LIMITS.velocity, np.sqrt(2.0 * LIMITS.acceleration * distance))
-        inside = (at >= LIMITS.lower) & (at <= LIMITS.upper)
+        approach = np.minimum(limits.velocity, np.sqrt(2.0 * limits.acceleration * distance))
+        inside = (at >= limits.lower) & (at <= limits.upper)
         assert np.all((approach <= allowed) | ~inside)

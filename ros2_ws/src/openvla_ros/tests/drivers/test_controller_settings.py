@@ -12,7 +12,7 @@ from support.node_processes import Listener
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.drivers.joint_trajectory import JointTrajectoryArm
-from openvla_ros.drivers.trajectory_settings import Settings, SettingsQuery
+from openvla_ros.drivers.ros2_control import Settings, SettingsQuery
 from openvla_ros.profile import load_profile
 from openvla_ros.ros import qos
 

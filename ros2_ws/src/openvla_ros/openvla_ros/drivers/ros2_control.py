@@ -1,12 +1,15 @@
-"""Reads how a ros2_control joint trajectory controller is set up, from the controller itself.
+"""Asks ros2_control about the controller behind a command topic: whether it is active, and how it is set up.
 
-Its parameters decide where a new message starts and what lies between two points. Nothing is changed
-there: what must not be is reported, with the parameter's name.
+A joint trajectory controller's parameters decide where a new message starts and what lies between two
+points. Nothing is changed there: what must not be is reported, with the parameter's name.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import GetParameters
@@ -14,12 +17,95 @@ from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.task import Future
 
+from openvla_ros.drivers.optional_messages import interface
 from openvla_ros.drivers.subscribers import Restarts
+from openvla_ros.errors import MissingDependencyError
+
+LIST_CONTROLLERS = "controller_manager_msgs/srv/ListControllers"
+# How often a controller manager is asked, and how long it may take to answer.
+ASK_PERIOD_S, ANSWER_S = 2.0, 5.0
 
 FROM_DESIRED = "interpolate_from_desired_state"  # since Jazzy
 OPEN_LOOP = "open_loop_control"  # its name in Humble
 METHOD = "interpolation_method"
 ASKED = (FROM_DESIRED, OPEN_LOOP, METHOD)
+
+
+class ControllerState:
+    """Asks ros2_control's manager for the state of the controller that subscribes to a command topic.
+
+    A controller subscribes from its configuration on and drops what comes while it is inactive
+    (joint_trajectory_controller 2.50 to 6.9, ``on_configure``, ``subscriber_is_active_``): a subscriber alone
+    does not say that the arm will move. Without controller_manager_msgs or a manager nothing is known.
+    """
+
+    def __init__(self, node: Node, topic: str, kind: str = "") -> None:
+        """``topic`` is the controller's own, ``~/...``; one of a shared name is known by its ``kind``."""
+        self._node, self._kind = node, kind
+        space, _, name = node.resolve_topic_name(topic).rpartition("/")
+        if not kind:
+            space, _, name = space.rpartition("/")
+        self._space, self._name = space, name
+        self._service = f"{space}/controller_manager/list_controllers"
+        self._client: Client | None = None
+        self._future: Future | None = None
+        self._asked_s = -ASK_PERIOD_S
+        self._state: str | None = None
+        try:
+            self._type = interface(LIST_CONTROLLERS, "the state of controllers")
+        except MissingDependencyError:
+            self._type = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the manager has told the controller's state."""
+        return self._state is not None
+
+    def __str__(self) -> str:
+        return f"{self._space}/{self._name} is {self._state or 'not known'}"
+
+    def problem(self) -> str | None:
+        """Continue without blocking; return why the controller does not move the arm, as far as is known."""
+        if self._type is None:
+            return None
+        if self._client is None:
+            self._client = self._node.create_client(self._type, self._service)
+        if self._future is not None and self._future.done():
+            self._read(self._future.result().controller)
+            self._future = None
+        now_s = time.monotonic()
+        if not self._client.service_is_ready():
+            self._forget()
+        elif self._future is None and now_s - self._asked_s >= ASK_PERIOD_S:
+            self._future, self._asked_s = self._client.call_async(self._type.Request()), now_s
+        elif self._future is not None and now_s - self._asked_s > ANSWER_S:
+            self._forget()
+        if self._state in (None, "active"):
+            return None
+        return f"{self}, and drops what it is sent: ros2 control switch_controllers --activate {self._name}"
+
+    def _read(self, controllers: Iterable[Any]) -> None:
+        found = {
+            c.name: str(c.state)
+            for c in controllers
+            if (c.type.endswith(self._kind) if self._kind else c.name == self._name)
+        }
+        active = [name for name, state in found.items() if state == "active"]
+        if found:
+            self._name = next(iter(active or found))
+        self._state = found.get(self._name)
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._forget()
+        if self._client is not None:
+            self._node.destroy_client(self._client)
+        self._client = None
+
+    def _forget(self) -> None:
+        if self._future is not None and self._client is not None:
+            self._client.remove_pending_request(self._future)
+        self._future, self._state = None, None
 
 
 @dataclass(frozen=True)
