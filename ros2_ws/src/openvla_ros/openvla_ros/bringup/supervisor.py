@@ -13,9 +13,11 @@ import selectors
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 
 from openvla_ros.bringup.enclaves import enclave_arguments
@@ -44,8 +46,9 @@ def child_environment(base: Mapping[str, str], extra: Mapping[str, str]) -> dict
     # Several processes share the cores: two torch threads each on busy cores are slower than one.
     environment.setdefault("OMP_NUM_THREADS", "1")
     if environment.pop(BOOTSTRAP_MARK, None) is not None:
-        folders = environment.pop(LIBRARY_PATH, "").split(os.pathsep)
-        if kept := [folder for folder in folders if folder and not folder.startswith(sys.prefix)]:
+        wheels = {Path(sys.prefix, "lib"), Path(sysconfig.get_path("purelib"))}
+        folders = filter(None, environment.pop(LIBRARY_PATH, "").split(os.pathsep))
+        if kept := [folder for folder in folders if wheels.isdisjoint((Path(folder), Path(folder).parent))]:
             environment[LIBRARY_PATH] = os.pathsep.join(kept)
     return environment
 

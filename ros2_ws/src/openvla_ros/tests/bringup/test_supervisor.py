@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import time
 from pathlib import Path
@@ -65,8 +66,9 @@ def run_until(supervisor, condition, timeout_s=15.0):
 
 
 def test_a_child_finds_the_users_libraries_and_not_those_that_the_wheels_set_for_this_process():
-    ours, users = f"{sys.prefix}/lib", "/opt/messages/lib"
-    base = {"_ROS_WHEELS_BOOTSTRAP_COMPLETE": "1", "LD_LIBRARY_PATH": f"{ours}:{users}:"}
+    ours, users = f"{sys.prefix}/lib", f"{sys.prefix}/messages/lib"
+    wheel = f"{sysconfig.get_path('purelib')}/ros_rcl.libs"
+    base = {"_ROS_WHEELS_BOOTSTRAP_COMPLETE": "1", "LD_LIBRARY_PATH": f"{wheel}:{ours}:{users}:"}
     child = child_environment(base, {})
     assert "_ROS_WHEELS_BOOTSTRAP_COMPLETE" not in child
     assert child["LD_LIBRARY_PATH"] == users
