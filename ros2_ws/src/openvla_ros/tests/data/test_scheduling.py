@@ -4,23 +4,20 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support.real_time import real_time_threads
 
 from openvla_ros.data.episodes.scheduling import kept_scheduling
 from openvla_ros.data.episodes.video_files import CODECS, VideoWriter
 
 
-def policies():
-    return {os.sched_getscheduler(int(task.name)) for task in Path("/proc/self/task").iterdir()}
-
-
 @pytest.fixture
 def ordinary():
-    assert os.sched_getscheduler(0) == os.SCHED_OTHER, "an earlier test has left this process real-time"
-    yield
+    """Yield the threads that were real-time before the test; its own thread is not one of them."""
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER, "an earlier test has left this thread real-time"
+    yield real_time_threads()
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
@@ -30,8 +27,8 @@ def test_an_encoder_does_not_run_before_the_control_loop(tmp_path, codec, ordina
     with VideoWriter(tmp_path / "video.mp4", 10.0, codec) as video:
         for _ in range(20):
             video.add(image)
-        real_time = policies() & {os.SCHED_FIFO, os.SCHED_RR}
-    assert real_time == set()
+        found = real_time_threads()
+    assert not found.items() - ordinary.items()
     look = "import os; print(os.sched_getscheduler(0))"
     child = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert int(child.stdout) == os.SCHED_OTHER
@@ -47,7 +44,7 @@ def test_nor_do_encoders_of_several_threads_at_once(tmp_path, ordinary):
 
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(write, range(12))) == {os.SCHED_OTHER}
-        assert policies() & {os.SCHED_FIFO, os.SCHED_RR} == set()
+        assert not real_time_threads().items() - ordinary.items()
 
 
 def test_a_thread_that_was_real_time_before_stays_so(ordinary):

@@ -24,26 +24,34 @@ def kept_scheduling() -> Iterator[None]:
     Threads that were there before are not touched: another of them may be in such a block as well. Does
     nothing where the system has no such policies.
     """
-    before, own = _policies(), threading.get_native_id()
+    if not _REAL_TIME or not _TASKS.is_dir():
+        yield
+        return
+    before, own = _threads(), threading.get_native_id()
+    own_before = _policy(own)
     try:
         yield
     finally:
-        for thread, current in _policies().items():
-            if thread in before and thread != own:
-                continue
-            wanted = before.get(thread, (os.SCHED_OTHER, 0))
-            if current[0] in _REAL_TIME and current != wanted:
-                with suppress(ProcessLookupError):  # it has ended meanwhile
-                    os.sched_setscheduler(thread, wanted[0], os.sched_param(wanted[1]))
+        if _policy(own) != own_before:
+            os.sched_setscheduler(own, own_before[0], os.sched_param(own_before[1]))
+        for thread in _threads() - before - {own}:
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                if _policy(thread)[0] in _REAL_TIME:
+                    os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
 
 
-def _policies() -> dict[int, tuple[int, int]]:
-    """Return scheduling policy and real-time priority of each thread of this process."""
-    found: dict[int, tuple[int, int]] = {}
-    if not _REAL_TIME or not _TASKS.is_dir():
-        return found
-    for task in _TASKS.iterdir():
-        with suppress(ProcessLookupError):
-            thread = int(task.name)
-            found[thread] = os.sched_getscheduler(thread), os.sched_getparam(thread).sched_priority
+def _policy(thread: int) -> tuple[int, int]:
+    """Return scheduling policy and real-time priority of a thread."""
+    return os.sched_getscheduler(thread), os.sched_getparam(thread).sched_priority
+
+
+def _threads() -> set[int]:
+    """Return the threads of this process.
+
+    The kernel ends a listing early when the thread that it has reached ends meanwhile: two listings that
+    agree are complete.
+    """
+    previous, found = None, set[int]()
+    while found != previous:
+        previous, found = found, {int(task.name) for task in _TASKS.iterdir()}
     return found

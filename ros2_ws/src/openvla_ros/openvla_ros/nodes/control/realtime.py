@@ -21,9 +21,14 @@ MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4  # <sys/mman.h>; on fault: what i
 
 
 def ask_for_realtime(priority: int) -> str:
-    """Request real-time priority for this thread; return as text what was granted."""
+    """Request real-time priority for this thread; return as text what was granted.
+
+    Threads and processes that it starts do not inherit it: DDS and other libraries start some of theirs,
+    one that writes log lines for example, from whichever thread first needs them.
+    """
     try:
-        os.sched_setscheduler(threading.get_native_id(), os.SCHED_FIFO, os.sched_param(priority))
+        policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(threading.get_native_id(), policy, os.sched_param(priority))
     except PermissionError:
         return "ordinary (real-time priority needs CAP_SYS_NICE or an rtprio limit)"
     except (AttributeError, OSError) as error:

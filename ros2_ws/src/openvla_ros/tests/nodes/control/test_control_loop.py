@@ -156,6 +156,35 @@ def test_a_hurried_period_begins_at_once_and_moves_no_deadline():
     assert (due - began).max() <= 0.05
 
 
+STARTED = """
+import json, os, subprocess, sys, threading
+from openvla_ros.nodes.control.realtime import ask_for_realtime
+
+said = {"granted": ask_for_realtime(40).startswith("real-time")}
+
+def look():
+    said["thread"] = os.sched_getscheduler(0)
+
+thread = threading.Thread(target=look)
+thread.start()
+thread.join()
+said["own"] = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+child = [sys.executable, "-c", "import os; print(os.sched_getscheduler(0))"]
+said["process"] = int(subprocess.run(child, capture_output=True, check=True).stdout)
+print(json.dumps(said))
+"""
+
+
+def test_what_a_real_time_thread_starts_is_ordinary():
+    done = subprocess.run(
+        [sys.executable, "-c", STARTED], capture_output=True, text=True, timeout=60, check=True
+    )
+    said = json.loads(done.stdout)
+    if not said["granted"]:
+        pytest.skip("this user may not ask for real-time priority")
+    assert (said["own"], said["thread"], said["process"]) == (os.SCHED_FIFO, os.SCHED_OTHER, os.SCHED_OTHER)
+
+
 def test_without_permission_nothing_is_locked_and_the_remedy_is_named(monkeypatch):
     monkeypatch.setattr(realtime, "_may_lock", lambda: False)
     monkeypatch.setattr(realtime.resource, "getrlimit", lambda _: (8 << 20, 8 << 20))
