@@ -258,6 +258,8 @@ def security_policy(
 
     if not 0.0 < seconds <= 3600.0:
         raise InvalidValueError(f"--seconds is {seconds:g}; it must be above 0 and at most 3600")
+    if out.is_dir():
+        raise InvalidValueError(f"{out} is a folder; name the XML file to write in it")
     before = read_policy(out) if out.exists() else {}
     with RobotClient(f"security_policy_{os.getpid()}", namespace) as client:
         nodes = merged(before, robot_access(watch_access(client, seconds), namespace))
@@ -276,5 +278,12 @@ def security_policy(
     if absent:
         console.print(
             f"Not seen: {', '.join(absent)}. Start them and run this again if they are to run secured."
+        )
+    home = f"/{namespace.strip('/')}"
+    chunks = f"{home.rstrip('/')}/policy/action_chunk"
+    if (home, "policy") in nodes and chunks not in nodes[home, "policy"].publish:
+        console.print(
+            f"The policy is not ready: it publishes no {chunks} yet, and what it will use is not in the "
+            "file. Run this again once it acts."
         )
     console.print(f"Written: {out}", soft_wrap=True)

@@ -17,7 +17,7 @@ from openvla_ros.discovery.access import Access
 from openvla_ros.errors import InvalidValueError
 
 VERSION = "0.2.0"
-RECORDER = "recorder"
+RECORDER, CONTROLLER = "recorder", "controller"
 RECORDER_PUBLISHES = "recorder/instruction"
 # What the programs of people publish, relative to the robot's namespace.
 OPERATOR_PUBLISHES = (
@@ -37,12 +37,16 @@ Nodes = dict[tuple[str, str], Access]  # (namespace, name) → access
 def robot_access(seen: Mapping[tuple[str, str], Access], namespace: str) -> Nodes:
     """Return the accesses of a robot's nodes, the operator's among them; ``seen`` is of all nodes.
 
-    ``namespace`` is the robot's; nodes of other namespaces (a driver's) keep theirs.
+    ``namespace`` is the robot's; nodes of other namespaces (a driver's) keep theirs. Those of another robot
+    give this one's operator and recorder nothing.
     """
     home = f"/{namespace.strip('/')}"
+    others = {ns for ns, name in seen if name == CONTROLLER and ns != home}
+    below = tuple(f"{ns}/" for ns in others if ns != "/")
     every = Access()
-    for access in seen.values():
-        every |= access
+    for (ns, _), access in seen.items():
+        if ns not in others and not ns.startswith(below):
+            every |= access
     watches = Access(subscribe=every.publish | {CLOCK, LOG, PARAMETERS}, publish=frozenset((LOG, PARAMETERS)))
     nodes = {at: _of_a_node(access) for at, access in seen.items()}
     if (home, RECORDER) in nodes:

@@ -15,7 +15,7 @@ from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.task import Future
 
-from openvla_ros.drivers.subscribers import Restarts
+from openvla_ros.drivers.readiness.subscribers import Restarts
 
 ANSWER_S = 5.0  # a server that is there accepts or refuses a goal within milliseconds
 

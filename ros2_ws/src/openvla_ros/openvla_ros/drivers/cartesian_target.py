@@ -12,13 +12,14 @@ from rclpy.node import Node
 
 from openvla_ros.driver_profile import ArmBackend
 from openvla_ros.drivers.protocol import ArmCommand
-from openvla_ros.drivers.ros2_control import ControllerState
-from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
+from openvla_ros.drivers.readiness.ros2_control import ControllerState
+from openvla_ros.drivers.readiness.subscribers import acknowledged, missing_subscriber
+from openvla_ros.drivers.readiness.unusable import worded
 from openvla_ros.profile import RobotProfile
 from openvla_ros.ros.messages import to_pose
 from openvla_ros.ros.qos import COMMAND
 
-CONTROLLER = "/CartesianController"  # how the type of crisp_controllers' ends
+CARTESIAN_CONTROLLER = "/CartesianController"  # how the type of crisp_controllers' ends
 
 
 class CartesianTargetArm:
@@ -26,7 +27,7 @@ class CartesianTargetArm:
 
     def __init__(self, node: Node, profile: RobotProfile, backend: ArmBackend) -> None:
         self._node, self._frame_id = node, profile.arm.frame_prefix + profile.arm.base_link
-        self._state = ControllerState(node, backend.topic, CONTROLLER)
+        self._state = ControllerState(node, backend.topic, CARTESIAN_CONTROLLER)
         self._publisher = node.create_publisher(PoseStamped, backend.topic, COMMAND)
 
     def missing(self) -> str | None:
@@ -35,11 +36,12 @@ class CartesianTargetArm:
 
     def connect(self) -> str | None:
         """As ``missing``; also asks ros2_control whether a Cartesian controller is active."""
-        return self.missing() or self._state.problem()
+        return self.missing() or worded(self._state.progress())
 
     def send(self, command: ArmCommand) -> None:
-        """Publish the pose."""
-        self._publisher.publish(to_pose(command.pose, command.stamp_ns, self._frame_id))
+        """Publish the pose, unless the controller is known to be inactive."""
+        if self._state.problem is None:
+            self._publisher.publish(to_pose(command.pose, command.stamp_ns, self._frame_id))
 
     def delivered(self, timeout_s: float) -> bool:
         """Wait until the robot's side has acknowledged the last command."""

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from rclpy.node import Node
 
-from openvla_ros.drivers.cartesian_target import CartesianTargetArm
+from openvla_ros.drivers.cartesian_target import CARTESIAN_CONTROLLER, CartesianTargetArm
 from openvla_ros.drivers.forward_position import ForwardPositionArm
 from openvla_ros.drivers.franka import FrankaGripper, FrankaRecovery, FrankyArm, FrankyRecovery
 from openvla_ros.drivers.gripper_action import GripperAction
 from openvla_ros.drivers.interbotix import InterbotixArm, InterbotixGripper
 from openvla_ros.drivers.joint_trajectory import JointTrajectoryArm, JointTrajectoryGripper
 from openvla_ros.drivers.protocol import ArmDriver, GripperDriver
+from openvla_ros.drivers.readiness.motor_modes import arm_motors, gripper_motor
+from openvla_ros.drivers.readiness.ros2_control import ControllerState
+from openvla_ros.drivers.readiness.unusable import ArmState
 from openvla_ros.drivers.servo_twist import ServoTwistArm
 from openvla_ros.profile import RobotProfile
 
@@ -25,7 +28,9 @@ ARM_SETPOINTS, GRIPPER_SETPOINTS = "controller/arm_trajectory", "controller/grip
 def make_arm(node: Node, profile: RobotProfile) -> ArmDriver:
     """Return the controller's driver for the profile's arm; raises as ``make_arm_driver``."""
     if profile.arm_backend.takes_setpoints:
-        return JointTrajectoryArm(node, profile, ARM_SETPOINTS, "setpoint node")
+        return JointTrajectoryArm(
+            node, profile, ARM_SETPOINTS, "setpoint node", behind=arm_state(node, profile)
+        )
     return make_arm_driver(node, profile)
 
 
@@ -48,13 +53,35 @@ def make_arm_driver(node: Node, profile: RobotProfile) -> ArmDriver:
         case "forward_position":
             return ForwardPositionArm(node, backend)
         case "interbotix":
-            return InterbotixArm(node, backend)
+            return InterbotixArm(node, profile, backend)
         case "cartesian_target":
             return CartesianTargetArm(node, profile, backend)
         case "servo_twist":
             return ServoTwistArm(node, profile, backend)
         case "franky":
             return FrankyArm(node, profile, backend)
+
+
+def arm_state(node: Node, profile: RobotProfile) -> ArmState | None:
+    """Return what asks the arm's own software how it is set up, or ``None`` where that is not asked.
+
+    Raises ``MissingDependencyError`` as ``make_arm_driver``.
+    """
+    backend = profile.arm_backend
+    match backend.kind:
+        case "interbotix":
+            return arm_motors(node, profile)
+        case "joint_trajectory" | "forward_position":
+            return ControllerState(node, backend.topic)
+        case "cartesian_target":
+            return ControllerState(node, backend.topic, CARTESIAN_CONTROLLER)
+        case _:
+            return None
+
+
+def gripper_state(node: Node, profile: RobotProfile) -> ArmState | None:
+    """As ``arm_state``, of the gripper."""
+    return gripper_motor(node, profile) if profile.gripper_backend.kind == "interbotix_pwm" else None
 
 
 def make_gripper_driver(node: Node, profile: RobotProfile) -> GripperDriver:

@@ -11,8 +11,9 @@ from std_msgs.msg import Float64MultiArray
 
 from openvla_ros.driver_profile import ArmBackend
 from openvla_ros.drivers.protocol import ArmCommand
-from openvla_ros.drivers.ros2_control import ControllerState
-from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
+from openvla_ros.drivers.readiness.ros2_control import ControllerState
+from openvla_ros.drivers.readiness.subscribers import acknowledged, missing_subscriber
+from openvla_ros.drivers.readiness.unusable import worded
 from openvla_ros.ros.qos import COMMAND
 
 
@@ -30,11 +31,12 @@ class ForwardPositionArm:
 
     def connect(self) -> str | None:
         """As ``missing``; also asks whether the controller is active."""
-        return self.missing() or self._state.problem()
+        return self.missing() or worded(self._state.progress())
 
     def send(self, command: ArmCommand) -> None:
-        """Publish the positions."""
-        self._publisher.publish(Float64MultiArray(data=[float(q) for q in command.motion.position]))
+        """Publish the positions, unless the controller is known to be inactive."""
+        if self._state.problem is None:
+            self._publisher.publish(Float64MultiArray(data=[float(q) for q in command.motion.position]))
 
     def delivered(self, timeout_s: float) -> bool:
         """Wait until the robot's side has acknowledged the last command."""

@@ -12,8 +12,9 @@ from rclpy.node import Node
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.drivers.protocol import ArmCommand, GripperCommand
-from openvla_ros.drivers.ros2_control import ControllerState, Settings, SettingsQuery
-from openvla_ros.drivers.subscribers import acknowledged, missing_subscriber
+from openvla_ros.drivers.readiness.ros2_control import ControllerState, Settings, SettingsQuery
+from openvla_ros.drivers.readiness.subscribers import acknowledged, missing_subscriber
+from openvla_ros.drivers.readiness.unusable import ArmState, Unusable, worded
 from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.motion.motion_limiter import MotionLimits
 from openvla_ros.robot.motion.streamed_trajectory import TrajectoryStream
@@ -31,12 +32,23 @@ class JointTrajectoryArm:
     late, or together with the next, does not make the arm speed up.
     """
 
-    def __init__(self, node: Node, profile: RobotProfile, topic: str, taker: str = CONTROLLER) -> None:
-        """``taker`` says in messages who should subscribe; a controller is asked for its settings."""
+    def __init__(
+        self,
+        node: Node,
+        profile: RobotProfile,
+        topic: str,
+        taker: str = CONTROLLER,
+        behind: ArmState | None = None,
+    ) -> None:
+        """``taker`` says in messages who should subscribe; a controller is asked for its state and settings.
+
+        ``behind`` another taker: the state of the arm's own software.
+        """
         self._node, self._joints, self._taker = node, profile.arm.joints, taker
         self._query = SettingsQuery(node, topic) if taker == CONTROLLER else None
-        self._state = ControllerState(node, topic) if taker == CONTROLLER else None
+        self._state = ControllerState(node, topic) if taker == CONTROLLER else behind
         self._settings: Settings | None = None
+        self._unusable: Unusable | None = None
         limits = MotionLimits.from_profile(profile.limits)
         self._stream = TrajectoryStream(limits, profile.arm_backend.lookahead_s)
         self._publisher = node.create_publisher(JointTrajectory, topic, COMMAND)
@@ -48,19 +60,21 @@ class JointTrajectoryArm:
     def connect(self) -> str | None:
         """As ``missing``; also asks whether the controller is active and how it is set up, and logs that."""
         missing = self.missing()
-        if missing is not None or self._query is None or self._state is None:
+        if missing is not None:
             return missing
-        inactive = self._state.problem()
-        if inactive is not None:
-            return inactive
-        settings = self._query.progress()
-        if settings is not None and settings is not self._settings:
-            self._node.get_logger().info(str(settings))
-        self._settings = settings
-        return None if settings is None else settings.problem
+        self._unusable = self._state.progress() if self._state is not None else None
+        if self._unusable is None and self._query is not None:
+            settings = self._query.progress()
+            if settings is not None and settings is not self._settings:
+                self._node.get_logger().info(str(settings))
+            self._settings = settings
+            self._unusable = None if settings is None else settings.problem
+        return worded(self._unusable)
 
     def send(self, command: ArmCommand) -> None:
-        """Publish the command and the stop after it."""
+        """Publish the command and the stop after it, unless the arm must not be moved this way."""
+        if self._unusable is not None:  # the last message ends in a stop
+            return
         sent = self._stream.next(command.stamp_ns, command.period_s, command.motion)
         self._publisher.publish(
             to_joint_trajectory(

@@ -45,7 +45,9 @@ class ArmDriver(Protocol):
     def connect(self) -> str | None:
         """Establish the connection as far as possible; return what is still missing, or ``None``.
 
-        Never blocks. Called about once a second on the executor's thread, before and while running.
+        Never blocks. Called about once a second on the executor's thread, before and while running. A
+        problem although nothing is ``missing`` means that the arm must not be moved through this driver:
+        the controller stops and sends nothing until it is over.
         """
         ...
 

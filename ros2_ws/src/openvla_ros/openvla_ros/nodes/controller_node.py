@@ -96,7 +96,7 @@ class ControllerNode(GuardedNode):
         self._arm = make_arm(self, self._profile)
         self._gripper = make_gripper(self, self._profile)
         self._recovery = make_recovery(self, self._profile)
-        self._links = DriverLinks(self, self._profile, self._arm, self._gripper)
+        self._links = DriverLinks(self, self._profile, self._arm, self._gripper, self._heed_driver)
         self._output = self._core.tick(self._now_ns())
         self._measured: Float | None = None  # (J,) rad
         self._finger_m: float | None = None
@@ -325,6 +325,11 @@ class ControllerNode(GuardedNode):
                 largest_bytes=LARGEST_CHUNK_BYTES,
                 refused=partial(self._chunk_refused, owner),
             )
+
+    def _heed_driver(self, problem: str | None) -> None:
+        """Stop while the arm must not be moved through its driver."""
+        with self._lock:
+            self._core.stand_back(problem, Reason.DRIVER)
 
     def _make_services(self) -> None:
         core = self._core

@@ -13,42 +13,33 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import ArrayLike
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.errors import FatalNodeError, InvalidValueError
 from openvla_ros.nodes.simulated_camera_node import simulated_profile
-from openvla_ros.nodes.simulation.controller_manager import serve_controller_manager
-from openvla_ros.nodes.simulation.crisp_topics import CrispTopics
+from openvla_ros.nodes.simulation.arm_software import Surroundings, arm_software
 from openvla_ros.nodes.simulation.simulation_time import SimulationTime
 from openvla_ros.nodes.simulation.simulation_topics import DueTimes, SimulationTopics
 from openvla_ros.robot.motion.joint_path import Waypoint
-from openvla_ros.robot.motion.joint_trajectory_controller import RELEASES, JointTrajectoryController, Release
-from openvla_ros.robot.motion.motion_limiter import MotionLimits
+from openvla_ros.robot.motion.joint_trajectory_controller import RELEASES, Release
 from openvla_ros.ros import process, qos
 from openvla_ros.ros.diagnostics import DiagnosticsPublisher
 from openvla_ros.ros.guard import GuardedNode
 from openvla_ros.ros.messages import (
     LARGEST_INSTRUCTION_BYTES,
-    from_duration,
-    from_stamp,
 )
 from openvla_ros.ros.parameters import declare, parameter, watch
 from openvla_ros.sim.real_time_clock import LockStep, RealTimePacer
-from openvla_ros.sim.simulated_controllers import CARTESIAN, TRAJECTORY, SimulatedControllers
-from openvla_ros.sim.simulated_driver import SimulatedDriver
 from openvla_ros.sim.tasks import find_task
 from openvla_ros.sim.video import Caption, VideoWriter
 from openvla_ros.sim.world import OVERVIEW_SIZE, SimulatedRobot
-from openvla_ros.values.arrays import Float
 from openvla_ros.values.goal import parse_goal
 from openvla_ros.values.health import Health, LatencyHealth, ReasonCounter
 
@@ -105,12 +96,6 @@ class SimulationNode(GuardedNode):
         self._robot = SimulatedRobot(self._profile, find_task(self._task_name()), self._take_seed())
         watch(self, SimulationParameters, self._settings_changed)
         self._retired: list[SimulatedRobot] = []  # to be closed by the thread that drew with them
-        crisp = self._profile.arm_backend.kind == "cartesian_target"
-        self._arm = SimulatedControllers(
-            self._profile, self._driver_at, self._robot.joint_positions, CARTESIAN if crisp else TRAJECTORY
-        )
-        gripper = self._profile.gripper
-        self._gripper = self._trajectory_controller([gripper.joint], [gripper.open_m])
         self._refusals = ReasonCounter("commands")
         self._tick_times = LatencyHealth("physics tick", 1.0 / self._profile.state.rate_hz)
         self._pacer = RealTimePacer()
@@ -121,8 +106,13 @@ class SimulationNode(GuardedNode):
         self._guard = threading.Lock()  # over all of the above
         cameras = self._profile.cameras if self._settings.draw_cameras else ()
         self._topics = SimulationTopics(self, self._profile, cameras)
-        self._crisp = self._crisp_topics() if crisp else None
-        serve_controller_manager(self, lambda: self._arm.active, self._switch, crisp)
+        around = Surroundings(self, self._profile, self._time, self._guard, self._arm_commanded, self._refuse)
+        self._software = arm_software(
+            around,
+            self._robot.joint_positions,
+            cast("Release", self._settings.trajectory_controller),
+            self._settings.interpolate_from_desired_state,
+        )
         self._create_subscriptions()
         self._diagnostics = DiagnosticsPublisher(self, self._collect_health)
         self._stopping = threading.Event()
@@ -138,17 +128,6 @@ class SimulationNode(GuardedNode):
     # -- set-up
 
     def _create_subscriptions(self) -> None:
-        for topic, receive, moves_arm in (
-            ("arm_controller", self._arm.receive_trajectory, True),
-            ("gripper_controller", self._gripper.receive, False),
-        ):
-            self.create_subscription(
-                JointTrajectory,
-                f"{topic}/joint_trajectory",
-                partial(self._command, receive, moves_arm),
-                qos.COMMAND,
-                largest_bytes=LARGEST_TRAJECTORY_BYTES,
-            )
         # What is asked for by topic, what is demonstrated, and what the policy was told through its action.
         for topic in ("instruction", "recorder/instruction", "policy/instruction"):
             self.create_subscription(
@@ -156,54 +135,12 @@ class SimulationNode(GuardedNode):
             )
         self.create_service(Trigger, "simulation/reset", self._reset)
 
-    def _driver_at(self, q: Float) -> SimulatedDriver:
-        return SimulatedDriver(
-            self._trajectory_controller(self._profile.arm.joints, q),
-            MotionLimits.from_profile(self._profile.limits),
-            1.0 / self._profile.state.rate_hz,
-        )
-
-    def _crisp_topics(self) -> CrispTopics:
-        def refuse(why: str) -> None:
-            with self._guard:
-                self._refusals.add("refused", why)
-
-        def guarded(act: Callable[..., None], moves_arm: bool = True) -> Callable[..., None]:
-            def take(*values: object) -> None:
-                with self._guard:
-                    if self._lock_step is not None and moves_arm:
-                        self._lock_step.commanded(self._time.elapsed_s)
-                    act(*values)
-
-            return take
-
-        return CrispTopics(
-            self,
-            self._profile,
-            guarded(self._arm.receive_pose),
-            guarded(self._arm.receive_joints),
-            guarded(self._open_to, moves_arm=False),
-            refuse,
-        )
-
     def _make_lock_step(self) -> LockStep | None:
         if not self._settings.lock_step:
             return None
         if not self._settings.publish_clock:
             raise InvalidValueError("lock_step holds the published clock back; it needs publish_clock")
         return LockStep(LOCK_STEP_TICKS / self._profile.state.rate_hz)
-
-    def _trajectory_controller(
-        self, joints: Sequence[str], positions: ArrayLike
-    ) -> JointTrajectoryController:
-        settings = self._settings
-        return JointTrajectoryController(
-            joints,
-            positions,
-            1.0 / self._profile.state.rate_hz,
-            cast("Release", settings.trajectory_controller),
-            settings.interpolate_from_desired_state,
-        )
 
     def _first_seed(self) -> int:
         assert self._profile.simulation is not None
@@ -226,31 +163,13 @@ class SimulationNode(GuardedNode):
 
     # -- what comes in, on the executor's thread
 
-    def _switch(self, activate: Sequence[str], deactivate: Sequence[str], strict: bool) -> str:
-        with self._guard:
-            return self._arm.switch(activate, deactivate, strict)
+    def _arm_commanded(self) -> None:
+        if self._lock_step is not None:
+            self._lock_step.commanded(self._time.elapsed_s)
 
-    def _open_to(self, position_m: float) -> None:
-        joint = self._profile.gripper.joint
-        self._gripper.receive([joint], [0.0], [[position_m]], [[]], [[]], None, self._time.elapsed_s)
-
-    def _command(self, receive: Callable[..., None], moves_arm: bool, message: JointTrajectory) -> None:
-        stamp_ns, points = from_stamp(message.header.stamp), message.points
+    def _refuse(self, why: str) -> None:
         with self._guard:
-            if self._lock_step is not None and moves_arm:
-                self._lock_step.commanded(self._time.elapsed_s)
-            try:
-                receive(
-                    list(message.joint_names),
-                    [from_duration(point.time_from_start) for point in points],
-                    [list(point.positions) for point in points],
-                    [list(point.velocities) for point in points],
-                    [list(point.accelerations) for point in points],
-                    self._time.seconds_of(stamp_ns) if stamp_ns else None,
-                    self._time.elapsed_s,
-                )
-            except (InvalidValueError, ValueError) as error:
-                self._refusals.add("refused", str(error))
+            self._refusals.add("refused", why)
 
     def _instruct(self, message: String) -> None:
         if not message.data.strip():
@@ -316,16 +235,15 @@ class SimulationNode(GuardedNode):
             self._retired.pop().close()
         self._time.advance(self._settings.real_time_factor)
         elapsed_s = self._time.elapsed_s
-        self._robot.command_joints(self._arm.sample(elapsed_s, self._measured()))
+        self._robot.command_joints(self._software.sample(elapsed_s, self._measured()))
         finger_m, finger_m_s, _ = self._robot.gripper_joint
         finger = Waypoint(elapsed_s, np.array([finger_m]), np.array([finger_m_s]))
-        self._robot.command_gripper_joint(float(self._gripper.update(elapsed_s, finger).position[0]))
+        self._robot.command_gripper_joint(self._software.finger(elapsed_s, finger))
         self._robot.step(self._period_s)
         now_ns = self._time.now_ns()
         self._time.publish(now_ns)
         self._topics.publish(self._robot, elapsed_s, now_ns)
-        if self._crisp is not None:
-            self._crisp.publish(self._robot.joint_positions, self._robot.joint_velocities, now_ns)
+        self._software.publish(self._robot.joint_positions, self._robot.joint_velocities, now_ns)
         if video is not None:
             due.when_due("video", VIDEO_RATE_HZ, elapsed_s, partial(self._write_frame, video))
 

@@ -7,8 +7,11 @@ beside the checkpoint.
 from __future__ import annotations
 
 import http.client
+import socket
 import ssl
+import threading
 import time
+from contextlib import suppress
 from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
@@ -107,16 +110,21 @@ class ActPolicy:
             headers["Authorization"] = f"Bearer {self._token}"
         deadline = time.monotonic() + self._timeout_s
         connection = self._connection(self._url)
+        # The connection's own limit is for each piece that arrives, however small.
+        whole = threading.Timer(self._timeout_s, _cut, (connection,))
+        whole.daemon = True
+        whole.start()
         try:
             connection.request("POST", self._url.path or "/", body, headers)
             response = connection.getresponse()
             self._server = response.getheader("Server", "not stated")
             answer = self._read(response, deadline)
-        except TimeoutError as error:
-            raise PolicyError(f"{self._address} did not answer within {self._timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
+                raise PolicyError(f"{self._address} did not answer within {self._timeout_s:g} s") from error
             raise PolicyError(f"the connection to {self._address} was lost: {error}") from error
         finally:
+            whole.cancel()
             connection.close()
         if response.status != http.client.OK:
             said = answer[:300].decode("utf-8", "replace").strip()
@@ -130,7 +138,9 @@ class ActPolicy:
             if len(answer) > LARGEST_MESSAGE:
                 raise PolicyError(f"{self._address} answers with more than {LARGEST_MESSAGE} bytes")
             if time.monotonic() > deadline:
-                raise TimeoutError
+                break
+        if time.monotonic() > deadline:  # what was cut off looks like an end
+            raise TimeoutError
         return bytes(answer)
 
     def _connection(self, url: SplitResult) -> http.client.HTTPConnection:
@@ -142,3 +152,10 @@ class ActPolicy:
             )
         except (ValueError, http.client.InvalidURL) as error:
             raise InvalidValueError(f"address {self._address!r}: {error}") from error
+
+
+def _cut(connection: http.client.HTTPConnection) -> None:
+    """End a connection whose time is over: whoever reads from it goes on with an error."""
+    if connection.sock is not None:
+        with suppress(OSError):  # it has ended meanwhile
+            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)

@@ -41,7 +41,14 @@ class RemotePolicy:
     def infer(self, observation: Observation) -> ActionChunk:
         """Return the server's actions; raises ``PolicyError`` if it does not answer in time."""
         answer = self._ask(wire.observation_to_message(observation))
-        return wire.chunk_from_message(answer, self.space)
+        chunk = wire.chunk_from_message(answer, self.space)
+        if chunk.observation_stamp_ns != observation.stamp_ns:  # its age would be that of another image
+            self._link.drop()
+            raise PolicyError(
+                f"{self._address} answers for the image of {chunk.observation_stamp_ns} ns, asked was "
+                f"{observation.stamp_ns} ns"
+            )
+        return chunk
 
     def reset(self) -> None:
         """Make the server forget the instruction that just ended."""

@@ -6,8 +6,10 @@ Knows nothing of what is said: that is given as bytes and text.
 from __future__ import annotations
 
 import ssl
+import struct
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from socket import SO_SNDTIMEO, SOL_SOCKET, socket
 
 from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
 from websockets.sync.client import ClientConnection, connect
@@ -15,6 +17,7 @@ from websockets.typing import Subprotocol
 
 from openvla_ros.errors import InvalidValueError, PolicyError
 from openvla_ros.protocols.tls import client_context, tls_failure
+from openvla_ros.protocols.tls_socket import DuplexTlsSocket
 from openvla_ros.protocols.wire import LARGEST_MESSAGE
 
 CONNECT_S = 10.0
@@ -99,6 +102,7 @@ class WebsocketLink:
                 open_timeout=self._connect_s, close_timeout=CLOSE_S, max_size=LARGEST_MESSAGE,
                 subprotocols=self._subprotocols, ssl=self._tls,
             )  # fmt: skip
+            _limit_sends(dial.socket, self._timeout_s)
             return self._open.enter_context(dial)
         except ssl.SSLError as error:
             raise PolicyError(tls_failure(self._address, error)) from error
@@ -112,3 +116,16 @@ class WebsocketLink:
             ) from error
         except (WebSocketException, OSError) as error:
             raise PolicyError(f"{self._address} cannot be reached: {error}") from error
+
+
+def _limit_sends(connection: socket, limit_s: float) -> None:
+    """Let a send fail once nothing of it has gone out for so long; a server may have stopped reading.
+
+    The time limit of the socket itself would end the thread that waits for answers.
+    """
+    if isinstance(connection, DuplexTlsSocket):
+        connection.send_limit_s = limit_s
+    else:
+        seconds = int(limit_s)
+        microseconds = int(1e6 * (limit_s - seconds))
+        connection.setsockopt(SOL_SOCKET, SO_SNDTIMEO, struct.pack("ll", seconds, microseconds))

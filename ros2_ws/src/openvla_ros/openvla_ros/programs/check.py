@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,11 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from openvla_ros.discovery.client import RobotClient
 from openvla_ros.discovery.message_publishers import MessagePublishers, Publisher
-from openvla_ros.drivers.cartesian_target import CONTROLLER
-from openvla_ros.drivers.factory import make_arm_driver, make_gripper_driver
+from openvla_ros.drivers.factory import arm_state, gripper_state, make_arm_driver, make_gripper_driver
 from openvla_ros.drivers.probe import looking
-from openvla_ros.drivers.ros2_control import ControllerState, SettingsQuery
-from openvla_ros.errors import InvalidValueError, OpenVLARosError
+from openvla_ros.drivers.readiness.ros2_control import SettingsQuery
+from openvla_ros.drivers.readiness.unusable import ArmState
+from openvla_ros.errors import InvalidValueError, MissingDependencyError, OpenVLARosError
 from openvla_ros.profile import CameraProfile, RobotProfile
 from openvla_ros.programs.clock_check import check_clock
 from openvla_ros.programs.finding import Finding
@@ -39,8 +40,6 @@ from openvla_ros.values.time import seconds
 
 # A stream slower than this share of its stated rate is reported, as in the nodes' diagnostics.
 SLOW = 0.8
-# Back ends that a controller of ros2_control serves, and its type where the topic does not name it.
-OF_ROS2_CONTROL = {"joint_trajectory": "", "forward_position": "", "cartesian_target": CONTROLLER}
 
 
 class _Stream:
@@ -115,29 +114,25 @@ def check_profile(profile: RobotProfile, client: RobotClient, listen_s: float) -
 
 
 def _listen(profile: RobotProfile, client: RobotClient, listen_s: float) -> Iterator[Finding]:
-    """Receive for ``listen_s`` seconds; ask ros2_control meanwhile for its controller's state and set-up."""
+    """Receive for ``listen_s`` seconds; ask the robot's own software meanwhile how it is set up."""
     topic = profile.arm_backend.topic
-    kind = OF_ROS2_CONTROL.get(profile.arm_backend.kind)
-    state = None if kind is None else ControllerState(client.node, topic, kind)
+    states = list(_states(profile, client))
     query = SettingsQuery(client.node, topic) if profile.arm_backend.kind == "joint_trajectory" else None
-    inactive = None
 
     def ask() -> bool:
-        nonlocal inactive
-        if state is not None:
-            inactive = state.problem()
+        for _, _, state in states:
+            state.progress()
         if query is not None:
             query.progress()
         return False
 
     client.wait(ask, listen_s)
-    if state is not None and state.is_known and inactive is None:
-        yield Finding("ok", "arm back end", str(state))
-    if state is not None:
+    for part, command_topic, state in states:
+        if state.problem is None and state.is_known:
+            yield Finding("ok", f"{part} back end", str(state))
+        elif state.problem is not None and client.node.count_subscribers(command_topic):
+            yield Finding("error", f"{part} back end", state.problem.what, state.problem.remedy)
         state.close()
-    if inactive is not None:
-        said, _, command = inactive.rpartition(": ")
-        yield Finding("error", "arm back end", said, command)
     if query is None:
         return
     settings = query.settings
@@ -145,11 +140,21 @@ def _listen(profile: RobotProfile, client: RobotClient, listen_s: float) -> Iter
     if settings is None:
         return  # nobody is there, which the back end's finding says, or it has no parameters
     if settings.problem is not None:
-        yield Finding(
-            "error", "arm back end", settings.problem, f"correct {settings.controller}'s parameters"
-        )
+        yield Finding("error", "arm back end", settings.problem.what, settings.problem.remedy)
     else:
         yield Finding("ok", "arm back end", str(settings))
+
+
+def _states(profile: RobotProfile, client: RobotClient) -> Iterator[tuple[str, str, ArmState]]:
+    """Return what asks the software of each part, with the part's command topic, where it is asked at all."""
+    for part, backend, make in (
+        ("arm", profile.arm_backend, arm_state),
+        ("gripper", profile.gripper_backend, gripper_state),
+    ):
+        with suppress(MissingDependencyError):  # the back end's own finding says so
+            state = make(client.node, profile)
+            if state is not None:
+                yield part, client.node.resolve_topic_name(backend.topic), state
 
 
 def _description(profile: RobotProfile) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -33,6 +34,7 @@ class DuplexTlsSocket(ssl.SSLSocket):
     _turn: threading.Lock | None = None  # of the SSL object
     _writing: threading.Lock | None = None  # what is begun to be written is written first
     _limit_s: float | None = None
+    send_limit_s: float | None = None  # of each part that is sent, in place of ``settimeout``'s
 
     def do_handshake(self, block: bool = False) -> None:
         """Shake hands, on one thread; from then on the socket is for two."""
@@ -94,13 +96,18 @@ class DuplexTlsSocket(ssl.SSLSocket):
         super().close()
 
     def _send(self, data: Any, flags: int) -> int:
-        return self._in_turn(lambda: super(DuplexTlsSocket, self).send(data, flags), select.POLLOUT)
+        step = partial(super().send, data, flags)
+        return self._in_turn(step, select.POLLOUT, self.send_limit_s)
 
-    def _in_turn(self, step: Callable[[], _T], awaited: int) -> _T:
-        """Return what ``step`` returns once the network lets it; ``awaited`` is what it may lack."""
+    def _in_turn(self, step: Callable[[], _T], awaited: int, limit_s: float | None = None) -> _T:
+        """Return what ``step`` returns once the network lets it; ``awaited`` is what it may lack.
+
+        ``limit_s`` takes the place of the socket's own time limit.
+        """
         if self._turn is None:
             return step()
-        deadline = None if self._limit_s is None else time.monotonic() + self._limit_s
+        limit_s = self._limit_s if limit_s is None else limit_s
+        deadline = None if limit_s is None else time.monotonic() + limit_s
         while True:
             with self._turn:
                 try:

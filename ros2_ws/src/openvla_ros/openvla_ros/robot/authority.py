@@ -11,7 +11,12 @@ Owner = Literal["policy", "teleoperation"]
 PERSON: Owner = "teleoperation"
 
 # From strong to weak: a weaker latch never replaces a stronger one.
-STRENGTH = (Reason.SHUT_DOWN, Reason.E_STOP, Reason.RIVAL, Reason.HELD)
+STRENGTH = (Reason.SHUT_DOWN, Reason.E_STOP, Reason.RIVAL, Reason.DRIVER, Reason.HELD)
+# Why nothing is commanded at all, and what a hold says once that is over.
+BARS = {
+    Reason.RIVAL: "nobody else commands the arm any more; give the arm to an owner to continue",
+    Reason.DRIVER: "the arm's driver is ready; give the arm to an owner to continue",
+}
 
 
 class Authority:
@@ -20,7 +25,8 @@ class Authority:
     def __init__(self, owner: Owner) -> None:
         self.owner: Owner = checked_owner(owner)
         self.latched: SafetyVerdict | None = None
-        self.rivals: str | None = None  # who else commands the arm, in words
+        self._bars: dict[Reason, str] = {}  # those of ``BARS`` that stand, in words
+        self._fresh = False  # the arm was never moved before the latched bar
         self.sent_to: str | None = None  # the named pose where a person wants the arm to stay
 
     def judge(self, source: str) -> SafetyVerdict | None:
@@ -41,6 +47,8 @@ class Authority:
 
     def latch(self, reason: Reason, detail: str) -> bool:
         """Latch a stop; returns False if a stronger one is already latched."""
+        if reason not in BARS:
+            self._fresh = False
         if self.latched is not None and STRENGTH.index(self.latched.reason) < STRENGTH.index(reason):
             return False
         self.latched = SafetyVerdict.hold(reason, detail)
@@ -55,13 +63,40 @@ class Authority:
         )
         return True
 
-    def rival_gone(self) -> bool:
-        """Weaken a stop latched because of a rival to a hold; returns False if there is none."""
-        if self.latched is None or self.latched.reason is not Reason.RIVAL:
+    def latch_bar(self) -> None:
+        """Latch the stop of a bar that stands beside a stop that is weaker now."""
+        for reason in BARS:
+            if reason in self._bars and self.latch(reason, self._bars[reason]):
+                return
+
+    @property
+    def barred(self) -> str | None:
+        """Why nothing may be commanded, not even a stop once the arm rests; None if that is not so."""
+        return "; ".join(self._bars.values()) or None
+
+    def bar(self, reason: Reason, why: str, fresh: bool) -> bool:
+        """Command nothing, for one of ``BARS``; returns False if a stronger stop is already latched.
+
+        ``fresh``: nothing has moved the arm yet, so that the end of the bar needs no person.
+        """
+        self._bars[reason] = why
+        if self.latched is None or self.latched.reason not in BARS:
+            self._fresh = fresh
+        return self.latch(reason, why)
+
+    def unbar(self, reason: Reason) -> bool:
+        """End a bar; returns False if no stop was latched because of it.
+
+        The stop becomes that of another bar, or a hold, or nothing if the arm was never moved.
+        """
+        self._bars.pop(reason, None)
+        if self.latched is None or self.latched.reason is not reason:
             return False
-        self.latched = SafetyVerdict.hold(
-            Reason.HELD, "nobody else commands the arm any more; give the arm to an owner to continue"
-        )
+        left = next((bar for bar in BARS if bar in self._bars), None)
+        if left is not None:
+            self.latched = SafetyVerdict.hold(left, self._bars[left])
+        else:
+            self.latched = None if self._fresh else SafetyVerdict.hold(Reason.HELD, BARS[reason])
         return True
 
     def give_to(self, owner: Owner) -> SafetyVerdict | None:

@@ -14,7 +14,7 @@ from openvla_ros.profile import RobotProfile
 from openvla_ros.robot.admission import Admission
 from openvla_ros.robot.authority import PERSON, Authority, Owner
 from openvla_ros.robot.kinematics.chain import KinematicChain
-from openvla_ros.robot.mode_switch import ModeSwitch
+from openvla_ros.robot.mode_switch import NOTHING_ASKED, ModeSwitch
 from openvla_ros.robot.modes.overrun import UNSEEN
 from openvla_ros.robot.modes.way_planner import NamedPose, checked_pose
 from openvla_ros.robot.output import ControllerOutput
@@ -153,7 +153,7 @@ class ArmController:
         """Clear the emergency stop; the arm stays held until ``give_to`` names who may move it."""
         if not self._authority.reset_e_stop():
             return SafetyVerdict.command(detail="there is no emergency stop to reset")
-        self.stand_back(self._authority.rivals)
+        self._authority.latch_bar()
         self._modes.rest(self._authority.latched or OK)
         return self._modes.verdict
 
@@ -180,21 +180,21 @@ class ArmController:
         self._modes.count(verdict)
         return verdict
 
-    def stand_back(self, rivals: str | None) -> None:
-        """Stop and then command nothing while another node commands the arm.
+    def stand_back(self, why: str | None, reason: Reason = Reason.RIVAL) -> None:
+        """Stop and then command nothing while another node commands the arm, or its driver is not to be used.
 
         Args:
-            rivals: Who it is, in words. None: nobody any more; the arm stays held until ``give_to``, and
-                continues from where it is then.
+            why: Who or what it is, in words. None: that is over; the arm stays held until ``give_to``, and
+                continues from where it is then. One that was never moved is not held.
+            reason: ``rival`` or ``driver``; one does not end the other.
         """
-        self._authority.rivals = rivals
-        if rivals is None:
-            if self._authority.rival_gone():
-                self._modes.rest(self._authority.latched or OK)
-        elif self._authority.latch(Reason.RIVAL, rivals):
-            self._modes.interrupt(SafetyVerdict.hold(Reason.RIVAL, rivals))
-        elif (latched := self._authority.latched) is not None:  # a stronger stop, which says who is there too
-            self._modes.verdict = SafetyVerdict.hold(latched.reason, f"{latched.detail}; {rivals}")
+        if why is None:
+            if self._authority.unbar(reason):
+                self._modes.rest(self._authority.latched or NOTHING_ASKED)
+        elif self._authority.bar(reason, why, self._modes.is_fresh):
+            self._modes.interrupt(SafetyVerdict.hold(reason, why))
+        elif (latched := self._authority.latched) is not None:  # a stronger stop, which says the other too
+            self._modes.verdict = SafetyVerdict.hold(latched.reason, f"{latched.detail}; {why}")
 
     def give_to(self, owner: Owner) -> SafetyVerdict:
         """Decide whose chunks are executed; the arm comes to rest first.
@@ -302,6 +302,6 @@ class ArmController:
             return self.refuse(self._authority.latched or OK)
         verdict = SafetyVerdict.hold(reason, detail)
         self._modes.interrupt(verdict)
-        if self._authority.rivals is not None:
-            self._modes.verdict = SafetyVerdict.hold(reason, f"{detail}; {self._authority.rivals}")
+        if self._authority.barred is not None:
+            self._modes.verdict = SafetyVerdict.hold(reason, f"{detail}; {self._authority.barred}")
         return verdict

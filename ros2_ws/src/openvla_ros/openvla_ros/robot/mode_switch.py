@@ -29,6 +29,7 @@ from openvla_ros.robot.safety.robot_watch import RobotWatch
 from openvla_ros.values.arrays import Float, read_only
 from openvla_ros.values.verdict import Reason, SafetyVerdict
 
+NOTHING_ASKED = SafetyVerdict.hold(Reason.WAITING, "nothing has been asked for")
 # What a stop interrupts.
 UNDER_WAY = (ControllerState.EXECUTING, ControllerState.HOMING)
 
@@ -61,12 +62,17 @@ class ModeSwitch:
         self.overrun = Overrun(profile, limiter)
 
         self.state = ControllerState.IDLE  # which mode moves the arm: the others stop it
-        self.verdict = SafetyVerdict.hold(Reason.WAITING, "nothing has been asked for")
+        self.verdict = NOTHING_ASKED
         self.now_ns: int | None = None  # of the last tick
         self._motion: JointMotion | None = None  # None until something was asked for
         self._counters: Counter[Reason] = Counter()
 
     # What is asked for
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has moved the arm yet, nor a person stopped it."""
+        return self.state is ControllerState.IDLE and self._motion is None
 
     def judge(self, actions: Float, stamp_ns: int) -> SafetyVerdict:
         """Return OK, or the hold that says why ``actions`` (T, D) must not be executed; changes nothing."""
@@ -171,7 +177,7 @@ class ModeSwitch:
                 self.verdict = progress.verdict
 
     def _stop(self) -> None:
-        """Go on along the stop; beside a rival the arm is let go once it rests."""
+        """Go on along the stop; where nothing may be commanded the arm is let go once it rests."""
         if self._motion is None:
             return
         self._motion = self._stopping.advance(
@@ -179,17 +185,19 @@ class ModeSwitch:
             self._watch,
             self._clock.elapsed_s,
             latched=self._authority.latched is not None,
-            rivals=self._authority.rivals is not None,
+            barred=self._authority.barred is not None,
         )
         if self._motion is None:
             self._gripper.forget()
 
     def _heed_faults(self, now_ns: int) -> None:
         """Stop while the robot's own reports forbid motion; hold when that is over."""
-        if self._motion is None:
-            return
         before = self._watch.fault
-        fault = self._watch.look(self._motion.position, now_ns)
+        if self._motion is None and before is None:
+            return
+        # An arm that was let go has nothing to follow, but a fault from before must be seen to end.
+        commanded = None if self._motion is None else self._motion.position
+        fault = self._watch.look(commanded, now_ns)
         if fault is None:
             if before is not None:
                 self.rest(SafetyVerdict.hold(Reason.WAITING, f"over: {before.detail}"))

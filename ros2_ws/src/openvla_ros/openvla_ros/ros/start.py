@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 import rclpy
 from rclpy.context import Context
+from rclpy.exceptions import InvalidNamespaceException, InvalidNodeNameException
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.signals import SignalHandlerOptions
 
 from openvla_ros.bringup.enclaves import ENABLE, is_secured
-from openvla_ros.errors import OpenVLARosError
+from openvla_ros.errors import InvalidValueError, OpenVLARosError
 
 
 def start_ros(args: Sequence[str] | None = None, context: Context | None = None) -> None:
@@ -29,6 +30,8 @@ def making_nodes() -> Iterator[None]:
     """Turn what ROS says when a node cannot be made into an ``OpenVLARosError``: mostly, keys are missing."""
     try:
         yield
+    except (InvalidNamespaceException, InvalidNodeNameException) as error:
+        raise InvalidValueError(" ".join(str(error).split())) from error
     except _rclpy.RCLError as error:
         raise OpenVLARosError(f"ROS cannot make the node: {_first(error)}{_about_security()}") from error
 

@@ -54,18 +54,34 @@ class SimulatedControllers:
         self._sent = JointMotion.at_rest(q)
         self._driver = make_driver(q)
         self.active: str | None = None
+        self.in_reflex = False
         self._activate(active)
+
+    def reflex(self) -> None:
+        """Stop as a Franka arm does by itself when it is pushed: ros2_control then deactivates what uses it.
+
+        No controller can be activated before ``recover``, and none is by it.
+        """
+        self.active, self.in_reflex = None, True
+
+    def recover(self) -> None:
+        """End a reflex."""
+        self.in_reflex = False
 
     def switch(self, activate: Sequence[str], deactivate: Sequence[str], strict: bool) -> str:
         """Switch as the controller manager does; return why not, or an empty string.
 
-        Only one may claim the joints. Unless ``strict``, what is so already is no error.
+        Only one may claim the joints; one that is to be activated and deactivated starts again. Unless
+        ``strict``, what is not loaded is left out, and what is so already is no error (ros2_control 6.9.0,
+        ``controller_manager.cpp``).
         """
-        if unknown := [name for name in (*activate, *deactivate) if name not in TYPES]:
+        if strict and (unknown := [name for name in (*activate, *deactivate) if name not in TYPES]):
             return f"controllers {unknown} are not loaded; there are {', '.join(TYPES)}"
         if strict and any(name != self.active for name in deactivate):
             return f"{list(deactivate)} are not all active"
-        wanted = [name for name in activate if name != self.active]
+        wanted = [n for n in activate if n in TYPES and (n != self.active or n in deactivate)]
+        if wanted and self.in_reflex:
+            return f"{wanted} cannot be activated: the arm is in a reflex, and its hardware is not active"
         if strict and len(wanted) < len(activate):
             return f"{self.active} is active already"
         left = None if self.active in deactivate else self.active

@@ -35,6 +35,7 @@ class Reason(str, Enum):
     HELD = "held"  # the operator asked for a hold
     E_STOP = "e_stop"  # the emergency stop is pressed, or was pressed and not reset
     RIVAL = "rival"  # another node commands the same arm
+    DRIVER = "driver"  # the arm's own software is set up so that the arm must not be moved through it
     DEAD_MAN = "dead_man"  # the dead man's switch was released, or the operator's commands stopped
     WAITING = "waiting"  # no command yet
     STARVED = "starved"  # no new chunk in time

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from openvla_ros.bringup.dds import PROFILE_VARIABLES
+from openvla_ros.bringup.dds import PROFILE_VARIABLES, expected_fast_dds
 from openvla_ros.bringup.graph import (
     LAUNCH_ARGUMENTS,
     GraphOptions,
@@ -110,9 +110,11 @@ def test_the_dds_profile_is_set_unless_the_user_chose_one():
     def added(environment):
         return set(build_graph(GraphOptions(robot="widowx"), environment).environment)
 
-    assert added({}) == {PROFILE_VARIABLES[0]}
-    assert added({"ROS_DISTRO": "humble"}) == set(PROFILE_VARIABLES)
-    assert not added({PROFILE_VARIABLES[0]: "/mine.xml"})
+    kilted, jazzy = {"ROS_DISTRO": "kilted"}, {"ROS_DISTRO": "jazzy"}
+    assert added(kilted) == {PROFILE_VARIABLES[0]}
+    assert added(jazzy) == set(PROFILE_VARIABLES)
+    assert added({}) == added(jazzy if expected_fast_dds({}) == 2 else kilted)  # of wheels, which set none
+    assert not added(kilted | {PROFILE_VARIABLES[0]: "/mine.xml"})
 
 
 @pytest.mark.parametrize("value", [True, 3, 2.5, "plain", 'quo"te', "y", "back\\slash", "1"])

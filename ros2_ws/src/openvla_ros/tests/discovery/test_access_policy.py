@@ -54,6 +54,20 @@ def test_the_operator_asks_everything_and_watches_everything(nodes):
     assert "/left/arm/command" not in nodes["/left", "policy"].subscribe
 
 
+@pytest.mark.parametrize("other", ["/right", "/"])
+def test_another_robot_in_the_same_domain_gives_the_operator_nothing(nodes, other):
+    space = other.rstrip("/")
+    arm = {
+        (other, "controller"): Access(
+            publish=frozenset({f"{space}/controller/verdict"}), reply=frozenset({f"{space}/controller/home"})
+        )
+    }
+    both = robot_access(SEEN | arm, "left")
+    for name in ("operator", "recorder"):
+        assert both["/left", name] == nodes["/left", name]
+    assert both[other, "controller"].publish >= {f"{space}/controller/verdict"}
+
+
 def test_it_is_read_as_it_was_written(nodes, tmp_path):
     path = tmp_path / "policy.xml"
     path.write_text(to_xml(nodes))

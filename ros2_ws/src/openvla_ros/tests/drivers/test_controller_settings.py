@@ -12,7 +12,7 @@ from support.node_processes import Listener
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.drivers.joint_trajectory import JointTrajectoryArm
-from openvla_ros.drivers.ros2_control import Settings, SettingsQuery
+from openvla_ros.drivers.readiness.ros2_control import Settings, SettingsQuery
 from openvla_ros.profile import load_profile
 from openvla_ros.ros import qos
 
@@ -82,8 +82,8 @@ def test_a_controller_that_would_jump_from_point_to_point_is_not_used(ros_domain
         arm = JointTrajectoryArm(cell.node, PROFILE, TOPIC)
         assert cell.ask_until(lambda: "interpolation_method" in (arm.connect() or ""))
         assert arm.connect() == (
-            "/arm_controller has interpolation_method 'none': the arm would jump from point to point; "
-            "set it to 'splines'"
+            "/arm_controller has interpolation_method 'none', so that the arm would jump from point to "
+            "point: set it to 'splines'"
         )
 
 

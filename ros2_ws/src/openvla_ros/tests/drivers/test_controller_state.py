@@ -8,7 +8,7 @@ from support import foreign_messages
 from support.child_process import python_child
 from support.node_processes import Listener
 
-from openvla_ros.drivers.ros2_control import ControllerState
+from openvla_ros.drivers.readiness.ros2_control import ControllerState
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(600)]  # the first run builds message packages
 
@@ -50,6 +50,6 @@ def test_without_a_manager_nothing_is_missing(ros_domain):
     with Listener("asks") as asks:
         state = ControllerState(asks.node, "/arm_controller/joint_trajectory")
         asks.spin_for(0.1)
-        assert state.problem() is None
+        assert state.progress() is None
         assert not state.is_known
         state.close()

@@ -211,6 +211,61 @@ def test_interbotix_arm(pair):
 
 
 @pytest.mark.parametrize(
+    ("space", "problem"),
+    [
+        (
+            "default",
+            "each command is played over 2 s (profile_type 'time'), so that the arm would be up to 4.70",
+        ),
+        ("slow", "Profile_Velocity 90 lets the motors reach 2.16, and limits.joint_velocity is 2.35"),
+        ("lazy", "Profile_Acceleration 10 lets the motors reach 3.75, and limits.joint_acceleration is 5"),
+        ("limp", "has limp motors: hold the arm and call /limp/torque_enable"),
+        (
+            "turned",
+            "the group 'arm' is ['wrist_rotate', 'wrist_angle', 'forearm_roll', 'elbow', 'shoulder', 'wai",
+        ),
+        ("pressing", "it is in the mode 'pwm', not in 'position'"),
+        ("nobody", "the group 'arm' does not exist"),
+        ("quick", None),  # 100 ms behind at full speed are within the tracking error
+        ("sim", None),
+    ],
+)
+def test_interbotix_motors_that_would_not_follow_are_told_and_not_commanded(pair, space, problem):
+    pair.make("widowx", "arm", kind="interbotix", topic=f"/{space}/commands/joint_group")
+    said = pair.connect(problem)
+    pair.robot.drain()
+    pair.driver.say(do="arm", q=Q)
+    if problem is None:
+        assert said is None
+        assert pair.topic("group")["name"] == "arm"
+        return
+    assert problem in said
+    if "modes.yaml" in said:
+        assert f"ros2 service call /{space}/set_operating_modes interbotix_xs_msgs/srv/OperatingModes" in said
+        assert (
+            "{cmd_type: group, name: arm, mode: position, profile_type: velocity, profile_velocity: 0,"
+            in said
+        )
+    pair.driver.expect(lambda e: "sent" in e)
+    pair.make("widowx", "arm", kind="interbotix", topic="/wx250s/commands/joint_group")
+    assert pair.connect() is None
+    pair.driver.say(do="arm", q=[0.0] * 6)
+    assert pair.topic("group")["cmd"] == pytest.approx([0.0] * 6)  # the first that was heard
+
+
+def test_a_gripper_motor_in_another_mode_gets_no_pwm(pair):
+    topic = "/pressing/commands/joint_single"
+    pair.make("widowx", "gripper", kind="interbotix_pwm", topic=topic)
+    pair.check_problem("the single 'gripper': it is in the mode 'position', not in 'pwm'")
+    pair.robot.drain()
+    pair.driver.say(do="gripper", opening=1.0, measured=0.015)
+    pair.make("widowx", "gripper", kind="interbotix_pwm", topic="/wx250s/commands/joint_single")
+    assert pair.connect() is None
+    pair.driver.say(do="gripper", opening=0.0, measured=0.037)
+    assert pair.topic("single")["cmd"] == pytest.approx(-350.0)
+
+
+@pytest.mark.parametrize(
     ("opening", "measured", "pwm"),
     [(1.0, 0.015, 350.0), (0.0, 0.037, -350.0), (1.0, 0.0365, 300 * 0.0005 * 350), (0.0, 0.015, 0.0)],
 )

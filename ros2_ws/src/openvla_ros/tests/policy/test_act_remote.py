@@ -1,8 +1,10 @@
 """Our robot under OpenVLA's deploy server: its request, its answers, its ``"error"``."""
 
 import json
+import socket
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -96,3 +98,29 @@ def test_addresses_that_are_wrong_or_silent_are_named():
             policy_at(address)
     with act_server([b"[]"]) as (address, _), pytest.raises(PolicyError, match="needs camera 'wrist'"):
         ActPolicy(address, SPACE, "wrist").infer(observation())
+
+
+def test_a_server_that_drips_its_answer_is_given_up_in_time():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ended = threading.Event()
+
+        def drip():
+            for _ in range(2):  # the robot looks whether it is there, then it asks
+                connection, _ = listener.accept()
+                with connection, suppress(OSError):
+                    for _ in range(200):
+                        if ended.wait(0.1):
+                            break
+                        connection.sendall(b"H")
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        policy = ActPolicy(
+            f"act+http://127.0.0.1:{listener.getsockname()[1]}/act", SPACE, "primary", timeout_s=1.0
+        )
+        began = time.monotonic()
+        with pytest.raises(PolicyError, match="did not answer within 1 s"):
+            policy.infer(observation("push"))
+        assert time.monotonic() - began < 4.0
+        ended.set()
+        thread.join(5)

@@ -6,7 +6,8 @@ import re
 import signal
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import msgpack
 import numpy as np
@@ -244,7 +245,9 @@ def test_a_robot_that_is_there_is_not_displaced_and_the_next_one_is_told_at_once
     assert time.monotonic() - began < 1.0
 
 
-def test_a_server_that_hangs_is_given_up_after_the_time_of_one_answer_and_not_waited_for():
+@pytest.mark.parametrize("size", [(48, 64), (3000, 4000)])  # one that is not read does not fit in the buffers
+def test_a_server_that_hangs_is_given_up_after_the_time_of_one_answer_and_not_waited_for(size):
+    asked = replace(observation(), images={"primary": np.zeros((*size, 3), np.uint8)})
     arguments = ["serve", "--policy", "hold", "--robot", "sim_widowx", "--port", "0"]
     with start_openvla(*arguments) as process:
         remote = RemotePolicy(process.stdout.readline().split()[-1], timeout_s=0.5)
@@ -253,7 +256,7 @@ def test_a_server_that_hangs_is_given_up_after_the_time_of_one_answer_and_not_wa
             for _ in range(2):  # the second one has to connect anew
                 began = time.monotonic()
                 with pytest.raises(PolicyError):
-                    remote.infer(observation())
+                    remote.infer(asked)
                 assert time.monotonic() - began < 2.5
         finally:
             process.send_signal(signal.SIGCONT)
@@ -265,6 +268,36 @@ def test_a_server_that_hangs_is_given_up_after_the_time_of_one_answer_and_not_wa
         assert wait_until(answered) is not None
         remote.close()
         process.kill()
+
+
+@contextmanager
+def greeting_server(after):
+    """A server that greets as ours does and then does ``after(connection)``; yields its address."""
+    hello = {"protocol": wire.PROTOCOL, "description": "a test", "space": wire.space_to_message(SPACE)}
+
+    def talk(connection):
+        connection.send(message_codec.pack(hello))
+        after(connection)
+
+    with serve(talk, "127.0.0.1", 0, max_size=None) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        server.shutdown()
+        thread.join(5)
+
+
+def test_an_answer_for_another_image_is_refused():
+    def answer_late(connection):
+        asked = message_codec.unpack(connection.recv())
+        chunk = ActionChunk(np.zeros((1, 7)), asked["stamp_ns"] + 1, SPACE)
+        connection.send(message_codec.pack(wire.chunk_to_message(chunk)))
+
+    with greeting_server(answer_late) as address:
+        remote = RemotePolicy(address, timeout_s=5.0)
+        with pytest.raises(PolicyError, match="answers for the image of 1790000000123456790 ns, asked was"):
+            remote.infer(observation())
+        remote.close()
 
 
 def test_addresses_that_are_wrong_or_silent_are_named():

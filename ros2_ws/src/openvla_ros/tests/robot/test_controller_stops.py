@@ -96,6 +96,71 @@ def test_beside_a_rival_the_arm_stops_within_its_limits_and_nothing_is_commanded
     np.testing.assert_allclose(bench.tick().joint_positions, was, atol=1e-3)  # from where the arm is now
 
 
+@pytest.mark.parametrize("fault", [Reason.TRACKING, Reason.STATE_STALE])
+@pytest.mark.parametrize("bar", [Reason.RIVAL, Reason.DRIVER])
+def test_a_fault_that_ends_while_nothing_is_commanded_is_over(fault, bar):
+    bench = Bench(WIDOWX)
+    bench.run_policy(action(x=0.02), 0.4)
+    stuck = bench.q + 0.5
+    for _ in range(5 if fault is Reason.TRACKING else 40):
+        bench.now_ns += TICK_NS
+        if fault is Reason.TRACKING:
+            bench.controller.observe(stuck, None, None, bench.now_ns, bench.now_ns)
+        bench.outputs.append(bench.controller.tick(bench.now_ns))
+    assert bench.outputs[-1].verdict.reason is fault
+    bench.controller.stand_back("somebody else", bar)
+    bench.tick(100)
+    assert bench.outputs[-1].joint_positions is None
+    bench.controller.stand_back(None, bar)
+    assert bench.tick(10).verdict.reason is Reason.HELD
+    assert bench.controller.go_to("home").commands
+    bench.tick(3)
+    assert bench.outputs[-1].state is ControllerState.HOMING
+
+
+def test_a_driver_that_must_not_be_used_stops_the_arm_and_holds_it_once_it_is_ready():
+    bench = Bench(WIDOWX)
+    bench.run_policy(action(x=0.02), 0.6)
+    bench.controller.stand_back("/arm_controller is inactive", Reason.DRIVER)
+    assert bench.send(action(x=0.02)).reason is Reason.DRIVER
+    assert bench.controller.go_to("home").reason is Reason.DRIVER
+    assert bench.tick(100).joint_positions is None
+    bench.controller.stand_back("/other also publishes /arm")  # a rival beside it
+    bench.controller.stand_back(None, Reason.DRIVER)
+    assert bench.tick().verdict.reason is Reason.RIVAL
+    bench.controller.stand_back(None)
+    assert bench.tick().verdict.reason is Reason.HELD
+    assert bench.controller.give_to("policy").commands
+    bench.tick()
+    assert bench.send(action(x=0.01)).commands
+
+
+def test_a_driver_that_gets_ready_while_the_robot_starts_needs_no_person():
+    bench = Bench(WIDOWX)
+    for what in ("has not answered yet", "is inactive"):
+        bench.controller.stand_back(what, Reason.DRIVER)
+        assert bench.tick().verdict.reason is Reason.DRIVER
+    assert bench.send(action(x=0.01)).reason is Reason.DRIVER
+    bench.controller.stand_back(None, Reason.DRIVER)
+    assert bench.tick().verdict.reason is Reason.WAITING
+    assert bench.send(action(x=0.01)).commands
+
+
+@pytest.mark.parametrize("stop", ["hold", "e_stop"])
+def test_but_a_stop_meanwhile_is_not_forgotten(stop):
+    bench = Bench(WIDOWX)
+    bench.controller.stand_back("has not answered yet", Reason.DRIVER)
+    bench.tick()
+    if stop == "hold":
+        bench.controller.hold()
+    else:
+        bench.controller.e_stop("a person")
+        assert bench.controller.reset_e_stop().reason is Reason.DRIVER
+    bench.controller.stand_back(None, Reason.DRIVER)
+    assert bench.tick().verdict.reason is Reason.HELD
+    assert bench.send(action(x=0.01)).reason is Reason.HELD
+
+
 @pytest.mark.parametrize("first", ["rival", "e_stop"])
 def test_beside_a_rival_a_stopped_controller_commands_nothing_and_names_it(first):
     bench = Bench(WIDOWX)

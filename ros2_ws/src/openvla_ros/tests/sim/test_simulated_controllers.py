@@ -107,7 +107,7 @@ def test_a_switch_in_motion_brakes_within_the_limits_and_goes_on_from_there(afte
     [
         ([JOINT], [], False, "would claim the same joints"),
         ([JOINT, TRAJECTORY], [CARTESIAN], False, "would claim the same joints"),
-        (["gravity"], [CARTESIAN], False, r"\['gravity'\] are not loaded; there are arm_controller"),
+        (["gravity"], [CARTESIAN], True, r"\['gravity'\] are not loaded; there are arm_controller"),
         ([], [JOINT], True, "are not all active"),
         ([CARTESIAN], [], True, "is active already"),
     ],
@@ -117,6 +117,40 @@ def test_a_switch_that_cannot_be_is_refused_and_changes_nothing(activate, deacti
     assert re.search(why, arm.controllers.switch(activate, deactivate, strict))
     assert arm.controllers.active == CARTESIAN
     assert arm.controllers.switch([CARTESIAN], [JOINT], strict=False) == ""
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_one_that_is_switched_off_and_on_starts_again(strict):
+    arm = Arm()
+    arm.controllers.receive_pose(CHAIN.forward(Q + 0.1))
+    arm.run(0.1)
+    assert arm.controllers.switch([CARTESIAN], [CARTESIAN], strict) == ""
+    assert arm.controllers.active == CARTESIAN
+    at = arm.sent[-1]
+    assert np.abs(arm.run(2.0) - at).max() < 0.02  # the old target is forgotten
+
+
+def test_what_is_not_loaded_is_left_out_unless_strict():
+    arm = Arm()
+    assert arm.controllers.switch(["gravity", JOINT], [CARTESIAN], strict=False) == ""
+    assert arm.controllers.active == JOINT
+
+
+def test_after_a_reflex_nothing_moves_the_arm_until_it_has_recovered_and_a_controller_is_activated():
+    arm = Arm(TRAJECTORY)
+    arm.pull(Q + 0.4)
+    arm.run(0.3)
+    arm.controllers.reflex()
+    arm.run(1.0)
+    assert "the arm is in a reflex" in arm.controllers.switch([TRAJECTORY], [], strict=True)
+    arm.controllers.recover()
+    rest = arm.run(0.1)
+    arm.pull(Q + 0.4)
+    np.testing.assert_allclose(arm.run(0.5), rest, atol=1e-9)
+    assert arm.controllers.switch([TRAJECTORY], [], strict=True) == ""
+    arm.pull(Q + 0.4)
+    assert np.abs(arm.run(0.5) - rest).max() > 0.05
+    assert within_limits(arm.sent)
 
 
 def test_without_a_controller_the_arm_brakes_and_rests():

@@ -11,6 +11,7 @@ from control_msgs.action import GripperCommand, ParallelGripperCommand
 from franka_msgs.action import ErrorRecovery, Grasp, Move
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand
+from interbotix_xs_msgs.srv import RegisterValues, RobotInfo
 from moveit_msgs.srv import ServoCommandType
 from rclpy.action import ActionServer, GoalResponse
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -65,21 +66,59 @@ def subscriptions(node) -> None:
         (JointTrajectory, "/other/commands", on_trajectory("other")),
         (JointTrajectory, "/franky/setpoints", on_trajectory("franky")),
         (Float64MultiArray, "/forward/commands", lambda m: say(topic="forward", data=list(m.data))),
-        (
-            JointGroupCommand,
-            "/wx250s/commands/joint_group",
-            lambda m: say(topic="group", name=m.name, cmd=list(m.cmd)),
-        ),
-        (
-            JointSingleCommand,
-            "/wx250s/commands/joint_single",
-            lambda m: say(topic="single", name=m.name, cmd=m.cmd),
-        ),
         (PoseStamped, "/target_pose", on_pose),
         (TwistStamped, "/humble_servo/delta_twist_cmds", on_twist("humble_servo")),
         (TwistStamped, "/jazzy_servo/delta_twist_cmds", on_twist("jazzy_servo")),
     ):
         node.create_subscription(type_, topic, callback, qos)
+
+
+JOINTS = ["waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate"]
+RIGHT = {"joints": JOINTS, "mode": "position", "profile": "velocity"}
+# How xs_sdk has set up the arm's motors, by the namespace of the robot.
+XS_SDK = {
+    "wx250s": RIGHT,
+    "default": RIGHT | {"profile": "time", "Profile_Velocity": 2000},  # interbotix_xsarm_control's modes.yaml
+    "quick": RIGHT | {"profile": "time", "Profile_Velocity": 100},
+    "slow": RIGHT | {"Profile_Velocity": 90},
+    "lazy": RIGHT | {"Profile_Acceleration": 10},
+    "limp": RIGHT | {"Torque_Enable": 0},
+    "turned": RIGHT | {"joints": JOINTS[::-1]},
+    "pressing": RIGHT | {"mode": "pwm", "gripper_mode": "position"},
+    "nobody": RIGHT | {"joints": []},
+    "sim": RIGHT | {"told": False},  # xs_sdk_sim tells no Torque_Enable
+}
+
+
+def xs_sdk(node, space, motors) -> None:
+    """Subscribe and answer as one xs_sdk; a request that is refused is answered with nothing."""
+    topic = f"/{space}/commands"
+    node.create_subscription(
+        JointGroupCommand,
+        f"{topic}/joint_group",
+        lambda m: say(topic="group", name=m.name, cmd=list(m.cmd)),
+        10,
+    )
+    node.create_subscription(
+        JointSingleCommand, f"{topic}/joint_single", lambda m: say(topic="single", name=m.name, cmd=m.cmd), 10
+    )
+
+    def info(request, response):
+        if request.cmd_type == "group":
+            response.joint_names, response.mode = motors["joints"], motors["mode"]
+        else:
+            response.joint_names, response.mode = ["left_finger"], motors.get("gripper_mode", "pwm")
+        response.profile_type = motors["profile"]
+        return response
+
+    def registers(request, response):
+        if motors.get("told", True):
+            value = motors.get(request.reg, 1 if request.reg == "Torque_Enable" else 0)
+            response.values = [value] * (len(motors["joints"]) if request.cmd_type == "group" else 1)
+        return response
+
+    node.create_service(RobotInfo, f"/{space}/get_robot_info", info)
+    node.create_service(RegisterValues, f"/{space}/get_motor_registers", registers)
 
 
 def servo_services(node) -> None:
@@ -164,6 +203,8 @@ def main() -> None:
     rclpy.init()
     node = rclpy.create_node("stand_in_robot")
     subscriptions(node)
+    for space, motors in XS_SDK.items():
+        xs_sdk(node, space, motors)
     servo_services(node)
     servers = action_servers(node)
     say(ready=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import rclpy
 from support.python_process import start_python
@@ -19,11 +19,17 @@ from openvla_ros.ros.executor import StaticSingleThreadedExecutor
 class NodeProcess:
     """A node of the package, or a program that runs one, as a process; stopped at the end of ``with``."""
 
-    def __init__(self, target: str, parameters: dict | None = None, remaps: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        target: str,
+        parameters: dict | None = None,
+        remaps: Sequence[str] = (),
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
         run = ["-m", target] if "\n" not in target else ["-c", target]
         arguments = [a for key, value in (parameters or {}).items() for a in ("-p", f"{key}:={value}")]
         arguments += [a for remap in remaps for a in ("-r", remap)]
-        environment = child_environment(os.environ, dds_environment(os.environ))
+        environment = child_environment(environment, dds_environment(environment))
         network = (parameters or {}).get("policy") == "openvla"
         self.process = start_python([*run, "--ros-args", *arguments], environment, network=network)
         self.lines: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from rclpy.node import Node
 
@@ -17,8 +18,18 @@ CONNECT_S = 15.0
 class DriverLinks:
     """Connects both drivers and says what keeps them from it."""
 
-    def __init__(self, node: Node, profile: RobotProfile, arm: ArmDriver, gripper: GripperDriver) -> None:
-        self._logger = node.get_logger()
+    def __init__(
+        self,
+        node: Node,
+        profile: RobotProfile,
+        arm: ArmDriver,
+        gripper: GripperDriver,
+        heed: Callable[[str | None], None],
+    ) -> None:
+        """``heed`` is told why the arm must not be moved through its driver, and None once it may be."""
+        self._logger, self._heed = node.get_logger(), heed
+        self._arm = arm
+        self._unusable: str | None = None
         self._drivers: dict[str, ArmDriver | GripperDriver] = {"arm": arm, "gripper": gripper}
         self._kinds: dict[str, str] = {
             "arm": profile.arm_backend.kind,
@@ -32,6 +43,8 @@ class DriverLinks:
         """Look for the robot's side of each driver; log what has changed."""
         for part, driver in self._drivers.items():
             self._problems[part] = problem = driver.connect()
+            if driver is self._arm:
+                self._judge(problem)
             starting = part not in self._said and time.monotonic() - self._started_s < CONNECT_S
             if problem != self._said.get(part, "") and not (problem and starting):
                 self._said[part] = problem
@@ -41,6 +54,13 @@ class DriverLinks:
                     self._logger.warning(text)
                 else:
                     self._logger.info(text)
+
+    def _judge(self, problem: str | None) -> None:
+        """Tell whether the arm may be moved; one whose driver is missing does not move by itself."""
+        unusable = problem if problem and self._arm.missing() is None else None
+        if unusable != self._unusable:
+            self._unusable = unusable
+            self._heed(unusable)
 
     def healths(self) -> list[Health]:
         """Return one value for each part."""

@@ -17,12 +17,12 @@ class Stopping:
         self._limiter = limiter
 
     def advance(
-        self, motion: JointMotion, watch: RobotWatch, elapsed_s: float, *, latched: bool, rivals: bool
+        self, motion: JointMotion, watch: RobotWatch, elapsed_s: float, *, latched: bool, barred: bool
     ) -> JointMotion | None:
         """Return the motion one period of ``elapsed_s`` later, along the fastest stop.
 
         Pushed against something, and with no stop ``latched``, the joints go to where the arm really is.
-        None: the arm rests beside ``rivals``, who may move it from there, so nothing is commanded any more.
+        None: the arm rests and is ``barred``: nothing is commanded any more, whoever moves it from there.
         """
         robot, fault = watch.robot, watch.fault
         pushing = fault is not None and fault.reason in PUSHING and not latched
@@ -30,4 +30,4 @@ class Stopping:
             measured = JointMotion.at_rest(robot.positions)
             return self._limiter.follow(motion, measured, elapsed_s)
         stopping = self._limiter.stop(motion, elapsed_s)
-        return None if rivals and stopping.is_at_rest else stopping
+        return None if barred and stopping.is_at_rest else stopping

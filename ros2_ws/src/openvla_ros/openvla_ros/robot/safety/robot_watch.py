@@ -55,8 +55,11 @@ class RobotWatch:
         """Return OK, or the hold that names the joint found too far outside its limits to start from."""
         return self._checks.check_limits(self.robot)
 
-    def look(self, commanded: Float, now_ns: int) -> SafetyVerdict | None:
-        """Return the fault that the reports show for joints ``commanded`` (J,) rad, or None; also kept."""
+    def look(self, commanded: Float | None, now_ns: int) -> SafetyVerdict | None:
+        """Return the fault that the reports show for joints ``commanded`` (J,) rad, or None; also kept.
+
+        ``commanded`` is None where nothing is commanded.
+        """
         verdict = self._checks.check(self.robot, commanded, self._wrench, now_ns)
         self.fault = None if verdict.commands else verdict
         return self.fault

@@ -18,7 +18,8 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from openvla_ros.drivers.optional_messages import interface
-from openvla_ros.drivers.subscribers import Restarts
+from openvla_ros.drivers.readiness.subscribers import Restarts
+from openvla_ros.drivers.readiness.unusable import Unusable
 from openvla_ros.errors import MissingDependencyError
 
 LIST_CONTROLLERS = "controller_manager_msgs/srv/ListControllers"
@@ -51,6 +52,7 @@ class ControllerState:
         self._future: Future | None = None
         self._asked_s = -ASK_PERIOD_S
         self._state: str | None = None
+        self.problem: Unusable | None = None  # why the controller does not move the arm, as far as is known
         try:
             self._type = interface(LIST_CONTROLLERS, "the state of controllers")
         except MissingDependencyError:
@@ -64,10 +66,17 @@ class ControllerState:
     def __str__(self) -> str:
         return f"{self._space}/{self._name} is {self._state or 'not known'}"
 
-    def problem(self) -> str | None:
-        """Continue without blocking; return why the controller does not move the arm, as far as is known."""
-        if self._type is None:
-            return None
+    def progress(self) -> Unusable | None:
+        """Continue without blocking; return ``problem``."""
+        if self._type is not None:
+            self._ask()
+        self.problem = None
+        if self._state not in (None, "active"):
+            command = f"ros2 control switch_controllers --activate {self._name}"
+            self.problem = Unusable(f"{self}, and drops what it is sent", command)
+        return self.problem
+
+    def _ask(self) -> None:
         if self._client is None:
             self._client = self._node.create_client(self._type, self._service)
         if self._future is not None and self._future.done():
@@ -80,9 +89,6 @@ class ControllerState:
             self._future, self._asked_s = self._client.call_async(self._type.Request()), now_s
         elif self._future is not None and now_s - self._asked_s > ANSWER_S:
             self._forget()
-        if self._state in (None, "active"):
-            return None
-        return f"{self}, and drops what it is sent: ros2 control switch_controllers --activate {self._name}"
 
     def _read(self, controllers: Iterable[Any]) -> None:
         found = {
@@ -117,14 +123,12 @@ class Settings:
     method: str | None  # None: a release that has no choice of it
 
     @property
-    def problem(self) -> str | None:
+    def problem(self) -> Unusable | None:
         """Return why the arm must not be moved through it, or ``None``."""
         if self.method != "none":
             return None
-        return (
-            f"{self.controller} has {METHOD} 'none': the arm would jump from point to point; "
-            f"set it to 'splines'"
-        )
+        what = f"{self.controller} has {METHOD} 'none', so that the arm would jump from point to point"
+        return Unusable(what, "set it to 'splines'")
 
     def __str__(self) -> str:
         if self.from_desired:
