@@ -17,8 +17,8 @@ from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.driver_profile import ArmBackend, GripperBackend
 from openvla_ros.drivers.action_client import ActionGoal
-from openvla_ros.drivers.optional_messages import interface
 from openvla_ros.drivers.protocol import ArmCommand, GripperCommand
+from openvla_ros.drivers.readiness.optional_messages import interface
 from openvla_ros.drivers.readiness.subscribers import acknowledged, missing_subscriber
 from openvla_ros.profile import RobotProfile
 from openvla_ros.ros.messages import to_joint_trajectory

@@ -14,8 +14,8 @@ from sensor_msgs.msg import JointState
 
 from openvla_ros.driver_profile import GripperBackend
 from openvla_ros.drivers.action_client import ActionGoal
-from openvla_ros.drivers.optional_messages import interface
 from openvla_ros.drivers.protocol import GripperCommand
+from openvla_ros.drivers.readiness.optional_messages import interface
 from openvla_ros.profile import RobotProfile
 
 TYPES = ("control_msgs/action/GripperCommand", "control_msgs/action/ParallelGripperCommand")

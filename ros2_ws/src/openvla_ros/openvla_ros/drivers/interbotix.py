@@ -11,9 +11,9 @@ from __future__ import annotations
 from rclpy.node import Node
 
 from openvla_ros.driver_profile import ArmBackend, GripperBackend
-from openvla_ros.drivers.optional_messages import interface
 from openvla_ros.drivers.protocol import ArmCommand, GripperCommand
 from openvla_ros.drivers.readiness.motor_modes import arm_motors, gripper_motor
+from openvla_ros.drivers.readiness.optional_messages import interface
 from openvla_ros.drivers.readiness.subscribers import acknowledged, missing_subscriber
 from openvla_ros.drivers.readiness.unusable import worded
 from openvla_ros.profile import RobotProfile

@@ -14,8 +14,8 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from openvla_ros.driver_profile import ArmBackend
-from openvla_ros.drivers.optional_messages import interface
 from openvla_ros.drivers.protocol import ArmCommand
+from openvla_ros.drivers.readiness.optional_messages import interface
 from openvla_ros.drivers.readiness.service_sequence import Call, ServiceSequence
 from openvla_ros.drivers.readiness.subscribers import Restarts, acknowledged, missing_subscriber
 from openvla_ros.profile import RobotProfile

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from openvla_ros.discovery.client import RobotClient
-from openvla_ros.drivers.optional_messages import interface
+from openvla_ros.drivers.readiness.optional_messages import interface
 from openvla_ros.errors import InvalidValueError, MissingDependencyError
 from openvla_ros.profile import RobotProfile
 from openvla_ros.programs.finding import Finding

@@ -13,7 +13,7 @@ from support import foreign_messages
 from support.child_process import Child, python_child
 
 from openvla_ros.drivers.interbotix import gripper_pwm
-from openvla_ros.drivers.optional_messages import interface
+from openvla_ros.drivers.readiness.optional_messages import interface
 from openvla_ros.errors import MissingDependencyError
 from openvla_ros.profile import load_profile
 from openvla_ros.robot.kinematics.chain import KinematicChain

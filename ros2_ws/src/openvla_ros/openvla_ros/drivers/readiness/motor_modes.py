@@ -15,7 +15,7 @@ from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.task import Future
 
-from openvla_ros.drivers.optional_messages import interface
+from openvla_ros.drivers.readiness.optional_messages import interface
 from openvla_ros.drivers.readiness.subscribers import Restarts
 from openvla_ros.drivers.readiness.unusable import Unusable
 from openvla_ros.profile import RobotProfile

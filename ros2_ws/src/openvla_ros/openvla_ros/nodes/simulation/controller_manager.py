@@ -11,7 +11,7 @@ from typing import Any
 
 from rclpy.node import Node
 
-from openvla_ros.drivers.optional_messages import interface
+from openvla_ros.drivers.readiness.optional_messages import interface
 from openvla_ros.errors import MissingDependencyError
 from openvla_ros.sim.simulated_controllers import TYPES
 

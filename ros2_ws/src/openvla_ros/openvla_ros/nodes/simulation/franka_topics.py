@@ -18,7 +18,7 @@ from rclpy.task import Future
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
-from openvla_ros.drivers.optional_messages import interface
+from openvla_ros.drivers.readiness.optional_messages import interface
 from openvla_ros.profile import RobotProfile
 from openvla_ros.ros import qos
 from openvla_ros.sim.franka_hand import ABORTED, Ending, FrankaHand, Goal

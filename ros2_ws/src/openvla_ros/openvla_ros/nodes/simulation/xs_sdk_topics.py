@@ -12,7 +12,7 @@ from typing import Any
 
 from rclpy.node import Node
 
-from openvla_ros.drivers.optional_messages import interface
+from openvla_ros.drivers.readiness.optional_messages import interface
 from openvla_ros.errors import InvalidValueError
 from openvla_ros.profile import RobotProfile
 from openvla_ros.ros import qos
