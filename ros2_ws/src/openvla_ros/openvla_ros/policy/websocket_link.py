@@ -8,7 +8,7 @@ from __future__ import annotations
 import ssl
 import struct
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from socket import SO_SNDTIMEO, SOL_SOCKET, socket
 
 from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
@@ -102,8 +102,10 @@ class WebsocketLink:
                 open_timeout=self._connect_s, close_timeout=CLOSE_S, max_size=LARGEST_MESSAGE,
                 subprotocols=self._subprotocols, ssl=self._tls,
             )  # fmt: skip
-            _limit_sends(dial.socket, self._timeout_s)
-            return self._open.enter_context(dial)
+            connection = self._open.enter_context(dial)
+            with suppress(OSError):  # the server has left already: its first message says why
+                _limit_sends(connection.socket, self._timeout_s)
+            return connection
         except ssl.SSLError as error:
             raise PolicyError(tls_failure(self._address, error)) from error
         except (InvalidURI, ValueError) as error:
